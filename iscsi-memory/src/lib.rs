@@ -1,1 +1,23 @@
-//! iscsi-memory
+//! Memory that is shared with the kernel and with devices.
+//!
+//! This crate is the one room of the house that holds `unsafe` for plain TCP: everything above it (`iscsi-proto`, the target, the initiator)
+//! forbids unsafe code and handles payload only through these types.
+//!
+//! - [`Buf`] is an exclusive, page-aligned buffer that moves between layers; [`BufPool`] recycles buffers, so that no I/O allocates in steady state.
+//! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, later an RDMA Write leaves straight from it.
+//!   [`RegionSlice`] is a part of a region that keeps it alive.
+//! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without copying.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+mod buf;
+mod region;
+mod vectored;
+
+#[cfg(feature = "std")]
+pub mod socket;
+
+pub use buf::{Buf, BufPool};
+pub use region::{OutOfMemory, Region, RegionSlice};
+pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};

@@ -1,0 +1,169 @@
+//! Exclusive, page-aligned buffers and the pool that recycles them.
+
+use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+
+/// Alignment of every [`Buf`] in bytes: what `O_DIRECT` files and registered memory ask for.
+const ALIGNMENT: usize = 4096;
+
+/// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a mover, and back.
+///
+/// It dereferences to its first [`len`](Self::len) bytes.
+///
+/// ```
+/// use iscsi_memory::Buf;
+/// let mut buf = Buf::zeroed(512);
+/// buf[0] = 7;
+/// assert_eq!(buf.len(), 512);
+/// assert_eq!(buf.as_ptr() as usize % 4096, 0);
+/// ```
+pub struct Buf {
+    ptr: NonNull<u8>,
+    capacity: usize,
+    len: usize,
+}
+
+// SAFETY: a Buf owns its allocation exclusively, like a Vec<u8>.
+unsafe impl Send for Buf {}
+// SAFETY: shared access hands out `&[u8]` only.
+unsafe impl Sync for Buf {}
+
+impl Buf {
+    /// A buffer of `len` zero bytes. A length of zero allocates nothing.
+    ///
+    /// # Panics
+    /// If `len` is over `isize::MAX - 4096`. Aborts through the global handler if memory runs out.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Self { ptr: NonNull::dangling(), capacity: 0, len: 0 };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is not zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        Self { ptr, capacity: len, len }
+    }
+
+    fn layout(capacity: usize) -> Layout {
+        Layout::from_size_align(capacity, ALIGNMENT).expect("a buffer is smaller than the address space")
+    }
+
+    /// Bytes that the buffer can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sets the length in bytes; the content up to the capacity stays what it was.
+    ///
+    /// # Panics
+    /// If `len` is above the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "length {len} is above the buffer's capacity of {} bytes", self.capacity);
+        self.len = len;
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        if self.capacity != 0 {
+            // SAFETY: allocated in `zeroed` with this very layout, and owned by us alone.
+            unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.capacity)) }
+        }
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len <= capacity` bytes are allocated and were initialised by `alloc_zeroed`.
+        unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({} of {} bytes)", self.len, self.capacity)
+    }
+}
+
+/// Smallest size class, as a power of two: 4 KiB.
+const SMALLEST: u32 = 12;
+/// Number of size classes: 4 KiB to 16 MiB.
+const CLASSES: usize = 13;
+
+/// Recycles [`Buf`]s by size class (powers of two from 4 KiB to 16 MiB). One pool belongs to one worker thread.
+///
+/// Larger buffers are allocated and freed each time. The pool keeps at most `limit` idle bytes; what comes back beyond it is freed.
+///
+/// ```
+/// use iscsi_memory::BufPool;
+/// let mut pool = BufPool::new(1 << 20);
+/// let buf = pool.take(512);
+/// let first = buf.as_ptr();
+/// pool.give(buf);
+/// assert_eq!(pool.take(4096).as_ptr(), first);
+/// ```
+#[derive(Debug)]
+pub struct BufPool {
+    classes: [Vec<Buf>; CLASSES],
+    idle: usize,
+    limit: usize,
+}
+
+impl BufPool {
+    /// An empty pool that keeps at most `limit` idle bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { classes: Default::default(), idle: 0, limit }
+    }
+
+    fn class(len: usize) -> Option<usize> {
+        let class = len.max(1).next_power_of_two().trailing_zeros().saturating_sub(SMALLEST) as usize;
+        (class < CLASSES).then_some(class)
+    }
+
+    /// A buffer of `len` bytes. Its content is whatever its last user left: the taker writes before it reads.
+    #[must_use]
+    pub fn take(&mut self, len: usize) -> Buf {
+        let Some(class) = Self::class(len) else { return Buf::zeroed(len) };
+        let mut buf = match self.classes[class].pop() {
+            Some(buf) => {
+                self.idle -= buf.capacity();
+                buf
+            }
+            None => Buf::zeroed(1 << (class as u32 + SMALLEST)),
+        };
+        buf.set_len(len);
+        buf
+    }
+
+    /// Gives a buffer back. Buffers that did not come from a pool are accepted and freed.
+    pub fn give(&mut self, buf: Buf) {
+        let capacity = buf.capacity();
+        if let Some(class) = Self::class(capacity)
+            && capacity == 1 << (class as u32 + SMALLEST)
+            && self.idle + capacity <= self.limit
+        {
+            self.idle += capacity;
+            self.classes[class].push(buf);
+        }
+    }
+
+    /// Bytes that lie idle in the pool.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.idle
+    }
+}

@@ -1,0 +1,350 @@
+//! A store's own memory, lent to the wire.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of one page, the grain of allocation and of [`Region::discard`].
+const PAGE: u64 = 4096;
+const PAGE_SHIFT: u32 = 12;
+
+/// The region's limit of allocated bytes is reached: the write would need memory that it may not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// The limit in bytes.
+    pub limit: u64,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store's memory limit of {} bytes is reached: unmap blocks, or give the store a higher limit", self.limit)
+    }
+}
+
+impl core::error::Error for OutOfMemory {}
+
+enum Backing {
+    Heap { capacity: usize },
+    #[cfg(feature = "std")]
+    Mapped,
+}
+
+/// A long-lived range of memory that a store lends to movers and to the kernel.
+///
+/// Reads and writes copy through raw pointers and never form a Rust reference to the memory, because peers on several threads, the kernel and,
+/// later, RDMA devices access it at the same time. Overlapping concurrent accesses give whichever bytes the hardware gives, as on any disk: SCSI
+/// promises nothing about commands that overlap in time (SBC-4 4.6).
+///
+/// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory.
+///
+/// ```
+/// use iscsi_memory::Region;
+/// let region = Region::heap(1 << 16);
+/// region.reserve_for_write(4096, 512).unwrap();
+/// region.write(4096, &[1; 512]);
+/// let mut back = [0; 512];
+/// region.read(4096, &mut back);
+/// assert_eq!(back, [1; 512]);
+/// assert_eq!(region.allocated(), 4096);
+/// region.discard(4096, 4096);
+/// assert_eq!(region.allocated(), 0);
+/// ```
+pub struct Region {
+    ptr: NonNull<u8>,
+    len: u64,
+    backing: Backing,
+    /// One bit a page: set when the page was written.
+    written: Vec<AtomicU64>,
+    allocated_pages: AtomicU64,
+    limit: u64,
+}
+
+// SAFETY: the memory is owned by the Region until it drops, and is only ever accessed through raw-pointer copies.
+unsafe impl Send for Region {}
+// SAFETY: as for Send; concurrent overlapping copies are documented above to give unspecified bytes.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// A region of `len` zero bytes on the heap, for small stores and machines without `mmap`.
+    #[must_use]
+    pub fn heap(len: usize) -> Arc<Self> {
+        let mut memory = core::mem::ManuallyDrop::new(alloc::vec![0u8; len]);
+        let ptr = NonNull::new(memory.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        Arc::new(Self::over(ptr, len as u64, Backing::Heap { capacity: memory.capacity() }, u64::MAX))
+    }
+
+    /// A region of `len` bytes of lazily allocated anonymous memory, of which at most `limit` bytes may be allocated at a time.
+    ///
+    /// # Errors
+    /// What `mmap` says when the address space cannot hold `len` bytes.
+    #[cfg(feature = "std")]
+    pub fn mapped(len: u64, limit: u64) -> std::io::Result<Arc<Self>> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        let size = usize::try_from(len).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let ptr = unsafe {
+            mmap_anonymous(core::ptr::null_mut(), size.max(1), ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
+        }?;
+        let ptr = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Arc::new(Self::over(ptr, len, Backing::Mapped, limit)))
+    }
+
+    fn over(ptr: NonNull<u8>, len: u64, backing: Backing, limit: u64) -> Self {
+        let words = len.div_ceil(PAGE).div_ceil(64) as usize;
+        // `AtomicU64` has no cheap `vec![]`: collecting zeroes is what allocates them; 50 GiB of region is 1.6 MiB here.
+        let written = core::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect();
+        Self { ptr, len, backing, written, allocated_pages: AtomicU64::new(0), limit }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the region has no bytes at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes allocated by writes, a multiple of 4096.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.allocated_pages.load(Ordering::Relaxed) << PAGE_SHIFT
+    }
+
+    /// Most bytes that may be allocated at a time.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    fn check(&self, offset: u64, len: u64) {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "bytes {offset}+{len} are outside a region of {} bytes", self.len);
+    }
+
+    fn at(&self, offset: u64) -> *mut u8 {
+        // SAFETY: every caller has checked that `offset` is inside the region's one allocation.
+        unsafe { self.ptr.as_ptr().add(offset as usize) }
+    }
+
+    fn bit(&self, page: u64) -> (&AtomicU64, u64) {
+        (&self.written[(page / 64) as usize], 1 << (page % 64))
+    }
+
+    fn is_written(&self, page: u64) -> bool {
+        let (word, bit) = self.bit(page);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// Copies bytes out. Pages never written read as zero.
+    ///
+    /// # Panics
+    /// If the range is outside the region.
+    pub fn read(&self, offset: u64, to: &mut [u8]) {
+        self.check(offset, to.len() as u64);
+        let mut offset = offset;
+        let mut rest = to;
+        while !rest.is_empty() {
+            let n = (PAGE - offset % PAGE).min(rest.len() as u64) as usize;
+            let (now, later) = rest.split_at_mut(n);
+            if self.is_written(offset >> PAGE_SHIFT) {
+                // SAFETY: `check` holds the source inside the region; the destination is private memory.
+                unsafe { core::ptr::copy_nonoverlapping(self.at(offset), now.as_mut_ptr(), n) }
+            } else {
+                now.fill(0);
+            }
+            offset += n as u64;
+            rest = later;
+        }
+    }
+
+    /// Takes the pages of a range into the allocation count before they are written by [`write`](Self::write) or by the kernel.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the limit would be passed; pages already taken stay taken, the data are untouched.
+    ///
+    /// # Panics
+    /// If the range is outside the region.
+    pub fn reserve_for_write(&self, offset: u64, len: u64) -> Result<(), OutOfMemory> {
+        self.check(offset, len);
+        if len == 0 {
+            return Ok(());
+        }
+        for page in offset >> PAGE_SHIFT..=(offset + len - 1) >> PAGE_SHIFT {
+            let (word, bit) = self.bit(page);
+            if word.load(Ordering::Relaxed) & bit != 0 {
+                continue;
+            }
+            let count = self.allocated_pages.fetch_add(1, Ordering::Relaxed);
+            if (count + 1) << PAGE_SHIFT > self.limit {
+                self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
+                return Err(OutOfMemory { limit: self.limit });
+            }
+            if word.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+                self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in. The range has been taken with [`reserve_for_write`](Self::reserve_for_write) before, or it may read back as zero.
+    ///
+    /// # Panics
+    /// If the range is outside the region.
+    pub fn write(&self, offset: u64, from: &[u8]) {
+        self.check(offset, from.len() as u64);
+        // SAFETY: `check` holds the destination inside the region; the source is private memory.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) }
+    }
+
+    /// Makes a range read as zero and gives its whole pages back to the machine.
+    ///
+    /// # Panics
+    /// If the range is outside the region.
+    pub fn discard(&self, offset: u64, len: u64) {
+        self.check(offset, len);
+        let end = offset + len;
+        let first = offset.next_multiple_of(PAGE).min(end);
+        let last = (end / PAGE * PAGE).max(first);
+        self.zero(offset..first);
+        self.release(first..last);
+        self.zero(last..end);
+    }
+
+    fn zero(&self, range: Range<u64>) {
+        if range.is_empty() || !self.is_written(range.start >> PAGE_SHIFT) {
+            return;
+        }
+        // SAFETY: `discard` has checked the range; it lies within one page.
+        unsafe { core::ptr::write_bytes(self.at(range.start), 0, (range.end - range.start) as usize) }
+    }
+
+    fn release(&self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        for page in range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT {
+            let (word, bit) = self.bit(page);
+            if word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+                self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let len = (range.end - range.start) as usize;
+        match self.backing {
+            // SAFETY: checked range; heap pages stay ours and are zeroed.
+            Backing::Heap { .. } => unsafe { core::ptr::write_bytes(self.at(range.start), 0, len) },
+            #[cfg(feature = "std")]
+            // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure leaves old bytes
+            // there, so they are zeroed by hand.
+            Backing::Mapped => unsafe {
+                if rustix::mm::madvise(self.at(range.start).cast(), len, rustix::mm::Advice::LinuxDontNeed).is_err() {
+                    core::ptr::write_bytes(self.at(range.start), 0, len);
+                }
+            },
+        }
+    }
+
+    /// How far from `offset` on all bytes are alike allocated or not: whether they are allocated, and the end of that run.
+    ///
+    /// # Panics
+    /// If `offset` is not inside the region.
+    #[must_use]
+    pub fn extent(&self, offset: u64) -> (bool, u64) {
+        self.check(offset, 1);
+        let pages = self.len.div_ceil(PAGE);
+        let mut page = offset >> PAGE_SHIFT;
+        let state = self.is_written(page);
+        while page < pages {
+            let whole = if state { u64::MAX } else { 0 };
+            if page.is_multiple_of(64) && self.written[(page / 64) as usize].load(Ordering::Relaxed) == whole {
+                page += 64;
+            } else if self.is_written(page) == state {
+                page += 1;
+            } else {
+                break;
+            }
+        }
+        (state, (page.min(pages) << PAGE_SHIFT).min(self.len))
+    }
+
+    /// A part of the region that keeps it alive.
+    ///
+    /// # Panics
+    /// If the range is outside the region.
+    #[must_use]
+    pub fn slice(self: &Arc<Self>, offset: u64, len: usize) -> RegionSlice {
+        self.check(offset, len as u64);
+        RegionSlice { region: self.clone(), offset, len }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        match self.backing {
+            // SAFETY: pointer, length and capacity are those of the Vec that `heap` gave up.
+            Backing::Heap { capacity } => drop(unsafe { Vec::from_raw_parts(self.ptr.as_ptr(), self.len as usize, capacity) }),
+            #[cfg(feature = "std")]
+            // SAFETY: our own mapping; no slice of it is alive, since slices hold the Arc. The result carries no recourse.
+            Backing::Mapped => unsafe {
+                let _ = rustix::mm::munmap(self.ptr.as_ptr().cast(), (self.len as usize).max(1));
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({} bytes, {} allocated)", self.len, self.allocated())
+    }
+}
+
+/// A part of a [`Region`] that keeps it alive.
+#[derive(Debug, Clone)]
+pub struct RegionSlice {
+    region: Arc<Region>,
+    offset: u64,
+    len: usize,
+}
+
+impl RegionSlice {
+    /// Bytes in the slice.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the slice has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies bytes out, from `start` of the slice on.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    pub fn read(&self, start: usize, to: &mut [u8]) {
+        assert!(start.checked_add(to.len()).is_some_and(|end| end <= self.len), "read outside a lent slice");
+        self.region.read(self.offset + start as u64, to);
+    }
+
+    /// Copies bytes in, from `start` of the slice on. See [`Region::write`].
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    pub fn write(&self, start: usize, from: &[u8]) {
+        assert!(start.checked_add(from.len()).is_some_and(|end| end <= self.len), "write outside a lent slice");
+        self.region.write(self.offset + start as u64, from);
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn as_ptr(&self, start: usize) -> *mut u8 {
+        assert!(start <= self.len, "pointer outside a lent slice");
+        self.region.at(self.offset + start as u64)
+    }
+}

@@ -1,0 +1,59 @@
+//! Vectored socket I/O over private and lent memory.
+//!
+//! The kernel reads and writes lent memory through its own pointers, so no Rust reference to it is ever formed.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};
+
+fn iovec(ptr: *mut u8, len: usize) -> libc::iovec {
+    libc::iovec { iov_base: ptr.cast(), iov_len: len }
+}
+
+fn checked(n: isize) -> io::Result<usize> {
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends the list's pieces in order and returns how many bytes the kernel took. A closed peer gives an error, never a signal.
+///
+/// # Errors
+/// The errno of `sendmsg`, [`io::ErrorKind::WouldBlock`] on a full non-blocking socket.
+pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
+    let mut vecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SendList::CAPACITY];
+    for (slot, slice) in vecs.iter_mut().zip(list.as_slice()) {
+        slot.write(match slice {
+            SendSlice::Private(bytes) => iovec(bytes.as_ptr().cast_mut(), bytes.len()),
+            SendSlice::Lent(slice, start, end) => {
+                assert!(start <= end && *end <= slice.len(), "send outside a lent slice");
+                iovec(slice.as_ptr(*start), end - start)
+            }
+        });
+    }
+    // SAFETY: zero is a valid msghdr: no name, no control data.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = vecs.as_mut_ptr().cast();
+    message.msg_iovlen = list.as_slice().len() as _;
+    // SAFETY: the first `msg_iovlen` entries are initialised above and point to memory that `list` borrows until the call returns.
+    checked(unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &message, libc::MSG_NOSIGNAL) })
+}
+
+/// Receives into the window, payload place first, and returns how many bytes came; zero is the end of the stream.
+///
+/// # Errors
+/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket.
+pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
+    let payload = match &mut window.payload {
+        ReceiveSlice::Private(bytes) => iovec(bytes.as_mut_ptr(), bytes.len()),
+        ReceiveSlice::Lent(slice, start, end) => {
+            assert!(start <= end && *end <= slice.len(), "receive outside a lent slice");
+            iovec(slice.as_ptr(*start), *end - *start)
+        }
+    };
+    let staging = iovec(window.staging.as_mut_ptr(), window.staging.len());
+    let vecs = [payload, staging];
+    let from = usize::from(vecs[0].iov_len == 0);
+    // SAFETY: both entries point to memory that `window` holds exclusively (private) or keeps alive (lent) until the call returns.
+    checked(unsafe { libc::readv(socket.as_fd().as_raw_fd(), vecs[from..].as_ptr(), (2 - from) as _) })
+}
