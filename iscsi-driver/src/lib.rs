@@ -1,1 +1,2 @@
 //! iscsi-driver
+#![forbid(unsafe_code)]

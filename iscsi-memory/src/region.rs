@@ -20,14 +20,20 @@ pub struct OutOfMemory {
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the store's memory limit of {} bytes is reached: unmap blocks, or give the store a higher limit", self.limit)
+        write!(
+            f,
+            "the store's memory limit of {} bytes is reached: unmap blocks, or give the store a higher limit",
+            self.limit
+        )
     }
 }
 
 impl core::error::Error for OutOfMemory {}
 
 enum Backing {
-    Heap { capacity: usize },
+    Heap {
+        capacity: usize,
+    },
     #[cfg(feature = "std")]
     Mapped,
 }
@@ -86,7 +92,12 @@ impl Region {
         let size = usize::try_from(len).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice overlaps nothing.
         let ptr = unsafe {
-            mmap_anonymous(core::ptr::null_mut(), size.max(1), ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
+            mmap_anonymous(
+                core::ptr::null_mut(),
+                size.max(1),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
         }?;
         let ptr = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Arc::new(Self::over(ptr, len, Backing::Mapped, limit)))
@@ -124,7 +135,11 @@ impl Region {
     }
 
     fn check(&self, offset: u64, len: u64) {
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "bytes {offset}+{len} are outside a region of {} bytes", self.len);
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "bytes {offset}+{len} are outside a region of {} bytes",
+            self.len
+        );
     }
 
     fn at(&self, offset: u64) -> *mut u8 {
@@ -286,8 +301,11 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         match self.backing {
-            // SAFETY: pointer, length and capacity are those of the Vec that `heap` gave up.
-            Backing::Heap { capacity } => drop(unsafe { Vec::from_raw_parts(self.ptr.as_ptr(), self.len as usize, capacity) }),
+            Backing::Heap { capacity } => {
+                // SAFETY: pointer, length and capacity are those of the Vec that `heap` gave up.
+                let memory = unsafe { Vec::from_raw_parts(self.ptr.as_ptr(), self.len as usize, capacity) };
+                drop(memory);
+            }
             #[cfg(feature = "std")]
             // SAFETY: our own mapping; no slice of it is alive, since slices hold the Arc. The result carries no recourse.
             Backing::Mapped => unsafe {

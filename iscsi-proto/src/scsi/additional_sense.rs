@@ -165,10 +165,7 @@ mod tests {
     fn the_table_names_each_code_once() {
         for (index, (code, words)) in ALL.iter().enumerate() {
             assert_eq!(code.to_string(), *words);
-            assert!(
-                ALL[index + 1..].iter().all(|(other, _)| other != code),
-                "{words} twice"
-            );
+            assert!(ALL[index + 1..].iter().all(|(other, _)| other != code), "{words} twice");
         }
     }
 

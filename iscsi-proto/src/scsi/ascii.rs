@@ -18,11 +18,7 @@ impl<const N: usize> Ascii<N> {
     pub fn new(text: &str) -> Self {
         let mut field = [b' '; N];
         for (to, from) in field.iter_mut().zip(text.chars()) {
-            *to = if matches!(from, ' '..='~') {
-                from as u8
-            } else {
-                b'?'
-            };
+            *to = if matches!(from, ' '..='~') { from as u8 } else { b'?' };
         }
         Self(field)
     }
@@ -49,11 +45,7 @@ impl<const N: usize> fmt::Display for Ascii<N> {
     /// The text without its padding; bytes that are not printable ASCII show as dots.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in self.0.trim_ascii_end() {
-            let shown = if (0x20..0x7f).contains(byte) {
-                char::from(*byte)
-            } else {
-                '.'
-            };
+            let shown = if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '.' };
             fmt::Write::write_char(f, shown)?;
         }
         Ok(())

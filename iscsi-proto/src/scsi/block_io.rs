@@ -38,12 +38,7 @@ const FUA: u8 = 0x08;
 impl BlockIo {
     /// `blocks` blocks from `lba`, no flags.
     pub const fn new(lba: u64, blocks: u32) -> Self {
-        Self {
-            lba,
-            blocks,
-            flags: 0,
-            group: 0,
-        }
+        Self { lba, blocks, flags: 0, group: 0 }
     }
 
     /// Sets force unit access: the data must have reached the medium, or come from it.
@@ -267,9 +262,7 @@ impl BlockIo {
 
     fn shortest(self, ten: u8, sixteen: u8) -> CdbBuf {
         // The 16-byte layout holds every LBA and every count.
-        self.to_cdb(ten)
-            .or_else(|| self.to_cdb(sixteen))
-            .unwrap_or(CdbBuf::of([0; 16]))
+        self.to_cdb(ten).or_else(|| self.to_cdb(sixteen)).unwrap_or(CdbBuf::of([0; 16]))
     }
 }
 
@@ -295,10 +288,7 @@ impl Layout {
             | opcode::PRE_FETCH_10
             | opcode::SYNCHRONIZE_CACHE_10
             | opcode::WRITE_SAME_10 => Self::Ten,
-            opcode::READ_12
-            | opcode::WRITE_12
-            | opcode::WRITE_AND_VERIFY_12
-            | opcode::VERIFY_12 => Self::Twelve,
+            opcode::READ_12 | opcode::WRITE_12 | opcode::WRITE_AND_VERIFY_12 | opcode::VERIFY_12 => Self::Twelve,
             opcode::READ_16
             | opcode::WRITE_16
             | opcode::ORWRITE_16
@@ -336,10 +326,7 @@ mod tests {
         let cdb = [opcode::READ_6, 0xe1, 2, 3, 0, 0];
         let io = BlockIo::parse(Cdb::new(&cdb).unwrap()).unwrap();
         assert_eq!(io, BlockIo::new(0x1_0203, 256));
-        assert_eq!(
-            io.to_cdb(opcode::READ_6).unwrap().as_bytes(),
-            [8, 1, 2, 3, 0, 0]
-        );
+        assert_eq!(io.to_cdb(opcode::READ_6).unwrap().as_bytes(), [8, 1, 2, 3, 0, 0]);
     }
 
     #[test]
@@ -365,18 +352,11 @@ mod tests {
         assert_eq!(io.write().as_bytes()[1], 0x18);
         assert!(io.fua() && io.dpo());
         let io = BlockIo::new(0, 1).with_flags(0b0010_0111);
-        assert_eq!(
-            (io.protect(), io.bytchk(), io.immed(), io.ndob()),
-            (1, 3, true, true)
-        );
+        assert_eq!((io.protect(), io.bytchk(), io.immed(), io.ndob()), (1, 3, true, true));
     }
 
     fn family() -> impl Strategy<Value = u8> {
-        proptest::sample::select(
-            (0..=255)
-                .filter(|code| Layout::of(*code).is_some())
-                .collect::<Vec<u8>>(),
-        )
+        proptest::sample::select((0..=255).filter(|code| Layout::of(*code).is_some()).collect::<Vec<u8>>())
     }
 
     proptest! {

@@ -61,11 +61,7 @@ impl<'a> Cdb<'a> {
     /// [`CdbError::TooShort`] when the bytes end before the CDB does.
     pub fn new(bytes: &'a [u8]) -> Result<Self, CdbError> {
         let Some(&opcode) = bytes.first() else {
-            return Err(CdbError::TooShort {
-                opcode: 0,
-                need: 6,
-                got: 0,
-            });
+            return Err(CdbError::TooShort { opcode: 0, need: 6, got: 0 });
         };
         let need = match length_by_group(opcode) {
             Some(length) => length,
@@ -76,11 +72,7 @@ impl<'a> Cdb<'a> {
             },
             None => bytes.len(),
         };
-        bytes.get(..need).map(Self).ok_or(CdbError::TooShort {
-            opcode,
-            need,
-            got: bytes.len(),
-        })
+        bytes.get(..need).map(Self).ok_or(CdbError::TooShort { opcode, need, got: bytes.len() })
     }
 
     /// The CDB's bytes.
@@ -115,11 +107,7 @@ impl<'a> Cdb<'a> {
 
     /// The CONTROL byte: the last one, or byte 1 of a variable length CDB (SAM-5 5.2).
     pub fn control(self) -> u8 {
-        if self.opcode() == opcode::VARIABLE_LENGTH {
-            u8_at(self.0, 1)
-        } else {
-            self.0.last().copied().unwrap_or(0)
-        }
+        if self.opcode() == opcode::VARIABLE_LENGTH { u8_at(self.0, 1) } else { self.0.last().copied().unwrap_or(0) }
     }
 
     /// The NACA bit of the CONTROL byte: the initiator asks for an auto contingent allegiance on error.
@@ -135,14 +123,11 @@ impl<'a> Cdb<'a> {
         Some(match self.opcode() {
             opcode::REQUEST_SENSE | opcode::MODE_SENSE_6 => u8_at(cdb, 4).into(),
             opcode::INQUIRY | opcode::RECEIVE_DIAGNOSTIC_RESULTS => be16(cdb, 3).into(),
-            opcode::MODE_SENSE_10
-            | opcode::LOG_SENSE
-            | opcode::PERSISTENT_RESERVE_IN
-            | opcode::READ_DEFECT_DATA_10 => be16(cdb, 7).into(),
-            opcode::READ_BUFFER_10 => be24(cdb, 6),
-            opcode::REPORT_LUNS | opcode::MAINTENANCE_IN | opcode::READ_DEFECT_DATA_12 => {
-                be32(cdb, 6)
+            opcode::MODE_SENSE_10 | opcode::LOG_SENSE | opcode::PERSISTENT_RESERVE_IN | opcode::READ_DEFECT_DATA_10 => {
+                be16(cdb, 7).into()
             }
+            opcode::READ_BUFFER_10 => be24(cdb, 6),
+            opcode::REPORT_LUNS | opcode::MAINTENANCE_IN | opcode::READ_DEFECT_DATA_12 => be32(cdb, 6),
             opcode::SERVICE_ACTION_IN_16 | opcode::THIRD_PARTY_COPY_IN => be32(cdb, 10),
             _ => return None,
         })
@@ -154,9 +139,7 @@ impl<'a> Cdb<'a> {
         Some(match self.opcode() {
             opcode::MODE_SELECT_6 => u8_at(cdb, 4).into(),
             opcode::SEND_DIAGNOSTIC => be16(cdb, 3).into(),
-            opcode::MODE_SELECT_10 | opcode::LOG_SELECT | opcode::UNMAP | opcode::SANITIZE => {
-                be16(cdb, 7).into()
-            }
+            opcode::MODE_SELECT_10 | opcode::LOG_SELECT | opcode::UNMAP | opcode::SANITIZE => be16(cdb, 7).into(),
             opcode::PERSISTENT_RESERVE_OUT => be32(cdb, 5),
             opcode::WRITE_BUFFER => be24(cdb, 6),
             opcode::MAINTENANCE_OUT => be32(cdb, 6),
@@ -192,10 +175,7 @@ impl CdbBuf {
     pub fn new(bytes: &[u8]) -> Result<Self, CdbError> {
         let cdb = Cdb::new(bytes)?.as_bytes();
         let mut buf = Self::empty();
-        buf.bytes
-            .get_mut(..cdb.len())
-            .ok_or(CdbError::TooLong(cdb.len()))?
-            .copy_from_slice(cdb);
+        buf.bytes.get_mut(..cdb.len()).ok_or(CdbError::TooLong(cdb.len()))?.copy_from_slice(cdb);
         buf.len = cdb.len() as u8;
         Ok(buf)
     }
@@ -209,9 +189,7 @@ impl CdbBuf {
         let mut joined = [0; Self::MAX];
         let (head, tail) = joined.split_at_mut(field.len());
         head.copy_from_slice(field);
-        tail.get_mut(..extension.len())
-            .ok_or(CdbError::TooLong(total))?
-            .copy_from_slice(extension);
+        tail.get_mut(..extension.len()).ok_or(CdbError::TooLong(total))?.copy_from_slice(extension);
         Self::new(joined.get(..total).unwrap_or(&joined))
     }
 
@@ -227,10 +205,7 @@ impl CdbBuf {
     }
 
     const fn empty() -> Self {
-        Self {
-            bytes: [0; Self::MAX],
-            len: 0,
-        }
+        Self { bytes: [0; Self::MAX], len: 0 }
     }
 
     /// The CDB to read from.
@@ -240,9 +215,7 @@ impl CdbBuf {
 
     /// The CDB's bytes, without padding.
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes
-            .get(..usize::from(self.len))
-            .unwrap_or(&self.bytes)
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
     }
 
     /// The CDB field of the SCSI Command PDU: the first 16 bytes, zero padded (RFC 7143 11.3.5).
@@ -276,15 +249,7 @@ mod tests {
     #[test]
     fn the_group_code_gives_the_length() {
         let field = [0; 32];
-        for (opcode, len) in [
-            (0x12, 6),
-            (0x28, 10),
-            (0x5e, 10),
-            (0x88, 16),
-            (0x9e, 16),
-            (0xa0, 12),
-            (0xaa, 12),
-        ] {
+        for (opcode, len) in [(0x12, 6), (0x28, 10), (0x5e, 10), (0x88, 16), (0x9e, 16), (0xa0, 12), (0xaa, 12)] {
             let mut bytes = field;
             bytes[0] = opcode;
             assert_eq!(Cdb::new(&bytes).unwrap().as_bytes().len(), len);
@@ -296,21 +261,11 @@ mod tests {
         let cdb = Cdb::new(&read_32).unwrap();
         assert_eq!(cdb.as_bytes().len(), 32);
         assert_eq!(cdb.service_action(), Some(9));
-        assert_eq!(
-            Cdb::new(&read_32[..16]),
-            Err(CdbError::TooShort {
-                opcode: 0x7f,
-                need: 32,
-                got: 16
-            })
-        );
+        assert_eq!(Cdb::new(&read_32[..16]), Err(CdbError::TooShort { opcode: 0x7f, need: 32, got: 16 }));
         let buf = CdbBuf::from_parts(&read_32[..16].try_into().unwrap(), &read_32[16..]).unwrap();
         assert_eq!(buf.as_bytes(), read_32);
         assert_eq!(buf.extension(), &read_32[16..]);
-        assert!(matches!(
-            CdbBuf::from_parts(&[0x7f; 16], &[0; 60]),
-            Err(CdbError::TooLong(76))
-        ));
+        assert!(matches!(CdbBuf::from_parts(&[0x7f; 16], &[0; 60]), Err(CdbError::TooLong(76))));
     }
 
     #[test]

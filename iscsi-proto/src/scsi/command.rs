@@ -40,10 +40,7 @@ impl Inquiry {
     /// Reads the fields. With EVPD zero the PAGE CODE must be zero: see [`Inquiry::stray_page_code`].
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            page: bit(bytes, 1, 0).then(|| u8_at(bytes, 2)),
-            allocation_length: be16(bytes, 3),
-        }
+        Self { page: bit(bytes, 1, 0).then(|| u8_at(bytes, 2)), allocation_length: be16(bytes, 3) }
     }
 
     /// Whether a PAGE CODE came with EVPD zero, which is an INVALID FIELD IN CDB (SPC-5 6.6.1).
@@ -72,10 +69,7 @@ impl ReportLuns {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            select_report: u8_at(bytes, 2),
-            allocation_length: be32(bytes, 6),
-        }
+        Self { select_report: u8_at(bytes, 2), allocation_length: be32(bytes, 6) }
     }
 
     /// Builds the CDB.
@@ -98,9 +92,7 @@ pub struct ReadCapacity16 {
 impl ReadCapacity16 {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
-        Self {
-            allocation_length: be32(cdb.as_bytes(), 10),
-        }
+        Self { allocation_length: be32(cdb.as_bytes(), 10) }
     }
 
     /// Builds the CDB.
@@ -128,11 +120,7 @@ impl GetLbaStatus {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            lba: be64(bytes, 2),
-            allocation_length: be32(bytes, 10),
-            report_type: u8_at(bytes, 14),
-        }
+        Self { lba: be64(bytes, 2), allocation_length: be32(bytes, 10), report_type: u8_at(bytes, 14) }
     }
 
     /// Builds the CDB.
@@ -160,27 +148,13 @@ impl Unmap {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            anchor: bit(bytes, 1, 0),
-            parameter_list_length: be16(bytes, 7),
-        }
+        Self { anchor: bit(bytes, 1, 0), parameter_list_length: be16(bytes, 7) }
     }
 
     /// Builds the CDB.
     pub fn to_cdb(self) -> CdbBuf {
         let [high, low] = self.parameter_list_length.to_be_bytes();
-        CdbBuf::of([
-            opcode::UNMAP,
-            flag(self.anchor, 0),
-            0,
-            0,
-            0,
-            0,
-            0,
-            high,
-            low,
-            0,
-        ])
+        CdbBuf::of([opcode::UNMAP, flag(self.anchor, 0), 0, 0, 0, 0, 0, high, low, 0])
     }
 }
 
@@ -235,11 +209,7 @@ impl ModeSense {
             },
             page: u8_at(bytes, 2) & 0x3f,
             subpage: u8_at(bytes, 3),
-            allocation_length: if ten {
-                be16(bytes, 7)
-            } else {
-                u8_at(bytes, 4).into()
-            },
+            allocation_length: if ten { be16(bytes, 7) } else { u8_at(bytes, 4).into() },
         }
     }
 
@@ -250,18 +220,7 @@ impl ModeSense {
         if self.ten {
             let [high, low] = self.allocation_length.to_be_bytes();
             let flags = flags | flag(self.long_lba_accepted, 4);
-            CdbBuf::of([
-                opcode::MODE_SENSE_10,
-                flags,
-                page,
-                self.subpage,
-                0,
-                0,
-                0,
-                high,
-                low,
-                0,
-            ])
+            CdbBuf::of([opcode::MODE_SENSE_10, flags, page, self.subpage, 0, 0, 0, high, low, 0])
         } else {
             let length = u8::try_from(self.allocation_length).unwrap_or(u8::MAX);
             CdbBuf::of([opcode::MODE_SENSE_6, flags, page, self.subpage, length, 0])
@@ -294,18 +253,13 @@ impl ModeSelect {
             page_format: bit(bytes, 1, 4),
             revert_to_defaults: bit(bytes, 1, 1),
             save_pages: bit(bytes, 1, 0),
-            parameter_list_length: if ten {
-                be16(bytes, 7)
-            } else {
-                u8_at(bytes, 4).into()
-            },
+            parameter_list_length: if ten { be16(bytes, 7) } else { u8_at(bytes, 4).into() },
         }
     }
 
     /// Builds the CDB; `None` when the six-byte form cannot hold the length.
     pub fn to_cdb(self) -> Option<CdbBuf> {
-        let flags =
-            flag(self.page_format, 4) | flag(self.revert_to_defaults, 1) | flag(self.save_pages, 0);
+        let flags = flag(self.page_format, 4) | flag(self.revert_to_defaults, 1) | flag(self.save_pages, 0);
         Some(if self.ten {
             let [high, low] = self.parameter_list_length.to_be_bytes();
             CdbBuf::of([opcode::MODE_SELECT_10, flags, 0, 0, 0, 0, 0, high, low, 0])
@@ -329,10 +283,7 @@ impl RequestSense {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            descriptor: bit(bytes, 1, 0),
-            allocation_length: u8_at(bytes, 4),
-        }
+        Self { descriptor: bit(bytes, 1, 0), allocation_length: u8_at(bytes, 4) }
     }
 
     /// Builds the CDB.
@@ -419,10 +370,7 @@ impl ReportSupportedTmfs {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            extended: bit(bytes, 2, 7),
-            allocation_length: be32(bytes, 6),
-        }
+        Self { extended: bit(bytes, 2, 7), allocation_length: be32(bytes, 6) }
     }
 
     /// Builds the CDB.
@@ -449,10 +397,7 @@ impl ReportTargetPortGroups {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            extended: u8_at(bytes, 1) >> 5 == 1,
-            allocation_length: be32(bytes, 6),
-        }
+        Self { extended: u8_at(bytes, 1) >> 5 == 1, allocation_length: be32(bytes, 6) }
     }
 
     /// Builds the CDB.
@@ -495,10 +440,7 @@ impl StartStopUnit {
 
     /// Builds the CDB.
     pub fn to_cdb(self) -> CdbBuf {
-        let how = self.power_condition << 4
-            | flag(self.no_flush, 2)
-            | flag(self.load_eject, 1)
-            | flag(self.start, 0);
+        let how = self.power_condition << 4 | flag(self.no_flush, 2) | flag(self.load_eject, 1) | flag(self.start, 0);
         CdbBuf::of([opcode::START_STOP_UNIT, flag(self.immed, 0), 0, 0, how, 0])
     }
 }
@@ -513,9 +455,7 @@ pub struct PreventAllow {
 impl PreventAllow {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
-        Self {
-            prevent: u8_at(cdb.as_bytes(), 4) & 0x03,
-        }
+        Self { prevent: u8_at(cdb.as_bytes(), 4) & 0x03 }
     }
 
     /// Builds the CDB.
@@ -538,10 +478,7 @@ impl PersistentReserveIn {
     /// Reads the fields.
     pub fn parse(cdb: Cdb<'_>) -> Self {
         let bytes = cdb.as_bytes();
-        Self {
-            action: u8_at(bytes, 1) & 0x1f,
-            allocation_length: be16(bytes, 7),
-        }
+        Self { action: u8_at(bytes, 1) & 0x1f, allocation_length: be16(bytes, 7) }
     }
 
     /// Builds the CDB.

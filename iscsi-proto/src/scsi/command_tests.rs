@@ -4,75 +4,32 @@ use proptest::prelude::*;
 #[test]
 fn cdbs_stand_as_the_standards_draw_them() {
     assert_eq!(test_unit_ready().as_bytes(), [0; 6]);
+    assert_eq!(read_capacity_10().as_bytes(), [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(
-        read_capacity_10().as_bytes(),
-        [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-    );
-    assert_eq!(
-        ReadCapacity16 {
-            allocation_length: 32
-        }
-        .to_cdb()
-        .as_bytes(),
+        ReadCapacity16 { allocation_length: 32 }.to_cdb().as_bytes(),
         [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]
     );
     assert_eq!(
-        GetLbaStatus {
-            lba: 1,
-            allocation_length: 24,
-            report_type: 0
-        }
-        .to_cdb()
-        .as_bytes(),
+        GetLbaStatus { lba: 1, allocation_length: 24, report_type: 0 }.to_cdb().as_bytes(),
         [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 24, 0, 0]
     );
     assert_eq!(
-        ReportLuns {
-            select_report: 2,
-            allocation_length: 0x1000
-        }
-        .to_cdb()
-        .as_bytes(),
+        ReportLuns { select_report: 2, allocation_length: 0x1000 }.to_cdb().as_bytes(),
         [0xa0, 0, 2, 0, 0, 0, 0, 0, 0x10, 0, 0, 0]
     );
     assert_eq!(
-        Unmap {
-            anchor: true,
-            parameter_list_length: 24
-        }
-        .to_cdb()
-        .as_bytes(),
+        Unmap { anchor: true, parameter_list_length: 24 }.to_cdb().as_bytes(),
         [0x42, 1, 0, 0, 0, 0, 0, 0, 24, 0]
     );
     assert_eq!(
-        ReportTargetPortGroups {
-            extended: true,
-            allocation_length: 0xff
-        }
-        .to_cdb()
-        .as_bytes(),
+        ReportTargetPortGroups { extended: true, allocation_length: 0xff }.to_cdb().as_bytes(),
         [0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0]
     );
     assert_eq!(
-        PersistentReserveOut {
-            action: 1,
-            scope: 0,
-            kind: 5,
-            parameter_list_length: 24
-        }
-        .to_cdb()
-        .as_bytes(),
+        PersistentReserveOut { action: 1, scope: 0, kind: 5, parameter_list_length: 24 }.to_cdb().as_bytes(),
         [0x5f, 1, 5, 0, 0, 0, 0, 0, 24, 0]
     );
-    assert_eq!(
-        StartStopUnit {
-            start: true,
-            ..StartStopUnit::default()
-        }
-        .to_cdb()
-        .as_bytes(),
-        [0x1b, 0, 0, 0, 1, 0]
-    );
+    assert_eq!(StartStopUnit { start: true, ..StartStopUnit::default() }.to_cdb().as_bytes(), [0x1b, 0, 0, 0, 1, 0]);
 }
 
 #[test]

@@ -12,11 +12,7 @@ pub(super) fn u8_at(bytes: &[u8], at: usize) -> u8 {
 /// `N` bytes at `at`, or zeros when they are not all there.
 #[inline]
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes
-        .get(at..)
-        .and_then(|rest| rest.first_chunk::<N>())
-        .copied()
-        .unwrap_or([0; N])
+    bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()).copied().unwrap_or([0; N])
 }
 
 /// A 16-bit field.

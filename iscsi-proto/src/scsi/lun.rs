@@ -26,9 +26,7 @@ pub enum LunError {
     #[error("LUN {0:02x?} addresses a second level; only single level LUNs are served")]
     SecondLevel([u8; 8]),
     /// A bus identifier, or an addressing method that is neither peripheral, flat nor well known.
-    #[error(
-        "LUN {0:02x?} uses an addressing method that is not served; use peripheral or flat addressing"
-    )]
+    #[error("LUN {0:02x?} uses an addressing method that is not served; use peripheral or flat addressing")]
     Method([u8; 8]),
 }
 
@@ -45,20 +43,12 @@ impl Lun {
 
     /// Logical unit `number`, if it is at most 16383.
     pub const fn new(number: u16) -> Option<Self> {
-        if number <= Self::MAX.0 {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number <= Self::MAX.0 { Some(Self(number)) } else { None }
     }
 
     /// The number of an ordinary logical unit; `None` for a well-known one.
     pub const fn number(self) -> Option<u16> {
-        if self.is_well_known() {
-            None
-        } else {
-            Some(self.0)
-        }
+        if self.is_well_known() { None } else { Some(self.0) }
     }
 
     /// Whether this is a well-known logical unit (W-LUN).
@@ -85,11 +75,8 @@ impl Lun {
 
     /// The eight bytes for the wire: peripheral addressing up to 255, flat space addressing above.
     pub const fn to_bytes(self) -> [u8; 8] {
-        let [high, low] = if self.0 <= 0xff || self.is_well_known() {
-            self.0.to_be_bytes()
-        } else {
-            (0x4000 | self.0).to_be_bytes()
-        };
+        let [high, low] =
+            if self.0 <= 0xff || self.is_well_known() { self.0.to_be_bytes() } else { (0x4000 | self.0).to_be_bytes() };
         [high, low, 0, 0, 0, 0, 0, 0]
     }
 }
@@ -128,10 +115,7 @@ mod tests {
             assert_eq!(lun.number(), Some(number));
         }
         assert_eq!(Lun::new(0x4000), None);
-        assert_eq!(
-            Lun::parse(Lun::REPORT_LUNS.to_bytes()),
-            Ok(Lun::REPORT_LUNS)
-        );
+        assert_eq!(Lun::parse(Lun::REPORT_LUNS.to_bytes()), Ok(Lun::REPORT_LUNS));
         assert_eq!(Lun::REPORT_LUNS.to_bytes(), [0xc1, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Lun::REPORT_LUNS.number(), None);
     }
@@ -141,30 +125,15 @@ mod tests {
         assert_eq!(Lun::parse([0x40, 7, 0, 0, 0, 0, 0, 0]), Ok(Lun::from(7)));
         assert_eq!(Lun::parse([0, 7, 0, 0, 0, 0, 0, 0]), Ok(Lun::from(7)));
         assert_eq!(Lun::from(255).to_bytes(), [0, 255, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(
-            Lun::new(256).unwrap().to_bytes(),
-            [0x41, 0, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(Lun::new(256).unwrap().to_bytes(), [0x41, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
     fn other_levels_and_methods_are_refused() {
-        assert!(matches!(
-            Lun::parse([0, 1, 0, 2, 0, 0, 0, 0]),
-            Err(LunError::SecondLevel(_))
-        ));
-        assert!(matches!(
-            Lun::parse([1, 1, 0, 0, 0, 0, 0, 0]),
-            Err(LunError::Method(_))
-        ));
-        assert!(matches!(
-            Lun::parse([0x80, 1, 0, 0, 0, 0, 0, 0]),
-            Err(LunError::Method(_))
-        ));
-        assert!(matches!(
-            Lun::parse([0xd2, 1, 0, 0, 0, 0, 0, 0]),
-            Err(LunError::Method(_))
-        ));
+        assert!(matches!(Lun::parse([0, 1, 0, 2, 0, 0, 0, 0]), Err(LunError::SecondLevel(_))));
+        assert!(matches!(Lun::parse([1, 1, 0, 0, 0, 0, 0, 0]), Err(LunError::Method(_))));
+        assert!(matches!(Lun::parse([0x80, 1, 0, 0, 0, 0, 0, 0]), Err(LunError::Method(_))));
+        assert!(matches!(Lun::parse([0xd2, 1, 0, 0, 0, 0, 0, 0]), Err(LunError::Method(_))));
     }
 
     proptest! {

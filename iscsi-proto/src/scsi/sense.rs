@@ -125,9 +125,7 @@ impl SenseKeySpecific {
                 bit: (first & 0x08 != 0).then_some(first & 0x07),
             },
             SenseKey::NoSense | SenseKey::NotReady => Self::Progress(value),
-            SenseKey::HardwareError | SenseKey::MediumError | SenseKey::RecoveredError => {
-                Self::ActualRetryCount(value)
-            }
+            SenseKey::HardwareError | SenseKey::MediumError | SenseKey::RecoveredError => Self::ActualRetryCount(value),
             _ => Self::Other([first & 0x7f, high, low]),
         })
     }
@@ -226,33 +224,20 @@ impl Sense {
 
     /// ILLEGAL REQUEST, INVALID FIELD IN PARAMETER LIST, pointing at `byte` of the parameter list.
     pub const fn invalid_field_in_parameter_list(byte: u16) -> Self {
-        Self::illegal_request(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST).with_specific(
-            SenseKeySpecific::FieldPointer {
-                in_cdb: false,
-                byte,
-                bit: None,
-            },
-        )
+        Self::illegal_request(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST)
+            .with_specific(SenseKeySpecific::FieldPointer { in_cdb: false, byte, bit: None })
     }
 
     /// Points at a byte of the CDB.
     #[must_use]
     pub const fn at_cdb_byte(self, byte: u16) -> Self {
-        self.with_specific(SenseKeySpecific::FieldPointer {
-            in_cdb: true,
-            byte,
-            bit: None,
-        })
+        self.with_specific(SenseKeySpecific::FieldPointer { in_cdb: true, byte, bit: None })
     }
 
     /// Points at a field within a byte of the CDB by its most significant bit (0 to 7).
     #[must_use]
     pub const fn at_cdb_bit(self, byte: u16, bit: u8) -> Self {
-        self.with_specific(SenseKeySpecific::FieldPointer {
-            in_cdb: true,
-            byte,
-            bit: Some(bit & 7),
-        })
+        self.with_specific(SenseKeySpecific::FieldPointer { in_cdb: true, byte, bit: Some(bit & 7) })
     }
 
     /// Adds sense key specific bytes.
@@ -283,25 +268,13 @@ impl Sense {
             0x72 | 0x73 => (false, 4),
             _ if bytes.is_empty() => (true, 3),
             other => {
-                return Err(DataError::Reserved {
-                    what: WHAT,
-                    field: "RESPONSE CODE",
-                    found: other.into(),
-                });
+                return Err(DataError::Reserved { what: WHAT, field: "RESPONSE CODE", found: other.into() });
             }
         };
         if bytes.len() < need {
-            return Err(DataError::TooShort {
-                what: WHAT,
-                need,
-                got: bytes.len(),
-            });
+            return Err(DataError::TooShort { what: WHAT, need, got: bytes.len() });
         }
-        let mut sense = if fixed {
-            Self::parse_fixed(bytes)
-        } else {
-            Self::parse_descriptors(bytes)
-        };
+        let mut sense = if fixed { Self::parse_fixed(bytes) } else { Self::parse_descriptors(bytes) };
         sense.deferred = matches!(response, 0x71 | 0x73);
         Ok(sense)
     }
@@ -326,16 +299,12 @@ impl Sense {
     }
 
     fn parse_descriptors(bytes: &[u8]) -> Self {
-        let mut sense = Self::new(
-            SenseKey::from_bits(u8_at(bytes, 1)),
-            AdditionalSense::new(u8_at(bytes, 2), u8_at(bytes, 3)),
-        );
+        let mut sense =
+            Self::new(SenseKey::from_bits(u8_at(bytes, 1)), AdditionalSense::new(u8_at(bytes, 2), u8_at(bytes, 3)));
         let end = usize::from(u8_at(bytes, 7)) + 8;
         let mut rest = bytes.get(8..end.min(bytes.len())).unwrap_or(&[]);
         while let [kind, additional, ..] = *rest {
-            let (descriptor, next) = rest
-                .split_at_checked(usize::from(additional) + 2)
-                .unwrap_or((rest, &[]));
+            let (descriptor, next) = rest.split_at_checked(usize::from(additional) + 2).unwrap_or((rest, &[]));
             match kind {
                 0x00 if bit(descriptor, 2, 7) => sense.information = Some(be64(descriptor, 4)),
                 0x01 => sense.command_specific = Some(be64(descriptor, 4)),
@@ -369,10 +338,7 @@ impl Sense {
             put(&mut bytes, 3, &information.to_be_bytes());
         }
         bytes[7] = 10;
-        if let Some(value) = self
-            .command_specific
-            .and_then(|value| u32::try_from(value).ok())
-        {
+        if let Some(value) = self.command_specific.and_then(|value| u32::try_from(value).ok()) {
             put(&mut bytes, 8, &value.to_be_bytes());
         }
         bytes[12] = self.code.asc;
@@ -386,20 +352,10 @@ impl Sense {
 
     fn to_descriptors(self) -> SenseBytes {
         let response = if self.deferred { 0x73 } else { 0x72 };
-        let mut out = SenseBytes::default().with(&[
-            response,
-            self.key as u8,
-            self.code.asc,
-            self.code.ascq,
-            0,
-            0,
-            0,
-            0,
-        ]);
+        let mut out =
+            SenseBytes::default().with(&[response, self.key as u8, self.code.asc, self.code.ascq, 0, 0, 0, 0]);
         if let Some(information) = self.information {
-            out = out
-                .with(&[0x00, 0x0a, 0x80, 0])
-                .with(&information.to_be_bytes());
+            out = out.with(&[0x00, 0x0a, 0x80, 0]).with(&information.to_be_bytes());
         }
         if let Some(value) = self.command_specific {
             out = out.with(&[0x01, 0x0a, 0, 0]).with(&value.to_be_bytes());
@@ -428,11 +384,7 @@ impl fmt::Display for Sense {
         write!(f, "{}: {}", self.key, self.code)?;
         match self.specific {
             Some(SenseKeySpecific::FieldPointer { in_cdb, byte, bit }) => {
-                let place = if in_cdb {
-                    "the CDB"
-                } else {
-                    "the parameter data"
-                };
+                let place = if in_cdb { "the CDB" } else { "the parameter data" };
                 match bit {
                     Some(bit) => write!(f, " (byte {byte} bit {bit} of {place})")?,
                     None => write!(f, " (byte {byte} of {place})")?,
@@ -472,10 +424,7 @@ impl SenseBytes {
 impl Default for SenseBytes {
     /// No bytes.
     fn default() -> Self {
-        Self {
-            bytes: [0; Self::MAX],
-            len: 0,
-        }
+        Self { bytes: [0; Self::MAX], len: 0 }
     }
 }
 

@@ -144,19 +144,9 @@ mod tests {
     fn codes_round_trip_and_others_are_unknown() {
         let known = (0..=255).filter_map(Status::from_byte).collect::<Vec<_>>();
         assert_eq!(known, Status::ALL);
-        assert!(
-            Status::ALL
-                .iter()
-                .all(|s| Status::from_byte(s.to_byte()) == Some(*s))
-        );
-        let known = (0..=255)
-            .filter_map(TaskAttribute::from_bits)
-            .collect::<Vec<_>>();
+        assert!(Status::ALL.iter().all(|s| Status::from_byte(s.to_byte()) == Some(*s)));
+        let known = (0..=255).filter_map(TaskAttribute::from_bits).collect::<Vec<_>>();
         assert_eq!(known.len(), 5);
-        assert!(
-            known
-                .iter()
-                .all(|a| TaskAttribute::from_bits(a.to_bits()) == Some(*a))
-        );
+        assert!(known.iter().all(|a| TaskAttribute::from_bits(a.to_bits()) == Some(*a)));
     }
 }

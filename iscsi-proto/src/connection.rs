@@ -1,0 +1,54 @@
+//! What a byte-stream driver runs: a connection of either role over any stream.
+//!
+//! There is one driver for sockets (crate `iscsi-driver`); the simulator and the fuzzers drive the same trait by hand.
+
+use core::task::Context;
+
+use iscsi_memory::{ReceiveWindow, SendList};
+
+use crate::time::Instant;
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The peer closed it in order.
+    EndOfStream,
+    /// It broke: reset, timeout, error of the transport.
+    Broken,
+}
+
+/// A sans-IO connection over a byte stream: a target's or an initiator's, mover and session together.
+///
+/// The driver's loop: [`handle_wake`](Self::handle_wake); receive into [`receive_window`](Self::receive_window) and tell
+/// [`handle_received`](Self::handle_received); send from [`fill_send_list`](Self::fill_send_list) and tell [`handle_sent`](Self::handle_sent);
+/// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) has passed; close the stream when
+/// [`is_finished`](Self::is_finished).
+pub trait StreamConnection {
+    /// Where the next bytes go. An empty window means: drain the output first.
+    fn receive_window(&mut self) -> ReceiveWindow<'_>;
+
+    /// The window's first `n` bytes are filled.
+    fn handle_received(&mut self, n: usize, now: Instant);
+
+    /// The stream ended.
+    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant);
+
+    /// Adds what is to be sent, in order; an empty list when there is nothing.
+    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>);
+
+    /// The first `n` bytes of the last list were sent.
+    fn handle_sent(&mut self, n: usize, now: Instant);
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, if ever.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Time has passed.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Something outside the stream may have happened: a store completed, an application submitted, another session sent an event. The waker of `cx`
+    /// is kept to be woken for the next such event. Called once before anything else, and after each wake.
+    fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant);
+
+    /// Nothing is left to send or to wait for: the stream is to be closed.
+    fn is_finished(&self) -> bool;
+}

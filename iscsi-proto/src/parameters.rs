@@ -1,0 +1,108 @@
+//! The values that login settles on: what the movers and the sessions of both roles run by.
+
+/// Whether CRC32C guards a part of the PDUs (HeaderDigest, DataDigest; RFC 7143 13.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Digest {
+    /// No digest.
+    #[default]
+    None,
+    /// CRC32C.
+    Crc32c,
+}
+
+/// SessionType (RFC 7143 13.21).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SessionType {
+    /// Discovery: SendTargets only.
+    Discovery,
+    /// Normal.
+    #[default]
+    Normal,
+}
+
+/// The operational parameters of one connection and its session, as negotiated; [`Default`] is RFC 7143's default of each key (section 13).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// SessionType.
+    pub session_type: SessionType,
+    /// HeaderDigest.
+    pub header_digest: Digest,
+    /// DataDigest.
+    pub data_digest: Digest,
+    /// MaxConnections, 1 to 65535.
+    pub max_connections: u16,
+    /// InitialR2T: data beyond the immediate waits for an R2T.
+    pub initial_r2t: bool,
+    /// ImmediateData: the SCSI Command may carry data.
+    pub immediate_data: bool,
+    /// MaxRecvDataSegmentLength that we declared, in bytes, 512 to 2^24-1: the most that the peer sends in one PDU.
+    pub max_recv_data_segment_length: u32,
+    /// MaxRecvDataSegmentLength that the peer declared, in bytes: the most that we send in one PDU.
+    pub peer_max_recv_data_segment_length: u32,
+    /// MaxBurstLength in bytes, 512 to 2^24-1.
+    pub max_burst_length: u32,
+    /// FirstBurstLength in bytes, 512 to 2^24-1, at most MaxBurstLength.
+    pub first_burst_length: u32,
+    /// DefaultTime2Wait in seconds, 0 to 3600.
+    pub default_time2wait: u16,
+    /// DefaultTime2Retain in seconds, 0 to 3600.
+    pub default_time2retain: u16,
+    /// MaxOutstandingR2T, 1 to 65535.
+    pub max_outstanding_r2t: u16,
+    /// DataPDUInOrder.
+    pub data_pdu_in_order: bool,
+    /// DataSequenceInOrder.
+    pub data_sequence_in_order: bool,
+    /// ErrorRecoveryLevel, 0 to 2.
+    pub error_recovery_level: u8,
+    /// iSCSIProtocolLevel, 0 to 31; 1 is RFC 7143, 2 adds RFC 7144.
+    pub iscsi_protocol_level: u8,
+    /// TaskReporting is FastAbort (RFC 7143 13.23).
+    pub fast_abort: bool,
+    /// RDMAExtensions (RFC 7145 6.3).
+    pub rdma_extensions: bool,
+    /// InitiatorRecvDataSegmentLength in bytes (RFC 7145 6.5).
+    pub initiator_recv_data_segment_length: u32,
+    /// TargetRecvDataSegmentLength in bytes (RFC 7145 6.4).
+    pub target_recv_data_segment_length: u32,
+    /// MaxOutstandingUnexpectedPDUs (RFC 7145 6.7); 0 is no limit.
+    pub max_outstanding_unexpected_pdus: u32,
+    /// MaxAHSLength in bytes (RFC 7145 6.8); 0 is no limit.
+    pub max_ahs_length: u32,
+    /// TaggedBufferForSolicitedDataOnly (RFC 7145 6.9).
+    pub tagged_buffer_for_solicited_data_only: bool,
+    /// iSERHelloRequired (RFC 7145 6.10).
+    pub iser_hello_required: bool,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            session_type: SessionType::Normal,
+            header_digest: Digest::None,
+            data_digest: Digest::None,
+            max_connections: 1,
+            initial_r2t: true,
+            immediate_data: true,
+            max_recv_data_segment_length: 8192,
+            peer_max_recv_data_segment_length: 8192,
+            max_burst_length: 262_144,
+            first_burst_length: 65_536,
+            default_time2wait: 2,
+            default_time2retain: 20,
+            max_outstanding_r2t: 1,
+            data_pdu_in_order: true,
+            data_sequence_in_order: true,
+            error_recovery_level: 0,
+            iscsi_protocol_level: 1,
+            fast_abort: false,
+            rdma_extensions: false,
+            initiator_recv_data_segment_length: 8192,
+            target_recv_data_segment_length: 8192,
+            max_outstanding_unexpected_pdus: 0,
+            max_ahs_length: 256,
+            tagged_buffer_for_solicited_data_only: false,
+            iser_hello_required: false,
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! Login, Text and Logout, requests and responses (RFC 7143 11.10 to 11.15). Their key=value text travels in the data segment.
+
+use super::{Bhs, Opcode, PduError};
+use crate::serial::Serial;
+
+/// Stage of the login phase (RFC 7143 11.12.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// SecurityNegotiation.
+    SecurityNegotiation = 0,
+    /// LoginOperationalNegotiation.
+    LoginOperationalNegotiation = 1,
+    /// FullFeaturePhase.
+    FullFeaturePhase = 3,
+}
+
+impl Stage {
+    const fn from_bits(bits: u8) -> Option<Self> {
+        match bits & 3 {
+            0 => Some(Self::SecurityNegotiation),
+            1 => Some(Self::LoginOperationalNegotiation),
+            3 => Some(Self::FullFeaturePhase),
+            _ => None,
+        }
+    }
+}
+
+/// CSG, NSG, T and C of byte 1 as both login PDUs hold them; NSG is meaningful only with the T bit.
+fn parse_stages(bhs: &Bhs, opcode: Opcode) -> Result<(bool, bool, Stage, Option<Stage>), PduError> {
+    let flags = bhs.0[1];
+    let (transit, incomplete) = (flags & 0x80 != 0, flags & 0x40 != 0);
+    let invalid = |field, value: u8| PduError::InvalidField { opcode, field, value: value.into() };
+    let csg = Stage::from_bits(flags >> 2)
+        .filter(|stage| *stage != Stage::FullFeaturePhase)
+        .ok_or(invalid("CSG", flags >> 2 & 3))?;
+    let nsg = if transit { Some(Stage::from_bits(flags).ok_or(invalid("NSG", flags & 3))?) } else { None };
+    // RFC 7143 11.12.2: a PDU that is to be continued cannot ask for a transition.
+    if transit && incomplete {
+        return Err(invalid("T with C", flags));
+    }
+    Ok((transit, incomplete, csg, nsg))
+}
+
+fn emit_stages(bhs: &mut Bhs, incomplete: bool, csg: Stage, nsg: Option<Stage>) {
+    bhs.set_flag::<1>(0x80, nsg.is_some());
+    bhs.set_flag::<1>(0x40, incomplete);
+    bhs.0[1] |= (csg as u8) << 2 | nsg.map_or(0, |stage| stage as u8);
+}
+
+/// Login Request (RFC 7143 11.12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginRequest {
+    /// C bit: the text continues in the next request.
+    pub incomplete: bool,
+    /// CSG: the current stage.
+    pub csg: Stage,
+    /// NSG, when the T bit asks for a transition.
+    pub nsg: Option<Stage>,
+    /// Highest version supported.
+    pub version_max: u8,
+    /// Lowest version supported.
+    pub version_min: u8,
+    /// ISID, six bytes.
+    pub isid: [u8; 6],
+    /// TSIH; zero for a new session.
+    pub tsih: u16,
+    /// Initiator Task Tag, the same in the whole login phase.
+    pub itt: u32,
+    /// Connection ID.
+    pub cid: u16,
+    /// CmdSN.
+    pub cmd_sn: Serial,
+    /// ExpStatSN; reserved in the first request of a connection unless it is a reinstatement.
+    pub exp_stat_sn: Serial,
+}
+
+impl LoginRequest {
+    /// Parses the header.
+    ///
+    /// # Errors
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved stage, or T and C together.
+    pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
+        bhs.expect(Opcode::LoginRequest)?;
+        let (_, incomplete, csg, nsg) = parse_stages(bhs, Opcode::LoginRequest)?;
+        let mut isid = [0; 6];
+        isid.copy_from_slice(&bhs.0[8..14]);
+        Ok(Self {
+            incomplete,
+            csg,
+            nsg,
+            version_max: bhs.0[2],
+            version_min: bhs.0[3],
+            isid,
+            tsih: bhs.u16_at::<14>(),
+            itt: bhs.itt(),
+            cid: bhs.u16_at::<20>(),
+            cmd_sn: Serial(bhs.u32_at::<24>()),
+            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+        })
+    }
+
+    /// Emits the header; the sender sets the data segment length.
+    #[must_use]
+    pub fn emit(&self) -> Bhs {
+        let mut bhs = Bhs::new(Opcode::LoginRequest);
+        // The I bit is always set (11.12).
+        bhs.0[0] |= 0x40;
+        emit_stages(&mut bhs, self.incomplete, self.csg, self.nsg);
+        bhs.0[2] = self.version_max;
+        bhs.0[3] = self.version_min;
+        bhs.put::<8, 6>(self.isid);
+        bhs.put::<14, 2>(self.tsih.to_be_bytes());
+        bhs.put_u32::<16>(self.itt);
+        bhs.put::<20, 2>(self.cid.to_be_bytes());
+        bhs.put_u32::<24>(self.cmd_sn.0);
+        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs
+    }
+}
+
+/// Status-Class and Status-Detail of a Login Response (RFC 7143 11.13.5), class in the high byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LoginStatus(pub u16);
+
+impl LoginStatus {
+    /// Login is proceeding.
+    pub const SUCCESS: Self = Self(0x0000);
+    /// The target moved temporarily; TargetAddress tells where.
+    pub const TARGET_MOVED_TEMPORARILY: Self = Self(0x0101);
+    /// The target moved permanently; TargetAddress tells where.
+    pub const TARGET_MOVED_PERMANENTLY: Self = Self(0x0102);
+    /// Miscellaneous initiator error.
+    pub const INITIATOR_ERROR: Self = Self(0x0200);
+    /// Authentication failure.
+    pub const AUTHENTICATION_FAILURE: Self = Self(0x0201);
+    /// Authorization failure: the initiator may not use the target.
+    pub const AUTHORIZATION_FAILURE: Self = Self(0x0202);
+    /// Not found: no such target.
+    pub const NOT_FOUND: Self = Self(0x0203);
+    /// Target removed: no forwarding address.
+    pub const TARGET_REMOVED: Self = Self(0x0204);
+    /// Unsupported version.
+    pub const UNSUPPORTED_VERSION: Self = Self(0x0205);
+    /// Too many connections.
+    pub const TOO_MANY_CONNECTIONS: Self = Self(0x0206);
+    /// Missing parameter, such as the initiator's name.
+    pub const MISSING_PARAMETER: Self = Self(0x0207);
+    /// Cannot include this connection in the session.
+    pub const CANNOT_INCLUDE_IN_SESSION: Self = Self(0x0208);
+    /// Session type not supported.
+    pub const SESSION_TYPE_NOT_SUPPORTED: Self = Self(0x0209);
+    /// Session does not exist.
+    pub const SESSION_DOES_NOT_EXIST: Self = Self(0x020a);
+    /// Invalid request type during login.
+    pub const INVALID_DURING_LOGIN: Self = Self(0x020b);
+    /// Target error.
+    pub const TARGET_ERROR: Self = Self(0x0300);
+    /// Service unavailable.
+    pub const SERVICE_UNAVAILABLE: Self = Self(0x0301);
+    /// Out of resources.
+    pub const OUT_OF_RESOURCES: Self = Self(0x0302);
+
+    /// Status-Class: 0 success, 1 redirection, 2 initiator error, 3 target error.
+    #[must_use]
+    pub const fn class(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Status-Detail.
+    #[must_use]
+    pub const fn detail(self) -> u8 {
+        self.0 as u8
+    }
+}
+
+impl core::fmt::Display for LoginStatus {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let words = match *self {
+            Self::SUCCESS => "success",
+            Self::TARGET_MOVED_TEMPORARILY => "the target moved temporarily",
+            Self::TARGET_MOVED_PERMANENTLY => "the target moved permanently",
+            Self::INITIATOR_ERROR => "initiator error",
+            Self::AUTHENTICATION_FAILURE => "authentication failure",
+            Self::AUTHORIZATION_FAILURE => "the initiator is not allowed to use the target",
+            Self::NOT_FOUND => "the target is not there",
+            Self::TARGET_REMOVED => "the target was removed",
+            Self::UNSUPPORTED_VERSION => "unsupported version",
+            Self::TOO_MANY_CONNECTIONS => "too many connections",
+            Self::MISSING_PARAMETER => "missing parameter",
+            Self::CANNOT_INCLUDE_IN_SESSION => "the connection cannot join the session",
+            Self::SESSION_TYPE_NOT_SUPPORTED => "session type not supported",
+            Self::SESSION_DOES_NOT_EXIST => "the session does not exist",
+            Self::INVALID_DURING_LOGIN => "invalid request type during login",
+            Self::TARGET_ERROR => "target error",
+            Self::SERVICE_UNAVAILABLE => "service unavailable",
+            Self::OUT_OF_RESOURCES => "the target is out of resources",
+            _ => "undefined status",
+        };
+        write!(f, "{words} (status class {:#04x}, detail {:#04x})", self.class(), self.detail())
+    }
+}
+
+/// Login Response (RFC 7143 11.13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginResponse {
+    /// C bit: the text continues in the next response.
+    pub incomplete: bool,
+    /// CSG: the current stage.
+    pub csg: Stage,
+    /// NSG, when the T bit grants the transition.
+    pub nsg: Option<Stage>,
+    /// Highest version supported.
+    pub version_max: u8,
+    /// Version in use.
+    pub version_active: u8,
+    /// ISID, echoed.
+    pub isid: [u8; 6],
+    /// TSIH; the target's number in the final response.
+    pub tsih: u16,
+    /// Initiator Task Tag, echoed.
+    pub itt: u32,
+    /// StatSN; valid when the status is success.
+    pub stat_sn: Serial,
+    /// ExpCmdSN.
+    pub exp_cmd_sn: Serial,
+    /// MaxCmdSN.
+    pub max_cmd_sn: Serial,
+    /// Status.
+    pub status: LoginStatus,
+}
+
+impl LoginResponse {
+    /// Parses the header.
+    ///
+    /// # Errors
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved stage, or T and C together; stages are not looked at when the status is
+    /// not success.
+    pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
+        bhs.expect(Opcode::LoginResponse)?;
+        let status = LoginStatus(bhs.u16_at::<36>());
+        let (_, incomplete, csg, nsg) = match parse_stages(bhs, Opcode::LoginResponse) {
+            Err(_) if status.class() != 0 => (false, false, Stage::SecurityNegotiation, None),
+            stages => stages?,
+        };
+        let mut isid = [0; 6];
+        isid.copy_from_slice(&bhs.0[8..14]);
+        Ok(Self {
+            incomplete,
+            csg,
+            nsg,
+            version_max: bhs.0[2],
+            version_active: bhs.0[3],
+            isid,
+            tsih: bhs.u16_at::<14>(),
+            itt: bhs.itt(),
+            stat_sn: Serial(bhs.u32_at::<24>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
+            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+            status,
+        })
+    }
+
+    /// Emits the header; the sender sets the data segment length.
+    #[must_use]
+    pub fn emit(&self) -> Bhs {
+        let mut bhs = Bhs::new(Opcode::LoginResponse);
+        emit_stages(&mut bhs, self.incomplete, self.csg, self.nsg);
+        bhs.0[2] = self.version_max;
+        bhs.0[3] = self.version_active;
+        bhs.put::<8, 6>(self.isid);
+        bhs.put::<14, 2>(self.tsih.to_be_bytes());
+        bhs.put_u32::<16>(self.itt);
+        bhs.put_u32::<24>(self.stat_sn.0);
+        bhs.put_u32::<28>(self.exp_cmd_sn.0);
+        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs.put::<36, 2>(self.status.0.to_be_bytes());
+        bhs
+    }
+}
+
+/// Text Request (RFC 7143 11.10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextRequest {
+    /// I bit.
+    pub immediate: bool,
+    /// F bit: the initiator has nothing more to say.
+    pub is_final: bool,
+    /// C bit: the text continues in the next request.
+    pub incomplete: bool,
+    /// LUN, as in the response that it follows.
+    pub lun: u64,
+    /// Initiator Task Tag.
+    pub itt: u32,
+    /// Target Transfer Tag of the response that it follows, or [`super::RESERVED_TAG`] for a new exchange.
+    pub ttt: u32,
+    /// CmdSN.
+    pub cmd_sn: Serial,
+    /// ExpStatSN.
+    pub exp_stat_sn: Serial,
+}
+
+impl TextRequest {
+    /// Parses the header.
+    ///
+    /// # Errors
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for F and C together (11.10.2).
+    pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
+        bhs.expect(Opcode::TextRequest)?;
+        let (is_final, incomplete) = parse_text_flags(bhs, Opcode::TextRequest)?;
+        Ok(Self {
+            immediate: bhs.immediate(),
+            is_final,
+            incomplete,
+            lun: bhs.lun(),
+            itt: bhs.itt(),
+            ttt: bhs.u32_at::<20>(),
+            cmd_sn: Serial(bhs.u32_at::<24>()),
+            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+        })
+    }
+
+    /// Emits the header; the sender sets the data segment length.
+    #[must_use]
+    pub fn emit(&self) -> Bhs {
+        let mut bhs = Bhs::new(Opcode::TextRequest);
+        bhs.set_flag::<0>(0x40, self.immediate);
+        bhs.set_flag::<1>(0x80, self.is_final);
+        bhs.set_flag::<1>(0x40, self.incomplete);
+        bhs.put_lun(self.lun);
+        bhs.put_u32::<16>(self.itt);
+        bhs.put_u32::<20>(self.ttt);
+        bhs.put_u32::<24>(self.cmd_sn.0);
+        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs
+    }
+}
+
+fn parse_text_flags(bhs: &Bhs, opcode: Opcode) -> Result<(bool, bool), PduError> {
+    let (is_final, incomplete) = (bhs.is_final(), bhs.0[1] & 0x40 != 0);
+    if is_final && incomplete {
+        return Err(PduError::InvalidField { opcode, field: "F with C", value: bhs.0[1].into() });
+    }
+    Ok((is_final, incomplete))
+}
+
+/// Text Response (RFC 7143 11.11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextResponse {
+    /// F bit: the target has nothing more to say.
+    pub is_final: bool,
+    /// C bit: the text continues in the next response.
+    pub incomplete: bool,
+    /// LUN, together with the TTT.
+    pub lun: u64,
+    /// Initiator Task Tag, echoed.
+    pub itt: u32,
+    /// Target Transfer Tag, [`super::RESERVED_TAG`] with the F bit.
+    pub ttt: u32,
+    /// StatSN.
+    pub stat_sn: Serial,
+    /// ExpCmdSN.
+    pub exp_cmd_sn: Serial,
+    /// MaxCmdSN.
+    pub max_cmd_sn: Serial,
+}
+
+impl TextResponse {
+    /// Parses the header.
+    ///
+    /// # Errors
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for F and C together (11.11.2).
+    pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
+        bhs.expect(Opcode::TextResponse)?;
+        let (is_final, incomplete) = parse_text_flags(bhs, Opcode::TextResponse)?;
+        Ok(Self {
+            is_final,
+            incomplete,
+            lun: bhs.lun(),
+            itt: bhs.itt(),
+            ttt: bhs.u32_at::<20>(),
+            stat_sn: Serial(bhs.u32_at::<24>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
+            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+        })
+    }
+
+    /// Emits the header; the sender sets the data segment length.
+    #[must_use]
+    pub fn emit(&self) -> Bhs {
+        let mut bhs = Bhs::new(Opcode::TextResponse);
+        bhs.set_flag::<1>(0x80, self.is_final);
+        bhs.set_flag::<1>(0x40, self.incomplete);
+        bhs.put_lun(self.lun);
+        bhs.put_u32::<16>(self.itt);
+        bhs.put_u32::<20>(self.ttt);
+        bhs.put_u32::<24>(self.stat_sn.0);
+        bhs.put_u32::<28>(self.exp_cmd_sn.0);
+        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs
+    }
+}
+
+/// Why the initiator logs out (RFC 7143 11.14.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LogoutReason {
+    /// Close the session.
+    CloseSession = 0,
+    /// Close the connection.
+    CloseConnection = 1,
+    /// Remove the connection for recovery.
+    RemoveForRecovery = 2,
+}
+
+/// Logout Request (RFC 7143 11.14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogoutRequest {
+    /// I bit.
+    pub immediate: bool,
+    /// The reason.
+    pub reason: LogoutReason,
+    /// Initiator Task Tag.
+    pub itt: u32,
+    /// CID of the connection to close; reserved when the session is closed.
+    pub cid: u16,
+    /// CmdSN.
+    pub cmd_sn: Serial,
+    /// ExpStatSN.
+    pub exp_stat_sn: Serial,
+}
+
+impl LogoutRequest {
+    /// Parses the header.
+    ///
+    /// # Errors
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved reason.
+    pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
+        bhs.expect(Opcode::LogoutRequest)?;
+        Ok(Self {
+            immediate: bhs.immediate(),
+            reason: match bhs.0[1] & 0x7f {
+                0 => LogoutReason::CloseSession,
+                1 => LogoutReason::CloseConnection,
+                2 => LogoutReason::RemoveForRecovery,
+                value => {
+                    return Err(PduError::InvalidField {
+                        opcode: Opcode::LogoutRequest,
+                        field: "Reason Code",
+                        value: value.into(),
+                    });
+                }
+            },
+            itt: bhs.itt(),
+            cid: bhs.u16_at::<20>(),
+            cmd_sn: Serial(bhs.u32_at::<24>()),
+            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+        })
+    }
+
+    /// Emits the header.
+    #[must_use]
+    pub fn emit(&self) -> Bhs {
+        let mut bhs = Bhs::new(Opcode::LogoutRequest);
+        bhs.set_flag::<0>(0x40, self.immediate);
+        bhs.0[1] = 0x80 | self.reason as u8;
+        bhs.put_u32::<16>(self.itt);
+        bhs.put::<20, 2>(self.cid.to_be_bytes());
+        bhs.put_u32::<24>(self.cmd_sn.0);
+        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs
+    }
+}
+
+/// Outcome of a logout (RFC 7143 11.15.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LogoutResult {
+    /// Connection or session closed successfully.
+    Closed = 0,
+    /// CID not found.
+    CidNotFound = 1,
+    /// Connection recovery is not supported.
+    RecoveryNotSupported = 2,
+    /// Cleanup failed.
+    CleanupFailed = 3,
+}
+
+/// Logout Response (RFC 7143 11.15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogoutResponse {
+    /// The outcome.
+    pub response: LogoutResult,
+    /// Initiator Task Tag, echoed.
+    pub itt: u32,
+    /// StatSN.
+    pub stat_sn: Serial,
+    /// ExpCmdSN.
+    pub exp_cmd_sn: Serial,
+    /// MaxCmdSN.
+    pub max_cmd_sn: Serial,
+    /// Time2Wait in seconds.
+    pub time2wait: u16,
+    /// Time2Retain in seconds.
+    pub time2retain: u16,
+}
+
+impl LogoutResponse {
+    /// Parses the header.
+    ///
+    /// # Errors
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved response.
+    pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
+        bhs.expect(Opcode::LogoutResponse)?;
+        Ok(Self {
+            response: match bhs.0[2] {
+                0 => LogoutResult::Closed,
+                1 => LogoutResult::CidNotFound,
+                2 => LogoutResult::RecoveryNotSupported,
+                3 => LogoutResult::CleanupFailed,
+                value => {
+                    return Err(PduError::InvalidField {
+                        opcode: Opcode::LogoutResponse,
+                        field: "Response",
+                        value: value.into(),
+                    });
+                }
+            },
+            itt: bhs.itt(),
+            stat_sn: Serial(bhs.u32_at::<24>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
+            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+            time2wait: bhs.u16_at::<40>(),
+            time2retain: bhs.u16_at::<42>(),
+        })
+    }
+
+    /// Emits the header.
+    #[must_use]
+    pub fn emit(&self) -> Bhs {
+        let mut bhs = Bhs::new(Opcode::LogoutResponse);
+        bhs.0[1] = 0x80;
+        bhs.0[2] = self.response as u8;
+        bhs.put_u32::<16>(self.itt);
+        bhs.put_u32::<24>(self.stat_sn.0);
+        bhs.put_u32::<28>(self.exp_cmd_sn.0);
+        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs.put::<40, 2>(self.time2wait.to_be_bytes());
+        bhs.put::<42, 2>(self.time2retain.to_be_bytes());
+        bhs
+    }
+}
