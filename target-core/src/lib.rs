@@ -7,4 +7,8 @@
 
 extern crate alloc;
 
+#[allow(dead_code, reason = "the registry and the logical units come to use it")]
+mod lock;
+#[allow(dead_code, reason = "the session comes to use it")]
+pub mod stats;
 pub mod store;
