@@ -1,0 +1,228 @@
+//! A SCSI command on its way through the initiator, and what comes back.
+
+use core::fmt;
+use core::time::Duration;
+
+use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::pdu::{RejectReason, Residual, TaskAttribute};
+use iscsi_proto::scsi::{CdbBuf, Lun, Sense, Status, opcode};
+
+/// Whether a command may be sent again when nobody knows what became of it: its connection was lost, or the target lost it, before its status came.
+///
+/// The policy by operation code ([`Repeat::ByOpcode`]) is: what only reads, and what has the same outcome done once or twice, is repeated (READ, WRITE,
+/// WRITE AND VERIFY, VERIFY, PRE-FETCH, SYNCHRONIZE CACHE, UNMAP, WRITE SAME, INQUIRY, REPORT LUNS, READ CAPACITY, GET LBA STATUS, MODE SENSE, MODE SELECT,
+/// LOG SENSE, TEST UNIT READY, REQUEST SENSE, START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL, MAINTENANCE IN, PERSISTENT RESERVE IN, READ BUFFER,
+/// READ DEFECT DATA, RECEIVE DIAGNOSTIC RESULTS). Everything else is not: COMPARE AND WRITE would miscompare against its own first run, PERSISTENT RESERVE OUT
+/// and RESERVE change what others may do, ORWRITE, XDWRITEREAD, FORMAT UNIT, SEND DIAGNOSTIC, third-party copies, pass-through and codes that are not
+/// known here may do anything. A command that certainly never ran (BUSY, TASK SET FULL, a unit attention, not yet sent) is always sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Repeat {
+    /// By the operation code, as above.
+    #[default]
+    ByOpcode,
+    /// The caller knows that it may be repeated.
+    Always,
+    /// The caller knows that it must not be.
+    Never,
+}
+
+impl Repeat {
+    /// Whether this command may be repeated.
+    #[must_use]
+    pub fn allows(self, cdb: &CdbBuf) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::ByOpcode => is_repeatable(cdb),
+        }
+    }
+}
+
+fn is_repeatable(cdb: &CdbBuf) -> bool {
+    use iscsi_proto::scsi::service_action::{READ_32, VERIFY_32, WRITE_32, WRITE_AND_VERIFY_32, WRITE_SAME_32};
+    let cdb = cdb.as_cdb();
+    match cdb.opcode() {
+        opcode::TEST_UNIT_READY
+        | opcode::REQUEST_SENSE
+        | opcode::READ_6
+        | opcode::READ_10
+        | opcode::READ_12
+        | opcode::READ_16
+        | opcode::WRITE_6
+        | opcode::WRITE_10
+        | opcode::WRITE_12
+        | opcode::WRITE_16
+        | opcode::WRITE_AND_VERIFY_10
+        | opcode::WRITE_AND_VERIFY_12
+        | opcode::WRITE_AND_VERIFY_16
+        | opcode::WRITE_SAME_10
+        | opcode::WRITE_SAME_16
+        | opcode::VERIFY_10
+        | opcode::VERIFY_12
+        | opcode::VERIFY_16
+        | opcode::PRE_FETCH_10
+        | opcode::PRE_FETCH_16
+        | opcode::SYNCHRONIZE_CACHE_10
+        | opcode::SYNCHRONIZE_CACHE_16
+        | opcode::UNMAP
+        | opcode::INQUIRY
+        | opcode::REPORT_LUNS
+        | opcode::READ_CAPACITY_10
+        | opcode::SERVICE_ACTION_IN_16
+        | opcode::MODE_SENSE_6
+        | opcode::MODE_SENSE_10
+        | opcode::MODE_SELECT_6
+        | opcode::MODE_SELECT_10
+        | opcode::LOG_SENSE
+        | opcode::START_STOP_UNIT
+        | opcode::PREVENT_ALLOW_MEDIUM_REMOVAL
+        | opcode::MAINTENANCE_IN
+        | opcode::PERSISTENT_RESERVE_IN
+        | opcode::READ_BUFFER_10
+        | opcode::READ_DEFECT_DATA_10
+        | opcode::READ_DEFECT_DATA_12
+        | opcode::RECEIVE_DIAGNOSTIC_RESULTS => true,
+        opcode::VARIABLE_LENGTH => {
+            matches!(cdb.service_action(), Some(READ_32 | VERIFY_32 | WRITE_32 | WRITE_AND_VERIFY_32 | WRITE_SAME_32))
+        }
+        _ => false,
+    }
+}
+
+/// A SCSI command to send.
+#[derive(Debug)]
+pub struct Command {
+    /// The application's name for it; comes back in the [`Completion`].
+    pub token: u64,
+    /// Logical unit.
+    pub lun: Lun,
+    /// The CDB.
+    pub cdb: CdbBuf,
+    /// Task attribute.
+    pub attribute: TaskAttribute,
+    /// Data for the target: the Expected Data Transfer Length of a write.
+    pub data_out: Option<CommandData>,
+    /// Where data from the target land: the Expected Data Transfer Length of a read.
+    pub data_in: Option<Sink>,
+    /// Whether it may be sent again when its fate is not known.
+    pub repeat: Repeat,
+    /// Whether unit attentions, BUSY and the like are dealt with by sending it again; else they are reported as they come.
+    pub retry: bool,
+    /// Time for the answer, from its sending on; `None` takes the session's.
+    pub timeout: Option<Duration>,
+}
+
+impl Command {
+    /// A command without data, SIMPLE, retried by policy.
+    #[must_use]
+    pub const fn new(token: u64, lun: Lun, cdb: CdbBuf) -> Self {
+        Self {
+            token,
+            lun,
+            cdb,
+            attribute: TaskAttribute::Simple,
+            data_out: None,
+            data_in: None,
+            repeat: Repeat::ByOpcode,
+            retry: true,
+            timeout: None,
+        }
+    }
+}
+
+/// The target's answer to a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// SCSI status code.
+    pub status: u8,
+    /// Sense data of a CHECK CONDITION.
+    pub sense: Option<Sense>,
+    /// How far the transfer differs from what was expected.
+    pub residual: Residual,
+}
+
+impl Outcome {
+    /// Whether the command is done: GOOD, CONDITION MET, or sense data that tell of success.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.status == Status::Good.to_byte() || self.status == Status::ConditionMet.to_byte()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Status::from_byte(self.status) {
+            Some(status) => write!(f, "{status}")?,
+            None => write!(f, "status {:#04x}", self.status)?,
+        }
+        if let Some(sense) = &self.sense {
+            write!(f, ", {sense}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a command has no status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The connection was lost while the command was under way, and it is not one to be repeated.
+    #[error(
+        "the connection was lost while the command was under way, and sending it again could do its work twice: find out what it did, then decide"
+    )]
+    NotRepeatable,
+    /// No answer came in time; the command has been aborted.
+    #[error(
+        "the target did not answer the command in time, so it was aborted: the logical unit may be overloaded or stuck"
+    )]
+    TimedOut,
+    /// It was aborted, by a task management function or by the application.
+    #[error("the command was aborted")]
+    Aborted,
+    /// The target rejected the PDU.
+    #[error("the target rejected the command's PDU ({0:?})")]
+    Rejected(RejectReason),
+    /// The target gave a service response other than "completed at target".
+    #[error("the target failed to carry the command out (iSCSI response {0:#04x})")]
+    TargetFailure(u8),
+    /// It kept being BUSY, or the like, for as many times as the limit allows.
+    #[error("the target kept refusing the command for now: try later, or with fewer commands under way")]
+    RetriesExhausted,
+    /// The session ended before it could be done.
+    #[error("the session ended before the command was done")]
+    SessionEnded,
+    /// The command contradicts itself or the session's limits.
+    #[error("the command cannot be sent: {0}")]
+    Invalid(&'static str),
+}
+
+/// A finished command. Its buffers come back.
+#[derive(Debug)]
+pub struct Completion {
+    /// The command's token.
+    pub token: u64,
+    /// The answer, or why there is none.
+    pub result: Result<Outcome, Failure>,
+    /// The data that were for the target.
+    pub data_out: Option<CommandData>,
+    /// The sink with the data that came.
+    pub data_in: Option<Sink>,
+    /// How many bytes came.
+    pub data_in_len: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iscsi_proto::scsi::BlockIo;
+
+    #[test]
+    fn what_must_not_be_done_twice_is_not_repeated() {
+        let caw = BlockIo::new(0, 1).to_cdb(opcode::COMPARE_AND_WRITE).unwrap();
+        assert!(!Repeat::ByOpcode.allows(&caw));
+        assert!(Repeat::Always.allows(&caw));
+        assert!(Repeat::ByOpcode.allows(&BlockIo::new(0, 1).write()));
+        assert!(!Repeat::Never.allows(&BlockIo::new(0, 1).write()));
+        assert!(!Repeat::ByOpcode.allows(&CdbBuf::new(&[0xc1; 16]).unwrap()));
+        assert!(!Repeat::ByOpcode.allows(&CdbBuf::new(&[opcode::PERSISTENT_RESERVE_OUT; 10]).unwrap()));
+    }
+}

@@ -1,0 +1,194 @@
+//! What a session is asked to be: names, secrets, wishes for the negotiation, times and limits.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use core::time::Duration;
+
+use iscsi_proto::login::Offer;
+
+use crate::url::{Credentials, Portal, Url};
+
+/// The initiator's name where none is given. Targets with access lists want one of the machine's own.
+pub const DEFAULT_INITIATOR_NAME: &str = "iqn.2026-11.com.example.iscsi:initiator";
+
+/// How long the initiator waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a TCP connection to stand. Default 10 s.
+    pub connect: Duration,
+    /// For the whole login, from the first request on. Default 15 s.
+    pub login: Duration,
+    /// For a command, from its sending on; then it is aborted. Default 60 s.
+    pub command: Duration,
+    /// For the answer to a task management function; then the next harder one is tried: ABORT TASK, LOGICAL UNIT RESET, a new connection. Default 10 s.
+    pub task_management: Duration,
+    /// Silence on the connection after which a NOP-Out asks whether the target is there. Default 5 s; zero asks never.
+    pub keepalive_interval: Duration,
+    /// For the answer to that NOP-Out; then the connection counts as dead. Default 5 s.
+    pub keepalive: Duration,
+    /// For the answer to a logout. Default 5 s.
+    pub logout: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            login: Duration::from_secs(15),
+            command: Duration::from_secs(60),
+            task_management: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive: Duration::from_secs(5),
+            logout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How a lost connection is built anew.
+///
+/// The first attempt comes after the Time2Wait that the target asked for, or at once when none was agreed on for this kind of end; each
+/// further one after twice the time of the one before, with jitter, from `first_delay` up to `longest_delay`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReconnectPolicy {
+    /// How long attempts go on before the session ends with an error. Default 120 s; zero never reconnects.
+    pub deadline: Duration,
+    /// Delay before the second attempt. Default 100 ms.
+    pub first_delay: Duration,
+    /// Longest delay between attempts. Default 5 s.
+    pub longest_delay: Duration,
+    /// Whether the DefaultTime2Wait of the negotiation holds before the first attempt (RFC 7143 13.15). Default true.
+    pub honour_time2wait: bool,
+    /// Seed of the jitter; `None` takes one from the clock.
+    pub seed: Option<u64>,
+}
+
+impl Default for ReconnectPolicy {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(120),
+            first_delay: Duration::from_millis(100),
+            longest_delay: Duration::from_secs(5),
+            honour_time2wait: true,
+            seed: None,
+        }
+    }
+}
+
+/// Bounds of a session's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Commands under way at a time, 1 to 4096; the target's command window may allow fewer. Default 256.
+    pub commands: u16,
+    /// Idle bytes that the session's buffer pool keeps. Default 16 MiB.
+    pub pool_bytes: usize,
+    /// Bytes of one answer to a Text Request, such as SendTargets. Default 1 MiB.
+    pub text_bytes: usize,
+    /// How often a command is sent anew after BUSY, TASK SET FULL, a unit attention or ABORTED COMMAND. Default 32.
+    pub retries: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { commands: 256, pool_bytes: 16 << 20, text_bytes: 1 << 20, retries: 32 }
+    }
+}
+
+/// A normal session to one target.
+///
+/// ```
+/// use initiator_core::{SessionConfig, Url};
+/// let url: Url = "iscsi://127.0.0.1/iqn.2004-10.com.example:disk/0".parse().unwrap();
+/// let mut config = SessionConfig::from_url(&url);
+/// config.timeouts.command = std::time::Duration::from_secs(30);
+/// assert_eq!(config.target_name, "iqn.2004-10.com.example:disk");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Where to connect to.
+    pub portal: Portal,
+    /// The target's name.
+    pub target_name: String,
+    /// Our name. Default [`DEFAULT_INITIATOR_NAME`].
+    pub initiator_name: String,
+    /// Our alias.
+    pub initiator_alias: Option<String>,
+    /// ISID; `None` makes one up of random bytes. Two sessions of one initiator name to one target portal group need different ones (RFC 7143 4.4.2).
+    pub isid: Option<[u8; 6]>,
+    /// Who we are (CHAP).
+    pub credentials: Option<Credentials>,
+    /// Who the target has to prove to be (mutual CHAP).
+    pub target_credentials: Option<Credentials>,
+    /// What we offer in the negotiation.
+    pub offer: Offer,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// Reconnection.
+    pub reconnect: ReconnectPolicy,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl SessionConfig {
+    /// A session to a target at a portal, all else by default.
+    #[must_use]
+    pub fn new(portal: Portal, target_name: impl Into<String>) -> Self {
+        Self {
+            portal,
+            target_name: target_name.into(),
+            initiator_name: DEFAULT_INITIATOR_NAME.to_owned(),
+            initiator_alias: None,
+            isid: None,
+            credentials: None,
+            target_credentials: None,
+            offer: Offer::default(),
+            timeouts: Timeouts::default(),
+            reconnect: ReconnectPolicy::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The session that a URL describes; its LUN is the caller's business.
+    #[must_use]
+    pub fn from_url(url: &Url) -> Self {
+        let mut config = Self::new(url.portal.clone(), url.target.clone());
+        config.credentials = url.credentials.clone();
+        config.target_credentials = url.target_credentials.clone();
+        if let Some(name) = &url.initiator {
+            config.initiator_name.clone_from(name);
+        }
+        if let Some(digests) = &url.header_digest {
+            config.offer.header_digest.clone_from(digests);
+        }
+        if let Some(digests) = &url.data_digest {
+            config.offer.data_digest.clone_from(digests);
+        }
+        config
+    }
+}
+
+/// A discovery session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoveryConfig {
+    /// Our name. Default [`DEFAULT_INITIATOR_NAME`].
+    pub initiator_name: String,
+    /// Who we are (CHAP).
+    pub credentials: Option<Credentials>,
+    /// Who the target has to prove to be (mutual CHAP).
+    pub target_credentials: Option<Credentials>,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self {
+            initiator_name: DEFAULT_INITIATOR_NAME.to_owned(),
+            credentials: None,
+            target_credentials: None,
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        }
+    }
+}

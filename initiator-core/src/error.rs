@@ -1,0 +1,183 @@
+//! What can go wrong between an application and a remote disk, each with a sentence that says what to do.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use iscsi_proto::pdu::LoginStatus;
+
+use crate::command::{Failure, Outcome};
+use crate::url::UrlError;
+
+/// What a session, a discovery or a disk operation failed with.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL or the portal's address cannot be used.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The configuration contradicts itself.
+    #[error("the session cannot be configured like this: {0}")]
+    Config(String),
+    /// The host's name has no address.
+    #[error("the host \"{host}\" has no address ({reason}): check its spelling and the name service")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// Nobody listens there.
+    #[error("{portal} refuses the connection: check that the target runs, and that address and port are right")]
+    Refused {
+        /// The portal.
+        portal: String,
+    },
+    /// The connection could not be made.
+    #[error("{portal} cannot be reached ({reason}): check the address, the network and the firewall between")]
+    Unreachable {
+        /// The portal.
+        portal: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// No connection in time.
+    #[error(
+        "{portal} did not answer the connection within {after:?}: check the address, and that no firewall drops the packets"
+    )]
+    ConnectTimeout {
+        /// The portal.
+        portal: String,
+        /// The timeout.
+        after: Duration,
+    },
+    /// What listens there is something else.
+    #[error("what answers at {portal} does not speak iSCSI: check the port, which is usually 3260")]
+    NotIscsi {
+        /// The portal.
+        portal: String,
+    },
+    /// The peer took the connection and then said nothing, or stopped in the middle of login.
+    #[error(
+        "{portal} took the connection but was silent for {after:?} during login: the target is stuck or overloaded, or something else listens there"
+    )]
+    Silent {
+        /// The portal.
+        portal: String,
+        /// The login timeout.
+        after: Duration,
+    },
+    /// The peer hung up during login.
+    #[error(
+        "{portal} closed the connection during login: look into the target's log; it may not speak iSCSI, or refuse this address"
+    )]
+    ClosedInLogin {
+        /// The portal.
+        portal: String,
+    },
+    /// Login failed.
+    #[error("{portal}, target {target}: {reason}")]
+    Login {
+        /// The portal.
+        portal: String,
+        /// The target's name, or `discovery`.
+        target: String,
+        /// The status of the login response, or the one that fits our own finding.
+        status: LoginStatus,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The session was lost, and every attempt to build it anew within the deadline failed.
+    #[error("the session was lost and could not be built anew within {after:?}; the last attempt: {last}")]
+    Lost {
+        /// The deadline.
+        after: Duration,
+        /// The last attempt's error.
+        last: Arc<Error>,
+    },
+    /// The connection broke where nothing is repeated (discovery, logout).
+    #[error("the connection to {portal} broke: {reason}")]
+    Broken {
+        /// The portal.
+        portal: String,
+        /// How.
+        reason: String,
+    },
+    /// The session has been logged out, by us or at the target's wish.
+    #[error("the session is over: it has been logged out; connect anew")]
+    LoggedOut,
+    /// The target has no such LUN.
+    #[error(
+        "target {target} has no LUN {lun} for this initiator: `iscsi luns` lists those that there are; the target's access list may mask it"
+    )]
+    NoSuchLun {
+        /// The target's name.
+        target: String,
+        /// The LUN.
+        lun: u16,
+    },
+    /// The LUN is no disk.
+    #[error("LUN {lun} is no disk: its peripheral device type is {device_type:#04x}")]
+    NotADisk {
+        /// The LUN.
+        lun: u16,
+        /// PERIPHERAL DEVICE TYPE (SPC-5 6.6.2).
+        device_type: u8,
+    },
+    /// The device server answered with a status other than GOOD.
+    #[error("{command} on LUN {lun} ended with {outcome}")]
+    Scsi {
+        /// The command's name.
+        command: String,
+        /// The LUN.
+        lun: u16,
+        /// Status and sense data.
+        outcome: Outcome,
+    },
+    /// The command has no status.
+    #[error("{command} on LUN {lun}: {failure}")]
+    Command {
+        /// The command's name.
+        command: String,
+        /// The LUN.
+        lun: u16,
+        /// Why.
+        failure: Failure,
+    },
+    /// COMPARE AND WRITE found other data than expected; nothing was written.
+    #[error("the blocks hold other data than expected, the first difference being at byte {0}; nothing was written")]
+    Miscompare(u64),
+    /// The range is not on the disk, or not whole blocks.
+    #[error(
+        "bytes {offset}+{len} cannot be accessed: the disk has {size} bytes in blocks of {block_size}, and only whole blocks can be accessed"
+    )]
+    Range {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// The disk's bytes.
+        size: u64,
+        /// The disk's block length in bytes.
+        block_size: u32,
+    },
+    /// The disk cannot do this.
+    #[error("the disk does not support {0}")]
+    Unsupported(&'static str),
+    /// The target's answer makes no sense.
+    #[error("the target's answer to {command} makes no sense: {reason}")]
+    BadAnswer {
+        /// The command's name.
+        command: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The target refused a request that is no command.
+    #[error("the target refused {what}: {reason}")]
+    Declined {
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        reason: String,
+    },
+}

@@ -1,0 +1,490 @@
+//! iSCSI URLs, in the spelling that libiscsi and QEMU made common: `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`.
+
+use alloc::borrow::ToOwned;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use iscsi_proto::chap::ChapSecret;
+use iscsi_proto::parameters::Digest;
+
+/// The port that IANA gave to iSCSI (RFC 7143 14).
+pub const DEFAULT_PORT: u16 = 3260;
+
+const SHAPE: &str = "iscsi://[user[%secret]@]host[:port]/iqn.2004-10.com.example:disk/0";
+
+/// Why a URL or a portal address cannot be used. Each sentence shows what a right one looks like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// It does not begin with `iscsi://`.
+    #[error("\"{0}\" is no iSCSI URL: it has to look like {SHAPE}")]
+    Scheme(String),
+    /// `iser://`, or `transport=iser`.
+    #[error("iSER is not built in yet: use iscsi:// to reach the same portal over TCP")]
+    IserNotYet,
+    /// No host, or one that cannot be read.
+    #[error(
+        "\"{0}\" is no host or host:port: write a name, an IPv4 address, or an IPv6 address in brackets such as [fe80::1]:3260"
+    )]
+    Host(String),
+    /// The port is no number from 1 to 65535.
+    #[error("\"{0}\" is no port: it has to be a number from 1 to 65535, and is usually 3260")]
+    Port(String),
+    /// No target name behind the host.
+    #[error("the URL names no target: it has to look like {SHAPE}")]
+    NoTarget,
+    /// The LUN is no number from 0 to 16383, or more follows it.
+    #[error("\"{0}\" is no LUN: behind the target's name stands a number from 0 to 16383, as in {SHAPE}")]
+    Lun(String),
+    /// A percent sign without two hexadecimal digits, or bytes that are no UTF-8.
+    #[error(
+        "\"{0}\" has a percent sign that is followed by no two hexadecimal digits of UTF-8; write a percent sign itself as %25"
+    )]
+    Percent(String),
+    /// An option that is not known.
+    #[error(
+        "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, initiator and transport"
+    )]
+    UnknownOption(String),
+    /// An option with a value that it cannot have.
+    #[error("the URL option {option} cannot be \"{value}\": it has to be {expected}")]
+    OptionValue {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What it can be.
+        expected: &'static str,
+    },
+}
+
+/// Host and port of a target's portal. The host is a name or an address without brackets.
+///
+/// ```
+/// use initiator_core::Portal;
+/// let portal: Portal = "[::1]:3261".parse().unwrap();
+/// assert_eq!((portal.host.as_str(), portal.port), ("::1", 3261));
+/// assert_eq!("storage".parse::<Portal>().unwrap().to_string(), "storage:3260");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Portal {
+    /// Name, IPv4 address or IPv6 address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl FromStr for Portal {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let bad = || UrlError::Host(text.to_owned());
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, behind) = rest.split_once(']').ok_or_else(bad)?;
+            let port = match behind {
+                "" => None,
+                behind => Some(behind.strip_prefix(':').ok_or_else(bad)?),
+            };
+            (host, port)
+        } else {
+            match text.split_once(':') {
+                // More than one colon is an IPv6 address that lacks its brackets.
+                Some((_, port)) if port.contains(':') => return Err(bad()),
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/?#@[]".contains(c)) {
+            return Err(bad());
+        }
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => match port.parse() {
+                Ok(0) | Err(_) => return Err(UrlError::Port(port.to_owned())),
+                Ok(number) => number,
+            },
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Portal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A CHAP name and its secret.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The name (CHAP_N).
+    pub user: String,
+    /// The secret; never printed.
+    pub secret: ChapSecret,
+}
+
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.secret.as_bytes() == other.secret.as_bytes()
+    }
+}
+
+impl Eq for Credentials {}
+
+/// Which transport a URL asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// The best one that is built in: TCP today.
+    #[default]
+    Auto,
+    /// TCP.
+    Tcp,
+}
+
+/// A parsed URL.
+///
+/// [`Display`](fmt::Display) writes it without its secrets; [`Url::to_string_with_secrets`] writes one that parses back to the same.
+///
+/// ```
+/// use initiator_core::Url;
+/// let url: Url = "iscsi://joe%s3cret@[::1]:3261/iqn.2004-10.com.example:disk/2?header-digest=crc32c".parse().unwrap();
+/// assert_eq!(url.target, "iqn.2004-10.com.example:disk");
+/// assert_eq!(url.lun, Some(2));
+/// assert_eq!(url.to_string(), "iscsi://joe@[::1]:3261/iqn.2004-10.com.example:disk/2?header-digest=crc32c");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// The portal.
+    pub portal: Portal,
+    /// The target's name.
+    pub target: String,
+    /// The LUN, where one is named: 0 to 16383.
+    pub lun: Option<u16>,
+    /// Who logs in. A user without a secret gets an empty one, which the caller replaces (from a prompt, from the environment).
+    pub credentials: Option<Credentials>,
+    /// Who the target has to prove to be: options `target_user` and `target_password`.
+    pub target_credentials: Option<Credentials>,
+    /// Option `header-digest`: values in order of preference.
+    pub header_digest: Option<Vec<Digest>>,
+    /// Option `data-digest`: values in order of preference.
+    pub data_digest: Option<Vec<Digest>>,
+    /// Option `initiator`: the initiator's name.
+    pub initiator: Option<String>,
+    /// Option `transport`: `auto` or `tcp`.
+    pub transport: Transport,
+}
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let rest = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iscsi") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("iser") => return Err(UrlError::IserNotYet),
+            _ => return Err(UrlError::Scheme(text.to_owned())),
+        };
+        let (rest, options) = match rest.split_once('?') {
+            Some((rest, options)) => (rest, options),
+            None => (rest, ""),
+        };
+        // The last @ before the path ends the user: a secret may hold one. A secret may also hold a slash, so the @ is looked for in front of
+        // the first slash first.
+        let (authority, path) = split_path(rest);
+        let (user, portal) = match authority.rsplit_once('@') {
+            Some((user, portal)) => (Some(user), portal),
+            None => (None, authority),
+        };
+        let portal = portal.parse()?;
+        let credentials = user.map(parse_user).transpose()?;
+        let path = path.unwrap_or("").trim_end_matches('/');
+        let (target, lun) = match path.split_once('/') {
+            Some((target, lun)) => (target, Some(parse_lun(lun)?)),
+            None => (path, None),
+        };
+        if target.is_empty() {
+            return Err(UrlError::NoTarget);
+        }
+        let mut url = Self {
+            portal,
+            target: decode(target)?,
+            lun,
+            credentials,
+            target_credentials: None,
+            header_digest: None,
+            data_digest: None,
+            initiator: None,
+            transport: Transport::Auto,
+        };
+        url.parse_options(options)?;
+        Ok(url)
+    }
+}
+
+fn split_path(rest: &str) -> (&str, Option<&str>) {
+    match rest.split_once('/') {
+        Some((authority, path)) => (authority, Some(path)),
+        None => (rest, None),
+    }
+}
+
+fn parse_lun(text: &str) -> Result<u16, UrlError> {
+    text.parse().ok().filter(|lun| *lun <= 0x3fff).ok_or_else(|| UrlError::Lun(text.to_owned()))
+}
+
+/// `user%secret` as libiscsi has it, or `user:secret` where each percent sign before the colon is an encoded character.
+fn parse_user(text: &str) -> Result<Credentials, UrlError> {
+    let (user, secret) = match text.split_once(':') {
+        Some((user, secret)) if decode(user).is_ok() => (decode(user)?, decode(secret)?),
+        _ => match text.split_once('%') {
+            Some((user, secret)) => (user.to_owned(), decode(secret)?),
+            None => (text.to_owned(), String::new()),
+        },
+    };
+    Ok(Credentials { user, secret: ChapSecret::new(secret) })
+}
+
+fn decode(text: &str) -> Result<String, UrlError> {
+    let bad = || UrlError::Percent(text.to_owned());
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        if *byte != b'%' {
+            bytes.push(*byte);
+            continue;
+        }
+        let [high, low, tail @ ..] = tail else { return Err(bad()) };
+        let digit = |c: u8| (c as char).to_digit(16).ok_or_else(bad);
+        bytes.push((digit(*high)? << 4 | digit(*low)?) as u8);
+        rest = tail;
+    }
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+fn encode(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$'()*+,;".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+            out.push('%');
+            out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+}
+
+fn parse_digests(option: &'static str, value: &str) -> Result<Vec<Digest>, UrlError> {
+    value
+        .split(',')
+        .map(|word| match word.to_ascii_lowercase().as_str() {
+            "none" => Ok(Digest::None),
+            "crc32c" => Ok(Digest::Crc32c),
+            _ => Err(UrlError::OptionValue {
+                option,
+                value: value.to_owned(),
+                expected: "none, crc32c, or both separated by a comma in order of preference",
+            }),
+        })
+        .collect()
+}
+
+const fn digest_name(digest: Digest) -> &'static str {
+    match digest {
+        Digest::None => "none",
+        Digest::Crc32c => "crc32c",
+    }
+}
+
+impl Url {
+    fn parse_options(&mut self, options: &str) -> Result<(), UrlError> {
+        let (mut target_user, mut target_secret) = (None, None);
+        for option in options.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let value = decode(value)?;
+            match name {
+                "header-digest" | "header_digest" => {
+                    self.header_digest = Some(parse_digests("header-digest", &value)?);
+                }
+                "data-digest" | "data_digest" => self.data_digest = Some(parse_digests("data-digest", &value)?),
+                "target_user" => target_user = Some(value),
+                "target_password" => target_secret = Some(value),
+                "initiator" => self.initiator = Some(value),
+                "transport" => {
+                    self.transport = match value.as_str() {
+                        "auto" => Transport::Auto,
+                        "tcp" => Transport::Tcp,
+                        "iser" => return Err(UrlError::IserNotYet),
+                        _ => {
+                            return Err(UrlError::OptionValue { option: "transport", value, expected: "auto or tcp" });
+                        }
+                    }
+                }
+                _ => return Err(UrlError::UnknownOption(name.to_owned())),
+            }
+        }
+        self.target_credentials = match (target_user, target_secret) {
+            (None, None) => None,
+            (Some(user), Some(secret)) => Some(Credentials { user, secret: ChapSecret::new(secret) }),
+            (user, _) => {
+                return Err(UrlError::OptionValue {
+                    option: if user.is_some() { "target_password" } else { "target_user" },
+                    value: String::new(),
+                    expected: "given together with its other half: target_user=NAME&target_password=SECRET",
+                });
+            }
+        };
+        Ok(())
+    }
+
+    /// The URL with its secrets, for handing it to another program. It parses back to an equal one.
+    #[must_use]
+    pub fn to_string_with_secrets(&self) -> String {
+        self.write(true)
+    }
+
+    fn write(&self, secrets: bool) -> String {
+        let mut out = String::from("iscsi://");
+        if let Some(Credentials { user, secret }) = &self.credentials {
+            encode(user, &mut out);
+            let secret = core::str::from_utf8(secret.as_bytes()).unwrap_or("");
+            if secrets && (!secret.is_empty() || out.contains('%')) {
+                // A name with encoded characters takes the form with a colon, in which its percent signs are no separator.
+                out.push(if out.contains('%') { ':' } else { '%' });
+                encode(secret, &mut out);
+            }
+            out.push('@');
+        }
+        out.push_str(&self.portal.to_string());
+        out.push('/');
+        // A colon is common in target names and means nothing here.
+        for (i, part) in self.target.split(':').enumerate() {
+            if i > 0 {
+                out.push(':');
+            }
+            encode(part, &mut out);
+        }
+        if let Some(lun) = self.lun {
+            out.push('/');
+            out.push_str(&lun.to_string());
+        }
+        let mut separator = '?';
+        let mut option = |name: &str, value: &str| {
+            out.push(separator);
+            separator = '&';
+            out.push_str(name);
+            out.push('=');
+            encode(value, &mut out);
+        };
+        let digests = |list: &[Digest]| list.iter().map(|digest| digest_name(*digest)).collect::<Vec<_>>().join(",");
+        if let Some(list) = &self.header_digest {
+            option("header-digest", &digests(list));
+        }
+        if let Some(list) = &self.data_digest {
+            option("data-digest", &digests(list));
+        }
+        if let Some(Credentials { user, secret }) = self.target_credentials.as_ref().filter(|_| secrets) {
+            option("target_user", user);
+            option("target_password", core::str::from_utf8(secret.as_bytes()).unwrap_or(""));
+        }
+        if let Some(initiator) = &self.initiator {
+            option("initiator", initiator);
+        }
+        if self.transport == Transport::Tcp {
+            option("transport", "tcp");
+        }
+        out
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.write(false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Url, UrlError> {
+        text.parse()
+    }
+
+    #[test]
+    fn the_common_spellings() {
+        let url = parse("iscsi://127.0.0.1/iqn.2004-10.com.example:a/0").unwrap();
+        assert_eq!((url.portal.port, url.lun, url.credentials.is_none()), (3260, Some(0), true));
+        let url = parse("iscsi://joe%pass%40word@host:99/iqn.a:b/16383").unwrap();
+        let credentials = url.credentials.unwrap();
+        assert_eq!((credentials.user.as_str(), credentials.secret.as_bytes()), ("joe", &b"pass@word"[..]));
+        let url = parse("iscsi://a%40b:c@host/iqn.a:b").unwrap();
+        assert_eq!((url.credentials.unwrap().user.as_str(), url.lun), ("a@b", None));
+        let url = parse("iscsi://h/t/1?target_user=t&target_password=u%26v&data_digest=crc32c,none").unwrap();
+        assert_eq!(url.target_credentials.unwrap().secret.as_bytes(), b"u&v");
+        assert_eq!(url.data_digest, Some(alloc::vec![Digest::Crc32c, Digest::None]));
+    }
+
+    #[test]
+    fn each_mistake_has_its_sentence() {
+        for (text, words) in [
+            ("http://h/t/0", "is no iSCSI URL"),
+            ("h/t/0", "iscsi://[user[%secret]@]host[:port]/iqn"),
+            ("iser://h/t/0", "iSER is not built in yet"),
+            ("iscsi://h/t/0?transport=iser", "iSER is not built in yet"),
+            ("iscsi:///t/0", "is no host"),
+            ("iscsi://fe80::1/t/0", "in brackets"),
+            ("iscsi://h:0/t/0", "from 1 to 65535"),
+            ("iscsi://h:x/t/0", "from 1 to 65535"),
+            ("iscsi://h", "names no target"),
+            ("iscsi://h/", "names no target"),
+            ("iscsi://h/t/x", "\"x\" is no LUN"),
+            ("iscsi://h/t/16384", "from 0 to 16383"),
+            ("iscsi://h/t/0/1", "is no LUN"),
+            ("iscsi://h/t%zz/0", "%25"),
+            ("iscsi://h/t/0?colour=red", "\"colour\" is not known"),
+            ("iscsi://h/t/0?header-digest=md5", "none, crc32c"),
+            ("iscsi://h/t/0?target_user=a", "target_password"),
+        ] {
+            let sentence = parse(text).unwrap_err().to_string();
+            assert!(sentence.contains(words), "{text}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_displayed() {
+        let url = parse("iscsi://joe%hidden@h/t/0?target_user=x&target_password=unseen").unwrap();
+        for text in [url.to_string(), alloc::format!("{url:?}")] {
+            assert!(!text.contains("hidden") && !text.contains("unseen"), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_parses_back(user in "[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}", target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool) {
+            let credentials = Credentials { user, secret: ChapSecret::new(secret) };
+            let url = Url {
+                portal: Portal { host: "::1".to_owned(), port: 1 },
+                target,
+                lun,
+                target_credentials: mutual.then(|| credentials.clone()),
+                credentials: Some(credentials),
+                header_digest: Some(alloc::vec![Digest::Crc32c]),
+                data_digest: None,
+                initiator: Some("iqn.2004-10.com.example:me".to_owned()),
+                transport: Transport::Tcp,
+            };
+            prop_assert_eq!(parse(&url.to_string_with_secrets()), Ok(url));
+        }
+
+        #[test]
+        fn any_text_parses_or_not(text: String) {
+            let _ = parse(&alloc::format!("iscsi://{text}"));
+        }
+    }
+}
