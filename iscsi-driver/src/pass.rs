@@ -1,0 +1,243 @@
+//! One pass over a connection per wake, and what is remembered between passes.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use iscsi_memory::{SendList, socket};
+use iscsi_proto::connection::{StreamConnection, StreamEnd};
+use iscsi_proto::time::Instant;
+use tokio::io::Interest;
+use tokio::time::Sleep;
+
+use crate::{Clock, StreamSocket};
+
+/// Tokio's timer does not tell apart what is closer together.
+const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
+/// Result of one read.
+enum Received {
+    /// So many bytes came.
+    Bytes(usize),
+    /// Nothing has come; the task is woken when something does.
+    Nothing,
+    /// The connection takes nothing before it has sent something.
+    NoRoom,
+    /// The receiving side is closed.
+    Closed,
+}
+
+/// The state of a driven connection between passes.
+pub(crate) struct Pass {
+    clock: Clock,
+    bytes_per_wake: usize,
+    /// The peer has closed its sending side.
+    peer_closed: bool,
+    /// Why the stream broke, once the connection has been told.
+    broken: Option<io::Error>,
+    /// When the timer fires: never later than the connection's timeout.
+    armed: Option<Instant>,
+    /// The timer is not armed before this: a timeout that stays in the past does not spin.
+    not_before: Instant,
+}
+
+impl Pass {
+    pub(crate) fn new(clock: Clock, bytes_per_wake: usize) -> Self {
+        Self { clock, bytes_per_wake, peer_closed: false, broken: None, armed: None, not_before: Instant::ZERO }
+    }
+
+    /// Runs one pass. Ready when the connection is finished: whether the peer has closed its side.
+    pub(crate) fn poll<S, C>(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &S,
+        connection: &mut C,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<io::Result<bool>>
+    where
+        S: StreamSocket,
+        C: StreamConnection + ?Sized,
+    {
+        let now = self.clock.now();
+        connection.handle_wake(cx, now);
+        if connection.poll_timeout().is_some_and(|due| due <= now) {
+            connection.handle_timeout(now);
+            self.not_before = now + TIMER_GRAIN;
+        }
+        let exhausted = self.transfer(cx, socket, connection, now);
+        if connection.is_finished() {
+            return Poll::Ready(match self.broken.take() {
+                Some(error) => Err(error),
+                None => Ok(self.peer_closed),
+            });
+        }
+        if exhausted || self.poll_timer(cx, connection.poll_timeout(), timer).is_ready() {
+            // Tokio puts a yielding task behind the others and looks at its sockets and timers before it comes back.
+            if pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Reads and sends until the socket gives no more. Returns true when the budget ended it instead.
+    fn transfer<S, C>(&mut self, cx: &mut Context<'_>, socket: &S, connection: &mut C, now: Instant) -> bool
+    where
+        S: StreamSocket,
+        C: StreamConnection + ?Sized,
+    {
+        let mut budget = self.bytes_per_wake;
+        while self.broken.is_none() && !connection.is_finished() {
+            let received = match self.receive(cx, socket, connection, now) {
+                Ok(received) => received,
+                Err(error) => {
+                    self.break_off(error, connection, now);
+                    break;
+                }
+            };
+            let mut unsent = budget;
+            if let Err(error) = send(cx, socket, connection, now, &mut unsent) {
+                self.receive_rest(cx, socket, connection, now);
+                self.break_off(error, connection, now);
+                break;
+            }
+            let sent = budget - unsent;
+            budget = unsent;
+            match received {
+                Received::Bytes(n) => budget = budget.saturating_sub(n),
+                Received::NoRoom if sent > 0 => {}
+                // What is left to send has found a full socket or an empty budget.
+                _ => return budget == 0,
+            }
+            if budget == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Reads once.
+    fn receive<S, C>(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &S,
+        connection: &mut C,
+        now: Instant,
+    ) -> io::Result<Received>
+    where
+        S: StreamSocket,
+        C: StreamConnection + ?Sized,
+    {
+        if self.peer_closed {
+            return Ok(Received::Closed);
+        }
+        loop {
+            let mut window = connection.receive_window();
+            let room = window.len();
+            if room == 0 {
+                return Ok(Received::NoRoom);
+            }
+            if socket.poll_read_ready(cx)?.is_pending() {
+                return Ok(Received::Nothing);
+            }
+            let mut received = None;
+            let result = socket.try_io(Interest::READABLE, || {
+                let n = socket::receive(socket, &mut window)?;
+                received = Some(n);
+                // A short read has emptied the socket: taking the readiness back here saves the read that would only say so.
+                if n > 0 && n < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (received, result) {
+                (Some(0), _) => {
+                    self.peer_closed = true;
+                    connection.handle_stream_end(StreamEnd::EndOfStream, now);
+                    return Ok(Received::Closed);
+                }
+                (Some(n), _) => {
+                    connection.handle_received(n, now);
+                    return Ok(Received::Bytes(n));
+                }
+                (None, Err(error)) if !is_transient(&error) => return Err(error),
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Hands over what came before the sending side broke: a peer that closes may have said why.
+    fn receive_rest<S, C>(&mut self, cx: &mut Context<'_>, socket: &S, connection: &mut C, now: Instant)
+    where
+        S: StreamSocket,
+        C: StreamConnection + ?Sized,
+    {
+        let mut budget = self.bytes_per_wake;
+        while budget > 0
+            && let Ok(Received::Bytes(n)) = self.receive(cx, socket, connection, now)
+        {
+            budget = budget.saturating_sub(n);
+        }
+    }
+
+    fn break_off<C: StreamConnection + ?Sized>(&mut self, error: io::Error, connection: &mut C, now: Instant) {
+        self.broken = Some(error);
+        connection.handle_stream_end(StreamEnd::Broken, now);
+    }
+
+    /// Ready when `due` has come. A timeout that only moves away leaves the timer where it is: most of them move with each PDU.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, due: Option<Instant>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        let Some(due) = due else { return Poll::Pending };
+        let due = due.max(self.not_before);
+        loop {
+            if self.armed.is_none_or(|armed| due < armed) {
+                timer.as_mut().reset(self.clock.std_instant(due).into());
+                self.armed = Some(due);
+            }
+            ready!(timer.as_mut().poll(cx));
+            self.armed = None;
+            if due <= self.clock.now() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+/// Sends until nothing is left, the socket is full, or `budget` bytes are used up.
+fn send<S, C>(cx: &mut Context<'_>, socket: &S, connection: &mut C, now: Instant, budget: &mut usize) -> io::Result<()>
+where
+    S: StreamSocket,
+    C: StreamConnection + ?Sized,
+{
+    while *budget > 0 {
+        let mut list = SendList::default();
+        connection.fill_send_list(&mut list);
+        let waiting = list.len();
+        if waiting == 0 {
+            return Ok(());
+        }
+        let mut sent = 0;
+        let result = socket.try_io(Interest::WRITABLE, || {
+            sent = socket::send(socket, &list)?;
+            // A part of it has filled the socket: as with a short read.
+            if sent < waiting { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        if sent > 0 {
+            connection.handle_sent(sent, now);
+            *budget = budget.saturating_sub(sent);
+        }
+        match result {
+            Ok(()) => {}
+            Err(error) if is_transient(&error) => {
+                if socket.poll_write_ready(cx)?.is_pending() {
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
