@@ -11,7 +11,7 @@
 //! | the fields of READ, WRITE and their family | [`BlockIo`] |
 //! | the fields of each other command | [`command`] |
 //! | sense data | [`Sense`], [`SenseKey`], [`AdditionalSense`] |
-//! | parameter data | [`inquiry`], [`vpd`], [`mode`], [`capacity`], [`report`], [`provisioning`] |
+//! | parameter data | [`inquiry`], [`vpd`], [`capacity`], [`report`], [`provisioning`] |
 //!
 //! Two conventions hold throughout:
 //!
@@ -20,9 +20,14 @@
 //!   pages, and an allocation length may cut an answer anywhere.
 //! - **What is parsed can be emitted**: the same type serves both directions, and `parse(emit(x)) == x`.
 
+pub mod capacity;
 pub mod command;
+pub mod inquiry;
 pub mod opcode;
+pub mod provisioning;
+pub mod report;
 pub mod service_action;
+pub mod vpd;
 
 mod additional_sense;
 mod ascii;
