@@ -11,7 +11,7 @@
 //! | the fields of READ, WRITE and their family | [`BlockIo`] |
 //! | the fields of each other command | [`command`] |
 //! | sense data | [`Sense`], [`SenseKey`], [`AdditionalSense`] |
-//! | parameter data | [`inquiry`], [`vpd`], [`capacity`], [`report`], [`provisioning`] |
+//! | parameter data | [`inquiry`], [`vpd`], [`mode`], [`capacity`], [`report`], [`provisioning`] |
 //!
 //! Two conventions hold throughout:
 //!
@@ -23,6 +23,7 @@
 pub mod capacity;
 pub mod command;
 pub mod inquiry;
+pub mod mode;
 pub mod opcode;
 pub mod provisioning;
 pub mod report;
