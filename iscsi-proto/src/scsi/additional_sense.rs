@@ -160,6 +160,7 @@ impl fmt::Debug for AdditionalSense {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     #[test]
     fn the_table_names_each_code_once() {

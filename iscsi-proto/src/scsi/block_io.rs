@@ -319,6 +319,7 @@ const fn is_block_service_action(action: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     #[test]

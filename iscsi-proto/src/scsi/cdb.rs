@@ -244,6 +244,7 @@ impl fmt::Debug for CdbBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     #[test]

@@ -139,6 +139,7 @@ impl fmt::Display for TaskAttribute {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     #[test]
     fn codes_round_trip_and_others_are_unknown() {
