@@ -6,6 +6,7 @@ use core::task::Context;
 
 use iscsi_memory::{ReceiveWindow, SendList};
 
+use crate::datamover::Datamover;
 use crate::time::Instant;
 
 /// How a stream ended.
@@ -51,4 +52,36 @@ pub trait StreamConnection {
 
     /// Nothing is left to send or to wait for: the stream is to be closed.
     fn is_finished(&self) -> bool;
+}
+
+/// A [`Datamover`] that runs over a byte stream: what lets a session implement [`StreamConnection`] over any such mover.
+///
+/// After [`handle_received`](Self::handle_received) and [`handle_stream_end`](Self::handle_stream_end) the owner drains
+/// [`Datamover::poll_notify`] until it gives nothing.
+pub trait StreamMover: Datamover {
+    /// Where the next bytes of the stream go. Empty while too much waits to be sent, and once the connection is ending.
+    ///
+    /// It ends the validity of [`Datamover::control_ahs`] and [`Datamover::control_data`].
+    fn receive_window(&mut self) -> ReceiveWindow<'_>;
+
+    /// The first `n` bytes of the last window are filled.
+    ///
+    /// # Panics
+    /// If `n` is above the window's length.
+    fn handle_received(&mut self, n: usize);
+
+    /// The stream ended. What came whole before is still notified, then [`Notification::Terminated`](crate::datamover::Notification::Terminated).
+    fn handle_stream_end(&mut self, end: StreamEnd);
+
+    /// Adds what is to be sent, in order, as far as the list has room.
+    fn fill_send_list<'a>(&'a self, list: &mut SendList<'a>);
+
+    /// The first `n` bytes of what [`fill_send_list`](Self::fill_send_list) gave were sent.
+    ///
+    /// # Panics
+    /// If `n` is above [`Datamover::backlog`].
+    fn handle_sent(&mut self, n: usize);
+
+    /// Whether [`Notification::Terminated`](crate::datamover::Notification::Terminated) was delivered: the stream is to be closed.
+    fn is_closed(&self) -> bool;
 }

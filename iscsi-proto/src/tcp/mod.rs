@@ -1,0 +1,376 @@
+//! The TCP mover: the [`Datamover`] over a byte stream, for both roles (RFC 7143 sections 4.2 and 11).
+//!
+//! Bytes come in through a [`ReceiveWindow`] and go out through a [`SendList`]; between them stand
+//!
+//! - `staging`: the one receive buffer, out of which `receive` frames PDUs;
+//! - `target`: transfers of write data (immediate, unsolicited, R2T and Data-Out) and Data-In with status;
+//! - `initiator`: commands with their Data-Out and the placing of Data-In;
+//! - `send`: the send queue, a reused buffer for headers and small payloads and references to large ones.
+//!
+//! A payload of more than the copy limit is received straight into its sink: once its header is known and staging is empty, the window's `payload`
+//! is the sink itself. Smaller ones are copied out of staging as they come. Nothing allocates per PDU once the tables and buffers have their size.
+//!
+//! Rules beyond those of [`crate::datamover`]:
+//!
+//! - Initiator: a task's data that wait in the send queue at the time of [`Datamover::deallocate_task_resources`] stay with the mover. A
+//!   [`CommandData::Buf`](crate::datamover::CommandData) then comes back later by [`Notification::Released`], once it is sent or the connection ends;
+//!   lent memory is let go. The Data-In sink always comes back at once.
+//! - Target: the DataSN of a command runs over several [`Datamover::put_data`] calls, until the one that carries the status. Each call starts a new
+//!   sequence (F bit at its end and after every MaxBurstLength bytes).
+//! - After a fatal error, and after the stream's end, what is still queued to be sent is dropped: [`Notification::Released`] gives its buffers back,
+//!   then comes [`Notification::Terminated`].
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use iscsi_memory::{ReceiveWindow, SendList};
+
+use crate::connection::{StreamEnd, StreamMover};
+use crate::datamover::{
+    Caps, Datamover, GetData, MoverError, Notification, PutData, SendCommand, SequenceNumbers, Sink, TaskBuffers,
+    TaskHandle,
+};
+use crate::parameters::{Digest, Parameters};
+use crate::pdu::{Bhs, Opcode};
+
+mod initiator;
+mod receive;
+mod send;
+mod staging;
+mod target;
+
+/// MaxRecvDataSegmentLength until login has ended (RFC 7143 13.12: the default).
+const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
+/// Smallest staging buffer: a header with the largest AHS area and a login PDU's data segment fit.
+const SMALLEST_STAGING: usize = 16 << 10;
+
+/// The role that a mover plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Receives requests.
+    Target,
+    /// Receives responses.
+    Initiator,
+}
+
+/// Sizes of a [`TcpMover`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpMoverConfig {
+    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. It grows when a control PDU with a larger data segment comes, which the declared
+    /// MaxRecvDataSegmentLength bounds.
+    pub staging_size: usize,
+    /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8 KiB.
+    pub copy_limit: usize,
+    /// When more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4 MiB.
+    pub send_high_water: usize,
+    /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow.
+    pub max_tasks: u16,
+}
+
+impl Default for TcpMoverConfig {
+    fn default() -> Self {
+        Self { staging_size: 128 << 10, copy_limit: 8 << 10, send_high_water: 4 << 20, max_tasks: 128 }
+    }
+}
+
+/// Where the connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// PDUs come and go.
+    Open,
+    /// Our side asked for the end: what is queued is sent, nothing more is received.
+    Closing,
+    /// Buffers are being given back, then this is notified.
+    Failed(MoverError),
+    /// Notified.
+    Closed,
+}
+
+/// The values of login that the mover runs by.
+#[derive(Debug, Clone)]
+struct Limits {
+    /// The most that the peer may send in one PDU.
+    receive_segment: u32,
+    /// The most that we send in one PDU.
+    send_segment: u32,
+    max_burst: u32,
+    first_burst: u32,
+    initial_r2t: bool,
+    immediate_data: bool,
+    max_outstanding_r2t: u16,
+    pdu_in_order: bool,
+    sequence_in_order: bool,
+}
+
+impl Limits {
+    fn of(parameters: &Parameters) -> Self {
+        Self {
+            receive_segment: parameters.max_recv_data_segment_length,
+            // A data segment that is not the last is filled to whole words (RFC 7143 11.7.7).
+            send_segment: (parameters.peer_max_recv_data_segment_length & !3).max(512),
+            max_burst: parameters.max_burst_length.max(512),
+            first_burst: parameters.first_burst_length,
+            initial_r2t: parameters.initial_r2t,
+            immediate_data: parameters.immediate_data,
+            max_outstanding_r2t: parameters.max_outstanding_r2t.max(1),
+            pdu_in_order: parameters.data_pdu_in_order,
+            sequence_in_order: parameters.data_sequence_in_order,
+        }
+    }
+}
+
+/// The mover over a byte stream. See the [module](self) for its shape and rules.
+///
+/// ```
+/// use iscsi_proto::connection::StreamMover;
+/// use iscsi_proto::datamover::{Datamover, Notification};
+/// use iscsi_proto::pdu::{LoginRequest, Opcode, Stage};
+/// use iscsi_proto::serial::Serial;
+/// use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
+///
+/// let mut initiator = TcpMover::new(Role::Initiator, TcpMoverConfig::default());
+/// let mut target = TcpMover::new(Role::Target, TcpMoverConfig::default());
+/// let login = LoginRequest {
+///     incomplete: false,
+///     csg: Stage::SecurityNegotiation,
+///     nsg: None,
+///     version_max: 0,
+///     version_min: 0,
+///     isid: [0x80, 0, 0, 0, 0, 1],
+///     tsih: 0,
+///     itt: 1,
+///     cid: 0,
+///     cmd_sn: Serial(1),
+///     exp_stat_sn: Serial(0),
+/// };
+/// initiator.send_control(login.emit(), b"AuthMethod=None\0");
+///
+/// let mut wire = vec![0; initiator.backlog()];
+/// let mut list = Default::default();
+/// initiator.fill_send_list(&mut list);
+/// list.as_slice()[0].copy_to(&mut wire);
+/// initiator.handle_sent(wire.len());
+///
+/// let n = target.receive_window().fill(&wire);
+/// target.handle_received(n);
+/// let Some(Notification::Control(bhs)) = target.poll_notify() else { panic!() };
+/// assert_eq!(bhs.opcode(), Ok(Opcode::LoginRequest));
+/// assert_eq!(target.control_data(), b"AuthMethod=None\0");
+/// ```
+#[derive(Debug)]
+pub struct TcpMover {
+    role: Role,
+    config: TcpMoverConfig,
+    parameters: Parameters,
+    limits: Limits,
+    full_feature: bool,
+    state: State,
+    stream_end: Option<StreamEnd>,
+    throttled: bool,
+    numbers: SequenceNumbers,
+    receive: receive::Receive,
+    send: send::SendQueue,
+    events: VecDeque<Notification>,
+    /// Where received data land, by task slot.
+    sinks: Vec<Option<Sink>>,
+    target: target::TargetSide,
+    initiator: initiator::InitiatorSide,
+}
+
+impl TcpMover {
+    /// A mover at the start of a connection: login PDUs only, no digests.
+    #[must_use]
+    pub fn new(role: Role, config: TcpMoverConfig) -> Self {
+        let tasks = usize::from(config.max_tasks);
+        let parameters = Parameters::default();
+        let limits = Limits { receive_segment: LOGIN_DATA_SEGMENT_LEN, ..Limits::of(&parameters) };
+        let keep = config.send_high_water;
+        let mut sinks = Vec::new();
+        sinks.resize_with(tasks, || None);
+        Self {
+            role,
+            config,
+            parameters,
+            limits,
+            full_feature: false,
+            state: State::Open,
+            stream_end: None,
+            throttled: false,
+            numbers: SequenceNumbers::default(),
+            receive: receive::Receive::new(config.staging_size.max(SMALLEST_STAGING)),
+            send: send::SendQueue::new(config.staging_size.clamp(SMALLEST_STAGING, 128 << 10), keep, tasks),
+            events: VecDeque::with_capacity(tasks * 2),
+            sinks,
+            target: target::TargetSide::new(if role == Role::Target { tasks } else { 0 }),
+            initiator: initiator::InitiatorSide::new(if role == Role::Initiator { tasks } else { 0 }),
+        }
+    }
+
+    /// The role.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    fn give_sink(&mut self, slot: u16, sink: Option<Sink>) {
+        let slot = usize::from(slot);
+        if self.sinks.len() <= slot {
+            self.sinks.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = self.sinks.get_mut(slot) {
+            *place = sink;
+        }
+    }
+
+    fn take_sink(&mut self, slot: u16) -> Option<Sink> {
+        self.sinks.get_mut(usize::from(slot))?.take()
+    }
+
+    /// The connection is over: nothing more is sent or received, and what was queued comes back.
+    #[cold]
+    fn fail(&mut self, error: MoverError) {
+        if matches!(self.state, State::Open | State::Closing) {
+            self.send.clear(&mut self.events);
+            self.state = State::Failed(error);
+        }
+    }
+
+    /// The next notification that is not made by parsing; the last one ends the connection.
+    #[cold]
+    fn poll_ending(&mut self) -> Option<Notification> {
+        if self.state == State::Closing {
+            if self.send.backlog() == 0 {
+                self.fail(MoverError::Closed);
+            } else {
+                match self.stream_end {
+                    Some(StreamEnd::EndOfStream) | None => return None,
+                    Some(StreamEnd::Broken) => self.fail(MoverError::Broken),
+                }
+            }
+        }
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let State::Failed(error) = self.state else { return None };
+        self.state = State::Closed;
+        Some(Notification::Terminated(error))
+    }
+}
+
+impl Datamover for TcpMover {
+    fn caps(&self) -> Caps {
+        Caps { digests: true, registered_memory: false, copy_limit: self.config.copy_limit, transport: "tcp" }
+    }
+
+    #[inline]
+    fn set_sequence(&mut self, numbers: SequenceNumbers) {
+        self.numbers = numbers;
+    }
+
+    fn send_control(&mut self, mut bhs: Bhs, data: &[u8]) {
+        if self.state != State::Open {
+            return;
+        }
+        if bhs.opcode() == Ok(Opcode::ScsiResponse) {
+            self.target.forget_numbering(bhs.itt());
+        }
+        bhs.set_data_segment_len(data.len() as u32);
+        self.send.header(&bhs);
+        self.send.copied(data.len(), |to| to.copy_from_slice(data));
+    }
+
+    fn put_data(&mut self, put: PutData<'_>) {
+        self.put(put);
+    }
+
+    fn get_data(&mut self, get: GetData) {
+        self.get(get);
+    }
+
+    fn send_command(&mut self, command: SendCommand<'_>) {
+        self.command(command);
+    }
+
+    fn notice_key_values(&mut self, parameters: &Parameters) {
+        self.parameters = parameters.clone();
+        if self.full_feature {
+            self.limits = Limits::of(parameters);
+        }
+    }
+
+    fn enable_datamover(&mut self) {
+        self.full_feature = true;
+        self.limits = Limits::of(&self.parameters);
+        let (header, data) =
+            (self.parameters.header_digest == Digest::Crc32c, self.parameters.data_digest == Digest::Crc32c);
+        self.send.header_digest = header;
+        self.send.data_digest = data;
+        self.receive.set_digests(header, data);
+    }
+
+    fn deallocate_task_resources(&mut self, task: TaskHandle) -> TaskBuffers {
+        match self.role {
+            Role::Target => self.deallocate_transfer(task),
+            Role::Initiator => self.deallocate_command(task),
+        }
+    }
+
+    fn connection_terminate(&mut self) {
+        if self.state == State::Open {
+            self.state = State::Closing;
+        }
+    }
+
+    #[inline]
+    fn poll_notify(&mut self) -> Option<Notification> {
+        if self.state == State::Open { self.poll_open() } else { self.poll_ending() }
+    }
+
+    #[inline]
+    fn control_ahs(&self) -> &[u8] {
+        self.receive.control_ahs()
+    }
+
+    #[inline]
+    fn control_data(&self) -> &[u8] {
+        self.receive.control_data()
+    }
+
+    #[inline]
+    fn backlog(&self) -> usize {
+        self.send.backlog()
+    }
+}
+
+impl StreamMover for TcpMover {
+    fn receive_window(&mut self) -> ReceiveWindow<'_> {
+        let backlog = self.send.backlog();
+        self.throttled = if self.throttled {
+            backlog > self.config.send_high_water / 2
+        } else {
+            backlog > self.config.send_high_water
+        };
+        let open = self.state == State::Open && self.stream_end.is_none() && !self.throttled;
+        self.window(open)
+    }
+
+    fn handle_received(&mut self, n: usize) {
+        self.received(n);
+    }
+
+    fn handle_stream_end(&mut self, end: StreamEnd) {
+        self.stream_end = Some(end);
+    }
+
+    fn fill_send_list<'a>(&'a self, list: &mut SendList<'a>) {
+        self.send.fill(list);
+    }
+
+    fn handle_sent(&mut self, n: usize) {
+        self.send.sent(n, &mut self.events);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+}

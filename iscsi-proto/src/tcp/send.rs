@@ -1,0 +1,276 @@
+//! The send queue: headers and small payloads in one reused buffer, large payloads by reference between them.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iscsi_memory::{Region, SendList, SendSlice};
+
+use crate::datamover::{CommandData, Notification};
+use crate::digest::{Crc32c, crc32c};
+use crate::pdu::{BHS_LEN, Bhs, padding};
+
+/// Names an entry of the table of payloads that are sent by reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldId(u32);
+
+/// A payload that is, or may be, referenced by queued pieces. Counted: each piece is one reference, and a task that owns it is one more.
+#[derive(Debug)]
+struct Held {
+    data: Option<CommandData>,
+    references: u32,
+}
+
+/// Bytes `start..end` of a held payload, sent before the buffer's byte `at`.
+#[derive(Debug)]
+struct Piece {
+    at: usize,
+    held: HeldId,
+    start: usize,
+    end: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct SendQueue {
+    /// Bytes to send lie at `head..tail`; the rest is room.
+    bytes: Vec<u8>,
+    head: usize,
+    tail: usize,
+    pieces: VecDeque<Piece>,
+    held: Vec<Held>,
+    free: Vec<HeldId>,
+    /// Bytes to send in all.
+    backlog: usize,
+    /// The buffer is given up for a smaller one when it is empty and larger than this.
+    keep: usize,
+    pub(super) header_digest: bool,
+    pub(super) data_digest: bool,
+}
+
+impl SendQueue {
+    pub(super) fn new(size: usize, keep: usize, entries: usize) -> Self {
+        Self {
+            bytes: alloc::vec![0; size],
+            head: 0,
+            tail: 0,
+            pieces: VecDeque::with_capacity(entries),
+            held: Vec::with_capacity(entries),
+            free: Vec::with_capacity(entries),
+            backlog: 0,
+            keep: keep.max(size),
+            header_digest: false,
+            data_digest: false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog
+    }
+
+    /// Room for `n` more bytes behind the queue.
+    #[inline]
+    fn grab(&mut self, n: usize) -> &mut [u8] {
+        if self.bytes.len() - self.tail < n {
+            self.grow(n);
+        }
+        let at = self.tail;
+        self.tail += n;
+        self.backlog += n;
+        self.bytes.get_mut(at..at + n).unwrap_or_default()
+    }
+
+    #[cold]
+    fn grow(&mut self, n: usize) {
+        let used = self.tail - self.head;
+        if self.head >= self.bytes.len() / 2 && used + n <= self.bytes.len() {
+            self.bytes.copy_within(self.head..self.tail, 0);
+            for piece in &mut self.pieces {
+                piece.at -= self.head;
+            }
+            self.tail = used;
+            self.head = 0;
+        } else {
+            self.bytes.resize((self.tail + n).next_power_of_two(), 0);
+        }
+    }
+
+    /// A header with its digest.
+    #[inline]
+    pub(super) fn header(&mut self, bhs: &Bhs) {
+        if self.header_digest {
+            self.bytes_of(&bhs.0);
+            self.bytes_of(&crc32c(&bhs.0));
+        } else if let Some(to) = self.grab(BHS_LEN).first_chunk_mut() {
+            *to = bhs.0;
+        }
+    }
+
+    /// A header with an AHS area, and the digest over both.
+    pub(super) fn header_with_ahs(&mut self, bhs: &Bhs, ahs: &[u8]) {
+        self.bytes_of(&bhs.0);
+        self.bytes_of(ahs);
+        if self.header_digest {
+            let mut digest = Crc32c::default();
+            digest.update(&bhs.0);
+            digest.update(ahs);
+            self.bytes_of(&digest.finish());
+        }
+    }
+
+    #[inline]
+    fn bytes_of(&mut self, bytes: &[u8]) {
+        self.grab(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// A whole data segment of `len` bytes, written by `fill`, with padding and digest. None at all when `len` is zero (RFC 7143 11.2.4).
+    #[inline]
+    pub(super) fn copied(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
+        if len == 0 {
+            return;
+        }
+        let padded = len + padding(len as u32) as usize;
+        let digest = if self.data_digest { 4 } else { 0 };
+        let to = self.grab(padded + digest);
+        let (data, rest) = to.split_at_mut(len);
+        fill(data);
+        let (pad, _) = rest.split_at_mut(padded - len);
+        pad.fill(0);
+        if digest != 0 {
+            let (covered, place) = to.split_at_mut(padded);
+            // The digest covers the padding (RFC 7143 11.2.4).
+            place.copy_from_slice(&crc32c(covered));
+        }
+    }
+
+    /// Takes a payload to be sent by reference. It starts with one reference, which [`drop_reference`](Self::drop_reference) ends.
+    pub(super) fn hold(&mut self, data: CommandData) -> HeldId {
+        let entry = Held { data: Some(data), references: 1 };
+        if let Some(id) = self.free.pop()
+            && let Some(place) = self.held.get_mut(id.0 as usize)
+        {
+            *place = entry;
+            return id;
+        }
+        self.held.push(entry);
+        HeldId(self.held.len() as u32 - 1)
+    }
+
+    /// Ends one reference. Gives the payload when it was the last.
+    pub(super) fn drop_reference(&mut self, id: HeldId) -> Option<CommandData> {
+        let held = self.held.get_mut(id.0 as usize)?;
+        held.references -= 1;
+        if held.references > 0 {
+            return None;
+        }
+        self.free.push(id);
+        held.data.take()
+    }
+
+    /// Bytes `start..end` of a held payload as a whole data segment, by reference, or copied when they are at most `copy_limit` bytes or lie in lent
+    /// memory under a digest: lent memory may change between the digest and the kernel's look at it.
+    pub(super) fn held_segment(&mut self, id: HeldId, start: usize, end: usize, copy_limit: usize) {
+        let len = end - start;
+        let Some(held) = self.held.get_mut(id.0 as usize) else { return };
+        let lent = matches!(held.data, Some(CommandData::Region(_)));
+        if len <= copy_limit || (lent && self.data_digest) {
+            let data = held.data.take();
+            self.copied(len, |to| match &data {
+                Some(CommandData::Buf(buf)) => to.copy_from_slice(buf.get(start..end).unwrap_or_default()),
+                Some(CommandData::Region(slice)) => slice.read(start, to),
+                None => {}
+            });
+            if let Some(held) = self.held.get_mut(id.0 as usize) {
+                held.data = data;
+            }
+            return;
+        }
+        held.references += 1;
+        let mut digest = Crc32c::default();
+        if self.data_digest
+            && let Some(CommandData::Buf(buf)) = &held.data
+        {
+            digest.update(buf.get(start..end).unwrap_or_default());
+        }
+        self.pieces.push_back(Piece { at: self.tail, held: id, start, end });
+        self.backlog += len;
+        let pad = padding(len as u32) as usize;
+        if pad > 0 {
+            self.grab(pad).fill(0);
+        }
+        if self.data_digest {
+            digest.update([0; 3].get(..pad).unwrap_or_default());
+            self.bytes_of(&digest.finish());
+        }
+    }
+
+    /// A small part of a store's lent memory as a whole data segment.
+    #[inline]
+    pub(super) fn region_segment(&mut self, region: &Arc<Region>, offset: u64, len: usize) {
+        self.copied(len, |to| region.read(offset, to));
+    }
+
+    pub(super) fn fill<'a>(&'a self, list: &mut SendList<'a>) {
+        let mut at = self.head;
+        for piece in &self.pieces {
+            let between = self.bytes.get(at..piece.at).unwrap_or_default();
+            at = piece.at;
+            let slice = match self.held.get(piece.held.0 as usize).and_then(|held| held.data.as_ref()) {
+                Some(CommandData::Buf(buf)) => SendSlice::Private(buf.get(piece.start..piece.end).unwrap_or_default()),
+                Some(CommandData::Region(slice)) => SendSlice::Lent(slice, piece.start, piece.end),
+                None => continue,
+            };
+            if !list.push(SendSlice::Private(between)) || !list.push(slice) {
+                return;
+            }
+        }
+        list.push(SendSlice::Private(self.bytes.get(at..self.tail).unwrap_or_default()));
+    }
+
+    /// `n` bytes were sent. Buffers that nobody owns any more go to `released`.
+    pub(super) fn sent(&mut self, mut n: usize, released: &mut VecDeque<Notification>) {
+        assert!(n <= self.backlog, "more bytes than were queued");
+        self.backlog -= n;
+        while let Some(piece) = self.pieces.front_mut() {
+            let between = (piece.at - self.head).min(n);
+            self.head += between;
+            n -= between;
+            let part = (piece.end - piece.start).min(n);
+            piece.start += part;
+            n -= part;
+            if self.head < piece.at || piece.start < piece.end {
+                return;
+            }
+            let id = piece.held;
+            self.pieces.pop_front();
+            if let Some(CommandData::Buf(buf)) = self.drop_reference(id) {
+                released.push_back(Notification::Released(buf));
+            }
+        }
+        self.head += n;
+        if self.head == self.tail {
+            self.head = 0;
+            self.tail = 0;
+            if self.bytes.len() > self.keep {
+                self.shrink();
+            }
+        }
+    }
+
+    #[cold]
+    fn shrink(&mut self) {
+        self.bytes = alloc::vec![0; self.keep];
+    }
+
+    /// Drops everything queued. Buffers that nobody owns go to `released`.
+    pub(super) fn clear(&mut self, released: &mut VecDeque<Notification>) {
+        while let Some(piece) = self.pieces.pop_front() {
+            if let Some(CommandData::Buf(buf)) = self.drop_reference(piece.held) {
+                released.push_back(Notification::Released(buf));
+            }
+        }
+        self.head = 0;
+        self.tail = 0;
+        self.backlog = 0;
+    }
+}
