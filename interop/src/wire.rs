@@ -1,0 +1,193 @@
+//! tshark's dissector as a second opinion on every PDU that passes.
+//!
+//! It shares no code with ours, so a PDU that both ends of this workspace agree on and that is wrong
+//! all the same shows here: a length that does not fit, a key without `=`, a digest that does not match.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::process::{self, Running};
+use crate::{Context, Failure, Result, packages};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A capture of loopback traffic on one TCP port, under way.
+#[derive(Debug)]
+pub struct Capture {
+    running: Running,
+    port: u16,
+    file: PathBuf,
+}
+
+/// What the dissector found in a capture.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// How often each opcode was seen.
+    pub opcodes: BTreeMap<u8, usize>,
+    /// One line for each PDU that is malformed, has a bad `key=value`, an unknown opcode or a bad digest.
+    pub complaints: Vec<String>,
+    /// Digests that the dissector checked and found right.
+    pub good_digests: usize,
+    /// TCP segments that the capture itself missed. Above 0 the verdict says nothing.
+    pub gaps: usize,
+}
+
+impl Capture {
+    /// Starts to capture what passes over a TCP port of the loopback interface. Needs root, or `sudo`
+    /// without a password.
+    ///
+    /// # Errors
+    /// When tcpdump or tshark is not installed, or the capture is not allowed.
+    pub fn start(port: u16) -> Result<Self> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        packages::program("tshark")?;
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let file =
+            std::env::temp_dir().join(format!("interop-wire-{}-{number}.pcap", std::process::id()));
+        let tcpdump = packages::program("tcpdump")?;
+        let mut command = if rustix::process::geteuid().is_root() {
+            Command::new(tcpdump)
+        } else {
+            let mut sudo = Command::new("sudo");
+            sudo.arg("-n").arg(tcpdump);
+            sudo
+        };
+        // -U writes each packet at once; -B is in KiB, large enough that a burst is not lost.
+        command
+            .args([
+                "-i", "lo", "-U", "-B", "131072", "-s", "0", "-Z", "root", "-w",
+            ])
+            .arg(&file);
+        command.arg(format!("tcp port {port}"));
+        let mut running = Running::start(&command)?;
+        running.wait_for_text("listening on", Duration::from_secs(20))?;
+        Ok(Self {
+            running,
+            port,
+            file,
+        })
+    }
+
+    /// Ends the capture and has it judged.
+    ///
+    /// # Errors
+    /// When tcpdump or tshark fails. What the dissector finds wrong is in the verdict.
+    pub fn judge(self) -> Result<Verdict> {
+        // What was sent last may still be on its way to tcpdump.
+        std::thread::sleep(Duration::from_millis(500));
+        self.running.interrupt(Duration::from_secs(20))?.success()?;
+        let verdict = judge(&self.file, self.port);
+        let _ = std::fs::remove_file(&self.file);
+        verdict
+    }
+}
+
+/// Has tshark judge a capture file.
+///
+/// # Errors
+/// When tshark fails.
+pub fn judge(file: &Path, port: u16) -> Result<Verdict> {
+    let tshark = |arguments: &[&str]| -> Result<String> {
+        let mut command = packages::command("tshark")?;
+        command
+            .arg("-r")
+            .arg(file)
+            .args(["-d", &format!("tcp.port=={port},iscsi")])
+            .args(arguments);
+        // It warns about being root on stderr.
+        Ok(process::run(&command, LIMIT)?.success()?.stdout)
+    };
+    let mut verdict = Verdict::default();
+    for line in tshark(&["-Y", "iscsi", "-T", "fields", "-e", "iscsi.opcode"])?.lines() {
+        for opcode in line.split(',').filter(|opcode| !opcode.is_empty()) {
+            let digits = opcode.trim_start_matches("0x");
+            let value =
+                u8::from_str_radix(digits, 16).context(format!("tshark's opcode {opcode:?}"))?;
+            *verdict.opcodes.entry(value).or_default() += 1;
+        }
+    }
+    // The SCSI dissector also calls an answer malformed that the allocation length cut short, as the
+    // standard wants it; only what the iSCSI dissector itself cannot read is a fault.
+    let malformed = tshark(&[
+        "-Y",
+        "_ws.malformed && iscsi",
+        "-T",
+        "fields",
+        "-e",
+        "frame.number",
+        "-e",
+        "_ws.malformed",
+    ])?;
+    let malformed = malformed.lines().filter(|line| line.contains("iSCSI"));
+    verdict
+        .complaints
+        .extend(malformed.map(|line| format!("malformed: frame {line}")));
+    for (what, filter) in [
+        ("bad key=value", "iscsi.keyvalue.invalid"),
+        ("unknown opcode", "iscsi.opcode.invalid"),
+    ] {
+        verdict.complaints.extend(
+            tshark(&["-Y", filter])?
+                .lines()
+                .map(|line| format!("{what}: {}", line.trim())),
+        );
+    }
+    for line in tshark(&["-Y", "iscsi", "-V"])?
+        .lines()
+        .filter(|line| line.contains("Digest: 0x"))
+    {
+        let lower = line.to_lowercase();
+        if lower.contains("incorrect") || lower.contains("bad") || lower.contains("should be") {
+            verdict
+                .complaints
+                .push(format!("bad digest: {}", line.trim()));
+        } else if lower.contains("good") || lower.contains("correct") {
+            verdict.good_digests += 1;
+        }
+    }
+    verdict.gaps = tshark(&["-q", "-z", "expert"])?
+        .lines()
+        .filter(|line| line.contains("Previous segment") || line.contains("wasn't captured"))
+        .count();
+    Ok(verdict)
+}
+
+impl Verdict {
+    /// How many PDUs were seen.
+    pub fn pdus(&self) -> usize {
+        self.opcodes.values().sum()
+    }
+
+    /// Itself, when PDUs were seen and all of them are sound.
+    ///
+    /// # Errors
+    /// Listing the first complaints otherwise.
+    pub fn sound(self) -> Result<Self> {
+        if self.gaps > 0 {
+            return Err(Failure::new(
+                "the capture missed TCP segments: run the test on a less busy machine",
+            ));
+        }
+        if self.pdus() == 0 {
+            return Err(Failure::new("the capture has no iSCSI PDU"));
+        }
+        if self.complaints.is_empty() {
+            return Ok(self);
+        }
+        let shown: Vec<&str> = self
+            .complaints
+            .iter()
+            .take(20)
+            .map(String::as_str)
+            .collect();
+        Err(Failure::new(format!(
+            "tshark complains about {} of {} PDUs:\n{}",
+            self.complaints.len(),
+            self.pdus(),
+            shown.join("\n")
+        )))
+    }
+}
