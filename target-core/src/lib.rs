@@ -9,6 +9,9 @@ extern crate alloc;
 
 #[allow(dead_code, reason = "the registry and the logical units come to use it")]
 mod lock;
+#[allow(dead_code, unused_imports, reason = "the device server comes to use it")]
+pub mod lu;
 #[allow(dead_code, reason = "the session comes to use it")]
 pub mod stats;
 pub mod store;
+pub mod task;

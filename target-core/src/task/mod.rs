@@ -1,0 +1,92 @@
+//! Tasks: from a SCSI command that came to the step that its session takes next.
+//!
+//! A session has one [`TaskExecutor`]. It stands between the session, which knows PDUs, and the device server, which knows
+//! commands: it keeps the order that task attributes ask for, fetches data, runs the store's operations, and ends each task exactly once.
+
+use alloc::string::String;
+
+use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
+pub use iscsi_proto::pdu::TaskAttribute;
+
+use crate::lu::NexusId;
+
+mod executor;
+
+pub use executor::TaskExecutor;
+
+/// The I_T nexus that a session is.
+#[derive(Debug, Clone)]
+pub struct Nexus {
+    /// Another one for each session of the server.
+    pub id: NexusId,
+    /// The initiator's iSCSI name.
+    pub initiator_name: String,
+    /// ISID, which with the name makes the initiator port.
+    pub isid: [u8; 6],
+    /// The target's iSCSI name.
+    pub target_name: String,
+    /// Target portal group tag, which with the name makes the target port (RFC 7143 4.4.1).
+    pub portal_group_tag: u16,
+}
+
+/// The bounds of a [`TaskExecutor`].
+#[derive(Debug, Clone, Copy)]
+pub struct ExecutorConfig {
+    /// Tasks at a time: the command window, and room for immediate commands. Handles have slots below it. 128 by default.
+    pub slots: u16,
+    /// Bytes of buffers that hold data between wire and store; a command that would go beyond gets TASK SET FULL. 64 MiB by default.
+    pub max_buffered: usize,
+    /// Bytes of buffers kept for reuse. 16 MiB by default.
+    pub max_idle: usize,
+}
+
+impl Default for ExecutorConfig {
+    fn default() -> Self {
+        Self { slots: 128, max_buffered: 64 << 20, max_idle: 16 << 20 }
+    }
+}
+
+/// A SCSI command as the session received it.
+#[derive(Debug, Clone, Copy)]
+pub struct NewTask<'a> {
+    /// The session's name for it. A slot is used by one task at a time.
+    pub task: TaskHandle,
+    /// LUN, the eight bytes as a big-endian number.
+    pub lun: u64,
+    /// Initiator Task Tag.
+    pub itt: u32,
+    /// The CDB with its extension: 16 to 260 bytes, zero-filled behind a shorter one.
+    pub cdb: &'a [u8],
+    /// Task attribute.
+    pub attribute: TaskAttribute,
+    /// R bit.
+    pub read: bool,
+    /// W bit.
+    pub write: bool,
+    /// Expected Data Transfer Length in bytes.
+    pub expected_data_transfer_length: u32,
+    /// Bytes of the read part when both bits are set (RFC 7143 11.2.2.4).
+    pub bidirectional_read_length: Option<u32>,
+    /// Whether data may land in the store's own memory before they are known to be whole: not with DataDigest.
+    pub direct_placement: bool,
+}
+
+/// What the session does next for a task.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// Nothing yet: [`TaskExecutor::poll`] tells later.
+    Pending,
+    /// Fetch the data, then [`TaskExecutor::data_arrived`] or [`TaskExecutor::data_failed`]. The sink is not longer than the Expected Data Transfer
+    /// Length.
+    GetData {
+        /// Where they land.
+        sink: Sink,
+    },
+    /// The task is over, and forgotten here: send the data and the status.
+    Respond {
+        /// Data-In.
+        data: Source<'a>,
+        /// Status, residual and sense data.
+        status: TaskStatus<'a>,
+    },
+}
