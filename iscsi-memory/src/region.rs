@@ -99,6 +99,9 @@ impl Region {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
+        // Where huge pages are always on, a first write would take 2 MiB for the 4 KiB that are counted. A kernel without them refuses, and needs it not.
+        // SAFETY: the advice changes no byte of our own fresh mapping.
+        let _ = unsafe { rustix::mm::madvise(ptr, size.max(1), rustix::mm::Advice::LinuxNoHugepage) };
         let ptr = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Arc::new(Self::over(ptr, len, Backing::Mapped, limit)))
     }

@@ -5,6 +5,21 @@
 //!   shared between workers, no allocation per I/O. Without one, an adapter runs the easy door's futures behind the same queue.
 //! - **Memory door**: [`Backstore::memory`] lends the store's own memory: reads leave straight from it and writes land straight in it.
 
+mod inline;
+mod null;
+#[cfg(feature = "std")]
+mod open_error;
+mod ram;
+mod size;
+
+pub use null::NullStore;
+#[cfg(feature = "std")]
+pub use open_error::StoreOpenError;
+pub use ram::RamStore;
+#[cfg(feature = "std")]
+pub use ram::RamStoreBuilder;
+pub use size::{SizeError, parse_size};
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -241,7 +256,8 @@ pub struct StoreCompletion {
 
 /// The fast door: one worker's queue to a store.
 pub trait StoreQueue: Send {
-    /// Takes all requests of the batch, leaving it empty. May complete some at once.
+    /// Takes all requests of the batch, leaving it empty. May complete some at once: the submitter polls after each submit, as the waker is not woken
+    /// for those.
     fn submit(&mut self, batch: &mut Vec<StoreRequest>);
 
     /// Adds the completions that are ready, in any order. Each request completes exactly once.

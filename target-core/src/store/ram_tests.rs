@@ -1,0 +1,124 @@
+//! The RAM store: sizes, memory taken and given back, limits.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+
+use super::*;
+use crate::store::StoreOpenError;
+
+/// Resident bytes of this process. Tests that use it run one process each under nextest; with threads they share a lock.
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
+}
+
+static RESIDENT: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn fifty_gibibytes_start_at_once_and_cost_nothing() {
+    let _alone = RESIDENT.lock();
+    let before = resident();
+    let start = Instant::now();
+    let store = RamStore::new(50 << 30).unwrap();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let mut data = vec![1; 1 << 20];
+    for lba in (0..store.geometry().blocks).step_by(1 << 20) {
+        block_on(store.read(lba, &mut data)).unwrap();
+        assert!(data.iter().all(|b| *b == 0));
+    }
+    let grown = resident().saturating_sub(before);
+    println!("50 GiB: open {took:?}, {} KiB resident in all, {} KiB more than before", resident() >> 10, grown >> 10);
+    assert!(grown < 16 << 20, "{grown} bytes");
+    assert!(resident() < 64 << 20);
+    assert_eq!(store.allocated(), 0);
+}
+
+#[test]
+fn unmap_gives_memory_back_to_the_machine() {
+    let _alone = RESIDENT.lock();
+    let store = RamStore::new(1 << 30).unwrap();
+    let data = vec![7; 1 << 20];
+    let before = resident();
+    for i in 0..64 {
+        block_on(store.write(i * 2048, &data)).unwrap();
+    }
+    let full = resident();
+    assert!(full >= before + (60 << 20), "{before} to {full}");
+    assert_eq!(store.allocated(), 64 << 20);
+    block_on(store.unmap(0, 64 * 2048)).unwrap();
+    let after = resident();
+    println!(
+        "64 MiB written: {} KiB more resident; after UNMAP {} KiB",
+        (full - before) >> 10,
+        after.saturating_sub(before) >> 10
+    );
+    assert!(after <= before + (4 << 20), "{before} to {full} to {after}");
+    assert_eq!(store.allocated(), 0);
+}
+
+#[test]
+fn scattered_small_writes_take_a_page_each() {
+    let _alone = RESIDENT.lock();
+    let store = RamStore::new(8 << 30).unwrap();
+    let before = resident();
+    for i in 0..1000 {
+        block_on(store.write(i * 16_384, &[1; 512])).unwrap();
+    }
+    let grown = resident().saturating_sub(before);
+    assert_eq!(store.allocated(), 1000 * 4096);
+    assert!(grown < 16 << 20, "{grown} bytes: the pages are not the small ones that are counted");
+}
+
+#[test]
+fn writes_past_the_limit_find_no_space_until_something_is_unmapped() {
+    let store = RamStore::builder(1 << 20).memory_limit(8192).open().unwrap();
+    block_on(store.write(0, &[1; 8192])).unwrap();
+    assert_eq!(block_on(store.write(64, &[1; 512])), Err(StoreError::NoSpace));
+    block_on(store.write(3, &[2; 512])).unwrap();
+    block_on(store.unmap(8, 8)).unwrap();
+    block_on(store.write(64, &[1; 512])).unwrap();
+    let mut data = [9; 512];
+    block_on(store.read(8, &mut data)).unwrap();
+    assert_eq!(data, [0; 512]);
+}
+
+#[test]
+fn lba_status_follows_writes_and_unmaps() {
+    let store = RamStore::builder(1 << 20).block_size(1024).open().unwrap();
+    let status = |lba| block_on(store.lba_status(lba)).unwrap();
+    assert_eq!(status(5), LbaStatus { blocks: 1019, mapped: false });
+    block_on(store.write(9, &[1; 1024])).unwrap();
+    assert_eq!(status(0), LbaStatus { blocks: 8, mapped: false });
+    assert_eq!(status(10), LbaStatus { blocks: 2, mapped: true });
+    block_on(store.unmap(8, 4)).unwrap();
+    assert_eq!(status(0), LbaStatus { blocks: 1024, mapped: false });
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused_with_a_sentence() {
+    for (bytes, block_size, part) in [
+        (0, 512, "whole number of blocks"),
+        (1000, 512, "1000 bytes is not a whole number of blocks of 512"),
+        (512, 4096, "give a multiple"),
+        (4096, 520, "use 512, 1024, 2048 or 4096"),
+        (1 << 50, 512, "more than this machine can ever hold"),
+        (u64::MAX - 511, 512, "more than this machine can ever hold"),
+    ] {
+        let error = RamStore::builder(bytes).block_size(block_size).open().expect_err(part).to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(matches!(RamStore::new(1 << 60), Err(StoreOpenError::TooLarge { bytes, .. }) if bytes == 1 << 60));
+}
+
+#[test]
+fn the_memory_door_shows_the_same_bytes() {
+    let store = RamStore::over(Region::heap(1 << 16));
+    block_on(store.write(3, &[5; 512])).unwrap();
+    let mut data = [0; 512];
+    store.memory().expect("a memory door").read(3 * 512, &mut data);
+    assert_eq!(data, [5; 512]);
+    assert_eq!(store.geometry().blocks, 128);
+}
