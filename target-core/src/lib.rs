@@ -11,6 +11,8 @@ extern crate alloc;
 mod lock;
 #[allow(dead_code, unused_imports, reason = "the device server comes to use it")]
 pub mod lu;
+#[allow(dead_code, reason = "logins come to use it")]
+pub mod node;
 #[allow(dead_code, reason = "the session comes to use it")]
 pub mod stats;
 pub mod store;

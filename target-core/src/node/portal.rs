@@ -1,0 +1,127 @@
+//! Portal groups and portals (RFC 7143 4.2.5.1).
+
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+/// An address that connections come in on.
+///
+/// Target nodes may share a portal: equal addresses in different nodes are one portal. Port 0 asks the system for a free port, one for each distinct
+/// IP address.
+#[derive(Debug)]
+pub struct Portal {
+    address: SocketAddr,
+    iser: bool,
+    bound_port: AtomicU16,
+}
+
+impl Portal {
+    /// A TCP portal.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address, iser: false, bound_port: AtomicU16::new(0) }
+    }
+
+    /// Offers iSER at this address too. What listens there is the server's business; the TCP server does not.
+    #[must_use]
+    pub const fn with_iser(mut self) -> Self {
+        self.iser = true;
+        self
+    }
+
+    /// The address as configured.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether iSER is offered.
+    #[must_use]
+    pub const fn iser(&self) -> bool {
+        self.iser
+    }
+
+    /// Tells the port that an ephemeral portal was bound to.
+    pub fn set_bound_port(&self, port: u16) {
+        self.bound_port.store(port, Relaxed);
+    }
+
+    /// The address with the port that it is bound to.
+    #[must_use]
+    pub fn bound_address(&self) -> SocketAddr {
+        let mut address = self.address;
+        if let port @ 1.. = self.bound_port.load(Relaxed) {
+            address.set_port(port);
+        }
+        address
+    }
+
+    /// The address as an initiator that reached us at `local` can use it: an unspecified address (0.0.0.0, \[::\]) gives way to the connection's own.
+    #[must_use]
+    pub fn address_for(&self, local: SocketAddr) -> SocketAddr {
+        let bound = self.bound_address();
+        if bound.ip().is_unspecified() { SocketAddr::new(unmapped(local.ip()), bound.port()) } else { bound }
+    }
+
+    /// Whether a connection to the local address `local` came in here.
+    #[must_use]
+    pub fn accepts(&self, local: SocketAddr) -> bool {
+        let bound = self.bound_address();
+        if bound.port() != local.port() {
+            return false;
+        }
+        match bound.ip() {
+            // A dual-stack [::] listener takes IPv4 connections as well.
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => unmapped(local.ip()).is_ipv4(),
+            ip => ip == unmapped(local.ip()),
+        }
+    }
+}
+
+/// An IPv4 address that a dual-stack socket reports as ::ffff:a.b.c.d, as itself.
+fn unmapped(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}
+
+/// A portal group: the portals of one target node over which a session's connections may spread, with the tag that SendTargets and login tell
+/// (RFC 7143 4.4).
+#[derive(Debug)]
+pub struct PortalGroup {
+    tag: u16,
+    portals: Vec<Portal>,
+}
+
+impl PortalGroup {
+    /// An empty group with its Target Portal Group Tag.
+    #[must_use]
+    pub const fn new(tag: u16) -> Self {
+        Self { tag, portals: Vec::new() }
+    }
+
+    /// Adds a portal.
+    #[must_use]
+    pub fn portal(mut self, portal: Portal) -> Self {
+        self.portals.push(portal);
+        self
+    }
+
+    /// The tag.
+    #[must_use]
+    pub const fn tag(&self) -> u16 {
+        self.tag
+    }
+
+    /// Its portals.
+    #[must_use]
+    pub fn portals(&self) -> &[Portal] {
+        &self.portals
+    }
+
+    pub(super) fn push(&mut self, portal: Portal) {
+        self.portals.push(portal);
+    }
+}
