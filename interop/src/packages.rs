@@ -35,63 +35,25 @@ pub struct Package {
 use Probe::{Installed, Library, Program};
 
 const fn package(name: &'static str, probes: &'static [Probe], purpose: &'static str) -> Package {
-    Package {
-        name,
-        probes,
-        backports: false,
-        purpose,
-    }
+    Package { name, probes, backports: false, purpose }
 }
 
 const fn qemu(name: &'static str, probes: &'static [Probe], purpose: &'static str) -> Package {
-    Package {
-        name,
-        probes,
-        backports: true,
-        purpose,
-    }
+    Package { name, probes, backports: true, purpose }
 }
 
 /// Every package, in the order of installation.
 pub const PACKAGES: &[Package] = &[
     package("gcc", &[Program("cc")], "links Rust programs"),
     package("g++", &[Program("c++")], "builds libFuzzer"),
-    qemu(
-        "qemu-system-x86",
-        &[Program("qemu-system-x86_64")],
-        "the virtual machine",
-    ),
-    qemu(
-        "qemu-utils",
-        &[Program("qemu-img"), Program("qemu-io")],
-        "QEMU's disk tools",
-    ),
-    qemu(
-        "qemu-block-extra",
-        &[Library("qemu/block-iscsi.so")],
-        "QEMU's iSCSI driver",
-    ),
-    package(
-        "busybox-static",
-        &[Program("busybox"), Installed],
-        "the virtual machine's first steps",
-    ),
-    package(
-        "kmod",
-        &[Program("modprobe"), Program("depmod")],
-        "the virtual machine's kernel modules",
-    ),
-    package(
-        "iproute2",
-        &[Program("ip"), Program("ss")],
-        "addresses, and cutting a connection",
-    ),
+    qemu("qemu-system-x86", &[Program("qemu-system-x86_64")], "the virtual machine"),
+    qemu("qemu-utils", &[Program("qemu-img"), Program("qemu-io")], "QEMU's disk tools"),
+    qemu("qemu-block-extra", &[Library("qemu/block-iscsi.so")], "QEMU's iSCSI driver"),
+    package("busybox-static", &[Program("busybox"), Installed], "the virtual machine's first steps"),
+    package("kmod", &[Program("modprobe"), Program("depmod")], "the virtual machine's kernel modules"),
+    package("iproute2", &[Program("ip"), Program("ss")], "addresses, and cutting a connection"),
     package("nftables", &[Program("nft")], "silencing a connection"),
-    package(
-        "procps",
-        &[Program("pgrep")],
-        "looking for what a job left behind",
-    ),
+    package("procps", &[Program("pgrep")], "looking for what a job left behind"),
     package(
         "libiscsi-bin",
         &[
@@ -103,52 +65,24 @@ pub const PACKAGES: &[Package] = &[
         ],
         "libiscsi's tools and its conformance suite",
     ),
-    package(
-        "tgt",
-        &[Program("tgtd"), Program("tgtadm")],
-        "another target",
-    ),
-    package(
-        "open-iscsi",
-        &[Program("iscsid"), Program("iscsiadm")],
-        "the kernel initiator's tools",
-    ),
+    package("tgt", &[Program("tgtd"), Program("tgtadm")], "another target"),
+    package("open-iscsi", &[Program("iscsid"), Program("iscsiadm")], "the kernel initiator's tools"),
     package("lsscsi", &[Program("lsscsi")], "listing the kernel's disks"),
     package("sg3-utils", &[Program("sg_inq")], "SCSI commands by hand"),
     package("fio", &[Program("fio")], "load with verification"),
     package("mdadm", &[Program("mdadm")], "RAID 0 over several LUNs"),
-    package(
-        "dmsetup",
-        &[Program("dmsetup")],
-        "a linear disk over several LUNs",
-    ),
-    package(
-        "e2fsprogs",
-        &[Program("mkfs.ext4"), Program("fsck.ext4")],
-        "a file system on a LUN",
-    ),
-    package(
-        "tcpdump",
-        &[Program("tcpdump")],
-        "capturing loopback traffic",
-    ),
+    package("dmsetup", &[Program("dmsetup")], "a linear disk over several LUNs"),
+    package("e2fsprogs", &[Program("mkfs.ext4"), Program("fsck.ext4")], "a file system on a LUN"),
+    package("tcpdump", &[Program("tcpdump")], "capturing loopback traffic"),
     package("tshark", &[Program("tshark")], "judging captured PDUs"),
-    package(
-        "valgrind",
-        &[Program("valgrind"), Program("callgrind_annotate")],
-        "counting instructions",
-    ),
+    package("valgrind", &[Program("valgrind"), Program("callgrind_annotate")], "counting instructions"),
 ];
 
 /// Directories searched after `PATH`: an ordinary user's `PATH` lacks the `sbin` ones.
 const SYSTEM_DIRECTORIES: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
 
 /// Directories that hold multi-arch libraries and plug-ins.
-const LIBRARY_DIRECTORIES: [&str; 3] = [
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib",
-];
+const LIBRARY_DIRECTORIES: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"];
 
 impl Package {
     /// Whether everything the tests take from the package is there.
@@ -159,12 +93,8 @@ impl Package {
     /// The first thing of this package that is not there, in words.
     pub fn missing(&self) -> Option<String> {
         self.probes.iter().find_map(|probe| match probe {
-            Program(name) => find_program(name)
-                .is_none()
-                .then(|| format!("the program {name}")),
-            Library(name) => find_library(name)
-                .is_none()
-                .then(|| format!("the file {name}")),
+            Program(name) => find_program(name).is_none().then(|| format!("the program {name}")),
+            Library(name) => find_library(name).is_none().then(|| format!("the file {name}")),
             Installed => (!is_installed(self.name)).then(|| format!("the package {}", self.name)),
         })
     }
@@ -176,12 +106,7 @@ impl Package {
 /// When the program is missing: a sentence that names the package that brings it, and the command
 /// that installs it.
 pub fn program(name: &str) -> Result<PathBuf> {
-    find_program(name).ok_or_else(|| {
-        absent(
-            &format!("the program {name}"),
-            &Program("").package_of(name),
-        )
-    })
+    find_program(name).ok_or_else(|| absent(&format!("the program {name}"), &Program("").package_of(name)))
 }
 
 /// The path of a plug-in or library file, named relative to the library directories.
@@ -189,8 +114,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// As for [`program`].
 pub fn library(name: &str) -> Result<PathBuf> {
-    find_library(name)
-        .ok_or_else(|| absent(&format!("the file {name}"), &Library("").package_of(name)))
+    find_library(name).ok_or_else(|| absent(&format!("the file {name}"), &Library("").package_of(name)))
 }
 
 /// A command that runs the named program.
@@ -219,9 +143,7 @@ fn absent(what: &str, package: &Option<&'static Package>) -> Failure {
             "{what} is missing, it comes with the Debian package {}: run `cargo xtask setup` (or `apt-get install {}`)",
             package.name, package.name
         ),
-        None => format!(
-            "{what} is missing: install it, and name its package in interop/src/packages.rs"
-        ),
+        None => format!("{what} is missing: install it, and name its package in interop/src/packages.rs"),
     })
 }
 
@@ -234,16 +156,12 @@ fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 fn find_library(name: &str) -> Option<PathBuf> {
-    LIBRARY_DIRECTORIES
-        .iter()
-        .map(|directory| Path::new(directory).join(name))
-        .find(|candidate| candidate.exists())
+    LIBRARY_DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|candidate| candidate.exists())
 }
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 fn is_installed(package: &str) -> bool {
@@ -260,8 +178,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_names_its_package_and_the_command_that_installs_it() {
-        let sentence =
-            absent("the program iscsi-ls", &Program("").package_of("iscsi-ls")).to_string();
+        let sentence = absent("the program iscsi-ls", &Program("").package_of("iscsi-ls")).to_string();
         assert!(sentence.contains("libiscsi-bin"), "{sentence}");
         assert!(sentence.contains("cargo xtask setup"), "{sentence}");
     }

@@ -65,10 +65,7 @@ impl Running {
     pub fn start(command: &Command) -> Result<Self> {
         let name = describe(command);
         let mut guarded = under_parent_death_signal(command);
-        guarded
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        guarded.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = guarded.spawn().context(format!("cannot start `{name}`"))?;
         let output = Arc::new(Output::default());
         output.lock().open_pipes = 2;
@@ -78,11 +75,7 @@ impl Running {
         if let Some(pipe) = child.stderr.take() {
             drain(pipe, Arc::clone(&output), false);
         }
-        Ok(Self {
-            name,
-            child,
-            output,
-        })
+        Ok(Self { name, child, output })
     }
 
     /// The process id.
@@ -123,11 +116,7 @@ impl Running {
 
     /// A failure of this process, with its output.
     pub fn complaint(&self, what: &str) -> Failure {
-        Failure::new(format!(
-            "`{}` {what}; it printed:\n{}",
-            self.name,
-            self.output()
-        ))
+        Failure::new(format!("`{}` {what}; it printed:\n{}", self.name, self.output()))
     }
 
     /// Waits for its end.
@@ -137,19 +126,10 @@ impl Running {
     pub fn wait(mut self, limit: Duration) -> Result<Finished> {
         let end = Instant::now() + limit;
         loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .context(format!("waiting for `{}`", self.name))?
-            {
+            if let Some(status) = self.child.try_wait().context(format!("waiting for `{}`", self.name))? {
                 self.output.wait_closed(DRAIN_LIMIT);
                 let stdout = String::from_utf8_lossy(&self.output.lock().stdout).into_owned();
-                return Ok(Finished {
-                    command: self.name.clone(),
-                    status,
-                    output: self.output(),
-                    stdout,
-                });
+                return Ok(Finished { command: self.name.clone(), status, output: self.output(), stdout });
             }
             if Instant::now() >= end {
                 return Err(self.complaint(&format!("did not end in {limit:?} and was killed")));
@@ -186,10 +166,7 @@ impl Finished {
         if self.status.success() {
             Ok(self)
         } else {
-            Err(Failure::new(format!(
-                "`{}` ended with {}; it printed:\n{}",
-                self.command, self.status, self.output
-            )))
+            Err(Failure::new(format!("`{}` ended with {}; it printed:\n{}", self.command, self.status, self.output)))
         }
     }
 
@@ -200,10 +177,9 @@ impl Finished {
     pub fn prints(self, texts: &[&str]) -> Result<Self> {
         match texts.iter().find(|text| !self.output.contains(**text)) {
             None => Ok(self),
-            Some(text) => Err(Failure::new(format!(
-                "`{}` did not print {text:?}; it printed:\n{}",
-                self.command, self.output
-            ))),
+            Some(text) => {
+                Err(Failure::new(format!("`{}` did not print {text:?}; it printed:\n{}", self.command, self.output)))
+            }
         }
     }
 
@@ -227,9 +203,7 @@ impl Output {
     }
 
     fn wait_closed(&self, limit: Duration) {
-        let _ = self
-            .changed
-            .wait_timeout_while(self.lock(), limit, |state| state.open_pipes > 0);
+        let _ = self.changed.wait_timeout_while(self.lock(), limit, |state| state.open_pipes > 0);
     }
 }
 
@@ -254,21 +228,14 @@ fn drain(mut pipe: impl Read + Send + 'static, output: Arc<Output>, is_stdout: b
 fn describe(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let name = program.file_name().unwrap_or(program.as_os_str());
-    std::iter::once(name)
-        .chain(command.get_args())
-        .map(OsStr::to_string_lossy)
-        .collect::<Vec<_>>()
-        .join(" ")
+    std::iter::once(name).chain(command.get_args()).map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
 /// The same command, with SIGKILL when the thread that starts it ends. `setpriv` (util-linux) replaces
 /// itself with the program, so the process id is the program's own.
 fn under_parent_death_signal(command: &Command) -> Command {
     let mut guarded = Command::new("setpriv");
-    guarded
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(command.get_program())
-        .args(command.get_args());
+    guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
     if let Some(directory) = command.get_current_dir() {
         guarded.current_dir(directory);
     }
@@ -297,28 +264,11 @@ mod tests {
 
     #[test]
     fn output_and_exit_code_come_back() {
-        let finished = run(
-            &shell("echo out; echo err >&2; exit 3"),
-            Duration::from_secs(10),
-        )
-        .unwrap();
+        let finished = run(&shell("echo out; echo err >&2; exit 3"), Duration::from_secs(10)).unwrap();
         assert_eq!(finished.code(), Some(3));
         assert!(finished.output.contains("out") && finished.output.contains("err"));
-        assert!(
-            finished
-                .clone()
-                .success()
-                .unwrap_err()
-                .to_string()
-                .contains("err")
-        );
-        assert!(
-            finished
-                .prints(&["out", "absent"])
-                .unwrap_err()
-                .to_string()
-                .contains("absent")
-        );
+        assert!(finished.clone().success().unwrap_err().to_string().contains("err"));
+        assert!(finished.prints(&["out", "absent"]).unwrap_err().to_string().contains("absent"));
     }
 
     #[test]
@@ -334,45 +284,23 @@ mod tests {
     fn a_child_past_its_limit_is_killed() {
         let running = Running::start(&shell("echo begun; exec sleep 60")).unwrap();
         let pid = running.pid();
-        let sentence = running
-            .wait(Duration::from_millis(300))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            sentence.contains("did not end") && sentence.contains("begun"),
-            "{sentence}"
-        );
+        let sentence = running.wait(Duration::from_millis(300)).unwrap_err().to_string();
+        assert!(sentence.contains("did not end") && sentence.contains("begun"), "{sentence}");
         assert!(!exists(pid));
     }
 
     #[test]
     fn an_interrupt_reaches_the_child() {
-        let mut running = Running::start(&shell(
-            "trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done",
-        ))
-        .unwrap();
-        running
-            .wait_for_text("ready", Duration::from_secs(10))
-            .unwrap();
-        running
-            .interrupt(Duration::from_secs(10))
-            .unwrap()
-            .success()
-            .unwrap()
-            .prints(&["caught"])
-            .unwrap();
+        let mut running =
+            Running::start(&shell("trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done")).unwrap();
+        running.wait_for_text("ready", Duration::from_secs(10)).unwrap();
+        running.interrupt(Duration::from_secs(10)).unwrap().success().unwrap().prints(&["caught"]).unwrap();
     }
 
     #[test]
     fn text_that_never_comes_is_a_failure_with_the_output() {
         let mut running = Running::start(&shell("echo something else")).unwrap();
-        let sentence = running
-            .wait_for_text("ready", Duration::from_secs(10))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            sentence.contains("ended before") && sentence.contains("something else"),
-            "{sentence}"
-        );
+        let sentence = running.wait_for_text("ready", Duration::from_secs(10)).unwrap_err().to_string();
+        assert!(sentence.contains("ended before") && sentence.contains("something else"), "{sentence}");
     }
 }

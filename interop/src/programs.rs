@@ -45,27 +45,14 @@ pub fn programs() -> Result<Programs> {
 }
 
 fn locate() -> Result<Programs> {
-    if let (Some(ramdisk), Some(iscsi)) = (
-        std::env::var_os("RAMDISK_BIN"),
-        std::env::var_os("ISCSI_BIN"),
-    ) {
+    if let (Some(ramdisk), Some(iscsi)) = (std::env::var_os("RAMDISK_BIN"), std::env::var_os("ISCSI_BIN")) {
         let absolute = |path| std::path::absolute(&path).context(format!("the path {path:?}"));
-        return Ok(Programs {
-            ramdisk: absolute(ramdisk)?,
-            iscsi: absolute(iscsi)?,
-        });
+        return Ok(Programs { ramdisk: absolute(ramdisk)?, iscsi: absolute(iscsi)? });
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "examples",
-            "--bins",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--package", "examples", "--bins", "--message-format=json-render-diagnostics"])
         .current_dir(checkout());
     let finished = process::run(&build, BUILD_LIMIT)?.success()?;
     let executable = |name: &str| {
@@ -75,16 +62,9 @@ fn locate() -> Result<Programs> {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|message| message["target"]["name"] == name)
             .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .ok_or_else(|| {
-                Failure::new(format!(
-                    "cargo built the package `examples` without a program {name}"
-                ))
-            })
+            .ok_or_else(|| Failure::new(format!("cargo built the package `examples` without a program {name}")))
     };
-    Ok(Programs {
-        ramdisk: executable("ramdisk")?,
-        iscsi: executable("iscsi")?,
-    })
+    Ok(Programs { ramdisk: executable("ramdisk")?, iscsi: executable("iscsi")? })
 }
 
 /// A free port of 127.0.0.1. Another program may take it before it is used; callers that start a
@@ -140,9 +120,7 @@ impl Ramdisk {
     {
         let port = free_port()?;
         let mut command = Command::new(programs()?.ramdisk);
-        command
-            .args(["serve", "--portal", &format!("127.0.0.1:{port}")])
-            .args(arguments);
+        command.args(["serve", "--portal", &format!("127.0.0.1:{port}")]).args(arguments);
         let mut running = Running::start(&command)?;
         wait_for_listener(port, &mut running, START_LIMIT)?;
         Ok(Self { running, port })
@@ -173,11 +151,7 @@ impl Ramdisk {
 
     /// The same with CHAP credentials, in libiscsi's form.
     pub fn url_as(&self, user: &str, secret: &str, lun: u32) -> String {
-        format!(
-            "iscsi://{user}%{secret}@{}/{}/{lun}",
-            self.portal(),
-            Self::TARGET
-        )
+        format!("iscsi://{user}%{secret}@{}/{}/{lun}", self.portal(), Self::TARGET)
     }
 
     /// What it has printed so far.
@@ -192,10 +166,7 @@ impl Ramdisk {
     pub fn stop(self) -> Result<Finished> {
         let finished = self.running.interrupt(STOP_LIMIT)?.success()?;
         if finished.output.contains("panicked at") {
-            return Err(Failure::new(format!(
-                "`{}` panicked:\n{}",
-                finished.command, finished.output
-            )));
+            return Err(Failure::new(format!("`{}` panicked:\n{}", finished.command, finished.output)));
         }
         Ok(finished)
     }

@@ -121,9 +121,7 @@ impl Suite {
             .map(str::to_owned)
             .collect();
         if tests.is_empty() {
-            return Err(Failure::new(format!(
-                "{TOOL} --list printed no test:\n{listed}"
-            )));
+            return Err(Failure::new(format!("{TOOL} --list printed no test:\n{listed}")));
         }
         Ok(tests)
     }
@@ -145,18 +143,11 @@ impl Suite {
         let finished = process::run(&self.command(&test)?, self.limit);
         let took = begin.elapsed();
         let (outcome, note) = match finished {
-            Err(failure) if took >= self.limit => {
-                (Outcome::Timeout, last_line(&failure.to_string()))
-            }
+            Err(failure) if took >= self.limit => (Outcome::Timeout, last_line(&failure.to_string())),
             Err(failure) => return Err(failure),
             Ok(finished) => judge(&test, finished.code(), &finished.output),
         };
-        Ok(Verdict {
-            test,
-            outcome,
-            note,
-            took,
-        })
+        Ok(Verdict { test, outcome, note, took })
     }
 
     fn command(&self, test: &str) -> Result<Command> {
@@ -164,28 +155,18 @@ impl Suite {
         let mut command = packages::command(TOOL)?;
         command.args(["--dataloss", "--allow-sanitize", "--test", test]);
         // Both may use the LUN; named here so that a target with an access list can name them too.
-        command.args([
-            "--initiator-name",
-            Self::INITIATORS[0],
-            "--initiator-name-2",
-            Self::INITIATORS[1],
-        ]);
+        command.args(["--initiator-name", Self::INITIATORS[0], "--initiator-name-2", Self::INITIATORS[1]]);
         match (family, &self.read_only_url, &self.removable_url) {
             ("ReadOnly", Some(url), _) => command.arg(url),
             ("PreventAllow" | "StartStopUnit" | "NoMedia", _, Some(url)) => command.arg(url),
-            ("MultipathIO", _, _) => command
-                .arg(&self.url)
-                .arg(self.second_portal_url.as_ref().unwrap_or(&self.url)),
+            ("MultipathIO", _, _) => command.arg(&self.url).arg(self.second_portal_url.as_ref().unwrap_or(&self.url)),
             _ => command.arg(&self.url),
         };
         Ok(command)
     }
 
     /// The names that the suite's two initiators log in with.
-    pub const INITIATORS: [&'static str; 2] = [
-        "iqn.2026-01.org.example:suite-1",
-        "iqn.2026-01.org.example:suite-2",
-    ];
+    pub const INITIATORS: [&'static str; 2] = ["iqn.2026-01.org.example:suite-1", "iqn.2026-01.org.example:suite-2"];
 }
 
 /// Reads the outcome from what the tool printed.
@@ -199,30 +180,20 @@ fn judge(test: &str, code: Option<i32>, output: &str) -> (Outcome, String) {
     if tests_run == 0 {
         return (Outcome::NoConnection, last_line(output));
     }
-    let asserts: Vec<&str> = output
-        .lines()
-        .map(str::trim)
-        .filter(|line| is_failed_assert(line))
-        .collect();
+    let asserts: Vec<&str> = output.lines().map(str::trim).filter(|line| is_failed_assert(line)).collect();
     if tests_failed > 0 {
         let wrong = asserts.iter().find(|line| !line.contains(TOOL_FAULT));
         return match wrong {
             None if !asserts.is_empty() => (Outcome::ToolFault, asserts[0].to_owned()),
             _ => {
                 let words = output.lines().find_map(|line| line.split_once("[FAILED]"));
-                let note = words
-                    .map(|(_, words)| words.trim())
-                    .or(wrong.copied())
-                    .unwrap_or_default();
+                let note = words.map(|(_, words)| words.trim()).or(wrong.copied()).unwrap_or_default();
                 (Outcome::Fail, note.to_owned())
             }
         };
     }
-    let skips: Vec<&str> = output
-        .lines()
-        .filter_map(|line| line.split_once("[SKIPPED]"))
-        .map(|(_, words)| words.trim())
-        .collect();
+    let skips: Vec<&str> =
+        output.lines().filter_map(|line| line.split_once("[SKIPPED]")).map(|(_, words)| words.trim()).collect();
     let asserts_run = summary(output, "asserts").map_or(0, |[run, _]| run);
     // A skip itself counts as one assert. Setting up (READ CAPACITY and the like) asserts too, so a test
     // whose own command is absent is a skip whatever else it counted.
@@ -236,10 +207,7 @@ fn judge(test: &str, code: Option<i32>, output: &str) -> (Outcome, String) {
 
 /// Numbers `Ran` and `Failed` of a row of CUnit's summary: kind, total, ran, passed, failed, inactive.
 fn summary(output: &str, row: &str) -> Option<[usize; 2]> {
-    let line = output
-        .lines()
-        .rev()
-        .find(|line| line.split_whitespace().next() == Some(row))?;
+    let line = output.lines().rev().find(|line| line.split_whitespace().next() == Some(row))?;
     let mut columns = line.split_whitespace().skip(2);
     let ran = columns.next()?.parse().ok()?;
     let failed = columns.nth(1)?.parse().ok()?;
@@ -249,19 +217,14 @@ fn summary(output: &str, row: &str) -> Option<[usize; 2]> {
 /// CUnit prints a failed assert as `1. file.c:157  - CU_ASSERT...`.
 fn is_failed_assert(line: &str) -> bool {
     line.split_once(". ").is_some_and(|(number, rest)| {
-        !number.is_empty()
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-            && rest.contains(".c:")
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) && rest.contains(".c:")
     })
 }
 
 /// Whether a skip says that the very command the test is about is not implemented.
 fn names_own_command(test: &str, words: &str) -> bool {
     let letters = |text: &str| -> String {
-        text.chars()
-            .filter(char::is_ascii_alphabetic)
-            .map(|letter| letter.to_ascii_lowercase())
-            .collect()
+        text.chars().filter(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_lowercase()).collect()
     };
     let words = letters(words);
     let suite = match test.split('.').nth(1).unwrap_or_default() {
@@ -272,21 +235,13 @@ fn names_own_command(test: &str, words: &str) -> bool {
 }
 
 fn last_line(text: &str) -> String {
-    text.lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
 }
 
 impl Report {
     /// How many tests ended so.
     pub fn count(&self, outcome: Outcome) -> usize {
-        self.verdicts
-            .iter()
-            .filter(|verdict| verdict.outcome == outcome)
-            .count()
+        self.verdicts.iter().filter(|verdict| verdict.outcome == outcome).count()
     }
 
     /// Checks the report against an expectation list: one name of a test a line, all of which must
@@ -295,22 +250,15 @@ impl Report {
     /// # Errors
     /// Naming each test that is on the list and did not pass, and each that the tool does not have.
     pub fn expect(&self, list: &str) -> Result<()> {
-        let found: BTreeMap<&str, &Verdict> = self
-            .verdicts
-            .iter()
-            .map(|verdict| (verdict.test.as_str(), verdict))
-            .collect();
-        let expected = list
-            .lines()
-            .map(|line| line.split('#').next().unwrap_or_default().trim());
+        let found: BTreeMap<&str, &Verdict> =
+            self.verdicts.iter().map(|verdict| (verdict.test.as_str(), verdict)).collect();
+        let expected = list.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
         let broken: Vec<String> = expected
             .filter(|name| !name.is_empty())
             .filter_map(|name| match found.get(name) {
                 Some(verdict) if verdict.outcome == Outcome::Pass => None,
                 Some(verdict) => Some(format!("  {verdict}")),
-                None => Some(format!(
-                    "  {name} did not run: this version of the tool does not have it"
-                )),
+                None => Some(format!("  {name} did not run: this version of the tool does not have it")),
             })
             .collect();
         if broken.is_empty() {
@@ -325,10 +273,7 @@ impl Report {
 
     /// The names of the tests that passed, one a line: the next expectation list.
     pub fn passed(&self) -> String {
-        let names = self
-            .verdicts
-            .iter()
-            .filter(|verdict| verdict.outcome == Outcome::Pass);
+        let names = self.verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Pass);
         names.map(|verdict| format!("{}\n", verdict.test)).collect()
     }
 }
@@ -347,34 +292,18 @@ impl fmt::Display for Report {
         let mut families: BTreeMap<&str, [usize; 7]> = BTreeMap::new();
         let mut all = [0; 7];
         for verdict in &self.verdicts {
-            let family = verdict
-                .test
-                .rsplit_once('.')
-                .map_or("", |(family, _)| family);
-            let column = COLUMNS
-                .iter()
-                .position(|outcome| *outcome == verdict.outcome)
-                .unwrap_or(0);
+            let family = verdict.test.rsplit_once('.').map_or("", |(family, _)| family);
+            let column = COLUMNS.iter().position(|outcome| *outcome == verdict.outcome).unwrap_or(0);
             families.entry(family).or_default()[column] += 1;
             all[column] += 1;
         }
-        writeln!(
-            f,
-            "{:<36} pass  skip  fail  tool crash  time  conn",
-            "family"
-        )?;
+        writeln!(f, "{:<36} pass  skip  fail  tool crash  time  conn", "family")?;
         for (family, counts) in families.into_iter().chain([("all", all)]) {
             write!(f, "{family:<36}")?;
-            counts
-                .iter()
-                .try_for_each(|count| write!(f, "{count:>5} "))?;
+            counts.iter().try_for_each(|count| write!(f, "{count:>5} "))?;
             writeln!(f)?;
         }
-        for verdict in self
-            .verdicts
-            .iter()
-            .filter(|verdict| !matches!(verdict.outcome, Pass | Skip))
-        {
+        for verdict in self.verdicts.iter().filter(|verdict| !matches!(verdict.outcome, Pass | Skip)) {
             writeln!(f, "{verdict}")?;
         }
         Ok(())

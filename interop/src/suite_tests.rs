@@ -12,15 +12,8 @@ fn printed(body: &str, tests: &str, asserts: &str) -> String {
 
 #[test]
 fn a_pass_is_a_pass() {
-    let output = printed(
-        "  Test: Simple ...passed",
-        "1      1      1      0",
-        "512    512    512      0",
-    );
-    assert_eq!(
-        judge("SCSI.Read10.Simple", Some(0), &output).0,
-        Outcome::Pass
-    );
+    let output = printed("  Test: Simple ...passed", "1      1      1      0", "512    512    512      0");
+    assert_eq!(judge("SCSI.Read10.Simple", Some(0), &output).0, Outcome::Pass);
 }
 
 #[test]
@@ -42,14 +35,8 @@ fn a_test_whose_own_command_is_absent_is_a_skip_whatever_it_counted() {
         "1      1      1      0",
         "9      9      9      0",
     );
-    assert_eq!(
-        judge("SCSI.CompareAndWrite.Simple", Some(0), &output).0,
-        Outcome::Skip
-    );
-    assert_eq!(
-        judge("iSCSI.MultipathIO.CompareAndWrite", Some(0), &output).0,
-        Outcome::Skip
-    );
+    assert_eq!(judge("SCSI.CompareAndWrite.Simple", Some(0), &output).0, Outcome::Skip);
+    assert_eq!(judge("iSCSI.MultipathIO.CompareAndWrite", Some(0), &output).0, Outcome::Skip);
     let (outcome, note) = judge("SCSI.Write10.Simple", Some(0), &output);
     assert_eq!(outcome, Outcome::Pass);
     assert!(note.starts_with("part-skipped"));
@@ -70,48 +57,24 @@ fn a_failed_assert_is_a_failure_unless_the_tool_is_at_fault() {
         "1      1      0      1",
         "8      8      7      1",
     );
-    assert_eq!(
-        judge("iSCSI.iSCSITMF.A", Some(0), &tool).0,
-        Outcome::ToolFault
-    );
+    assert_eq!(judge("iSCSI.iSCSITMF.A", Some(0), &tool).0, Outcome::ToolFault);
 }
 
 #[test]
 fn a_tool_that_never_reached_the_test_or_died_is_no_pass() {
     let never = printed("", "0      0      0      0", "0      0      0      0");
-    assert_eq!(
-        judge("SCSI.Read10.Simple", Some(0), &never).0,
-        Outcome::NoConnection
-    );
-    assert_eq!(
-        judge("SCSI.Read10.Simple", Some(10), "Failed to login").0,
-        Outcome::NoConnection
-    );
+    assert_eq!(judge("SCSI.Read10.Simple", Some(0), &never).0, Outcome::NoConnection);
+    assert_eq!(judge("SCSI.Read10.Simple", Some(10), "Failed to login").0, Outcome::NoConnection);
     assert_eq!(judge("SCSI.Read10.Simple", None, "").0, Outcome::Crash);
 }
 
 #[test]
 fn an_expectation_that_is_not_met_is_named() {
-    let verdict = |test: &str, outcome| Verdict {
-        test: test.to_owned(),
-        outcome,
-        note: "why".to_owned(),
-        took: Duration::ZERO,
-    };
-    let report = Report {
-        verdicts: vec![
-            verdict("SCSI.A.B", Outcome::Pass),
-            verdict("SCSI.A.C", Outcome::Skip),
-        ],
-    };
+    let verdict =
+        |test: &str, outcome| Verdict { test: test.to_owned(), outcome, note: "why".to_owned(), took: Duration::ZERO };
+    let report = Report { verdicts: vec![verdict("SCSI.A.B", Outcome::Pass), verdict("SCSI.A.C", Outcome::Skip)] };
     report.expect("# comment\nSCSI.A.B  # good\n\n").unwrap();
-    let sentence = report
-        .expect("SCSI.A.B\nSCSI.A.C\nSCSI.A.D\n")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        sentence.contains("Skip SCSI.A.C why") && sentence.contains("SCSI.A.D did not run"),
-        "{sentence}"
-    );
+    let sentence = report.expect("SCSI.A.B\nSCSI.A.C\nSCSI.A.D\n").unwrap_err().to_string();
+    assert!(sentence.contains("Skip SCSI.A.C why") && sentence.contains("SCSI.A.D did not run"), "{sentence}");
     assert_eq!(report.passed(), "SCSI.A.B\n");
 }

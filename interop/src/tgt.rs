@@ -38,40 +38,20 @@ impl Tgt {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let port = free_port()?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let directory =
-            std::env::temp_dir().join(format!("interop-tgt-{}-{number}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("interop-tgt-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).context(format!("making {}", directory.display()))?;
         let mut command = packages::command("tgtd")?;
-        command.args([
-            "--foreground",
-            "--iscsi",
-            &format!("portal=127.0.0.1:{port}"),
-        ]);
+        command.args(["--foreground", "--iscsi", &format!("portal=127.0.0.1:{port}")]);
         command.env("TGT_IPC_SOCKET", directory.join("control"));
         let running = Running::start(&command)?;
-        let mut tgt = Self {
-            running,
-            port,
-            directory,
-            disks,
-        };
+        let mut tgt = Self { running, port, directory, disks };
         wait_for_listener(port, &mut tgt.running, LIMIT)?;
         tgt.wait_for_control()?;
-        tgt.admin(&[
-            "--mode",
-            "target",
-            "--op",
-            "new",
-            "--tid",
-            "1",
-            "--targetname",
-            Self::TARGET,
-        ])?;
+        tgt.admin(&["--mode", "target", "--op", "new", "--tid", "1", "--targetname", Self::TARGET])?;
         for lun in 1..=disks {
             let path = tgt.directory.join(format!("disk{lun}"));
             let file = File::create(&path).context(format!("making {}", path.display()))?;
-            file.set_len(mebibytes << 20)
-                .context(format!("sizing {}", path.display()))?;
+            file.set_len(mebibytes << 20).context(format!("sizing {}", path.display()))?;
             let (lun, path) = (lun.to_string(), path.display().to_string());
             tgt.admin(&[
                 "--mode",
@@ -88,32 +68,10 @@ impl Tgt {
             // thin_provisioning makes UNMAP known; without it there is none to test.
             let parameters = ["--params", "thin_provisioning=1"];
             tgt.admin(
-                &[
-                    &[
-                        "--mode",
-                        "logicalunit",
-                        "--op",
-                        "update",
-                        "--tid",
-                        "1",
-                        "--lun",
-                        &lun,
-                    ],
-                    &parameters[..],
-                ]
-                .concat(),
+                &[&["--mode", "logicalunit", "--op", "update", "--tid", "1", "--lun", &lun], &parameters[..]].concat(),
             )?;
         }
-        tgt.admin(&[
-            "--mode",
-            "target",
-            "--op",
-            "bind",
-            "--tid",
-            "1",
-            "--initiator-address",
-            "ALL",
-        ])?;
+        tgt.admin(&["--mode", "target", "--op", "bind", "--tid", "1", "--initiator-address", "ALL"])?;
         Ok(tgt)
     }
 
@@ -134,19 +92,8 @@ impl Tgt {
     }
 
     fn account(&mut self, user: &str, secret: &str, outgoing: bool) -> Result<()> {
-        self.admin(&[
-            "--mode",
-            "account",
-            "--op",
-            "new",
-            "--user",
-            user,
-            "--password",
-            secret,
-        ])?;
-        let mut bind = vec![
-            "--mode", "account", "--op", "bind", "--tid", "1", "--user", user,
-        ];
+        self.admin(&["--mode", "account", "--op", "new", "--user", user, "--password", secret])?;
+        let mut bind = vec!["--mode", "account", "--op", "bind", "--tid", "1", "--user", user];
         if outgoing {
             bind.push("--outgoing");
         }
@@ -175,25 +122,16 @@ impl Tgt {
 
     /// The same with CHAP credentials.
     pub fn url_as(&self, user: &str, secret: &str, lun: u32) -> String {
-        format!(
-            "iscsi://{user}%{secret}@{}/{}/{lun}",
-            self.portal(),
-            Self::TARGET
-        )
+        format!("iscsi://{user}%{secret}@{}/{}/{lun}", self.portal(), Self::TARGET)
     }
 
     fn admin(&self, arguments: &[&str]) -> Result<()> {
-        process::run(&self.admin_command(arguments)?, LIMIT)?
-            .success()
-            .map(drop)
+        process::run(&self.admin_command(arguments)?, LIMIT)?.success().map(drop)
     }
 
     fn admin_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = packages::command("tgtadm")?;
-        command
-            .args(["--lld", "iscsi"])
-            .args(arguments)
-            .env("TGT_IPC_SOCKET", self.directory.join("control"));
+        command.args(["--lld", "iscsi"]).args(arguments).env("TGT_IPC_SOCKET", self.directory.join("control"));
         Ok(command)
     }
 
@@ -206,10 +144,7 @@ impl Tgt {
                 return Ok(());
             }
             if Instant::now() >= end {
-                return Err(Failure::new(format!(
-                    "tgtd does not answer tgtadm:\n{}",
-                    finished.output
-                )));
+                return Err(Failure::new(format!("tgtd does not answer tgtadm:\n{}", finished.output)));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -45,8 +45,7 @@ impl Capture {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         packages::program("tshark")?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let file =
-            std::env::temp_dir().join(format!("interop-wire-{}-{number}.pcap", std::process::id()));
+        let file = std::env::temp_dir().join(format!("interop-wire-{}-{number}.pcap", std::process::id()));
         let tcpdump = packages::program("tcpdump")?;
         let mut command = if rustix::process::geteuid().is_root() {
             Command::new(tcpdump)
@@ -56,19 +55,11 @@ impl Capture {
             sudo
         };
         // -U writes each packet at once; -B is in KiB, large enough that a burst is not lost.
-        command
-            .args([
-                "-i", "lo", "-U", "-B", "131072", "-s", "0", "-Z", "root", "-w",
-            ])
-            .arg(&file);
+        command.args(["-i", "lo", "-U", "-B", "131072", "-s", "0", "-Z", "root", "-w"]).arg(&file);
         command.arg(format!("tcp port {port}"));
         let mut running = Running::start(&command)?;
         running.wait_for_text("listening on", Duration::from_secs(20))?;
-        Ok(Self {
-            running,
-            port,
-            file,
-        })
+        Ok(Self { running, port, file })
     }
 
     /// Ends the capture and has it judged.
@@ -92,11 +83,7 @@ impl Capture {
 pub fn judge(file: &Path, port: u16) -> Result<Verdict> {
     let tshark = |arguments: &[&str]| -> Result<String> {
         let mut command = packages::command("tshark")?;
-        command
-            .arg("-r")
-            .arg(file)
-            .args(["-d", &format!("tcp.port=={port},iscsi")])
-            .args(arguments);
+        command.arg("-r").arg(file).args(["-d", &format!("tcp.port=={port},iscsi")]).args(arguments);
         // It warns about being root on stderr.
         Ok(process::run(&command, LIMIT)?.success()?.stdout)
     };
@@ -104,46 +91,23 @@ pub fn judge(file: &Path, port: u16) -> Result<Verdict> {
     for line in tshark(&["-Y", "iscsi", "-T", "fields", "-e", "iscsi.opcode"])?.lines() {
         for opcode in line.split(',').filter(|opcode| !opcode.is_empty()) {
             let digits = opcode.trim_start_matches("0x");
-            let value =
-                u8::from_str_radix(digits, 16).context(format!("tshark's opcode {opcode:?}"))?;
+            let value = u8::from_str_radix(digits, 16).context(format!("tshark's opcode {opcode:?}"))?;
             *verdict.opcodes.entry(value).or_default() += 1;
         }
     }
     // The SCSI dissector also calls an answer malformed that the allocation length cut short, as the
     // standard wants it; only what the iSCSI dissector itself cannot read is a fault.
-    let malformed = tshark(&[
-        "-Y",
-        "_ws.malformed && iscsi",
-        "-T",
-        "fields",
-        "-e",
-        "frame.number",
-        "-e",
-        "_ws.malformed",
-    ])?;
+    let malformed =
+        tshark(&["-Y", "_ws.malformed && iscsi", "-T", "fields", "-e", "frame.number", "-e", "_ws.malformed"])?;
     let malformed = malformed.lines().filter(|line| line.contains("iSCSI"));
-    verdict
-        .complaints
-        .extend(malformed.map(|line| format!("malformed: frame {line}")));
-    for (what, filter) in [
-        ("bad key=value", "iscsi.keyvalue.invalid"),
-        ("unknown opcode", "iscsi.opcode.invalid"),
-    ] {
-        verdict.complaints.extend(
-            tshark(&["-Y", filter])?
-                .lines()
-                .map(|line| format!("{what}: {}", line.trim())),
-        );
+    verdict.complaints.extend(malformed.map(|line| format!("malformed: frame {line}")));
+    for (what, filter) in [("bad key=value", "iscsi.keyvalue.invalid"), ("unknown opcode", "iscsi.opcode.invalid")] {
+        verdict.complaints.extend(tshark(&["-Y", filter])?.lines().map(|line| format!("{what}: {}", line.trim())));
     }
-    for line in tshark(&["-Y", "iscsi", "-V"])?
-        .lines()
-        .filter(|line| line.contains("Digest: 0x"))
-    {
+    for line in tshark(&["-Y", "iscsi", "-V"])?.lines().filter(|line| line.contains("Digest: 0x")) {
         let lower = line.to_lowercase();
         if lower.contains("incorrect") || lower.contains("bad") || lower.contains("should be") {
-            verdict
-                .complaints
-                .push(format!("bad digest: {}", line.trim()));
+            verdict.complaints.push(format!("bad digest: {}", line.trim()));
         } else if lower.contains("good") || lower.contains("correct") {
             verdict.good_digests += 1;
         }
@@ -167,9 +131,7 @@ impl Verdict {
     /// Listing the first complaints otherwise.
     pub fn sound(self) -> Result<Self> {
         if self.gaps > 0 {
-            return Err(Failure::new(
-                "the capture missed TCP segments: run the test on a less busy machine",
-            ));
+            return Err(Failure::new("the capture missed TCP segments: run the test on a less busy machine"));
         }
         if self.pdus() == 0 {
             return Err(Failure::new("the capture has no iSCSI PDU"));
@@ -177,12 +139,7 @@ impl Verdict {
         if self.complaints.is_empty() {
             return Ok(self);
         }
-        let shown: Vec<&str> = self
-            .complaints
-            .iter()
-            .take(20)
-            .map(String::as_str)
-            .collect();
+        let shown: Vec<&str> = self.complaints.iter().take(20).map(String::as_str).collect();
         Err(Failure::new(format!(
             "tshark complains about {} of {} PDUs:\n{}",
             self.complaints.len(),

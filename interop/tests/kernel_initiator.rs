@@ -44,10 +44,7 @@ const ATTACH: &[&str] = &[
 ];
 
 fn attach(mode: &str, more: &[&str]) -> Result<Report> {
-    let job = Job::named("attach.sh")
-        .with("MODE", mode)
-        .with_programs()?
-        .limit(Duration::from_secs(400));
+    let job = Job::named("attach.sh").with("MODE", mode).with_programs()?.limit(Duration::from_secs(400));
     Guest::made()?.run(&job)?.passed(&[ATTACH, more].concat())
 }
 
@@ -58,11 +55,7 @@ fn attaches_and_uses_four_disks() -> Result<()> {
 
 #[test]
 fn attaches_with_chap_both_ways() -> Result<()> {
-    let checks = [
-        "a wrong secret is refused",
-        "a target with a wrong secret is refused",
-        "session: CHAP both ways",
-    ];
+    let checks = ["a wrong secret is refused", "a target with a wrong secret is refused", "session: CHAP both ways"];
     attach("chap", &checks).map(drop)
 }
 
@@ -70,27 +63,17 @@ fn attaches_with_chap_both_ways() -> Result<()> {
 fn attaches_with_header_and_data_digests() -> Result<()> {
     let report = attach("digests", &["session: digests", "capture kept"])?;
     let wire = interop::wire::judge(&report.directory.join("wire.pcap"), 3260)?.sound()?;
-    assert!(
-        wire.good_digests > 100,
-        "tshark checked {} digests only",
-        wire.good_digests
-    );
+    assert!(wire.good_digests > 100, "tshark checked {} digests only", wire.good_digests);
     // Data-Out, Data-In and R2T were among what it judged.
     for opcode in [0x05, 0x25, 0x31] {
-        assert!(
-            wire.opcodes.contains_key(&opcode),
-            "no PDU with opcode {opcode:#04x}: {:?}",
-            wire.opcodes
-        );
+        assert!(wire.opcodes.contains_key(&opcode), "no PDU with opcode {opcode:#04x}: {:?}", wire.opcodes);
     }
     Ok(())
 }
 
 #[test]
 fn a_cut_connection_loses_no_acknowledged_write() -> Result<()> {
-    let job = Job::named("cut.sh")
-        .with_programs()?
-        .limit(Duration::from_secs(400));
+    let job = Job::named("cut.sh").with_programs()?.limit(Duration::from_secs(400));
     let report = Guest::made()?.run(&job)?.passed(&[
         "login",
         "writes flow",
@@ -108,10 +91,6 @@ fn a_cut_connection_loses_no_acknowledged_write() -> Result<()> {
         "logout",
         "target ends at Ctrl-C",
     ])?;
-    report
-        .output
-        .lines()
-        .filter(|line| line.starts_with("note:"))
-        .for_each(|line| println!("{line}"));
+    report.output.lines().filter(|line| line.starts_with("note:")).for_each(|line| println!("{line}"));
     Ok(())
 }

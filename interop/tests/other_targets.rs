@@ -17,9 +17,7 @@ fn ours(arguments: &[&str]) -> Result<Finished> {
 
 /// Every command once; the disks are LUN 1 and LUN 2.
 fn whole_story(tgt: &Tgt, url: impl Fn(u32) -> String) -> Result<()> {
-    ours(&["discover", &tgt.portal()])?
-        .success()?
-        .prints(&[Tgt::TARGET, &tgt.portal()])?;
+    ours(&["discover", &tgt.portal()])?.success()?.prints(&[Tgt::TARGET, &tgt.portal()])?;
     ours(&["login-test", &url(1)])?.success()?;
     // Steps 9 and 10 of the story: the disk, then the session and what it negotiated.
     ours(&["info", &url(1)])?.success()?.prints(&[
@@ -32,43 +30,16 @@ fn whole_story(tgt: &Tgt, url: impl Fn(u32) -> String) -> Result<()> {
     ])?;
     ours(&["luns", &url(1)])?.success()?.prints(&["1", "2"])?;
     ours(&["verify", &url(1)])?.success()?;
-    for (pattern, block) in [
-        ("randread", "512"),
-        ("randwrite", "4096"),
-        ("randrw", "512"),
-        ("read", "65536"),
-        ("write", "262144"),
-    ] {
-        let arguments = [
-            "bench",
-            &url(1),
-            "--rw",
-            pattern,
-            "--bs",
-            block,
-            "--iodepth",
-            "128",
-            "--runtime",
-            "1",
-        ];
+    for (pattern, block) in
+        [("randread", "512"), ("randwrite", "4096"), ("randrw", "512"), ("read", "65536"), ("write", "262144")]
+    {
+        let arguments = ["bench", &url(1), "--rw", pattern, "--bs", block, "--iodepth", "128", "--runtime", "1"];
         ours(&arguments)?.success()?.prints(&["IOPS"])?;
     }
     let (first, second) = (url(1), url(2));
-    ours(&[
-        "bench",
-        &first,
-        &second,
-        "--rw",
-        "randread",
-        "--bs",
-        "512",
-        "--iodepth",
-        "64",
-        "--runtime",
-        "1",
-    ])?
-    .success()?
-    .prints(&["IOPS"])?;
+    ours(&["bench", &first, &second, "--rw", "randread", "--bs", "512", "--iodepth", "64", "--runtime", "1"])?
+        .success()?
+        .prints(&["IOPS"])?;
     Ok(())
 }
 
@@ -82,16 +53,8 @@ fn refused(arguments: &[&str]) -> Result<()> {
         finished.status,
         finished.output
     );
-    assert!(
-        !finished.output.trim().is_empty(),
-        "`{}` failed without a word",
-        finished.command
-    );
-    assert!(
-        !finished.output.contains("panicked at"),
-        "{}",
-        finished.output
-    );
+    assert!(!finished.output.trim().is_empty(), "`{}` failed without a word", finished.command);
+    assert!(!finished.output.contains("panicked at"), "{}", finished.output);
     Ok(())
 }
 
@@ -115,10 +78,7 @@ fn tgt_with_chap() -> Result<()> {
 fn tgt_with_a_lun_or_target_that_is_not_there() -> Result<()> {
     let tgt = Tgt::start(1, 64)?;
     refused(&["info", &tgt.url(7)])?;
-    refused(&[
-        "info",
-        &format!("iscsi://{}/iqn.2026-01.org.example:nobody/1", tgt.portal()),
-    ])
+    refused(&["info", &format!("iscsi://{}/iqn.2026-01.org.example:nobody/1", tgt.portal())])
 }
 
 #[test]
@@ -133,40 +93,21 @@ fn tshark_finds_nothing_wrong_in_what_our_initiator_sends() -> Result<()> {
     let verdict = capture.judge()?.sound()?;
     // Command, login, text, Data-Out and logout of ours were among what it judged.
     for opcode in [0x01, 0x03, 0x04, 0x05, 0x06] {
-        assert!(
-            verdict.opcodes.contains_key(&opcode),
-            "no PDU with opcode {opcode:#04x}: {:?}",
-            verdict.opcodes
-        );
+        assert!(verdict.opcodes.contains_key(&opcode), "no PDU with opcode {opcode:#04x}: {:?}", verdict.opcodes);
     }
     Ok(())
 }
 
 #[test]
 fn lio_with_and_without_chap() -> Result<()> {
-    let job = Job::named("lio.sh")
-        .with_programs()?
-        .limit(Duration::from_secs(400));
+    let job = Job::named("lio.sh").with_programs()?.limit(Duration::from_secs(400));
     let mut checks = vec!["LIO serves".to_owned(), "LIO serves with CHAP".to_owned()];
     for name in ["plain", "chap"] {
-        for step in [
-            "discover",
-            "info",
-            "luns",
-            "verify",
-            "bench",
-            "bench over two LUNs",
-        ] {
+        for step in ["discover", "info", "luns", "verify", "bench", "bench over two LUNs"] {
             checks.push(format!("{name}: {step}"));
         }
     }
-    checks.extend(
-        [
-            "chap: no secret is refused",
-            "chap: a wrong secret is refused",
-        ]
-        .map(str::to_owned),
-    );
+    checks.extend(["chap: no secret is refused", "chap: a wrong secret is refused"].map(str::to_owned));
     let checks: Vec<&str> = checks.iter().map(String::as_str).collect();
     Guest::made()?.run(&job)?.passed(&checks).map(drop)
 }

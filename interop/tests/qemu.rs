@@ -48,8 +48,7 @@ fn random_file(path: &Path, mebibytes: usize, seed: u64) -> Result<()> {
             state ^= state >> 27;
             word.copy_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
         }
-        file.write_all(&block)
-            .context(format!("writing {}", path.display()))?;
+        file.write_all(&block).context(format!("writing {}", path.display()))?;
     }
     Ok(())
 }
@@ -60,11 +59,7 @@ fn assert_equal(one: &Path, other: &Path) -> Result<()> {
     let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut offset = 0_u64;
     let size = left.get_ref().metadata().context("its size")?.len();
-    assert_eq!(
-        size,
-        right.get_ref().metadata().context("its size")?.len(),
-        "the sizes differ"
-    );
+    assert_eq!(size, right.get_ref().metadata().context("its size")?.len(), "the sizes differ");
     while offset < size {
         left.read_exact(&mut a).context("reading")?;
         right.read_exact(&mut b).context("reading")?;
@@ -80,28 +75,13 @@ fn an_image_of_one_gibibyte_goes_in_and_comes_back_equal() -> Result<()> {
     let (image, back) = (scratch.0.join("image"), scratch.0.join("back"));
     random_file(&image, 1024, 0x5eed)?;
     let ramdisk = Ramdisk::serve_one("1G")?;
-    let (image_name, back_name, url) = (
-        image.to_string_lossy(),
-        back.to_string_lossy(),
-        ramdisk.url(0),
-    );
+    let (image_name, back_name, url) = (image.to_string_lossy(), back.to_string_lossy(), ramdisk.url(0));
     // -n: the LUN is there already.
-    tool(
-        "qemu-img",
-        &["convert", "-n", "-f", "raw", "-O", "raw", &image_name, &url],
-    )?
-    .success()?;
-    tool(
-        "qemu-img",
-        &["compare", "-f", "raw", "-F", "raw", &image_name, &url],
-    )?
-    .success()?
-    .prints(&["Images are identical"])?;
-    tool(
-        "qemu-img",
-        &["convert", "-f", "raw", "-O", "raw", &url, &back_name],
-    )?
-    .success()?;
+    tool("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &image_name, &url])?.success()?;
+    tool("qemu-img", &["compare", "-f", "raw", "-F", "raw", &image_name, &url])?
+        .success()?
+        .prints(&["Images are identical"])?;
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "raw", &url, &back_name])?.success()?;
     assert_equal(&image, &back)?;
     ramdisk.stop()?;
     Ok(())
@@ -188,11 +168,7 @@ fn qemu_refuses_to_write_to_a_read_only_lun() -> Result<()> {
     let url = ramdisk.url(0);
     let refused = tool("qemu-io", &["-f", "raw", "-c", "write -P 1 0 4k", &url])?;
     assert!(!refused.status.success(), "{}", refused.output);
-    tool(
-        "qemu-io",
-        &["-r", "-f", "raw", "-c", "read -P 0 0 4k", &url],
-    )?
-    .success()?;
+    tool("qemu-io", &["-r", "-f", "raw", "-c", "read -P 0 0 4k", &url])?.success()?;
     ramdisk.stop()?;
     Ok(())
 }

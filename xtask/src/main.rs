@@ -14,11 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Jobs around the code",
-    arg_required_else_help = true
-)]
+#[command(name = "cargo xtask", about = "Jobs around the code", arg_required_else_help = true)]
 struct Xtask {
     #[command(subcommand)]
     job: Job,

@@ -31,21 +31,12 @@ pub(crate) struct Arguments {
 const RUST_TOOLS: [&str; 3] = ["cargo-nextest", "cargo-deny", "cargo-fuzz"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let missing: Vec<&Package> = PACKAGES
-        .iter()
-        .filter(|package| !package.is_present())
-        .collect();
+    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !package.is_present()).collect();
     for package in &missing {
         let what = package.missing().unwrap_or_default();
-        println!(
-            "setup: {what} is missing ({}: {})",
-            package.name, package.purpose
-        );
+        println!("setup: {what} is missing ({}: {})", package.name, package.purpose);
     }
-    let tools: Vec<&str> = RUST_TOOLS
-        .into_iter()
-        .filter(|tool| !arguments.no_rust && !shell::has(tool))
-        .collect();
+    let tools: Vec<&str> = RUST_TOOLS.into_iter().filter(|tool| !arguments.no_rust && !shell::has(tool)).collect();
     for tool in &tools {
         println!("setup: the program {tool} is missing");
     }
@@ -62,34 +53,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
     install_packages(&missing, !arguments.no_vm)?;
     for component in components {
-        shell::run(
-            Command::new("rustup")
-                .args(["component", "add", component])
-                .current_dir(shell::checkout()),
-        )?;
+        shell::run(Command::new("rustup").args(["component", "add", component]).current_dir(shell::checkout()))?;
     }
     if !nightly {
-        shell::run(Command::new("rustup").args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-        ]))?;
+        shell::run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))?;
     }
     for tool in tools {
         let root = shell::tools().display().to_string();
-        shell::run(&mut shell::cargo(&[
-            "install", "--locked", "--root", &root, tool,
-        ]))?;
+        shell::run(&mut shell::cargo(&["install", "--locked", "--root", &root, tool]))?;
     }
     if !arguments.no_vm {
         let guest = Guest::made()?;
-        println!(
-            "setup: the virtual machine has Linux {}, in {}",
-            guest.release(),
-            guest.directory().display()
-        );
+        println!("setup: the virtual machine has Linux {}, in {}", guest.release(), guest.directory().display());
     }
     println!("setup: everything is there");
     Ok(true)
@@ -112,11 +87,7 @@ fn install_packages(missing: &[&Package], vm: bool) -> Result<()> {
     let backports = backports_suite()?;
     apt(&["update", "--quiet"])?;
     for from_backports in [true, false] {
-        let names: Vec<&str> = missing
-            .iter()
-            .filter(|it| it.backports == from_backports)
-            .map(|it| it.name)
-            .collect();
+        let names: Vec<&str> = missing.iter().filter(|it| it.backports == from_backports).map(|it| it.name).collect();
         if names.is_empty() {
             continue;
         }
@@ -138,25 +109,14 @@ fn backports_suite() -> Result<Option<String>> {
         return Ok(None);
     }
     let suite = "bookworm-backports";
-    let mut sources: Vec<String> =
-        vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
-    for entry in fs::read_dir("/etc/apt/sources.list.d")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    let mut sources: Vec<String> = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
+    for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
         let path = entry.path();
-        if path
-            .extension()
-            .is_some_and(|it| it == "list" || it == "sources")
-        {
+        if path.extension().is_some_and(|it| it == "list" || it == "sources") {
             sources.push(fs::read_to_string(path).unwrap_or_default());
         }
     }
-    let known = sources
-        .iter()
-        .flat_map(|text| text.lines())
-        .any(|line| !line.starts_with('#') && line.contains(suite));
+    let known = sources.iter().flat_map(|text| text.lines()).any(|line| !line.starts_with('#') && line.contains(suite));
     if !known {
         let mirror = sources.iter().find_map(|text| debian_mirror(text));
         let mirror = mirror.unwrap_or_else(|| "http://deb.debian.org/debian".to_owned());
@@ -178,19 +138,12 @@ fn debian_mirror(text: &str) -> Option<String> {
 }
 
 fn apt(arguments: &[&str]) -> Result<()> {
-    shell::run(
-        as_root("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(arguments),
-    )
+    shell::run(as_root("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(arguments))
 }
 
 /// The program as root: itself, or through sudo.
 fn as_root(program: &str) -> Command {
-    let root = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout.starts_with(b"0\n"));
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"));
     if root {
         return Command::new(program);
     }
@@ -201,22 +154,13 @@ fn as_root(program: &str) -> Command {
 
 fn has_nightly() -> bool {
     let listed = Command::new("rustup").args(["toolchain", "list"]).output();
-    listed.is_ok_and(|output| {
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .any(|line| line.starts_with("nightly"))
-    })
+    listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with("nightly")))
 }
 
 fn missing_components() -> Vec<&'static str> {
     [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")]
         .into_iter()
-        .filter(|(_, program)| {
-            !Command::new(program)
-                .arg("--version")
-                .output()
-                .is_ok_and(|it| it.status.success())
-        })
+        .filter(|(_, program)| !Command::new(program).arg("--version").output().is_ok_and(|it| it.status.success()))
         .map(|(component, _)| component)
         .collect()
 }
@@ -228,18 +172,9 @@ mod tests {
     #[test]
     fn the_mirror_is_found_in_both_formats_of_apt() {
         let new = "Types: deb\n# http://snapshot.example/archive/debian\nURIs: http://deb.debian.org/debian\nSuites: bookworm\n";
-        assert_eq!(
-            debian_mirror(new).as_deref(),
-            Some("http://deb.debian.org/debian")
-        );
+        assert_eq!(debian_mirror(new).as_deref(), Some("http://deb.debian.org/debian"));
         let old = "deb [arch=amd64] https://mirror.example/debian/ bookworm main\n";
-        assert_eq!(
-            debian_mirror(old).as_deref(),
-            Some("https://mirror.example/debian/")
-        );
-        assert_eq!(
-            debian_mirror("URIs: http://deb.debian.org/debian-security\n"),
-            None
-        );
+        assert_eq!(debian_mirror(old).as_deref(), Some("https://mirror.example/debian/"));
+        assert_eq!(debian_mirror("URIs: http://deb.debian.org/debian-security\n"), None);
     }
 }

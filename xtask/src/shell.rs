@@ -9,31 +9,17 @@ use interop::{Context, Failure, Result};
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let words = describe(command);
     println!("$ {words}");
-    let status = command
-        .status()
-        .context(format!("cannot start `{words}`"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Failure::new(format!("`{words}` ended with {status}")))
-    }
+    let status = command.status().context(format!("cannot start `{words}`"))?;
+    if status.success() { Ok(()) } else { Err(Failure::new(format!("`{words}` ended with {status}"))) }
 }
 
 /// `cargo` with these arguments, in the checkout, with the tools of `target/tools` in reach.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     // Not the `cargo` of $CARGO: that one is bound to a toolchain and does not know `+nightly`.
     let mut command = Command::new("cargo");
-    command
-        .args(arguments)
-        .current_dir(checkout())
-        .env("PATH", path_with_tools());
+    command.args(arguments).current_dir(checkout()).env("PATH", path_with_tools());
     // This program was itself started by cargo, whose variables would confuse the next.
-    for variable in [
-        "CARGO",
-        "RUSTUP_TOOLCHAIN",
-        "CARGO_MANIFEST_DIR",
-        "CARGO_PKG_NAME",
-    ] {
+    for variable in ["CARGO", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR", "CARGO_PKG_NAME"] {
         command.env_remove(variable);
     }
     command
@@ -68,12 +54,8 @@ fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let variables = command.get_envs().filter_map(|(key, value)| {
         let key = key.to_str()?;
-        (key.starts_with("RUST") && value.is_some())
-            .then(|| format!("{key}={:?} ", value.unwrap_or_default()))
+        (key.starts_with("RUST") && value.is_some()).then(|| format!("{key}={:?} ", value.unwrap_or_default()))
     });
-    let words = words
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect::<Vec<_>>()
-        .join(" ");
+    let words = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
     variables.collect::<String>() + &words
 }

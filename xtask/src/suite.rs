@@ -31,10 +31,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(file) = &arguments.passed {
         std::fs::write(file, report.passed()).context(format!("writing {}", file.display()))?;
     }
-    Ok(report.verdicts.iter().all(|it| {
-        matches!(
-            it.outcome,
-            Outcome::Pass | Outcome::Skip | Outcome::ToolFault
-        )
-    }))
+    Ok(report.verdicts.iter().all(|it| matches!(it.outcome, Outcome::Pass | Outcome::Skip | Outcome::ToolFault)))
 }

@@ -26,29 +26,19 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let script = arguments
-        .job
-        .canonicalize()
-        .context(format!("the job {}", arguments.job.display()))?;
-    let mut job = Job::script(script)
-        .limit(Duration::from_secs(arguments.limit))
-        .memory(arguments.memory);
+    let script = arguments.job.canonicalize().context(format!("the job {}", arguments.job.display()))?;
+    let mut job = Job::script(script).limit(Duration::from_secs(arguments.limit)).memory(arguments.memory);
     if !arguments.no_programs {
         job = job.with_programs()?;
     }
     for pair in &arguments.environment {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| Failure::new(format!("{pair:?} is not of the form KEY=VALUE")))?;
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| Failure::new(format!("{pair:?} is not of the form KEY=VALUE")))?;
         job = job.with(key, value);
     }
     let guest = Guest::made()?;
     let report = guest.run(&job)?;
     print!("{}", report.output);
-    println!(
-        "exit code {}; files of this run are in {}",
-        report.code,
-        report.directory.display()
-    );
+    println!("exit code {}; files of this run are in {}", report.code, report.directory.display());
     Ok(report.code == 0)
 }

@@ -38,12 +38,7 @@ impl Job {
 
     /// A job from any script.
     pub fn script(script: impl Into<PathBuf>) -> Self {
-        Self {
-            script: script.into(),
-            environment: Vec::new(),
-            mebibytes: 4096,
-            limit: Duration::from_secs(600),
-        }
+        Self { script: script.into(), environment: Vec::new(), mebibytes: 4096, limit: Duration::from_secs(600) }
     }
 
     /// Sets an environment variable of the job.
@@ -59,9 +54,7 @@ impl Job {
     pub fn with_programs(self) -> Result<Self> {
         let programs = programs::programs()?;
         let text = |path: &Path| path.display().to_string();
-        Ok(self
-            .with("RAMDISK", text(&programs.ramdisk))
-            .with("ISCSI", text(&programs.iscsi)))
+        Ok(self.with("RAMDISK", text(&programs.ramdisk)).with("ISCSI", text(&programs.iscsi)))
     }
 
     /// The guest's memory in MiB; half of it at most is room for files that the job makes.
@@ -89,19 +82,14 @@ impl Guest {
         let _turn = Lock::take(&self.directory().join("boot.lock"))?;
         let stem = job.script.file_stem().unwrap_or_default().to_string_lossy();
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
-        let run = self
-            .directory()
-            .join("runs")
-            .join(format!("{stem}-{}-{number}", std::process::id()));
+        let run = self.directory().join("runs").join(format!("{stem}-{}-{number}", std::process::id()));
         // A process id may come again; what an earlier run left must not pass for this one's.
         let _ = fs::remove_dir_all(&run);
         self.fill_run_directory(&run, job)?;
         let machine = Running::start(&self.qemu(&run, job.mebibytes)?)?;
         let ended = machine.wait(job.limit);
         let read = |name: &str| {
-            fs::read(run.join(name))
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-                .unwrap_or_default()
+            fs::read(run.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
         };
         let output = read("output");
         let told = |what: &str| {
@@ -117,14 +105,8 @@ impl Guest {
             return Err(told(&format!("was not done ({failure})")));
         }
         match read("code").trim().parse() {
-            Ok(code) => Ok(Report {
-                code,
-                output,
-                directory: run,
-            }),
-            Err(_) => Err(told(
-                "left no exit code: its kernel stopped before the job ended",
-            )),
+            Ok(code) => Ok(Report { code, output, directory: run }),
+            Err(_) => Err(told("left no exit code: its kernel stopped before the job ended")),
         }
     }
 
@@ -132,11 +114,7 @@ impl Guest {
         let what = || format!("filling {}", run.display());
         let checkout = programs::checkout();
         fs::create_dir_all(run).context(what())?;
-        fs::copy(
-            checkout.join("interop/guest/first-process.sh"),
-            run.join("first-process"),
-        )
-        .context(what())?;
+        fs::copy(checkout.join("interop/guest/first-process.sh"), run.join("first-process")).context(what())?;
         let own = [
             ("JOB", job.script.display().to_string()),
             ("JOBS", checkout.join("interop/jobs").display().to_string()),
@@ -156,44 +134,15 @@ impl Guest {
         // A comma in a QEMU option's value is written twice.
         let option = |path: &Path| path.display().to_string().replace(',', ",,");
         let mut command = packages::command("qemu-system-x86_64")?;
-        command.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            &mebibytes.to_string(),
-        ]);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &mebibytes.to_string()]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none"]);
-        command
-            .arg("-serial")
-            .arg(format!("file:{}", run.join("console").display()));
-        command
-            .arg("-kernel")
-            .arg(self.kernel())
-            .arg("-initrd")
-            .arg(self.initrd());
-        command.args([
-            "-append",
-            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off",
-        ]);
+        command.arg("-serial").arg(format!("file:{}", option(&run.join("console"))));
+        command.arg("-kernel").arg(self.kernel()).arg("-initrd").arg(self.initrd());
+        command.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off"]);
         // multidevs=remap: the host's root may span several file systems.
-        command.args([
-            "-virtfs",
-            "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
-        ]);
-        command.arg("-virtfs").arg(format!(
-            "local,path={},mount_tag=run,security_model=none",
-            option(run)
-        ));
-        command.args([
-            "-device",
-            "virtio-rng-pci",
-            "-nic",
-            "user,model=virtio-net-pci,restrict=on",
-        ]);
+        command.args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]);
+        command.arg("-virtfs").arg(format!("local,path={},mount_tag=run,security_model=none", option(run)));
+        command.args(["-device", "virtio-rng-pci", "-nic", "user,model=virtio-net-pci,restrict=on"]);
         Ok(command)
     }
 }
@@ -207,13 +156,9 @@ impl Report {
     /// With the failed or absent checks and the whole output.
     pub fn passed(self, checks: &[&str]) -> Result<Self> {
         let lines = || self.output.lines();
-        let mut wrong: Vec<String> = lines()
-            .filter(|line| line.starts_with("FAIL "))
-            .map(|line| format!("  {line}"))
-            .collect();
-        let absent = checks
-            .iter()
-            .filter(|check| !lines().any(|line| line == format!("PASS {check}")));
+        let mut wrong: Vec<String> =
+            lines().filter(|line| line.starts_with("FAIL ")).map(|line| format!("  {line}")).collect();
+        let absent = checks.iter().filter(|check| !lines().any(|line| line == format!("PASS {check}")));
         wrong.extend(absent.map(|check| format!("  no line `PASS {check}`")));
         if self.code != 0 {
             wrong.push(format!("  the job's exit code is {}", self.code));
@@ -221,11 +166,7 @@ impl Report {
         if wrong.is_empty() {
             return Ok(self);
         }
-        Err(Failure::new(format!(
-            "in the virtual machine:\n{}\nthe job printed:\n{}",
-            wrong.join("\n"),
-            self.output
-        )))
+        Err(Failure::new(format!("in the virtual machine:\n{}\nthe job printed:\n{}", wrong.join("\n"), self.output)))
     }
 }
 
@@ -234,32 +175,17 @@ mod tests {
     use super::*;
 
     fn report(code: i32, output: &str) -> Report {
-        Report {
-            code,
-            output: output.to_owned(),
-            directory: PathBuf::new(),
-        }
+        Report { code, output: output.to_owned(), directory: PathBuf::new() }
     }
 
     #[test]
     fn a_check_that_failed_or_never_came_is_named() {
-        report(0, "PASS login\nwords\nPASS logout\n")
-            .passed(&["login", "logout"])
-            .unwrap();
-        let sentence = report(0, "PASS login\n")
-            .passed(&["login", "logout"])
-            .unwrap_err()
-            .to_string();
+        report(0, "PASS login\nwords\nPASS logout\n").passed(&["login", "logout"]).unwrap();
+        let sentence = report(0, "PASS login\n").passed(&["login", "logout"]).unwrap_err().to_string();
         assert!(sentence.contains("no line `PASS logout`"), "{sentence}");
-        let sentence = report(0, "PASS login\nFAIL fsck: dirty\n")
-            .passed(&["login"])
-            .unwrap_err()
-            .to_string();
+        let sentence = report(0, "PASS login\nFAIL fsck: dirty\n").passed(&["login"]).unwrap_err().to_string();
         assert!(sentence.contains("FAIL fsck: dirty"), "{sentence}");
-        let sentence = report(2, "PASS login\n")
-            .passed(&["login"])
-            .unwrap_err()
-            .to_string();
+        let sentence = report(2, "PASS login\n").passed(&["login"]).unwrap_err().to_string();
         assert!(sentence.contains("exit code is 2"), "{sentence}");
     }
 }

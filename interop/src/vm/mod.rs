@@ -32,6 +32,5 @@ pub struct Guest {
 
 /// Where the guest and its runs are: the environment variable `INTEROP_VM_DIR`, or `target/vm` of the checkout.
 pub fn directory() -> PathBuf {
-    std::env::var_os("INTEROP_VM_DIR")
-        .map_or_else(|| programs::checkout().join("target/vm"), PathBuf::from)
+    std::env::var_os("INTEROP_VM_DIR").map_or_else(|| programs::checkout().join("target/vm"), PathBuf::from)
 }

@@ -38,22 +38,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 /// The names of the binaries of the fuzz package.
 fn targets(manifest: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(manifest).context(format!("reading {}", manifest.display()))?;
-    let table: toml::Table = text
-        .parse()
-        .context(format!("reading {}", manifest.display()))?;
-    let binaries = table
-        .get("bin")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten();
-    let names: Vec<String> = binaries
-        .filter_map(|binary| binary.get("name")?.as_str().map(str::to_owned))
-        .collect();
+    let table: toml::Table = text.parse().context(format!("reading {}", manifest.display()))?;
+    let binaries = table.get("bin").and_then(toml::Value::as_array).into_iter().flatten();
+    let names: Vec<String> = binaries.filter_map(|binary| binary.get("name")?.as_str().map(str::to_owned)).collect();
     if names.is_empty() {
-        return Err(Failure::new(format!(
-            "{} has no fuzz target",
-            manifest.display()
-        )));
+        return Err(Failure::new(format!("{} has no fuzz target", manifest.display())));
     }
     Ok(names)
 }
@@ -79,18 +68,12 @@ impl Run {
         }
         let log = checkout().join("target").join(format!("fuzz-{target}.log"));
         let file = File::create(&log).context(format!("making {}", log.display()))?;
-        let errors = file
-            .try_clone()
-            .context(format!("making {}", log.display()))?;
+        let errors = file.try_clone().context(format!("making {}", log.display()))?;
         let mut command = cargo(&["+nightly", "fuzz", "run", target]);
         command.args(&corpora).arg("--");
         command.arg(format!("-max_total_time={seconds}"));
         command.args(["-rss_limit_mb=2048", "-timeout=20", "-print_final_stats=1"]);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
-            .spawn();
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
         let child = child.context(format!("starting the fuzz target {target}"))?;
         Ok(Self {
             target: target.to_owned(),
@@ -102,44 +85,25 @@ impl Run {
 
     fn finish(mut self) -> Result<()> {
         let status = loop {
-            match self
-                .child
-                .try_wait()
-                .context(format!("waiting for {}", self.target))?
-            {
+            match self.child.try_wait().context(format!("waiting for {}", self.target))? {
                 Some(status) => break status,
                 None if Instant::now() >= self.end => {
-                    return Err(Failure::new(format!(
-                        "the fuzz target {} did not end in time",
-                        self.target
-                    )));
+                    return Err(Failure::new(format!("the fuzz target {} did not end in time", self.target)));
                 }
                 None => std::thread::sleep(Duration::from_millis(100)),
             }
         };
-        let log = fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default();
-        let runs = log
-            .lines()
-            .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+        let log = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let runs = log.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
         if status.success()
             && let Some(runs) = runs
         {
-            println!(
-                "fuzz: {:<24} {} runs, nothing found",
-                self.target,
-                runs.trim()
-            );
+            println!("fuzz: {:<24} {} runs, nothing found", self.target, runs.trim());
             return Ok(());
         }
         let tail: Vec<&str> = log.lines().rev().take(40).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
-        Err(Failure::new(format!(
-            "the fuzz target {} failed ({status}):\n{}",
-            self.target,
-            tail.join("\n")
-        )))
+        Err(Failure::new(format!("the fuzz target {} failed ({status}):\n{}", self.target, tail.join("\n"))))
     }
 }
 

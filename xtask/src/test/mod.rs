@@ -18,12 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     only: Vec<String>,
     /// Leave these steps out
-    #[arg(
-        long,
-        value_name = "STEP",
-        value_delimiter = ',',
-        conflicts_with = "only"
-    )]
+    #[arg(long, value_name = "STEP", value_delimiter = ',', conflicts_with = "only")]
     skip: Vec<String>,
     /// Name the steps and end
     #[arg(long)]
@@ -51,34 +46,23 @@ struct Row {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
-        steps::STEPS
-            .iter()
-            .for_each(|step| println!("{:<10} {}", step.name, step.purpose));
+        steps::STEPS.iter().for_each(|step| println!("{:<10} {}", step.name, step.purpose));
         return Ok(true);
     }
     let known = |name: &&String| !steps::STEPS.iter().any(|step| step.name == name.as_str());
     if let Some(unknown) = arguments.only.iter().chain(&arguments.skip).find(known) {
-        return Err(Failure::new(format!(
-            "there is no step {unknown:?}: `cargo xtask test --list` names them"
-        )));
+        return Err(Failure::new(format!("there is no step {unknown:?}: `cargo xtask test --list` names them")));
     }
     let begin = Instant::now();
     let mut rows = Vec::new();
-    for step in steps::STEPS
-        .iter()
-        .filter(|step| is_chosen(step.name, arguments))
-    {
+    for step in steps::STEPS.iter().filter(|step| is_chosen(step.name, arguments)) {
         println!("\n=== {}: {}", step.name, step.purpose);
         let begin = Instant::now();
         let outcome = (step.run)(arguments);
         if let Err(failure) = &outcome {
             println!("{failure}");
         }
-        rows.push(Row {
-            step,
-            outcome,
-            took: begin.elapsed(),
-        });
+        rows.push(Row { step, outcome, took: begin.elapsed() });
     }
     print_table(&rows, begin.elapsed());
     Ok(rows.iter().all(|row| row.outcome.is_ok()))
@@ -86,35 +70,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 
 fn is_chosen(name: &str, arguments: &Arguments) -> bool {
     let among = |list: &[String]| list.iter().any(|it| it == name);
-    if arguments.only.is_empty() {
-        !among(&arguments.skip)
-    } else {
-        among(&arguments.only)
-    }
+    if arguments.only.is_empty() { !among(&arguments.skip) } else { among(&arguments.only) }
 }
 
 fn print_table(rows: &[Row], whole: Duration) {
     println!("\n{:<10} {:<6} {:>8}  what", "step", "", "seconds");
     for row in rows {
         let outcome = if row.outcome.is_ok() { "ok" } else { "FAILED" };
-        println!(
-            "{:<10} {outcome:<6} {:>8.1}  {}",
-            row.step.name,
-            row.took.as_secs_f64(),
-            row.step.purpose
-        );
+        println!("{:<10} {outcome:<6} {:>8.1}  {}", row.step.name, row.took.as_secs_f64(), row.step.purpose);
     }
     let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
-    let verdict = if failed == 0 {
-        "all passed".to_owned()
-    } else {
-        format!("{failed} FAILED")
-    };
-    println!(
-        "{:<10} {:<6} {:>8.1}  {} steps, {verdict}",
-        "whole",
-        "",
-        whole.as_secs_f64(),
-        rows.len()
-    );
+    let verdict = if failed == 0 { "all passed".to_owned() } else { format!("{failed} FAILED") };
+    println!("{:<10} {:<6} {:>8.1}  {} steps, {verdict}", "whole", "", whole.as_secs_f64(), rows.len());
 }

@@ -7,12 +7,7 @@ use crate::setup;
 use crate::shell::{self, cargo};
 
 /// Crates whose cores build without std.
-const NO_STD: [&str; 4] = [
-    "iscsi-memory",
-    "iscsi-proto",
-    "target-core",
-    "initiator-core",
-];
+const NO_STD: [&str; 4] = ["iscsi-memory", "iscsi-proto", "target-core", "initiator-core"];
 
 /// The target of sanitizer and `no_std` builds; naming one keeps build scripts out of their flags.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -21,71 +16,19 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 const OWN_STEPS: [&str; 4] = ["--exclude", "sim", "--exclude", "interop"];
 
 pub(super) const STEPS: &[Step] = &[
-    Step {
-        name: "setup",
-        purpose: "install what is missing",
-        run: install,
-    },
-    Step {
-        name: "fmt",
-        purpose: "formatting",
-        run: |_| shell::run(&mut cargo(&["fmt", "--all", "--check"])),
-    },
-    Step {
-        name: "clippy",
-        purpose: "lints, every target, warnings are errors",
-        run: clippy,
-    },
-    Step {
-        name: "no-std",
-        purpose: "the cores build with no default features",
-        run: no_std,
-    },
-    Step {
-        name: "doc",
-        purpose: "documentation builds, warnings are errors",
-        run: doc,
-    },
-    Step {
-        name: "unit",
-        purpose: "unit and integration tests of the crates",
-        run: unit,
-    },
-    Step {
-        name: "doctest",
-        purpose: "examples in the documentation",
-        run: doc_tests,
-    },
-    Step {
-        name: "sim",
-        purpose: "the simulator, seed after seed",
-        run: sim,
-    },
-    Step {
-        name: "interop",
-        purpose: "other people's programs on this machine",
-        run: interop_host,
-    },
-    Step {
-        name: "vm",
-        purpose: "the Linux kernel in the virtual machine",
-        run: interop_vm,
-    },
-    Step {
-        name: "asan",
-        purpose: "AddressSanitizer over the crate with unsafe code",
-        run: asan,
-    },
-    Step {
-        name: "fuzz",
-        purpose: "every fuzz target for a while",
-        run: fuzz::run,
-    },
-    Step {
-        name: "deny",
-        purpose: "licences, sources and bans of dependencies",
-        run: deny,
-    },
+    Step { name: "setup", purpose: "install what is missing", run: install },
+    Step { name: "fmt", purpose: "formatting", run: |_| shell::run(&mut cargo(&["fmt", "--all", "--check"])) },
+    Step { name: "clippy", purpose: "lints, every target, warnings are errors", run: clippy },
+    Step { name: "no-std", purpose: "the cores build with no default features", run: no_std },
+    Step { name: "doc", purpose: "documentation builds, warnings are errors", run: doc },
+    Step { name: "unit", purpose: "unit and integration tests of the crates", run: unit },
+    Step { name: "doctest", purpose: "examples in the documentation", run: doc_tests },
+    Step { name: "sim", purpose: "the simulator, seed after seed", run: sim },
+    Step { name: "interop", purpose: "other people's programs on this machine", run: interop_host },
+    Step { name: "vm", purpose: "the Linux kernel in the virtual machine", run: interop_vm },
+    Step { name: "asan", purpose: "AddressSanitizer over the crate with unsafe code", run: asan },
+    Step { name: "fuzz", purpose: "every fuzz target for a while", run: fuzz::run },
+    Step { name: "deny", purpose: "licences, sources and bans of dependencies", run: deny },
 ];
 
 /// Integration tests that boot the virtual machine, by nextest's and libtest's common name filter.
@@ -99,40 +42,18 @@ fn install(_: &Arguments) -> Result<()> {
 }
 
 fn clippy(_: &Arguments) -> Result<()> {
-    shell::run(&mut cargo(&[
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ]))
+    shell::run(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
 }
 
 fn no_std(_: &Arguments) -> Result<()> {
     // Each by itself: together, one crate's features would switch on another's.
     NO_STD.iter().try_for_each(|name| {
-        shell::run(&mut cargo(&[
-            "build",
-            "--quiet",
-            "--package",
-            name,
-            "--no-default-features",
-            "--target",
-            TRIPLE,
-        ]))
+        shell::run(&mut cargo(&["check", "--quiet", "--package", name, "--no-default-features", "--target", TRIPLE]))
     })
 }
 
 fn doc(_: &Arguments) -> Result<()> {
-    let mut command = cargo(&[
-        "doc",
-        "--quiet",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ]);
+    let mut command = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
     shell::run(command.env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
@@ -140,20 +61,10 @@ fn doc(_: &Arguments) -> Result<()> {
 fn tests(arguments: &[&str]) -> Result<()> {
     if shell::has("cargo-nextest") {
         // A crate may have no test yet, or none that a filter leaves.
-        let run = [
-            "nextest",
-            "run",
-            "--no-fail-fast",
-            "--no-tests",
-            "pass",
-            "--status-level",
-            "fail",
-        ];
+        let run = ["nextest", "run", "--no-fail-fast", "--no-tests", "pass", "--status-level", "fail"];
         shell::run(&mut cargo(&[&run[..], arguments].concat()))
     } else {
-        shell::run(&mut cargo(
-            &[&["test", "--no-fail-fast", "--tests"], arguments].concat(),
-        ))
+        shell::run(&mut cargo(&[&["test", "--no-fail-fast", "--tests"], arguments].concat()))
     }
 }
 
@@ -172,25 +83,12 @@ fn sim(arguments: &Arguments) -> Result<()> {
 
 /// One test at a time: they start servers, capture traffic and measure, on what may be two cores.
 fn interop_tests(arguments: &[&str], filter: &[&str]) -> Result<()> {
-    let run = [
-        &["test", "--package", "interop", "--no-fail-fast"],
-        arguments,
-        &["--", "--test-threads", "1"],
-        filter,
-    ];
+    let run = [&["test", "--package", "interop", "--no-fail-fast"], arguments, &["--", "--test-threads", "1"], filter];
     shell::run(&mut cargo(&run.concat()))
 }
 
 fn interop_host(_: &Arguments) -> Result<()> {
-    let files = [
-        "--lib",
-        "--test",
-        "libiscsi",
-        "--test",
-        "qemu",
-        "--test",
-        "other_targets",
-    ];
+    let files = ["--lib", "--test", "libiscsi", "--test", "qemu", "--test", "other_targets"];
     interop_tests(&files, &["--skip", VM_TESTS[1]])
 }
 
@@ -201,28 +99,14 @@ fn interop_vm(_: &Arguments) -> Result<()> {
 }
 
 fn asan(_: &Arguments) -> Result<()> {
-    let mut command = cargo(&[
-        "+nightly",
-        "test",
-        "--package",
-        "iscsi-memory",
-        "--all-features",
-        "--tests",
-    ]);
+    let mut command = cargo(&["+nightly", "test", "--package", "iscsi-memory", "--all-features", "--tests"]);
     // A target directory of its own: the flags would otherwise rebuild everything to and fro.
     command.args(["--target", TRIPLE, "--target-dir", "target/asan"]);
     shell::run(command.env("RUSTFLAGS", "-Zsanitizer=address"))
 }
 
 fn deny(_: &Arguments) -> Result<()> {
-    // Advisories are a database on GitHub; what can be told offline is checked here.
-    shell::run(&mut cargo(&[
-        "deny",
-        "--offline",
-        "--all-features",
-        "check",
-        "licenses",
-        "bans",
-        "sources",
-    ]))
+    // Advisories are a database on GitHub; what needs nothing but crates.io is checked here.
+    let check = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
+    shell::run(&mut cargo(&[&["deny", "--all-features"], &check[..]].concat()))
 }
