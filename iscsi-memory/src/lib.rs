@@ -7,11 +7,14 @@
 //! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, later an RDMA Write leaves straight from it.
 //!   [`RegionSlice`] is a part of a region that keeps it alive.
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without copying.
+//! - `CountingAllocator` (feature `counting-allocator`) is for tests that assert that a path allocates nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
 mod buf;
+#[cfg(feature = "counting-allocator")]
+mod counting;
 mod region;
 mod vectored;
 
@@ -19,5 +22,7 @@ mod vectored;
 pub mod socket;
 
 pub use buf::{Buf, BufPool};
+#[cfg(feature = "counting-allocator")]
+pub use counting::CountingAllocator;
 pub use region::{OutOfMemory, Region, RegionSlice};
 pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};

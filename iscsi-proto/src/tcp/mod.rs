@@ -61,7 +61,8 @@ pub struct TcpMoverConfig {
     pub staging_size: usize,
     /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8 KiB.
     pub copy_limit: usize,
-    /// When more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4 MiB.
+    /// Target: when more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4 MiB. An initiator always
+    /// receives: its backlog is bounded by its own commands, and if both ends waited for the other to read, neither would.
     pub send_high_water: usize,
     /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow.
     pub max_tasks: u16,
@@ -350,7 +351,8 @@ impl StreamMover for TcpMover {
         } else {
             backlog > self.config.send_high_water
         };
-        let open = self.state == State::Open && self.stream_end.is_none() && !self.throttled;
+        let held_back = self.throttled && self.role == Role::Target;
+        let open = self.state == State::Open && self.stream_end.is_none() && !held_back;
         self.window(open)
     }
 

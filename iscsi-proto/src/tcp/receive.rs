@@ -210,6 +210,10 @@ impl TcpMover {
         let Some(header) = unread.first_chunk::<BHS_LEN>() else { return Step::Starved };
         let bhs = Bhs(*header);
         let ahs_len = bhs.ahs_len();
+        if self.receive.first && ahs_len > 0 {
+            // Login PDUs have none, and the rest of it is not to be waited for.
+            return self.failed(MoverError::NotIscsi);
+        }
         let mut header_len = BHS_LEN + ahs_len;
         if self.receive.header_digest {
             let Some((covered, rest)) = unread.split_at_checked(header_len) else { return Step::Starved };
