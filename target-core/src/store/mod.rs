@@ -5,6 +5,10 @@
 //!   shared between workers, no allocation per I/O. Without one, an adapter runs the easy door's futures behind the same queue.
 //! - **Memory door**: [`Backstore::memory`] lends the store's own memory: reads leave straight from it and writes land straight in it.
 
+#[cfg(feature = "std")]
+mod file;
+#[cfg(feature = "std")]
+mod file_pool;
 mod inline;
 mod null;
 #[cfg(feature = "std")]
@@ -12,6 +16,8 @@ mod open_error;
 mod ram;
 mod size;
 
+#[cfg(feature = "std")]
+pub use file::{FileOptions, FileStore};
 pub use null::NullStore;
 #[cfg(feature = "std")]
 pub use open_error::StoreOpenError;

@@ -1,0 +1,355 @@
+//! The file store: blocks in a regular file or on a block device.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::Waker;
+
+use async_trait::async_trait;
+use iscsi_memory::Buf;
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::io::Errno;
+
+use super::file_pool::{FileQueue, Pool};
+use super::{
+    Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreOpenError, StoreQueue,
+};
+
+/// Most threads of one store.
+const MOST_THREADS: usize = 64;
+
+/// Options of a [`FileStore`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Bytes of a block: a power of two from 512 to 4096. Default 512.
+    pub block_size: u32,
+    /// Creates the file with this many bytes if it is not there; no space is taken before blocks are written. What exists is never resized. Default: a
+    /// missing file is an error.
+    pub create: Option<u64>,
+    /// Opens for reading only. Default off.
+    pub read_only: bool,
+    /// Goes around the page cache (`O_DIRECT`). The file system may then ask for larger blocks. Default off.
+    pub direct: bool,
+    /// Threads that do the I/O, 1 to 64: as many operations run at a time. Default 4.
+    pub threads: usize,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self { block_size: 512, create: None, read_only: false, direct: false, threads: 4 }
+    }
+}
+
+/// A disk in a regular file or on a block device.
+///
+/// I/O is positional, on threads of the store's own that end with it. Both the easy door and the queue hand it to them, so that no caller waits for the
+/// medium. Written data sit in the system's cache until a flush (`fdatasync`), which [`Abilities::volatile_cache`] says. Where the file system punches
+/// holes, UNMAP gives space back; block devices are not unmapped. The file is locked (`flock`) against other stores: exclusively, or shared when it is
+/// read-only. Its size is what it was at opening.
+///
+/// ```
+/// use futures::executor::block_on;
+/// use target_core::store::{Backstore, FileOptions, FileStore};
+/// # let path = std::env::temp_dir().join(format!("file-store-example-{}", std::process::id()));
+/// let options = FileOptions { create: Some(1 << 20), ..FileOptions::default() };
+/// let store = FileStore::open(&path, &options)?;
+/// block_on(store.write(9, &[1; 512])).unwrap();
+/// block_on(store.flush()).unwrap();
+/// # std::fs::remove_file(&path).unwrap();
+/// # Ok::<(), target_core::store::StoreOpenError>(())
+/// ```
+#[derive(Debug)]
+pub struct FileStore {
+    path: PathBuf,
+    medium: Arc<Medium>,
+    pool: Pool,
+}
+
+impl FileStore {
+    /// Opens the file or block device at `path`.
+    ///
+    /// # Errors
+    /// [`StoreOpenError`]: no such file, a directory, no permission, in use, a length with part of a block, no direct I/O in such blocks.
+    pub fn open(path: impl AsRef<Path>, options: &FileOptions) -> Result<Self, StoreOpenError> {
+        let path = path.as_ref().to_path_buf();
+        let block_size = options.block_size;
+        if !matches!(block_size, 512 | 1024 | 2048 | 4096) {
+            return Err(StoreOpenError::BlockSize(block_size));
+        }
+        if let Some(bytes) = options.create
+            && (bytes == 0 || !bytes.is_multiple_of(u64::from(block_size)))
+        {
+            return Err(StoreOpenError::UnevenSize { bytes, block_size });
+        }
+        let mut file = open_or_create(&path, options)?;
+        let failed = |source| StoreOpenError::Io { path: path.clone(), source };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() && !metadata.file_type().is_block_device() {
+            return Err(StoreOpenError::NotAFile { path });
+        }
+        let locked = if options.read_only { file.try_lock_shared() } else { file.try_lock() };
+        match locked {
+            Err(TryLockError::WouldBlock) => return Err(StoreOpenError::InUse { path }),
+            // A file system without locks serves as well.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        // The length of a block device is where its end is.
+        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if bytes == 0 || !bytes.is_multiple_of(u64::from(block_size)) {
+            return Err(StoreOpenError::UnevenFile { path, bytes, block_size });
+        }
+        if options.direct
+            && let Err(source) =
+                file.read_exact_at(&mut Buf::zeroed(block_size as usize), bytes - u64::from(block_size))
+        {
+            return Err(StoreOpenError::Direct { path, block_size, source });
+        }
+        // A hole punched beyond the end changes nothing, and tells whether the file system can.
+        let holes = !options.read_only
+            && metadata.is_file()
+            && fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, bytes, 1 << 20).is_ok();
+        let grain = (metadata.blksize() / u64::from(block_size)).clamp(1, 1 << 16);
+        let medium = Arc::new(Medium {
+            file,
+            geometry: Geometry {
+                block_size,
+                blocks: bytes / u64::from(block_size),
+                physical_exponent: (4096 / block_size).trailing_zeros() as u8,
+                optimal_transfer: 0,
+            },
+            abilities: Abilities {
+                unmap: holes,
+                unmapped_reads_zero: holes,
+                unmap_granularity: if holes { grain as u32 } else { 0 },
+                volatile_cache: !options.read_only,
+                read_only: options.read_only,
+                solid_state: false,
+            },
+        });
+        let pool = Pool::start(medium.clone(), options.threads.clamp(1, MOST_THREADS))
+            .map_err(|source| StoreOpenError::Threads { source })?;
+        Ok(Self { path, medium, pool })
+    }
+
+    /// The path that was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn run(&self, op: StoreOp) -> Result<StoreCompletion, StoreError> {
+        let completion = self.pool.run(op).await?;
+        completion.result?;
+        Ok(completion)
+    }
+}
+
+fn open_or_create(path: &Path, options: &FileOptions) -> Result<File, StoreOpenError> {
+    let write = !options.read_only;
+    let flags = if options.direct { OFlags::DIRECT.bits().cast_signed() } else { 0 };
+    let mut how = OpenOptions::new();
+    // Opening a named pipe must not wait for its other end; files and block devices take no notice.
+    how.read(true).write(write).custom_flags(flags | OFlags::NONBLOCK.bits().cast_signed());
+    let result = match (how.open(path), options.create) {
+        (Err(error), Some(bytes)) if error.kind() == io::ErrorKind::NotFound => {
+            how.write(true).create_new(true).open(path).and_then(|file| match file.set_len(bytes) {
+                Ok(()) => Ok(file),
+                Err(error) => {
+                    // What could not get its size is of no use to the next start either.
+                    let _ = std::fs::remove_file(path);
+                    Err(error)
+                }
+            })
+        }
+        (result, _) => result,
+    };
+    let path = path.to_path_buf();
+    result.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StoreOpenError::Missing { path },
+        io::ErrorKind::IsADirectory => StoreOpenError::NotAFile { path },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreOpenError::Denied { path, write },
+        io::ErrorKind::InvalidInput if options.direct => {
+            StoreOpenError::Direct { path, block_size: options.block_size, source }
+        }
+        _ if source.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => StoreOpenError::NotAFile { path },
+        _ => StoreOpenError::Io { path, source },
+    })
+}
+
+#[async_trait]
+impl Backstore for FileStore {
+    fn geometry(&self) -> Geometry {
+        self.medium.geometry
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.medium.abilities
+    }
+
+    async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        let done = self.run(StoreOp::Read { lba, buf: Buf::zeroed(data.len()) }).await?;
+        data.copy_from_slice(&done.buf.ok_or(StoreError::Failed)?);
+        Ok(())
+    }
+
+    async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        let mut buf = Buf::zeroed(data.len());
+        buf.copy_from_slice(data);
+        self.run(StoreOp::Write { lba, buf }).await.map(drop)
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.run(StoreOp::Flush).await.map(drop)
+    }
+
+    async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
+        self.run(StoreOp::Unmap { lba, blocks }).await.map(drop)
+    }
+
+    async fn lba_status(&self, lba: u64) -> Result<LbaStatus, StoreError> {
+        self.run(StoreOp::LbaStatus { lba }).await?.lba_status.ok_or(StoreError::Failed)
+    }
+
+    fn open_queue(self: Arc<Self>, waker: Waker) -> Option<Box<dyn StoreQueue>> {
+        let queue = FileQueue::new(self.pool.jobs(), waker);
+        Some(Box::new(KeepsStore { queue, _store: self }))
+    }
+}
+
+/// A queue whose store, and with it the threads, lives as long as the queue.
+struct KeepsStore {
+    queue: FileQueue,
+    _store: Arc<FileStore>,
+}
+
+impl StoreQueue for KeepsStore {
+    fn submit(&mut self, batch: &mut Vec<super::StoreRequest>) {
+        self.queue.submit(batch);
+    }
+
+    fn poll(&mut self, completions: &mut Vec<StoreCompletion>) {
+        self.queue.poll(completions);
+    }
+}
+
+/// The file itself, with blocking operations.
+#[derive(Debug)]
+pub(super) struct Medium {
+    file: File,
+    geometry: Geometry,
+    abilities: Abilities,
+}
+
+impl Medium {
+    /// Does one operation and waits for it.
+    pub(super) fn perform(&self, token: u64, op: StoreOp) -> StoreCompletion {
+        let mut done = StoreCompletion { token, buf: None, lba_status: None, result: Ok(()) };
+        match op {
+            StoreOp::Read { lba, mut buf } => {
+                done.result = self.read(lba, &mut buf);
+                done.buf = Some(buf);
+            }
+            StoreOp::Write { lba, buf } => {
+                done.result = self.write(lba, &buf);
+                done.buf = Some(buf);
+            }
+            StoreOp::Flush if self.abilities.read_only => {}
+            StoreOp::Flush => done.result = self.file.sync_data().map_err(|error| of_write(&error, None)),
+            StoreOp::Unmap { lba, blocks } => done.result = self.unmap(lba, blocks),
+            StoreOp::LbaStatus { lba } => done.lba_status = Some(self.lba_status(lba)),
+        }
+        done
+    }
+
+    fn offset(&self, lba: u64) -> u64 {
+        lba * u64::from(self.geometry.block_size)
+    }
+
+    fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        let mut at = 0;
+        while at < data.len() {
+            match self.file.read_at(&mut data[at..], self.offset(lba) + at as u64) {
+                // Someone has cut the file shorter.
+                Ok(0) => return Err(StoreError::Read(Some(self.block_at(lba, at)))),
+                Ok(n) => at += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(StoreError::Read(Some(self.block_at(lba, at)))),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        if self.abilities.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        let mut at = 0;
+        while at < data.len() {
+            match self.file.write_at(&data[at..], self.offset(lba) + at as u64) {
+                Ok(0) => return Err(StoreError::Write(Some(self.block_at(lba, at)))),
+                Ok(n) => at += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(of_write(&error, Some(self.block_at(lba, at)))),
+            }
+        }
+        Ok(())
+    }
+
+    fn block_at(&self, lba: u64, byte: usize) -> u64 {
+        lba + byte as u64 / u64::from(self.geometry.block_size)
+    }
+
+    fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
+        if self.abilities.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        if !self.abilities.unmap {
+            return Err(StoreError::Unsupported);
+        }
+        if blocks == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        loop {
+            match fallocate(&self.file, flags, self.offset(lba), self.offset(blocks)) {
+                Err(Errno::INTR) => {}
+                result => return result.map_err(|error| of_write(&error.into(), Some(lba))),
+            }
+        }
+    }
+
+    /// Where the file system does not tell holes, everything is mapped. Moving the file offset disturbs nobody: all I/O is positional.
+    fn lba_status(&self, lba: u64) -> LbaStatus {
+        use rustix::fs::{SeekFrom, seek};
+        let block = u64::from(self.geometry.block_size);
+        let offset = self.offset(lba);
+        let end = self.geometry.bytes();
+        let (mapped, until) = match seek(&self.file, SeekFrom::Data(offset)) {
+            // A hole down to the end.
+            Err(Errno::NXIO) => (false, end),
+            Ok(data) if data / block * block > offset => (false, (data / block * block).min(end)),
+            Ok(_) => match seek(&self.file, SeekFrom::Hole(offset)) {
+                // A block that is data in part is mapped.
+                Ok(hole) => (true, hole.next_multiple_of(block).min(end)),
+                Err(_) => (true, end),
+            },
+            Err(_) => (true, end),
+        };
+        LbaStatus { blocks: (until.saturating_sub(offset) / block).max(1), mapped }
+    }
+}
+
+fn of_write(error: &io::Error, lba: Option<u64>) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreError::ReadOnly,
+        io::ErrorKind::Unsupported => StoreError::Unsupported,
+        _ => StoreError::Write(lba),
+    }
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod file_tests;

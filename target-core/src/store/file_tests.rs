@@ -1,0 +1,225 @@
+//! The file store on real files: both doors, holes, errors.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::task::Wake;
+use std::time::Duration;
+
+use futures::executor::block_on;
+
+use super::*;
+use crate::store::StoreRequest;
+
+/// A path of its own for each test; what is there is removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("file-store-{}-{count}", std::process::id())))
+    }
+
+    fn create(&self, bytes: u64) -> FileStore {
+        FileStore::open(&self.0, &FileOptions { create: Some(bytes), ..FileOptions::default() }).unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn what_is_written_is_there_after_opening_again() {
+    let path = Scratch::new();
+    let store = path.create(1 << 20);
+    assert_eq!(store.geometry().blocks, 2048);
+    assert!(store.abilities().volatile_cache);
+    block_on(store.write(2047, &[7; 512])).unwrap();
+    block_on(store.write(0, &[8; 8192])).unwrap();
+    block_on(store.flush()).unwrap();
+    drop(store);
+    let store = path.create(1 << 30);
+    assert_eq!(store.geometry().blocks, 2048, "what exists is not resized");
+    let mut data = vec![0; 1 << 20];
+    block_on(store.read(0, &mut data)).unwrap();
+    assert!(data[..8192].iter().all(|b| *b == 8));
+    assert!(data[8192..2047 * 512].iter().all(|b| *b == 0));
+    assert!(data[2047 * 512..].iter().all(|b| *b == 7));
+}
+
+#[test]
+fn unmap_punches_holes_that_lba_status_sees() {
+    let path = Scratch::new();
+    let store = path.create(4 << 20);
+    assert_eq!(block_on(store.lba_status(5)), Ok(LbaStatus { blocks: 8192 - 5, mapped: false }));
+    block_on(store.write(0, &vec![1; 2 << 20])).unwrap();
+    let full = fs::metadata(&path.0).unwrap().blocks();
+    assert_eq!(block_on(store.lba_status(0)), Ok(LbaStatus { blocks: 4096, mapped: true }));
+    assert!(store.abilities().unmap, "the test needs a temporary directory whose file system punches holes");
+    block_on(store.unmap(1024, 2048)).unwrap();
+    assert!(fs::metadata(&path.0).unwrap().blocks() <= full - 2048 + 16);
+    assert_eq!(block_on(store.lba_status(0)), Ok(LbaStatus { blocks: 1024, mapped: true }));
+    assert_eq!(block_on(store.lba_status(1024)), Ok(LbaStatus { blocks: 2048, mapped: false }));
+    let mut data = [9; 1024];
+    block_on(store.read(1023, &mut data)).unwrap();
+    assert_eq!((data[0], data[512]), (1, 0));
+}
+
+struct Bell(mpsc::Sender<()>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn the_queue_takes_more_than_its_depth_and_answers_each_once() {
+    let path = Scratch::new();
+    let store = Arc::new(path.create(1 << 20));
+    let (sender, bell) = mpsc::channel();
+    let mut queue = store.clone().open_queue(Waker::from(Arc::new(Bell(sender)))).expect("a queue");
+    drop(store);
+    let mut run = |requests: Vec<StoreRequest>| {
+        let count = requests.len();
+        let mut batch = requests;
+        queue.submit(&mut batch);
+        assert!(batch.is_empty());
+        let mut done = Vec::new();
+        while done.len() < count {
+            bell.recv_timeout(Duration::from_secs(20)).expect("a wake for each completion that waits");
+            queue.poll(&mut done);
+        }
+        assert_eq!(done.len(), count);
+        done.sort_by_key(|c| c.token);
+        assert!(done.iter().enumerate().all(|(i, c)| c.token == i as u64 && c.result.is_ok()));
+        done
+    };
+    let written = run((0..1000)
+        .map(|i| {
+            let mut buf = Buf::zeroed(512);
+            buf.fill(i as u8);
+            StoreRequest { token: i, op: StoreOp::Write { lba: i, buf } }
+        })
+        .collect());
+    assert!(written.iter().all(|c| c.buf.is_some()));
+    let read = run((0..1000)
+        .map(|i| StoreRequest { token: i, op: StoreOp::Read { lba: i, buf: Buf::zeroed(512) } })
+        .collect());
+    for c in &read {
+        assert!(c.buf.as_ref().is_some_and(|buf| buf.iter().all(|b| *b == c.token as u8)), "block {}", c.token);
+    }
+    run(vec![
+        StoreRequest { token: 0, op: StoreOp::Flush },
+        StoreRequest { token: 1, op: StoreOp::Unmap { lba: 0, blocks: 8 } },
+        StoreRequest { token: 2, op: StoreOp::LbaStatus { lba: 0 } },
+    ]);
+}
+
+#[test]
+fn threads_end_with_the_store_and_accepted_writes_are_done() {
+    let path = Scratch::new();
+    let store = path.create(1 << 20);
+    let weak = Arc::downgrade(&store.medium);
+    let store = Arc::new(store);
+    let mut queue = store.clone().open_queue(Waker::noop().clone()).expect("a queue");
+    let mut buf = Buf::zeroed(1 << 19);
+    buf.fill(3);
+    queue.submit(&mut vec![StoreRequest { token: 0, op: StoreOp::Write { lba: 0, buf } }]);
+    drop(store);
+    assert!(weak.upgrade().is_some(), "the queue keeps the store");
+    drop(queue);
+    assert!(weak.upgrade().is_none(), "threads are joined, and with them the last use of the file is over");
+    assert!(fs::read(&path.0).unwrap()[..1 << 19].iter().all(|b| *b == 3));
+}
+
+#[test]
+fn a_read_only_store_refuses_writes_and_shares_its_file() {
+    let path = Scratch::new();
+    drop(path.create(4096));
+    let options = FileOptions { read_only: true, ..FileOptions::default() };
+    let store = FileStore::open(&path.0, &options).unwrap();
+    let other = FileStore::open(&path.0, &options).unwrap();
+    assert!(other.abilities().read_only && !other.abilities().unmap);
+    assert_eq!(block_on(store.write(0, &[1; 512])), Err(StoreError::ReadOnly));
+    assert_eq!(block_on(store.unmap(0, 1)), Err(StoreError::ReadOnly));
+    assert_eq!(block_on(store.flush()), Ok(()));
+    assert_eq!(block_on(store.read(0, &mut [0; 512])), Ok(()));
+}
+
+#[test]
+fn a_file_that_was_cut_gives_a_medium_error_at_the_first_missing_block() {
+    let path = Scratch::new();
+    let store = path.create(1 << 20);
+    File::options().write(true).open(&path.0).unwrap().set_len(512 * 10).unwrap();
+    assert_eq!(block_on(store.read(8, &mut [0; 4096])), Err(StoreError::Read(Some(10))));
+}
+
+#[test]
+fn system_errors_become_store_errors() {
+    let of = |errno: Errno| of_write(&errno.into(), Some(4));
+    assert_eq!(of(Errno::NOSPC), StoreError::NoSpace);
+    assert_eq!(of(Errno::DQUOT), StoreError::NoSpace);
+    assert_eq!(of(Errno::ROFS), StoreError::ReadOnly);
+    assert_eq!(of(Errno::IO), StoreError::Write(Some(4)));
+    assert_eq!(of(Errno::OPNOTSUPP), StoreError::Unsupported);
+}
+
+#[test]
+fn a_full_device_is_no_space() {
+    // Linux has a device whose writes always find no space; it holds no blocks, so the medium is put together here.
+    let file = File::options().read(true).write(true).open("/dev/full").unwrap();
+    let medium = Medium { file, geometry: Geometry::of_bytes(1 << 20), abilities: Abilities::default() };
+    assert_eq!(medium.write(0, &[1; 512]), Err(StoreError::NoSpace));
+}
+
+#[test]
+fn what_cannot_be_opened_is_told_in_a_sentence() {
+    let told = |path: &Path, options: &FileOptions| FileStore::open(path, options).expect_err("a refusal").to_string();
+    let plain = FileOptions::default();
+    let path = Scratch::new();
+    let text = told(&path.0, &plain);
+    assert!(text.contains(&path.0.display().to_string()) && text.contains("there is no file"), "{text}");
+    assert!(told(&std::env::temp_dir(), &plain).contains("is not a file or block device"));
+    assert!(told(Path::new("/dev/null"), &plain).contains("is not a file or block device"));
+    assert!(told(&path.0, &FileOptions { create: Some(1000), ..plain.clone() }).contains("whole number of blocks"));
+    assert!(told(&path.0, &FileOptions { block_size: 520, ..plain.clone() }).contains("block size of 520"));
+    assert!(!path.0.exists(), "a refusal creates nothing");
+
+    fs::write(&path.0, [0; 1000]).unwrap();
+    assert!(told(&path.0, &plain).contains("is 1000 bytes long"));
+    fs::write(&path.0, []).unwrap();
+    assert!(told(&path.0, &plain).contains("is 0 bytes long"));
+    fs::write(&path.0, [0; 4096]).unwrap();
+    let store = FileStore::open(&path.0, &plain).unwrap();
+    assert!(told(&path.0, &plain).contains("is in use"));
+    assert!(told(&path.0, &FileOptions { read_only: true, ..plain.clone() }).contains("is in use"));
+    drop(store);
+    FileStore::open(&path.0, &plain).unwrap();
+    for (write, part) in [(true, "for writing"), (false, "may not be opened:")] {
+        let text = StoreOpenError::Denied { path: path.0.clone(), write }.to_string();
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn direct_files_take_whole_pages() {
+    let path = Scratch::new();
+    drop(path.create(1 << 20));
+    let options = FileOptions { direct: true, block_size: 4096, ..FileOptions::default() };
+    match FileStore::open(&path.0, &options) {
+        Ok(store) => {
+            block_on(store.write(3, &[6; 8192])).unwrap();
+            let mut data = [0; 4096];
+            block_on(store.read(4, &mut data)).unwrap();
+            assert_eq!(data, [6; 4096]);
+        }
+        // Some file systems for temporary files have no direct I/O; the refusal must say so.
+        Err(error) => assert!(matches!(error, StoreOpenError::Direct { .. }), "{error}"),
+    }
+}
