@@ -10,6 +10,7 @@
 //!   names the package, never a skipped test.
 //! - [`process`]: child processes that cannot outlive their test.
 //! - [`programs`]: the workspace's own programs, built once.
+//! - [`cutter`]: a relay between two programs that cuts their connections.
 //! - [`tgt`]: the user-space target tgt, as another target for our initiator.
 //! - [`vm`]: the virtual machine.
 //! - [`suite`]: libiscsi's conformance suite, one test a process, held against an expectation list.
@@ -17,6 +18,7 @@
 //!
 //! It is a test crate: Linux only, std, unpublished, and its errors are sentences ([`Failure`]).
 
+pub mod cutter;
 pub mod failure;
 pub mod packages;
 pub mod process;

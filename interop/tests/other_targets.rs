@@ -1,9 +1,10 @@
 //! Our `iscsi` program against other people's targets: tgt on this machine, LIO in the virtual machine.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interop::Result;
-use interop::process::{Finished, run};
+use interop::cutter::Cutter;
+use interop::process::{Finished, Running, run};
 use interop::programs::iscsi;
 use interop::tgt::Tgt;
 use interop::vm::{Guest, Job};
@@ -110,4 +111,23 @@ fn lio_with_and_without_chap() -> Result<()> {
     checks.extend(["chap: no secret is refused", "chap: a wrong secret is refused"].map(str::to_owned));
     let checks: Vec<&str> = checks.iter().map(String::as_str).collect();
     Guest::made()?.run(&job)?.passed(&checks).map(drop)
+}
+
+/// The initiator's half of a cut connection: `iscsi verify` writes a pattern and reads it back, so a
+/// write that was acknowledged and lost, or done twice out of order, shows.
+#[test]
+fn a_cut_connection_loses_no_write_of_our_initiator() -> Result<()> {
+    let tgt = Tgt::start(1, 1024)?;
+    let cutter = Cutter::start(tgt.port())?;
+    let url = format!("iscsi://127.0.0.1:{}/{}/1", cutter.port(), Tgt::TARGET);
+    let mut running = Running::start(&iscsi(["verify", &url])?)?;
+    let (begin, mut cuts) = (Instant::now(), 0);
+    while running.is_running() && begin.elapsed() < LIMIT {
+        std::thread::sleep(Duration::from_millis(700));
+        cuts += if cuts < 5 { cutter.cut() } else { 0 };
+    }
+    let finished = running.wait(LIMIT)?.success()?;
+    assert!(cuts > 0, "it ended before the first cut, so nothing was tested: {}", finished.output);
+    println!("{cuts} cuts, done in {:?}", begin.elapsed());
+    Ok(())
 }

@@ -10,6 +10,9 @@ use super::image::Lock;
 use crate::process::Running;
 use crate::{Context, Failure, Result, packages, programs};
 
+/// Run directories that are kept for a look at what happened.
+const RUNS_KEPT: usize = 15;
+
 /// A job for the guest: a script of `interop/jobs` and what it is told through its environment.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -85,6 +88,7 @@ impl Guest {
         let run = self.directory().join("runs").join(format!("{stem}-{}-{number}", std::process::id()));
         // A process id may come again; what an earlier run left must not pass for this one's.
         let _ = fs::remove_dir_all(&run);
+        self.forget_old_runs();
         self.fill_run_directory(&run, job)?;
         let machine = Running::start(&self.qemu(&run, job.mebibytes)?)?;
         let ended = machine.wait(job.limit);
@@ -107,6 +111,17 @@ impl Guest {
         match read("code").trim().parse() {
             Ok(code) => Ok(Report { code, output, directory: run }),
             Err(_) => Err(told("left no exit code: its kernel stopped before the job ended")),
+        }
+    }
+
+    /// Keeps the newest run directories only; some hold captures of many megabytes.
+    fn forget_old_runs(&self) {
+        let entries = fs::read_dir(self.directory().join("runs")).into_iter().flatten().flatten();
+        let mut runs: Vec<_> =
+            entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+        runs.sort();
+        for (_, old) in runs.iter().rev().skip(RUNS_KEPT) {
+            let _ = fs::remove_dir_all(old);
         }
     }
 
@@ -136,7 +151,7 @@ impl Guest {
         let mut command = packages::command("qemu-system-x86_64")?;
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &mebibytes.to_string()]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none"]);
-        command.arg("-serial").arg(format!("file:{}", option(&run.join("console"))));
+        command.arg("-serial").arg(format!("file:{}", run.join("console").display()));
         command.arg("-kernel").arg(self.kernel()).arg("-initrd").arg(self.initrd());
         command.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off"]);
         // multidevs=remap: the host's root may span several file systems.
