@@ -259,8 +259,7 @@ impl TargetNodeBuilder {
             Ok(Arc::new(map.build()))
         };
         let luns = map(&self.luns, false)?;
-        let demo_luns =
-            if self.attributes.demo_mode_write_protect { map(&self.luns, true)? } else { luns.clone() };
+        let demo_luns = if self.attributes.demo_mode_write_protect { map(&self.luns, true)? } else { luns.clone() };
         let mut acls: Vec<NodeAcl> = Vec::new();
         for acl in self.acls {
             let initiator = IscsiName::new(&acl.initiator)
@@ -280,13 +279,7 @@ impl TargetNodeBuilder {
                 }
                 map(&mapped, false)?
             };
-            acls.push(NodeAcl {
-                initiator,
-                accounts: acl.accounts,
-                luns: seen,
-                mapped: acl.luns,
-                nop_in: acl.nop_in,
-            });
+            acls.push(NodeAcl { initiator, accounts: acl.accounts, luns: seen, mapped: acl.luns, nop_in: acl.nop_in });
         }
         if self.attributes.authentication && self.accounts.is_empty() {
             if self.attributes.generate_node_acls {

@@ -45,7 +45,11 @@ fn size(bytes: u64) -> String {
     let step = (bytes.ilog2() / 10).min(6);
     let unit = UNITS.get(step as usize - 1).copied().unwrap_or_default();
     let one = 1u64 << (step * 10);
-    if bytes.is_multiple_of(one) { format!("{}{unit}", bytes / one) } else { format!("{:.1}{unit}", bytes as f64 / one as f64) }
+    if bytes.is_multiple_of(one) {
+        format!("{}{unit}", bytes / one)
+    } else {
+        format!("{:.1}{unit}", bytes as f64 / one as f64)
+    }
 }
 
 fn lun(mapped: &MappedLun) -> Branch {

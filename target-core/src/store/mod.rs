@@ -5,19 +5,24 @@
 //!   shared between workers, no allocation per I/O. Without one, an adapter runs the easy door's futures behind the same queue.
 //! - **Memory door**: [`Backstore::memory`] lends the store's own memory: reads leave straight from it and writes land straight in it.
 
+mod compose;
+mod compose_queue;
 #[cfg(feature = "std")]
 mod file;
 #[cfg(feature = "std")]
 mod file_pool;
 mod inline;
+mod layout;
 mod null;
 #[cfg(feature = "std")]
 mod open_error;
 mod ram;
 mod size;
 
+pub use compose::{ComposeError, Composed, LinearStore, StripeStore};
 #[cfg(feature = "std")]
 pub use file::{FileOptions, FileStore};
+pub use layout::{Joined, Layout, Place, Striped};
 pub use null::NullStore;
 #[cfg(feature = "std")]
 pub use open_error::StoreOpenError;
