@@ -1,0 +1,311 @@
+//! The oracle: a disk that knows, for each block, which writes a read may see.
+//!
+//! Blocks hold a value: a number from which the whole block's content is made, so that a block in the wrong place, half a block, or a block of an old
+//! write is told apart. A write is *pending* from the moment that it was handed to the initiator; it *ends* with its status, and a failed one of unknown
+//! fate ends when nothing can be left of it in the target. A read may see a block's write unless another one that was acknowledged before the read began
+//! was handed in after the first had ended. Values of writes that were handed in while the read was under way may be seen too.
+
+use std::collections::BTreeMap;
+
+/// The content of a block, as a number. Zero is all zeroes.
+pub type Value = u64;
+
+/// Names a write of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WriteId(u64);
+
+/// Names a read of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadId(u64);
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    write: WriteId,
+    value: Value,
+    ended: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Read {
+    lba: u64,
+    /// For each block what it may hold.
+    allowed: Vec<Vec<Value>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Write {
+    lba: u64,
+    blocks: u64,
+    begun: u64,
+}
+
+/// A read saw what it cannot have seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// The block.
+    pub lba: u64,
+    /// What it held, if it is a block of any write at all.
+    pub found: Option<Value>,
+    /// What it may hold.
+    pub allowed: Vec<Value>,
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.found {
+            Some(value) => write!(f, "block {} holds the data of write {value}, ", self.lba)?,
+            None => write!(f, "block {} holds data that nobody wrote, ", self.lba)?,
+        }
+        write!(f, "it may hold those of {:?}", self.allowed)
+    }
+}
+
+/// The model of one logical unit.
+#[derive(Debug)]
+pub struct Model {
+    block_size: usize,
+    blocks: Vec<Vec<Candidate>>,
+    writes: BTreeMap<WriteId, Write>,
+    reads: BTreeMap<ReadId, Read>,
+    clock: u64,
+    next_value: Value,
+}
+
+impl Model {
+    /// A disk of zeroes.
+    #[must_use]
+    pub fn new(blocks: u64, block_size: usize) -> Self {
+        let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0) };
+        Self {
+            block_size,
+            blocks: vec![vec![zero]; blocks as usize],
+            writes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            clock: 0,
+            next_value: 1,
+        }
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    /// Whether it has no block.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Bytes of a block.
+    #[must_use]
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Values that no block has held, for `n` blocks in a row; the first of them.
+    pub fn new_values(&mut self, n: u64) -> Value {
+        let first = self.next_value;
+        self.next_value += n;
+        first
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// A write of these values is handed in.
+    pub fn begin_write(&mut self, lba: u64, blocks: u64, value: impl Fn(u64) -> Value) -> WriteId {
+        let begun = self.tick();
+        let write = WriteId(begun);
+        for at in 0..blocks {
+            let value = value(at);
+            self.blocks[(lba + at) as usize].push(Candidate { write, value, ended: None });
+            for read in self.reads.values_mut() {
+                if let Some(allowed) = (lba + at).checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize)) {
+                    allowed.push(value);
+                }
+            }
+        }
+        self.writes.insert(write, Write { lba, blocks, begun });
+        write
+    }
+
+    /// The write was acknowledged: it is what later reads see, and so is nothing that had ended before it began.
+    pub fn acknowledge(&mut self, write: WriteId) {
+        let now = self.tick();
+        let Some(Write { lba, blocks, begun }) = self.writes.remove(&write) else { return };
+        for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
+            // Its candidate may be gone already: overwritten by one that was handed in later and acknowledged earlier can not be, as it had not ended.
+            block.retain_mut(|candidate| {
+                if candidate.write == write {
+                    candidate.ended = Some(now);
+                }
+                candidate.write == write || candidate.ended.is_none_or(|ended| ended >= begun)
+            });
+        }
+    }
+
+    /// The write failed, and nothing of it is under way any more: each of its blocks holds the old data or the new.
+    pub fn fail(&mut self, write: WriteId) {
+        let now = self.tick();
+        let Some(Write { lba, blocks, .. }) = self.writes.remove(&write) else { return };
+        for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
+            for candidate in block.iter_mut().filter(|candidate| candidate.write == write) {
+                candidate.ended = Some(now);
+            }
+        }
+    }
+
+    /// The write certainly did nothing.
+    pub fn withdraw(&mut self, write: WriteId) {
+        let Some(Write { lba, blocks, .. }) = self.writes.remove(&write) else { return };
+        for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
+            block.retain(|candidate| candidate.write != write);
+        }
+    }
+
+    /// A read is handed in.
+    pub fn begin_read(&mut self, lba: u64, blocks: u64) -> ReadId {
+        let read = ReadId(self.tick());
+        let range = &self.blocks[lba as usize..(lba + blocks) as usize];
+        let allowed = range.iter().map(|block| block.iter().map(|candidate| candidate.value).collect()).collect();
+        self.reads.insert(read, Read { lba, allowed });
+        read
+    }
+
+    /// The read brought nothing.
+    pub fn forget(&mut self, read: ReadId) {
+        self.reads.remove(&read);
+    }
+
+    /// The read brought these bytes.
+    ///
+    /// # Errors
+    /// The first block that it cannot have seen.
+    pub fn end_read(&mut self, read: ReadId, data: &[u8]) -> Result<(), Wrong> {
+        let Some(read) = self.reads.remove(&read) else { return Ok(()) };
+        for ((at, allowed), block) in (read.lba..).zip(read.allowed).zip(data.chunks(self.block_size)) {
+            let found = value_of(block);
+            if !found.is_some_and(|value| allowed.contains(&value)) {
+                return Err(Wrong { lba: at, found, allowed });
+            }
+        }
+        Ok(())
+    }
+
+    /// The compared values were found equal, or not, by an atomic compare: was that possible? Ends the read.
+    ///
+    /// # Errors
+    /// A block for which it was not.
+    pub fn end_compare(&mut self, read: ReadId, expected: &[Value], equal: bool) -> Result<(), Wrong> {
+        let Some(read) = self.reads.remove(&read) else { return Ok(()) };
+        let mut sure = true;
+        for ((at, allowed), value) in (read.lba..).zip(read.allowed).zip(expected) {
+            if equal && !allowed.contains(value) {
+                return Err(Wrong { lba: at, found: Some(*value), allowed });
+            }
+            sure &= allowed.iter().all(|other| other == value);
+        }
+        if !equal && sure { Err(Wrong { lba: read.lba, found: None, allowed: expected.to_vec() }) } else { Ok(()) }
+    }
+
+    /// Something that the block may hold now, the last that was handed in.
+    #[must_use]
+    pub fn likely(&self, lba: u64) -> Value {
+        self.blocks[lba as usize].last().map_or(0, |candidate| candidate.value)
+    }
+
+    /// Whether no read and no write is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.reads.is_empty() && self.writes.is_empty()
+    }
+}
+
+/// Fills a block with a value's content.
+pub fn fill_block(value: Value, block: &mut [u8]) {
+    let mut state = value;
+    for (at, word) in block.chunks_mut(8).enumerate() {
+        let bytes = if value == 0 { 0 } else if at == 0 { value } else { splitmix(&mut state) };
+        word.copy_from_slice(&bytes.to_le_bytes()[..word.len()]);
+    }
+}
+
+/// The value whose content this block is.
+#[must_use]
+pub fn value_of(block: &[u8]) -> Option<Value> {
+    let value = Value::from_le_bytes(*block.first_chunk()?);
+    if value == 0 {
+        return block.iter().all(|byte| *byte == 0).then_some(0);
+    }
+    let mut state = value;
+    let whole = block.chunks(8).skip(1).all(|word| *word == splitmix(&mut state).to_le_bytes()[..word.len()]);
+    whole.then_some(value)
+}
+
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(model: &mut Model, lba: u64, value: Value) -> Result<(), Wrong> {
+        let read = model.begin_read(lba, 1);
+        let mut block = vec![0; 512];
+        fill_block(value, &mut block);
+        model.end_read(read, &block)
+    }
+
+    #[test]
+    fn an_acknowledged_write_must_be_seen() {
+        let mut model = Model::new(4, 512);
+        let first = model.begin_write(0, 2, |_| 7);
+        assert_eq!((read(&mut model, 0, 0), read(&mut model, 1, 7)), (Ok(()), Ok(())));
+        model.acknowledge(first);
+        assert!(read(&mut model, 0, 0).is_err());
+        assert!(read(&mut model, 0, 7).is_ok());
+        assert!(read(&mut model, 0, 9).is_err());
+    }
+
+    #[test]
+    fn a_failed_write_may_or_may_not_be_seen_until_it_is_overwritten() {
+        let mut model = Model::new(1, 512);
+        let failed = model.begin_write(0, 1, |_| 7);
+        model.fail(failed);
+        assert!(read(&mut model, 0, 0).is_ok() && read(&mut model, 0, 7).is_ok());
+        let next = model.begin_write(0, 1, |_| 8);
+        model.acknowledge(next);
+        assert!(read(&mut model, 0, 7).is_err() && read(&mut model, 0, 0).is_err());
+        // One of unknown fate may still come after.
+        let unknown = model.begin_write(0, 1, |_| 9);
+        let next = model.begin_write(0, 1, |_| 10);
+        model.acknowledge(next);
+        assert!(read(&mut model, 0, 9).is_ok() && read(&mut model, 0, 10).is_ok());
+        model.fail(unknown);
+        assert!(read(&mut model, 0, 9).is_ok());
+    }
+
+    #[test]
+    fn a_read_may_see_what_was_written_while_it_ran() {
+        let mut model = Model::new(1, 512);
+        let read = model.begin_read(0, 1);
+        let write = model.begin_write(0, 1, |_| 7);
+        model.acknowledge(write);
+        let mut block = vec![0; 512];
+        assert_eq!(model.end_read(read, &block), Ok(()));
+        let again = model.begin_read(0, 1);
+        assert!(model.end_read(again, &block).is_err());
+        fill_block(7, &mut block);
+        block[511] ^= 1;
+        assert_eq!(value_of(&block), None);
+    }
+}

@@ -1,0 +1,390 @@
+//! Stores with faults: slow, failing, full, behind each of the three doors, on virtual time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use iscsi_memory::Region;
+use iscsi_proto::time::Instant;
+use target_core::store::{
+    Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest,
+};
+
+use crate::rng::Rng;
+
+/// How the target reaches the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Futures.
+    Easy,
+    /// A queue of requests.
+    Queue,
+    /// Its memory is lent; what cannot be done in memory goes through the queue. There are no delays and no failures, but it may be full.
+    Memory,
+}
+
+/// How a store behaves.
+#[derive(Debug, Clone)]
+pub struct StorePlan {
+    /// The door.
+    pub door: Door,
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Whether it can unmap.
+    pub unmap: bool,
+    /// Operations take up to so long.
+    pub delay: Duration,
+    /// So many operations in 1000 take up to the second value instead.
+    pub slow: (u64, Duration),
+    /// So many reads in 1000 fail.
+    pub read_errors: u64,
+    /// So many writes in 1000 fail; of their blocks any may be written.
+    pub write_errors: u64,
+    /// So many writes in 1000 find the store full. For [`Door::Memory`]: anything above zero gives it half the memory that its blocks need.
+    pub full: u64,
+    /// The write of this number is acknowledged and never done: a broken store, to see whether the oracle catches it.
+    pub lose_write: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Medium {
+    Private(Vec<u8>),
+    Lent(Arc<Region>),
+}
+
+#[derive(Debug)]
+struct State {
+    plan: StorePlan,
+    medium: Medium,
+    now: Instant,
+    rng: Rng,
+    timers: Vec<(Instant, Waker)>,
+    /// Writes of queues that are gone: a device does them all the same.
+    orphans: Vec<(Instant, StoreOp)>,
+    writes: u64,
+    calm: bool,
+    under_way: usize,
+    most_under_way: usize,
+}
+
+/// A store on virtual time.
+#[derive(Debug, Clone)]
+pub struct SimStore(Arc<Mutex<State>>, Geometry, Option<Arc<Region>>);
+
+impl SimStore {
+    /// A store of zeroes that behaves as planned.
+    ///
+    /// # Panics
+    /// If the machine has no address space for a lent store.
+    #[must_use]
+    pub fn new(plan: StorePlan, rng: Rng) -> Self {
+        let geometry = Geometry { block_size: plan.block_size, blocks: plan.blocks, physical_exponent: 0, optimal_transfer: 0 };
+        let bytes = geometry.bytes();
+        let medium = match plan.door {
+            Door::Memory if plan.full > 0 => {
+                Medium::Lent(Region::mapped(bytes, bytes / 2).expect("address space for a small store"))
+            }
+            Door::Memory => Medium::Lent(Region::heap(bytes as usize)),
+            _ => Medium::Private(vec![0; bytes as usize]),
+        };
+        let region = if let Medium::Lent(region) = &medium { Some(region.clone()) } else { None };
+        let state = State {
+            plan,
+            medium,
+            now: Instant::ZERO,
+            rng,
+            timers: Vec::new(),
+            orphans: Vec::new(),
+            writes: 0,
+            calm: false,
+            under_way: 0,
+            most_under_way: 0,
+        };
+        Self(Arc::new(Mutex::new(state)), geometry, region)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it neither fails nor dallies.
+    pub fn calm(&self) {
+        self.state().calm = true;
+    }
+
+    /// It is `now`: does what is due, wakes who waits for it.
+    pub fn advance(&self, now: Instant) {
+        let mut state = self.state();
+        state.now = now;
+        let orphans = std::mem::take(&mut state.orphans);
+        for (due, op) in orphans {
+            if due <= now {
+                state.apply(&op);
+            } else {
+                state.orphans.push((due, op));
+            }
+        }
+        let mut due = Vec::new();
+        state.timers.retain(|(at, waker)| {
+            if *at <= now {
+                due.push(waker.clone());
+            }
+            *at > now
+        });
+        drop(state);
+        for waker in due {
+            waker.wake();
+        }
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        let state = self.state();
+        state.timers.iter().map(|(at, _)| *at).chain(state.orphans.iter().map(|(at, _)| *at)).min()
+    }
+
+    /// Operations under way now, and the most there ever were.
+    #[must_use]
+    pub fn under_way(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.under_way, state.most_under_way)
+    }
+
+    /// What lies on the medium.
+    pub fn peek(&self, lba: u64, data: &mut [u8]) {
+        self.state().read(lba, data);
+    }
+
+    fn wait(&self) -> Wait {
+        let mut state = self.state();
+        let due = state.due();
+        state.begin();
+        Wait { store: self.clone(), due }
+    }
+}
+
+impl State {
+    fn begin(&mut self) {
+        self.under_way += 1;
+        self.most_under_way = self.most_under_way.max(self.under_way);
+    }
+
+    fn due(&mut self) -> Instant {
+        if self.calm || self.plan.door == Door::Memory {
+            return self.now;
+        }
+        let most = if self.rng.permille(self.plan.slow.0) { self.plan.slow.1 } else { self.plan.delay };
+        self.now + most.mul_f64(self.rng.below(1000) as f64 / 1000.0)
+    }
+
+    fn at(&self, lba: u64) -> usize {
+        (lba * u64::from(self.plan.block_size)) as usize
+    }
+
+    fn read(&self, lba: u64, data: &mut [u8]) {
+        let at = self.at(lba);
+        match &self.medium {
+            Medium::Private(bytes) => data.copy_from_slice(&bytes[at..at + data.len()]),
+            Medium::Lent(region) => region.read(at as u64, data),
+        }
+    }
+
+    fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        let at = self.at(lba);
+        match &mut self.medium {
+            Medium::Private(bytes) => bytes[at..at + data.len()].copy_from_slice(data),
+            Medium::Lent(region) => {
+                region.reserve_for_write(at as u64, data.len() as u64).map_err(|_| StoreError::NoSpace)?;
+                region.write(at as u64, data);
+            }
+        }
+        Ok(())
+    }
+
+    fn try_read(&mut self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        self.read(lba, data);
+        if !self.calm && self.plan.door != Door::Memory && self.rng.permille(self.plan.read_errors) {
+            self.rng.fill(data);
+            return Err(self.rng.pick(&[StoreError::Read(Some(lba)), StoreError::Read(None), StoreError::NotReady, StoreError::Failed]));
+        }
+        Ok(())
+    }
+
+    fn try_write(&mut self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        self.writes += 1;
+        if self.plan.lose_write == Some(self.writes) {
+            return Ok(());
+        }
+        if !self.calm && self.plan.door != Door::Memory {
+            if self.rng.permille(self.plan.full) {
+                return Err(StoreError::NoSpace);
+            }
+            if self.rng.permille(self.plan.write_errors) {
+                for (lba, block) in (lba..).zip(data.chunks(self.plan.block_size as usize)) {
+                    if self.rng.permille(500) {
+                        self.write(lba, block)?;
+                    }
+                }
+                return Err(self.rng.pick(&[StoreError::Write(Some(lba)), StoreError::Write(None), StoreError::Failed]));
+            }
+        }
+        self.write(lba, data)
+    }
+
+    fn unmap(&mut self, lba: u64, blocks: u64) -> Result<(), StoreError> {
+        let (at, len) = (self.at(lba), self.at(blocks));
+        match &mut self.medium {
+            Medium::Private(bytes) => bytes[at..at + len].fill(0),
+            Medium::Lent(region) => region.discard(at as u64, len as u64),
+        }
+        Ok(())
+    }
+
+    fn lba_status(&self, lba: u64) -> LbaStatus {
+        LbaStatus { blocks: self.plan.blocks - lba, mapped: true }
+    }
+
+    fn apply(&mut self, op: &StoreOp) {
+        self.under_way -= 1;
+        let _ = match op {
+            StoreOp::Write { lba, buf } => self.try_write(*lba, buf),
+            StoreOp::Unmap { lba, blocks } => self.unmap(*lba, *blocks),
+            _ => Ok(()),
+        };
+    }
+
+    fn complete(&mut self, request: StoreRequest) -> StoreCompletion {
+        self.under_way -= 1;
+        let mut completion = StoreCompletion { token: request.token, buf: None, lba_status: None, result: Ok(()) };
+        match request.op {
+            StoreOp::Read { lba, mut buf } => {
+                completion.result = self.try_read(lba, &mut buf);
+                completion.buf = Some(buf);
+            }
+            StoreOp::Write { lba, buf } => {
+                completion.result = self.try_write(lba, &buf);
+                completion.buf = Some(buf);
+            }
+            StoreOp::Flush => {}
+            StoreOp::Unmap { lba, blocks } => completion.result = self.unmap(lba, blocks),
+            StoreOp::LbaStatus { lba } => completion.lba_status = Some(self.lba_status(lba)),
+        }
+        completion
+    }
+}
+
+/// An operation of the easy door, until it is due. A dropped one was never done.
+struct Wait {
+    store: SimStore,
+    due: Instant,
+}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        let mut state = self.store.state();
+        if state.now >= self.due {
+            return Poll::Ready(());
+        }
+        let due = self.due;
+        state.timers.push((due, cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.store.state().under_way -= 1;
+    }
+}
+
+#[async_trait]
+impl Backstore for SimStore {
+    fn geometry(&self) -> Geometry {
+        self.1
+    }
+
+    fn abilities(&self) -> Abilities {
+        let unmap = self.state().plan.unmap;
+        Abilities { unmap, unmapped_reads_zero: unmap, volatile_cache: true, solid_state: true, ..Abilities::default() }
+    }
+
+    async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        self.wait().await;
+        self.state().try_read(lba, data)
+    }
+
+    async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        self.wait().await;
+        self.state().try_write(lba, data)
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.wait().await;
+        Ok(())
+    }
+
+    async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
+        self.wait().await;
+        self.state().unmap(lba, blocks)
+    }
+
+    async fn lba_status(&self, lba: u64) -> Result<LbaStatus, StoreError> {
+        self.wait().await;
+        Ok(self.state().lba_status(lba))
+    }
+
+    fn open_queue(self: Arc<Self>, waker: Waker) -> Option<Box<dyn StoreQueue>> {
+        let easy = self.state().plan.door == Door::Easy;
+        (!easy).then(|| Box::new(SimQueue { store: (*self).clone(), waker, requests: Vec::new() }) as Box<dyn StoreQueue>)
+    }
+
+    fn memory(&self) -> Option<&Arc<Region>> {
+        self.2.as_ref()
+    }
+}
+
+/// One worker's queue; completes in any order.
+struct SimQueue {
+    store: SimStore,
+    waker: Waker,
+    requests: Vec<(Instant, StoreRequest)>,
+}
+
+impl StoreQueue for SimQueue {
+    fn submit(&mut self, batch: &mut Vec<StoreRequest>) {
+        let mut state = self.store.state();
+        for request in batch.drain(..) {
+            let due = state.due();
+            state.begin();
+            if due > state.now {
+                state.timers.push((due, self.waker.clone()));
+            }
+            self.requests.push((due, request));
+        }
+    }
+
+    fn poll(&mut self, completions: &mut Vec<StoreCompletion>) {
+        let mut state = self.store.state();
+        let now = state.now;
+        let mut due: Vec<_> = self.requests.extract_if(.., |(at, _)| *at <= now).collect();
+        while !due.is_empty() {
+            let next = state.rng.below(due.len() as u64) as usize;
+            completions.push(state.complete(due.swap_remove(next).1));
+        }
+    }
+}
+
+impl Drop for SimQueue {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        for (due, request) in self.requests.drain(..) {
+            state.orphans.push((due, request.op));
+        }
+    }
+}
