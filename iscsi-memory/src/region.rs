@@ -163,15 +163,25 @@ impl Region {
     ///
     /// # Panics
     /// If the range is outside the region.
+    #[inline]
     pub fn read(&self, offset: u64, to: &mut [u8]) {
         self.check(offset, to.len() as u64);
-        let mut offset = offset;
+        if offset % PAGE + to.len() as u64 <= PAGE && !to.is_empty() && self.is_written(offset >> PAGE_SHIFT) {
+            // SAFETY: `check` holds the source inside the region; the destination is private memory.
+            unsafe { core::ptr::copy_nonoverlapping(self.at(offset), to.as_mut_ptr(), to.len()) }
+        } else {
+            self.read_pages(offset, to);
+        }
+    }
+
+    /// [`read`](Self::read) across pages, of which some may never have been written. The range is checked.
+    fn read_pages(&self, mut offset: u64, to: &mut [u8]) {
         let mut rest = to;
         while !rest.is_empty() {
             let n = (PAGE - offset % PAGE).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at_mut(n);
             if self.is_written(offset >> PAGE_SHIFT) {
-                // SAFETY: `check` holds the source inside the region; the destination is private memory.
+                // SAFETY: the caller has checked that the source is inside the region; the destination is private memory.
                 unsafe { core::ptr::copy_nonoverlapping(self.at(offset), now.as_mut_ptr(), n) }
             } else {
                 now.fill(0);

@@ -101,15 +101,20 @@ struct Limits {
     max_outstanding_r2t: u16,
     pdu_in_order: bool,
     sequence_in_order: bool,
+    /// Payloads of at most so many bytes go out in one PDU, copied.
+    single: usize,
 }
 
 impl Limits {
-    fn of(parameters: &Parameters) -> Self {
+    fn of(parameters: &Parameters, copy_limit: usize) -> Self {
+        // A data segment that is not the last is filled to whole words (RFC 7143 11.7.7).
+        let send_segment = (parameters.peer_max_recv_data_segment_length & !3).max(512);
+        let max_burst = parameters.max_burst_length.max(512);
         Self {
             receive_segment: parameters.max_recv_data_segment_length,
-            // A data segment that is not the last is filled to whole words (RFC 7143 11.7.7).
-            send_segment: (parameters.peer_max_recv_data_segment_length & !3).max(512),
-            max_burst: parameters.max_burst_length.max(512),
+            send_segment,
+            max_burst,
+            single: copy_limit.min(send_segment.min(max_burst) as usize),
             first_burst: parameters.first_burst_length,
             initial_r2t: parameters.initial_r2t,
             immediate_data: parameters.immediate_data,
@@ -184,7 +189,7 @@ impl TcpMover {
     pub fn new(role: Role, config: TcpMoverConfig) -> Self {
         let tasks = usize::from(config.max_tasks);
         let parameters = Parameters::default();
-        let limits = Limits { receive_segment: LOGIN_DATA_SEGMENT_LEN, ..Limits::of(&parameters) };
+        let limits = Limits { receive_segment: LOGIN_DATA_SEGMENT_LEN, ..Limits::of(&parameters, config.copy_limit) };
         let keep = config.send_high_water;
         let mut sinks = Vec::new();
         sinks.resize_with(tasks, || None);
@@ -281,7 +286,9 @@ impl Datamover for TcpMover {
     }
 
     fn put_data(&mut self, put: PutData<'_>) {
-        self.put(put);
+        if !self.put_at_once(&put) {
+            self.put(put);
+        }
     }
 
     fn get_data(&mut self, get: GetData) {
@@ -295,18 +302,18 @@ impl Datamover for TcpMover {
     fn notice_key_values(&mut self, parameters: &Parameters) {
         self.parameters = parameters.clone();
         if self.full_feature {
-            self.limits = Limits::of(parameters);
+            self.limits = Limits::of(parameters, self.config.copy_limit);
         }
     }
 
     fn enable_datamover(&mut self) {
         self.full_feature = true;
-        self.limits = Limits::of(&self.parameters);
+        self.limits = Limits::of(&self.parameters, self.config.copy_limit);
         let (header, data) =
             (self.parameters.header_digest == Digest::Crc32c, self.parameters.data_digest == Digest::Crc32c);
         self.send.header_digest = header;
         self.send.data_digest = data;
-        self.receive.set_digests(header, data);
+        self.receive.enable(self.role, header, data);
     }
 
     fn deallocate_task_resources(&mut self, task: TaskHandle) -> TaskBuffers {

@@ -62,6 +62,8 @@ pub(super) struct Receive {
     payload: Payload,
     header_digest: bool,
     data_digest: bool,
+    /// SCSI Commands may come, and their headers have no digest.
+    plain_commands: bool,
     /// Nothing has been parsed yet: the peer has not shown that it speaks iSCSI.
     first: bool,
     ahs: (usize, usize),
@@ -84,13 +86,16 @@ impl Receive {
             },
             header_digest: false,
             data_digest: false,
+            plain_commands: false,
             first: true,
             ahs: (0, 0),
             data: (0, 0),
         }
     }
 
-    pub(super) fn set_digests(&mut self, header: bool, data: bool) {
+    /// The Full Feature Phase begins.
+    pub(super) fn enable(&mut self, role: Role, header: bool, data: bool) {
+        self.plain_commands = role == Role::Target && !header;
         self.header_digest = header;
         self.data_digest = data;
     }
@@ -121,15 +126,15 @@ impl Receive {
     }
 
     /// Turns to the payload of `bhs`, whose header is consumed.
-    #[inline]
-    fn begin_payload(&mut self, bhs: &Bhs, purpose: Purpose, place: usize, room: usize) {
+    #[inline(always)]
+    fn begin_payload(&mut self, bhs: &Bhs, purpose: Purpose) {
         let len = bhs.data_segment_len();
         self.payload = Payload {
             bhs: *bhs,
             purpose,
             remaining: len as usize,
-            place,
-            room: room.min(len as usize),
+            place: 0,
+            room: 0,
             trailer: self.trailer(len),
             digest: Crc32c::default(),
         };
@@ -150,6 +155,41 @@ enum Step {
 impl TcpMover {
     #[inline]
     pub(super) fn poll_open(&mut self) -> Option<Notification> {
+        if self.receive.plain_commands
+            && self.receive.phase == Phase::Header
+            && self.events.is_empty()
+            && self.target.current.is_none()
+            && let Some(bhs) = self.plain_command()
+        {
+            return Some(Notification::Control(bhs));
+        }
+        self.poll_any()
+    }
+
+    /// The short way of the PDU that comes most: a SCSI Command without AHS and without header digest, and with nothing else to be seen to first.
+    #[inline(always)]
+    fn plain_command(&mut self) -> Option<Bhs> {
+        let header = self.receive.staging.unread().first_chunk::<BHS_LEN>()?;
+        if header[0] & 0x3f != Opcode::ScsiCommand as u8 || header[4] != 0 {
+            return None;
+        }
+        let bhs = Bhs(*header);
+        let len = bhs.data_segment_len();
+        if len > self.limits.receive_segment {
+            return None;
+        }
+        self.receive.ahs.1 = 0;
+        self.receive.data.1 = 0;
+        self.receive.staging.consume(BHS_LEN);
+        if len > 0 {
+            self.receive.begin_payload(&bhs, Purpose::Immediate);
+        }
+        self.begin_command(&bhs);
+        Some(bhs)
+    }
+
+    #[inline(never)]
+    fn poll_any(&mut self) -> Option<Notification> {
         if !self.events.is_empty() {
             return self.events.pop_front();
         }
@@ -194,11 +234,13 @@ impl TcpMover {
         if self.state == State::Open { None } else { self.poll_ending() }
     }
 
+    #[cold]
     fn failed(&mut self, error: MoverError) -> Step {
         self.fail(error);
         Step::Starved
     }
 
+    #[inline(always)]
     fn parse_header(&mut self) -> Step {
         let unread = self.receive.staging.unread();
         if self.receive.first
@@ -245,7 +287,7 @@ impl TcpMover {
                     self.receive.ahs = (self.receive.staging.position() + BHS_LEN, ahs_len);
                     self.receive.staging.consume(header_len);
                     if len > 0 {
-                        self.receive.begin_payload(&bhs, Purpose::Immediate, 0, 0);
+                        self.receive.begin_payload(&bhs, Purpose::Immediate);
                     }
                     self.begin_command(&bhs);
                     return Step::Tell(Notification::Control(bhs));
@@ -268,7 +310,7 @@ impl TcpMover {
                         Ok(()) => Purpose::Dropped,
                         Err(error) => Purpose::Malformed(error),
                     };
-                    self.receive.begin_payload(&bhs, purpose, 0, 0);
+                    self.receive.begin_payload(&bhs, purpose);
                     return Step::On;
                 }
             }
@@ -281,7 +323,7 @@ impl TcpMover {
             Ok(_) => return self.whole(header_len, len),
         };
         self.receive.staging.consume(header_len);
-        self.receive.begin_payload(&bhs, Purpose::Malformed(malformed), 0, 0);
+        self.receive.begin_payload(&bhs, Purpose::Malformed(malformed));
         Step::On
     }
 
@@ -326,32 +368,41 @@ impl TcpMover {
     /// Turns to the payload of a data PDU. `place` is where it goes in its sink.
     #[inline]
     fn data_payload(&mut self, bhs: &Bhs, purpose: Purpose, place: usize) -> Step {
-        let (Purpose::DataOut(slot) | Purpose::DataIn(slot)) = purpose else {
-            self.receive.begin_payload(bhs, purpose, 0, 0);
-            return Step::On;
-        };
-        let sink = self.sinks.get(usize::from(slot)).and_then(Option::as_ref);
-        let room = sink.map_or(0, Sink::len).saturating_sub(place);
-        let lent = matches!(sink, Some(Sink::Region(_)));
-        self.receive.begin_payload(bhs, purpose, place, room);
-        if lent && self.receive.data_digest && self.receive.payload.remaining > 0 {
-            // Data that a digest may still refuse are never placed in a store's memory.
-            let total = self.receive.payload.remaining + self.receive.payload.trailer;
-            self.receive.staging.make_room(total);
-            self.receive.phase = Phase::Checked { total };
+        self.receive.begin_payload(bhs, purpose);
+        if let Purpose::DataOut(slot) | Purpose::DataIn(slot) = purpose {
+            self.aim(slot, place);
         }
         Step::On
     }
 
+    /// The payload under way goes to this slot's sink, from `place` on.
+    #[inline]
+    fn aim(&mut self, slot: u16, place: usize) {
+        let sink = self.sinks.get(usize::from(slot)).and_then(Option::as_ref);
+        let payload = &mut self.receive.payload;
+        payload.place = place;
+        payload.room = sink.map_or(0, Sink::len).saturating_sub(place).min(payload.remaining);
+        if self.receive.data_digest && matches!(sink, Some(Sink::Region(_))) && payload.remaining > 0 {
+            // Data that a digest may still refuse are never placed in a store's memory.
+            let total = payload.remaining + payload.trailer;
+            self.receive.staging.make_room(total);
+            self.receive.phase = Phase::Checked { total };
+        }
+    }
+
     /// The session has said where the last SCSI Command's immediate data go: to this slot's sink, or nowhere.
+    #[inline]
     pub(super) fn settle_immediate(&mut self, slot: Option<u16>) {
         if self.receive.payload.purpose != Purpose::Immediate {
             return;
         }
-        let bhs = self.receive.payload.bhs;
-        self.data_payload(&bhs, slot.map_or(Purpose::Dropped, Purpose::DataOut), 0);
+        self.receive.payload.purpose = slot.map_or(Purpose::Dropped, Purpose::DataOut);
+        if let Some(slot) = slot {
+            self.aim(slot, 0);
+        }
     }
 
+    #[inline(always)]
     fn take_payload(&mut self) -> Step {
         let receive = &mut self.receive;
         let payload = &mut receive.payload;
@@ -427,7 +478,7 @@ impl TcpMover {
     }
 
     /// The payload is in its place.
-    #[inline]
+    #[inline(always)]
     fn finish_payload(&mut self) -> Step {
         match self.receive.payload.purpose {
             Purpose::DataOut(slot) => match self.data_out_done(slot) {

@@ -1,10 +1,9 @@
 //! The send queue: headers and small payloads in one reused buffer, large payloads by reference between them.
 
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Region, SendList, SendSlice};
+use iscsi_memory::{SendList, SendSlice};
 
 use crate::datamover::{CommandData, Notification};
 use crate::digest::{Crc32c, crc32c};
@@ -106,6 +105,25 @@ impl SendQueue {
         }
     }
 
+    /// A whole PDU with a data segment of `len` bytes, written by `fill`: [`header`](Self::header) and [`copied`](Self::copied) in one.
+    #[inline(always)]
+    pub(super) fn pdu(&mut self, bhs: &Bhs, len: usize, fill: impl FnOnce(&mut [u8])) {
+        if self.header_digest || self.data_digest {
+            self.header(bhs);
+            self.copied(len, fill);
+            return;
+        }
+        let padded = len + padding(len as u32) as usize;
+        let to = self.grab(BHS_LEN + padded);
+        let Some((header, rest)) = to.split_first_chunk_mut::<BHS_LEN>() else { return };
+        *header = bhs.0;
+        let Some((data, pad)) = rest.split_at_mut_checked(len) else { return };
+        fill(data);
+        if !pad.is_empty() {
+            pad.fill(0);
+        }
+    }
+
     /// A header with an AHS area, and the digest over both.
     pub(super) fn header_with_ahs(&mut self, bhs: &Bhs, ahs: &[u8]) {
         self.bytes_of(&bhs.0);
@@ -134,8 +152,10 @@ impl SendQueue {
         let to = self.grab(padded + digest);
         let (data, rest) = to.split_at_mut(len);
         fill(data);
-        let (pad, _) = rest.split_at_mut(padded - len);
-        pad.fill(0);
+        if padded > len {
+            let (pad, _) = rest.split_at_mut(padded - len);
+            pad.fill(0);
+        }
         if digest != 0 {
             let (covered, place) = to.split_at_mut(padded);
             // The digest covers the padding (RFC 7143 11.2.4).
@@ -202,12 +222,6 @@ impl SendQueue {
             digest.update([0; 3].get(..pad).unwrap_or_default());
             self.bytes_of(&digest.finish());
         }
-    }
-
-    /// A small part of a store's lent memory as a whole data segment.
-    #[inline]
-    pub(super) fn region_segment(&mut self, region: &Arc<Region>, offset: u64, len: usize) {
-        self.copied(len, |to| region.read(offset, to));
     }
 
     pub(super) fn fill<'a>(&'a self, list: &mut SendList<'a>) {
