@@ -11,7 +11,7 @@ const ALIGNMENT: usize = 4096;
 
 /// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a mover, and back.
 ///
-/// It dereferences to its first [`len`](Self::len) bytes.
+/// It dereferences to its first `len()` bytes.
 ///
 /// ```
 /// use iscsi_memory::Buf;

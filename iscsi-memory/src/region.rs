@@ -1,5 +1,6 @@
 //! A store's own memory, lent to the wire.
 
+use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -30,10 +31,13 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
+/// What `heap` allocates for `len` bytes: at least one, at page alignment.
+fn heap_layout(len: usize) -> Layout {
+    Layout::from_size_align(len.max(1), PAGE as usize).expect("a region is smaller than the address space")
+}
+
 enum Backing {
-    Heap {
-        capacity: usize,
-    },
+    Heap,
     #[cfg(feature = "std")]
     Mapped,
 }
@@ -44,7 +48,19 @@ enum Backing {
 /// later, RDMA devices access it at the same time. Overlapping concurrent accesses give whichever bytes the hardware gives, as on any disk: SCSI
 /// promises nothing about commands that overlap in time (SBC-4 4.6).
 ///
-/// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory.
+/// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory. Pages are those of 4 KiB: huge pages
+/// would take memory that nobody wrote and that [`allocated`](Self::allocated) and the limit do not see.
+///
+/// A [`discard`](Self::discard) between [`reserve_for_write`](Self::reserve_for_write) and the write itself takes the reservation away, and the page
+/// reads as zero. Who lets the kernel write, which may take long, reserves again when the data are in place: it then counts as the later of the two.
+///
+/// # Soundness
+///
+/// The memory is one allocation (or mapping) that lives as long as the region. Its pointer leaves this crate only inside the `iovec`s of
+/// the `socket` module, whose lists hold the slice, and with it the region, until the call returns. No reference to the memory is ever formed, so
+/// that writes by others while it is read break no rule of Rust's references. Copies that race are a data race by the letter of the memory model,
+/// as every access to memory that is shared with a device or another process is; each is one `memcpy` between the shared memory and
+/// private memory, and no decision depends on the bytes.
 ///
 /// ```
 /// use iscsi_memory::Region;
@@ -74,12 +90,18 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// A region of `len` zero bytes on the heap, for small stores and machines without `mmap`.
+    /// A region of `len` zero bytes on the heap, aligned to pages, for small stores and machines without `mmap`. Aborts through the global handler if
+    /// memory runs out.
+    ///
+    /// # Panics
+    /// If `len` is over `isize::MAX - 4096`.
     #[must_use]
     pub fn heap(len: usize) -> Arc<Self> {
-        let mut memory = core::mem::ManuallyDrop::new(alloc::vec![0u8; len]);
-        let ptr = NonNull::new(memory.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        Arc::new(Self::over(ptr, len as u64, Backing::Heap { capacity: memory.capacity() }, u64::MAX))
+        let layout = heap_layout(len);
+        // SAFETY: the layout's size is not zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        Arc::new(Self::over(ptr, len as u64, Backing::Heap, u64::MAX))
     }
 
     /// A region of `len` bytes of lazily allocated anonymous memory, of which at most `limit` bytes may be allocated at a time.
@@ -265,7 +287,7 @@ impl Region {
         let len = (range.end - range.start) as usize;
         match self.backing {
             // SAFETY: checked range; heap pages stay ours and are zeroed.
-            Backing::Heap { .. } => unsafe { core::ptr::write_bytes(self.at(range.start), 0, len) },
+            Backing::Heap => unsafe { core::ptr::write_bytes(self.at(range.start), 0, len) },
             #[cfg(feature = "std")]
             // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure leaves old bytes
             // there, so they are zeroed by hand.
@@ -314,11 +336,8 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         match self.backing {
-            Backing::Heap { capacity } => {
-                // SAFETY: pointer, length and capacity are those of the Vec that `heap` gave up.
-                let memory = unsafe { Vec::from_raw_parts(self.ptr.as_ptr(), self.len as usize, capacity) };
-                drop(memory);
-            }
+            // SAFETY: allocated in `heap` with this very layout; no slice of it is alive, since slices hold the Arc.
+            Backing::Heap => unsafe { dealloc(self.ptr.as_ptr(), heap_layout(self.len as usize)) },
             #[cfg(feature = "std")]
             // SAFETY: our own mapping; no slice of it is alive, since slices hold the Arc. The result carries no recourse.
             Backing::Mapped => unsafe {

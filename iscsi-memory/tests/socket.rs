@@ -1,0 +1,107 @@
+//! Vectored I/O over a socket pair, with private and lent memory.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+
+use iscsi_memory::{ReceiveSlice, ReceiveWindow, Region, SendList, SendSlice, socket};
+
+fn pair() -> (UnixStream, UnixStream) {
+    let (a, b) = UnixStream::pair().unwrap();
+    a.set_nonblocking(true).unwrap();
+    b.set_nonblocking(true).unwrap();
+    (a, b)
+}
+
+#[test]
+fn pieces_arrive_in_order_from_and_into_both_kinds_of_memory() {
+    let (a, b) = pair();
+    let from = Region::mapped(1 << 20, u64::MAX).unwrap();
+    from.reserve_for_write(5000, 3000).unwrap();
+    from.write(5000, &[2; 3000]);
+    let from = from.slice(4000, 5000);
+    let mut list = SendList::default();
+    assert!(list.push(SendSlice::Private(&[1; 48])));
+    assert!(list.push(SendSlice::Private(&[])), "empty pieces take no room");
+    assert!(list.push(SendSlice::Lent(&from, 1000, 4000)));
+    assert!(list.push(SendSlice::Private(&[3; 4])));
+    assert_eq!((list.len(), list.as_slice().len()), (3052, 3));
+    assert_eq!(socket::send(&a, &list).unwrap(), 3052);
+
+    let into = Region::heap(1 << 16);
+    into.reserve_for_write(0, 1 << 16).unwrap();
+    let slice = into.slice(100, 5000);
+    let mut head = [0; 48];
+    let mut staging = [0; 100];
+    let mut window = ReceiveWindow { payload: ReceiveSlice::Private(&mut head), staging: &mut [] };
+    assert_eq!(socket::receive(&b, &mut window).unwrap(), 48);
+    let mut window = ReceiveWindow { payload: ReceiveSlice::Lent(&slice, 10, 3010), staging: &mut staging };
+    assert_eq!(window.len(), 3100);
+    assert_eq!(socket::receive(&b, &mut window).unwrap(), 3004);
+    assert_eq!((head, &staging[..5]), ([1; 48], &[3, 3, 3, 3, 0][..]));
+    let mut back = [0; 3002];
+    into.read(109, &mut back);
+    assert_eq!((back[0], back[3001]), (0, 0), "not a byte beyond the window");
+    assert_eq!(back[1..3001], [2; 3000]);
+}
+
+#[test]
+fn an_empty_payload_place_is_left_out() {
+    let (a, b) = pair();
+    let mut list = SendList::default();
+    list.push(SendSlice::Private(b"hello"));
+    socket::send(&a, &list).unwrap();
+    let mut staging = [0; 8];
+    let mut window = ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut staging };
+    assert_eq!(socket::receive(&b, &mut window).unwrap(), 5);
+    assert_eq!(&staging[..5], b"hello");
+}
+
+#[test]
+fn what_the_kernel_says_is_handed_on() {
+    let (a, b) = pair();
+    let mut staging = [0; 8];
+    let mut window = ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut staging };
+    assert_eq!(socket::receive(&b, &mut window).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let big = vec![0; 1 << 20];
+    let mut list = SendList::default();
+    list.push(SendSlice::Private(&big));
+    let mut sent = 0;
+    let error = loop {
+        match socket::send(&a, &list) {
+            Ok(n) => sent += n,
+            Err(error) => break error,
+        }
+    };
+    assert!(sent > 0);
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    drop(b);
+    // No signal ends the process.
+    assert_eq!(socket::send(&a, &list).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    let (a, b) = pair();
+    drop(a);
+    assert_eq!(socket::receive(&b, &mut window).unwrap(), 0);
+}
+
+#[test]
+fn a_full_list_takes_no_more() {
+    let mut list = SendList::default();
+    for _ in 0..SendList::CAPACITY {
+        assert!(list.push(SendSlice::Private(b"x")));
+    }
+    assert!(!list.push(SendSlice::Private(b"y")));
+    assert_eq!(list.len(), SendList::CAPACITY);
+}
+
+#[test]
+fn a_window_fills_payload_first() {
+    let region = Region::heap(8192);
+    region.reserve_for_write(0, 8192).unwrap();
+    let slice = region.slice(0, 10);
+    let mut staging = [0; 4];
+    let mut window = ReceiveWindow { payload: ReceiveSlice::Lent(&slice, 8, 10), staging: &mut staging };
+    assert_eq!(window.fill(&[1, 2, 3, 4, 5, 6, 7]), 6);
+    assert_eq!(staging, [3, 4, 5, 6]);
+    let mut back = [0; 3];
+    region.read(7, &mut back);
+    assert_eq!(back, [0, 1, 2]);
+}
