@@ -7,9 +7,9 @@
 
 extern crate alloc;
 
+mod device_server;
 #[allow(dead_code, reason = "the registry and the logical units come to use it")]
 mod lock;
-#[allow(dead_code, unused_imports, reason = "the device server comes to use it")]
 pub mod lu;
 #[allow(dead_code, reason = "logins come to use it")]
 pub mod node;

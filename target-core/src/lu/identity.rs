@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::fmt::Write;
 
 use iscsi_proto::scsi::Ascii;
+use iscsi_proto::scsi::vpd::naa_6_from_seed;
 
 /// The lasting names of a logical unit. Two logical units that an initiator can see must not share one, nor must one change while in use: multipath
 /// software and operating systems know the disk by it.
@@ -27,11 +28,6 @@ pub struct Identity {
 /// Longest unit serial number in bytes.
 pub const MAX_SERIAL: usize = 64;
 
-/// FNV-1a of 64 bits: spreads a name over the identifier; no secret hangs on it.
-fn spread(seed: &[u8], basis: u64) -> u64 {
-    seed.iter().fold(basis, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
 impl Identity {
     /// Serial number and NAA designator made from `seed`, for instance the target's name and the LUN: the same seed gives the same identity.
     ///
@@ -39,16 +35,12 @@ impl Identity {
     /// because an embedded stack has none of its own.
     #[must_use]
     pub fn from_seed(seed: &str) -> Self {
-        let high = spread(seed.as_bytes(), 0xcbf2_9ce4_8422_2325);
-        let low = spread(seed.as_bytes(), high ^ 0x9e37_79b9_7f4a_7c15);
-        let mut naa = [0; 16];
-        let (first, second) = naa.split_at_mut(8);
-        // NAA 6h, then the 24 bits of the company identifier 02-00-00, then 36 bits of ours.
-        first.copy_from_slice(&(0x6020_0000_0000_0000 | high >> 28).to_be_bytes());
-        second.copy_from_slice(&low.to_be_bytes());
+        let naa = naa_6_from_seed(seed.as_bytes());
         let mut serial = String::new();
-        // Writing to a String cannot fail.
-        let _ = write!(serial, "{low:016x}");
+        for byte in naa.iter().skip(8) {
+            // Writing to a String cannot fail.
+            let _ = write!(serial, "{byte:02x}");
+        }
         Self {
             vendor: Ascii::new("ISCSI-RS"),
             product: Ascii::new("VIRTUAL DISK"),

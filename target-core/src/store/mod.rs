@@ -16,6 +16,7 @@ mod layout;
 mod null;
 #[cfg(feature = "std")]
 mod open_error;
+pub mod queue;
 mod ram;
 mod size;
 

@@ -10,7 +10,11 @@ pub use iscsi_proto::pdu::TaskAttribute;
 
 use crate::lu::NexusId;
 
+mod buffers;
 mod executor;
+pub(crate) mod job;
+mod lun;
+mod slot;
 
 pub use executor::TaskExecutor;
 

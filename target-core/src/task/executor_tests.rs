@@ -1,0 +1,812 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use iscsi_memory::Region;
+use iscsi_proto::scsi::mode::{ModeData, ModePage};
+use iscsi_proto::scsi::report::{OneCommand, Support, parse_all_commands, parse_luns};
+use iscsi_proto::scsi::vpd::VpdPage;
+use iscsi_proto::scsi::{BlockIo, SenseKey, capacity, inquiry, opcode, provisioning};
+use proptest::prelude::*;
+
+use super::*;
+use crate::device_server::table::COMMANDS;
+use crate::lu::{Identity, LogicalUnit, NexusId};
+use crate::store::{Abilities, Backstore, Geometry, LbaStatus};
+
+const BLOCKS: u64 = 1024;
+
+/// A store behind the easy door; `slow` makes each operation wait for one more poll, `stuck` for the day it is taken back.
+struct Disk {
+    bytes: Mutex<Vec<u8>>,
+    abilities: Abilities,
+    slow: bool,
+    stuck: AtomicBool,
+    fail: AtomicBool,
+}
+
+impl Disk {
+    async fn pause(&self) {
+        if self.slow {
+            let mut first = true;
+            futures::future::poll_fn(|context| {
+                context.waker().wake_by_ref();
+                if core::mem::take(&mut first) || self.stuck.load(Ordering::Relaxed) {
+                    core::task::Poll::Pending
+                } else {
+                    core::task::Poll::Ready(())
+                }
+            })
+            .await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Backstore for Disk {
+    fn geometry(&self) -> Geometry {
+        Geometry::of_bytes(self.bytes.lock().unwrap().len() as u64)
+    }
+    fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+    async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        self.pause().await;
+        if self.fail.load(Ordering::Relaxed) {
+            return Err(StoreError::Read(Some(lba)));
+        }
+        data.copy_from_slice(&self.bytes.lock().unwrap()[lba as usize * 512..][..data.len()]);
+        Ok(())
+    }
+    async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        self.pause().await;
+        self.bytes.lock().unwrap()[lba as usize * 512..][..data.len()].copy_from_slice(data);
+        Ok(())
+    }
+    async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
+        self.bytes.lock().unwrap()[lba as usize * 512..][..blocks as usize * 512].fill(0);
+        Ok(())
+    }
+    async fn lba_status(&self, lba: u64) -> Result<LbaStatus, StoreError> {
+        let bytes = self.bytes.lock().unwrap();
+        let mapped = |at: u64| bytes[at as usize * 512..][..512].iter().any(|byte| *byte != 0);
+        let blocks = (lba..BLOCKS).take_while(|at| mapped(*at) == mapped(lba)).count() as u64;
+        Ok(LbaStatus { blocks, mapped: mapped(lba) })
+    }
+}
+
+/// A store with a memory door; the other doors lead to the same memory.
+struct Memory(Arc<Region>);
+
+#[async_trait::async_trait]
+impl Backstore for Memory {
+    fn geometry(&self) -> Geometry {
+        Geometry::of_bytes(self.0.len())
+    }
+    fn abilities(&self) -> Abilities {
+        Abilities { unmap: true, unmapped_reads_zero: true, solid_state: true, ..Abilities::default() }
+    }
+    async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        self.0.read(lba * 512, data);
+        Ok(())
+    }
+    async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+        self.0.reserve_for_write(lba * 512, data.len() as u64).map_err(|_| StoreError::NoSpace)?;
+        self.0.write(lba * 512, data);
+        Ok(())
+    }
+    async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
+        self.0.discard(lba * 512, blocks * 512);
+        Ok(())
+    }
+    fn memory(&self) -> Option<&Arc<Region>> {
+        Some(&self.0)
+    }
+}
+
+fn disk(slow: bool) -> Disk {
+    let abilities = Abilities { unmap: true, unmapped_reads_zero: true, volatile_cache: true, ..Abilities::default() };
+    Disk {
+        bytes: Mutex::new(vec![0; BLOCKS as usize * 512]),
+        abilities,
+        slow,
+        stuck: AtomicBool::new(false),
+        fail: AtomicBool::new(false),
+    }
+}
+
+fn unit(store: Arc<dyn Backstore>) -> Arc<LogicalUnit> {
+    Arc::new(LogicalUnit::new(store, Identity::from_seed("test")).unwrap())
+}
+
+#[derive(Debug, PartialEq, Eq, Clone)]
+struct Done {
+    status: u8,
+    data: Vec<u8>,
+    residual: Residual,
+    sense: Option<Sense>,
+}
+
+impl Done {
+    fn good(&self) -> &[u8] {
+        assert_eq!(self.status, 0, "{self:?}");
+        &self.data
+    }
+    fn check(&self, key: SenseKey, code: AdditionalSense) -> Sense {
+        let sense = self.sense.unwrap_or_else(|| panic!("no sense: {self:?}"));
+        assert_eq!((self.status, sense.key, sense.code), (2, key, code));
+        sense
+    }
+    fn illegal(&self, code: AdditionalSense) -> Sense {
+        self.check(SenseKey::IllegalRequest, code)
+    }
+}
+
+/// A session that plays the mover too.
+struct Session {
+    executor: TaskExecutor,
+    next: u16,
+    data: VecDeque<(TaskHandle, Vec<u8>)>,
+    direct: bool,
+}
+
+fn done(data: Source<'_>, status: TaskStatus<'_>) -> (Done, Option<Buf>) {
+    let (bytes, buf) = match data {
+        Source::None => (vec![], None),
+        Source::Copy(bytes) => (bytes.to_vec(), None),
+        Source::Region { region, offset, len } => {
+            let mut bytes = vec![0; len];
+            region.read(offset, &mut bytes);
+            (bytes, None)
+        }
+        Source::Buf(buf) => (buf.to_vec(), Some(buf)),
+    };
+    let sense = (!status.sense.is_empty()).then(|| Sense::parse(status.sense).unwrap());
+    (Done { status: status.status, data: bytes, residual: status.residual, sense }, buf)
+}
+
+/// What a step asks, freed from the executor.
+enum Asked {
+    Pending,
+    Data(Sink),
+    Done(Done, Option<Buf>),
+}
+
+fn asked(step: Step<'_>) -> Asked {
+    match step {
+        Step::Pending => Asked::Pending,
+        Step::GetData { sink } => Asked::Data(sink),
+        Step::Respond { data, status } => {
+            let (done, buf) = done(data, status);
+            Asked::Done(done, buf)
+        }
+    }
+}
+
+impl Session {
+    fn new(map: &Arc<LunMap>, id: u64) -> Self {
+        let mut session = Self::with_attention(map, id);
+        for lun in map.iter() {
+            session
+                .on_lun(lun.number, &[0; 6], &[], 0, TaskAttribute::Simple)
+                .check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+        }
+        session
+    }
+
+    fn with_attention(map: &Arc<LunMap>, id: u64) -> Self {
+        let nexus = Nexus {
+            id: NexusId(id),
+            initiator_name: "iqn.2026-01.org.example:i".into(),
+            isid: [0; 6],
+            target_name: "iqn.2026-01.org.example:t".into(),
+            portal_group_tag: 1,
+        };
+        let config = ExecutorConfig { slots: 16, max_buffered: 4 << 20, ..ExecutorConfig::default() };
+        Self { executor: TaskExecutor::new(config, map.clone(), nexus), next: 0, data: VecDeque::new(), direct: true }
+    }
+
+    fn start(
+        &mut self,
+        lun: u16,
+        cdb: &[u8],
+        out: &[u8],
+        read: u32,
+        attribute: TaskAttribute,
+    ) -> (TaskHandle, Option<Done>) {
+        let mut field = [0; 16];
+        field[..cdb.len().min(16)].copy_from_slice(&cdb[..cdb.len().min(16)]);
+        let task = TaskHandle { slot: self.next % 16, generation: self.next };
+        self.next += 1;
+        let step = asked(self.executor.start(NewTask {
+            task,
+            lun: u64::from(lun) << 48,
+            itt: task.to_itt(),
+            cdb: &field,
+            attribute,
+            read: read != 0,
+            write: !out.is_empty(),
+            expected_data_transfer_length: if out.is_empty() { read } else { out.len() as u32 },
+            bidirectional_read_length: None,
+            direct_placement: self.direct,
+        }));
+        let done = self.take(task, step, out);
+        (task, done)
+    }
+
+    /// Follows a step as far as the mover can; data arrive at once.
+    fn take(&mut self, task: TaskHandle, step: Asked, out: &[u8]) -> Option<Done> {
+        match step {
+            Asked::Pending => None,
+            Asked::Done(done, buf) => {
+                buf.into_iter().for_each(|buf| self.executor.give(buf));
+                Some(done)
+            }
+            Asked::Data(mut sink) => {
+                assert!(sink.len() <= out.len());
+                let len = sink.len();
+                match &mut sink {
+                    Sink::Buf(buf) => buf.copy_from_slice(&out[..len]),
+                    Sink::Region(slice) => slice.write(0, &out[..len]),
+                }
+                let step = asked(self.executor.data_arrived(task, sink));
+                self.take(task, step, out)
+            }
+        }
+    }
+
+    /// One round of the wake loop: all that is finished by now.
+    fn finished(&mut self) -> Vec<(TaskHandle, Done)> {
+        self.executor.submit();
+        let mut all = vec![];
+        loop {
+            let Some((task, step)) = self.executor.poll().map(|(task, step)| (task, asked(step))) else { return all };
+            let out =
+                self.data.iter().find(|(other, _)| *other == task).map(|(_, out)| out.clone()).unwrap_or_default();
+            all.extend(self.take(task, step, &out).map(|done| (task, done)));
+        }
+    }
+
+    fn on_lun(&mut self, lun: u16, cdb: &[u8], out: &[u8], read: u32, attribute: TaskAttribute) -> Done {
+        let (task, done) = self.start(lun, cdb, out, read, attribute);
+        if let Some(done) = done {
+            return done;
+        }
+        self.data.push_back((task, out.to_vec()));
+        for _ in 0..10_000 {
+            let finished = self.finished();
+            if let Some((_, done)) = finished.into_iter().find(|(other, _)| *other == task) {
+                self.data.clear();
+                return done;
+            }
+        }
+        panic!("the task never ended: {cdb:02x?}");
+    }
+
+    fn send(&mut self, cdb: &[u8], out: &[u8]) -> Done {
+        self.on_lun(0, cdb, out, 0, TaskAttribute::Simple)
+    }
+
+    fn receive(&mut self, cdb: &[u8], len: u32) -> Done {
+        self.on_lun(0, cdb, &[], len, TaskAttribute::Simple)
+    }
+}
+
+fn maps() -> [Arc<LunMap>; 3] {
+    let map = |store: Arc<dyn Backstore>| Arc::new(LunMap::builder().insert(0, unit(store), false).build());
+    [map(Arc::new(Memory(Region::heap(BLOCKS as usize * 512)))), map(Arc::new(disk(false))), map(Arc::new(disk(true)))]
+}
+
+fn io(code: u8, lba: u64, blocks: u32, flags: u8) -> Vec<u8> {
+    BlockIo::new(lba, blocks).with_flags(flags).to_cdb(code).unwrap().as_bytes().to_vec()
+}
+
+fn pattern(blocks: usize, seed: u8) -> Vec<u8> {
+    (0..blocks * 512).map(|at| (at as u8).wrapping_mul(31).wrapping_add((at / 512) as u8) ^ seed).collect()
+}
+
+#[test]
+fn what_is_written_is_read_by_every_form() {
+    for (map, direct) in maps().iter().flat_map(|map| [(map, true), (map, false)]) {
+        let mut session = Session::new(map, 1);
+        session.direct = direct;
+        for (index, (write, read)) in [
+            (opcode::WRITE_6, opcode::READ_6),
+            (opcode::WRITE_10, opcode::READ_10),
+            (opcode::WRITE_12, opcode::READ_12),
+            (opcode::WRITE_16, opcode::READ_16),
+            (opcode::WRITE_AND_VERIFY_10, opcode::READ_10),
+            (opcode::WRITE_AND_VERIFY_16, opcode::READ_16),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let data = pattern(20, index as u8);
+            let lba = index as u64 * 50;
+            session.send(&io(write, lba, 20, 0), &data).good();
+            let back = session.receive(&io(read, lba, 20, 0), 20 * 512);
+            assert_eq!(back.good(), data);
+            assert_eq!(back.residual, Residual::None);
+            assert_eq!(session.executor.buffered(), 0);
+        }
+    }
+}
+
+#[test]
+fn ranges_lengths_and_reserved_bits_are_checked() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        let end = session.receive(&io(opcode::READ_10, BLOCKS - 1, 2, 0), 1024);
+        assert_eq!(end.illegal(AdditionalSense::LBA_OUT_OF_RANGE).information, Some(BLOCKS));
+        let far = session.receive(&io(opcode::READ_16, u64::MAX, 2, 0), 1024);
+        far.illegal(AdditionalSense::LBA_OUT_OF_RANGE);
+        session.send(&io(opcode::WRITE_16, 1 << 40, 1, 0), &[0; 512]).illegal(AdditionalSense::LBA_OUT_OF_RANGE);
+        session.receive(&io(opcode::READ_10, BLOCKS, 0, 0), 0).good();
+        session.receive(&io(opcode::READ_10, BLOCKS + 1, 0, 0), 0).illegal(AdditionalSense::LBA_OUT_OF_RANGE);
+        let long = session.receive(&io(opcode::READ_16, 0, 40_000, 0), 512);
+        assert_eq!(long.illegal(AdditionalSense::INVALID_FIELD_IN_CDB), Sense::invalid_field_in_cdb(10));
+        let protect = session.receive(&io(opcode::READ_10, 0, 1, 0x20), 512);
+        let sense = protect.illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        assert_eq!(sense.specific, Sense::NONE.at_cdb_bit(1, 5).specific);
+        let fua = session.receive(&io(opcode::READ_10, 0, 1, 0x08), 512);
+        let volatile = map.get(0).unwrap().unit.abilities().volatile_cache;
+        if volatile {
+            _ = fua.good();
+        } else {
+            _ = fua.illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        }
+        session.receive(&[0xc5, 0, 0, 0, 0, 0], 8).illegal(AdditionalSense::INVALID_COMMAND_OPERATION_CODE);
+        session.receive(&[0x9e, 0x1f], 8).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session.receive(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 4], 8).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+    }
+}
+
+#[test]
+fn residuals_tell_what_was_not_moved() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        let read = session.receive(&io(opcode::READ_10, 0, 1, 0), 10_000);
+        assert_eq!((read.good().len(), read.residual), (512, Residual::Underflow(9488)));
+        let read = session.receive(&io(opcode::READ_10, 0, 1, 0), 200);
+        assert_eq!((read.good().len(), read.residual), (200, Residual::Overflow(312)));
+        let read = session.receive(&io(opcode::READ_10, 0, 2, 0), 0);
+        assert_eq!((read.good().len(), read.residual), (0, Residual::Overflow(1024)));
+        // The initiator has less than the command wants: only that is written.
+        session.send(&io(opcode::WRITE_10, 0, 2, 0), &[b'a'; 1024]).good();
+        let write = session.send(&io(opcode::WRITE_10, 0, 2, 0), &[b'b'; 512]);
+        assert_eq!((write.status, write.residual), (0, Residual::Overflow(512)));
+        assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good()[510..514], *b"bbaa");
+        let write = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[b'c'; 1024]);
+        assert_eq!((write.status, write.residual), (0, Residual::Underflow(512)));
+        assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good()[510..514], *b"ccaa");
+        let write = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[0; 200]);
+        assert_eq!((write.status, write.residual), (0, Residual::Overflow(312)));
+        let write = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[]);
+        assert_eq!((write.status, write.residual), (0, Residual::Overflow(512)));
+        // Directions mixed up: a read gives nothing, a write is refused.
+        let read = session.send(&io(opcode::READ_10, 0, 1, 0), &[0; 512]);
+        assert_eq!((read.status, read.residual), (0, Residual::Underflow(512)));
+        session.receive(&io(opcode::WRITE_10, 0, 1, 0), 512).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+    }
+}
+
+#[test]
+fn compare_and_write_writes_what_compares() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        let old = pattern(2, 7);
+        session.send(&io(opcode::WRITE_10, 9, 2, 0), &old).good();
+        let mut data = old.clone();
+        data.extend(pattern(2, 9));
+        session.send(&io(opcode::COMPARE_AND_WRITE, 9, 2, 0), &data).good();
+        assert_eq!(session.receive(&io(opcode::READ_10, 9, 2, 0), 1024).good(), pattern(2, 9));
+        data[..1024].copy_from_slice(&pattern(2, 9));
+        data[700] ^= 1;
+        let miss = session.send(&io(opcode::COMPARE_AND_WRITE, 9, 2, 0), &data);
+        let sense = miss.check(SenseKey::Miscompare, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION);
+        assert_eq!(sense.information, Some(700));
+        session.send(&io(opcode::COMPARE_AND_WRITE, 9, 1, 0), &data).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session.send(&io(opcode::COMPARE_AND_WRITE, 9, 17, 0), &data).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        assert_eq!(session.executor.buffered(), 0);
+        let unit = map.get(0).unwrap().unit;
+        assert!(unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
+    }
+}
+
+#[test]
+fn an_atomic_command_waits_for_another_sessions_write() {
+    let map = &maps()[0];
+    let (mut one, mut two) = (Session::new(map, 1), Session::new(map, 2));
+    let cdb = BlockIo::new(0, 1).write();
+    let mut field = [0; 16];
+    field[..10].copy_from_slice(cdb.as_bytes());
+    let task = TaskHandle { slot: 3, generation: 99 };
+    let new = NewTask {
+        task,
+        lun: 0,
+        itt: 1,
+        cdb: &field,
+        attribute: TaskAttribute::Simple,
+        read: false,
+        write: true,
+        expected_data_transfer_length: 512,
+        bidirectional_read_length: None,
+        direct_placement: true,
+    };
+    let Asked::Data(Sink::Region(slice)) = asked(one.executor.start(new)) else { panic!("no region") };
+    let data = [[0; 512], [5; 512]].concat();
+    let (waiting, done) = two.start(0, &io(opcode::COMPARE_AND_WRITE, 0, 1, 0), &data, 0, TaskAttribute::Simple);
+    assert!(done.is_none() && two.finished().is_empty());
+    // A new write may not slip in: it is buffered, and waits.
+    two.direct = true;
+    let (behind, done) = two.start(0, &io(opcode::WRITE_10, 0, 1, 0), &[8; 512], 0, TaskAttribute::Simple);
+    assert!(done.is_none());
+    slice.write(0, &[1; 512]);
+    assert!(matches!(asked(one.executor.data_arrived(task, Sink::Region(slice))), Asked::Done(..)));
+    let finished = two.finished();
+    assert_eq!(finished.len(), 2);
+    for (task, done) in finished {
+        if task == waiting {
+            done.check(SenseKey::Miscompare, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION);
+        } else {
+            assert_eq!(task, behind);
+            done.good();
+        }
+    }
+    assert_eq!(two.receive(&io(opcode::READ_10, 0, 1, 0), 512).good(), [8; 512]);
+}
+
+#[test]
+fn verify_write_same_and_unmap() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        let block = pattern(1, 3);
+        session.send(&io(opcode::WRITE_SAME_10, 10, 700, 0), &block).good();
+        session.send(&io(opcode::VERIFY_10, 10, 700, 0x06), &block).good();
+        session.send(&io(opcode::VERIFY_16, 10, 1, 0x02), &block).good();
+        session.send(&io(opcode::VERIFY_12, 10, 700, 0), &[]).good();
+        let miss = session.send(&io(opcode::VERIFY_10, 9, 2, 0x06), &block);
+        miss.check(SenseKey::Miscompare, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION);
+        session.send(&io(opcode::VERIFY_10, 9, 2, 0x04), &block).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session
+            .send(&io(opcode::WRITE_SAME_10, 10, 1, 0), &block[..256])
+            .illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session.send(&io(opcode::WRITE_SAME_16, 10, 1, 0x10), &block).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        let list = provisioning::unmap_list(&[
+            provisioning::Extent { lba: 20, blocks: 4 },
+            provisioning::Extent { lba: BLOCKS, blocks: 0 },
+        ]);
+        session.send(&[0x42, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0], &list).good();
+        assert_eq!(session.receive(&io(opcode::READ_10, 20, 4, 0), 2048).good(), [0; 2048]);
+        assert_eq!(session.receive(&io(opcode::READ_10, 24, 1, 0), 512).good(), block);
+        let list = provisioning::unmap_list(&[provisioning::Extent { lba: BLOCKS - 1, blocks: 2 }]);
+        session.send(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &list).illegal(AdditionalSense::LBA_OUT_OF_RANGE);
+        session.send(&[0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0], &list).illegal(AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
+        session.send(&io(opcode::WRITE_SAME_16, 0, 0, 0x09), &[]).good();
+        assert_eq!(session.receive(&io(opcode::READ_10, 0, 1000, 0), 512_000).good(), [0; 512_000]);
+        session.send(&io(opcode::WRITE_10, 5, 1, 0), &block).good();
+        session.send(&io(opcode::ORWRITE_16, 4, 2, 0), &[0x80; 1024]).good();
+        let both = session.receive(&io(opcode::READ_10, 4, 2, 0), 1024);
+        assert_eq!(both.good()[..512], [0x80; 512]);
+        assert!(both.good()[512..].iter().zip(&block).all(|(or, was)| *or == was | 0x80));
+        let status = session.receive(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 56, 0, 0], 56);
+        assert!(!provisioning::parse_lba_status_data(status.good()).unwrap().is_empty());
+        session.send(&io(opcode::SYNCHRONIZE_CACHE_16, 0, 0, 0), &[]).good();
+        session.send(&io(opcode::PRE_FETCH_10, 0, 0, 0), &[]).good();
+        assert_eq!(session.executor.buffered(), 0);
+    }
+}
+
+#[test]
+fn every_page_that_is_listed_is_there_and_parses() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        let standard = session.receive(&[0x12, 0, 0, 1, 0, 0], 256);
+        let standard = inquiry::StandardInquiry::parse(standard.good()).unwrap();
+        assert_eq!((standard.peripheral, standard.version), (inquiry::Peripheral::DISK, 6));
+        let pages = session.receive(&[0x12, 1, 0, 1, 0, 0], 256);
+        let VpdPage::SupportedPages(pages) = VpdPage::parse(pages.good()).unwrap() else { panic!() };
+        assert_eq!(pages, [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+        for page in pages {
+            let data = session.receive(&[0x12, 1, page, 1, 0, 0], 256);
+            let parsed = VpdPage::parse_expected(data.good(), page).unwrap();
+            assert_eq!(parsed.to_bytes(inquiry::Peripheral::DISK), data.good());
+            let cut = session.receive(&[0x12, 1, page, 0, 7, 0], 256);
+            assert_eq!(
+                (cut.good(), cut.residual),
+                (&data.good()[..data.good().len().min(7)], Residual::Underflow(256 - data.good().len().min(7) as u32))
+            );
+        }
+        session.receive(&[0x12, 1, 0xee, 1, 0, 0], 256).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session.receive(&[0x12, 0, 0x80, 1, 0, 0], 256).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        let ten = session.receive(&[0x25], 8);
+        assert_eq!(capacity::ReadCapacity10::parse(ten.good()).unwrap().last_lba, BLOCKS as u32 - 1);
+        let sixteen = session.receive(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32], 32);
+        assert!(capacity::ReadCapacity16::parse(sixteen.good()).unwrap().thin);
+        let luns = session.receive(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64], 64);
+        assert_eq!(parse_luns(luns.good()).unwrap().len(), 1);
+        session.receive(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 15], 64).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        for cdb in [[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 64], [0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 0, 64]] {
+            assert!(session.receive(&cdb, 64).good().len() >= 16);
+        }
+    }
+}
+
+#[test]
+fn mode_pages_come_in_every_form_and_change_where_they_may() {
+    for map in maps() {
+        let (mut session, mut other) = (Session::new(&map, 1), Session::new(&map, 2));
+        for page in [0x01, 0x08, 0x0a, 0x1c, 0x3f] {
+            for control in 0..3 {
+                let data = session.receive(&[0x1a, 0, control << 6 | page, 0, 255, 0], 255);
+                let six = ModeData::parse(data.good(), false).unwrap();
+                assert_eq!(data.good()[0] as usize + 1, data.good().len());
+                assert!(six.header.block.is_some());
+                let data = session.receive(&[0x5a, 0x18, control << 6 | page, 0, 0, 0, 0, 1, 0, 0], 256);
+                let ten = ModeData::parse(data.good(), true).unwrap();
+                assert_eq!((ten.pages, ten.header.block), (six.pages, None));
+            }
+            session
+                .receive(&[0x1a, 0, 0xc0 | page, 0, 255, 0], 255)
+                .illegal(AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED);
+        }
+        let all = session.receive(&[0x5a, 0, 0x3f, 0xff, 0, 0, 0, 1, 0, 0], 256);
+        assert_eq!(ModeData::parse(all.good(), true).unwrap().pages.len(), 5);
+        session.receive(&[0x1a, 0, 0x0a, 0x05, 255, 0], 255).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session.receive(&[0x1a, 0, 0x2a, 0, 255, 0], 255).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+
+        let data = session.receive(&[0x1a, 0, 0x0a, 0, 255, 0], 255);
+        let mut mode = ModeData::parse(data.good(), false).unwrap();
+        let ModePage::Control(control) = &mut mode.pages[0] else { panic!() };
+        control.software_write_protect = true;
+        let list = mode.to_select_list(false);
+        session.send(&[0x15, 0x11, 0, 0, list.len() as u8, 0], &list).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        session.send(&[0x15, 0x10, 0, 0, list.len() as u8, 0], &list).good();
+        let refused = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[1; 512]);
+        refused.check(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED);
+        session.receive(&io(opcode::READ_10, 0, 1, 0), 512).good();
+        let sense = session.receive(&[0x1a, 0, 0x3f, 0, 255, 0], 255);
+        assert!(ModeData::parse(sense.good(), false).unwrap().header.write_protected);
+        other.send(&[0; 6], &[]).check(SenseKey::UnitAttention, AdditionalSense::MODE_PARAMETERS_CHANGED);
+        other.send(&[0; 6], &[]).good();
+
+        let ModePage::Control(control) = &mut mode.pages[0] else { panic!() };
+        (control.software_write_protect, control.descriptor_sense) = (false, true);
+        let list = mode.to_select_list(true);
+        session.send(&[0x55, 0x10, 0, 0, 0, 0, 0, 0, list.len() as u8, 0], &list).good();
+        let (_, status) = session.start(0, &io(opcode::READ_16, 1 << 40, 1, 0), &[], 512, TaskAttribute::Simple);
+        assert_eq!(status.unwrap().sense.unwrap().information, Some(1 << 40));
+        let ModePage::Control(control) = &mut mode.pages[0] else { panic!() };
+        control.task_aborted_status = true;
+        let list = mode.to_select_list(true);
+        let sense = session.send(&[0x55, 0x10, 0, 0, 0, 0, 0, 0, list.len() as u8, 0], &list);
+        sense.illegal(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST);
+        map.get(0).unwrap().unit.reset(UnitAttention::LogicalUnitReset);
+        session.send(&[0; 6], &[]).check(SenseKey::UnitAttention, AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+        assert_eq!(map.get(0).unwrap().unit.mode(), 0);
+    }
+}
+
+#[test]
+fn the_table_reports_itself() {
+    let map = &maps()[1];
+    let mut session = Session::new(map, 1);
+    assert!(COMMANDS.is_sorted_by_key(|command| (command.opcode, command.action)));
+    let ask = |options: u8, code: u8, action: u8| [0xa3, 0x0c, options, code, 0, action, 0, 0, 0xff, 0xff];
+    let all = session.receive(&ask(0x80, 0, 0), 65535);
+    let all = parse_all_commands(all.good()).unwrap();
+    assert_eq!(all.len(), COMMANDS.len());
+    for command in all {
+        assert!(command.timeouts.is_some());
+        let (right, wrong, action) = match command.service_action {
+            Some(action) => (2, 1, action as u8),
+            None => (1, 2, 0),
+        };
+        let one = session.receive(&ask(right, command.opcode, action), 65535);
+        let one = OneCommand::parse(one.good()).unwrap();
+        assert_eq!((one.support, one.usage[0]), (Support::Standard, command.opcode));
+        assert_eq!(one.usage.len(), usize::from(command.cdb_length));
+        assert_eq!(Cdb::new(&[&[command.opcode], &[0; 15][..]].concat()).unwrap().as_bytes().len(), one.usage.len());
+        session.receive(&ask(wrong, command.opcode, action), 65535).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+        let either = session.receive(&ask(3, command.opcode, action), 65535);
+        assert_eq!(OneCommand::parse(either.good()).unwrap(), one);
+    }
+    let unknown = session.receive(&ask(1, 0xc1, 0), 65535);
+    assert_eq!(OneCommand::parse(unknown.good()).unwrap().support, Support::No);
+}
+
+#[test]
+fn luns_that_are_not_there_and_maps_that_change() {
+    let map = maps()[0].clone();
+    let mut session = Session::with_attention(&map, 1);
+    let inquiry = session.on_lun(5, &[0x12, 0, 0, 0, 255, 0], &[], 255, TaskAttribute::Simple);
+    assert_eq!(inquiry.good()[0], 0x7f);
+    session.on_lun(5, &[0; 6], &[], 0, TaskAttribute::Simple).illegal(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+    let luns = session.on_lun(5, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64], &[], 64, TaskAttribute::Simple);
+    assert_eq!(parse_luns(luns.good()).unwrap().len(), 1);
+    // INQUIRY leaves the unit attention, REQUEST SENSE takes it.
+    session.receive(&[0x12, 0, 0, 0, 255, 0], 255).good();
+    let sense = session.receive(&[0x03, 0, 0, 0, 252, 0], 252);
+    assert_eq!(Sense::parse(sense.good()).unwrap().key, SenseKey::UnitAttention);
+    session.send(&[0; 6], &[]).good();
+    map.insert(1, unit(Arc::new(disk(false))), true);
+    session.send(&[0; 6], &[]).check(SenseKey::UnitAttention, AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
+    session
+        .on_lun(1, &[0; 6], &[], 0, TaskAttribute::Simple)
+        .check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+    let write = session.on_lun(1, &io(opcode::WRITE_10, 0, 1, 0), &[0; 512], 0, TaskAttribute::Simple);
+    write.check(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED);
+    map.remove(1);
+    session.receive(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64], 64).good();
+    session.send(&[0; 6], &[]).good();
+    session.on_lun(1, &[0; 6], &[], 0, TaskAttribute::Simple).illegal(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+}
+
+#[test]
+fn a_grown_store_and_a_stopped_unit() {
+    let store = Arc::new(disk(false));
+    let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+    let mut session = Session::new(&map, 1);
+    store.bytes.lock().unwrap().resize(2 * BLOCKS as usize * 512, 0);
+    session.receive(&io(opcode::READ_10, BLOCKS, 1, 0), 512).good();
+    session.send(&[0; 6], &[]).check(SenseKey::UnitAttention, AdditionalSense::CAPACITY_DATA_HAS_CHANGED);
+    session.send(&[0x1b, 0, 0, 0, 0, 0], &[]).good();
+    session.send(&[0; 6], &[]).check(SenseKey::NotReady, AdditionalSense::NOT_READY_INITIALIZING_COMMAND_REQUIRED);
+    session.send(&[0x1b, 0, 0, 0, 1, 0], &[]).good();
+    session.send(&[0x1b, 0, 0, 0, 3, 0], &[]).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+    session.send(&[0x1e, 0, 0, 0, 1, 0], &[]).good();
+    store.fail.store(true, Ordering::Relaxed);
+    let failed = session.receive(&io(opcode::READ_10, 4, 1, 0), 512);
+    assert_eq!(failed.check(SenseKey::MediumError, AdditionalSense::UNRECOVERED_READ_ERROR).information, Some(4));
+}
+
+#[test]
+fn attributes_keep_their_order() {
+    let store = Arc::new(disk(true));
+    let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+    let mut session = Session::new(&map, 1);
+    store.stuck.store(true, Ordering::Relaxed);
+    let mut started = vec![];
+    for (index, attribute) in
+        [TaskAttribute::Simple, TaskAttribute::Ordered, TaskAttribute::Simple, TaskAttribute::HeadOfQueue]
+            .into_iter()
+            .enumerate()
+    {
+        let (task, done) = session.start(0, &io(opcode::WRITE_10, 0, 1, 0), &[index as u8; 512], 0, attribute);
+        assert!(done.is_none());
+        started.push(task);
+    }
+    let (last, done) = session.start(0, &io(opcode::READ_10, 0, 1, 0), &[], 512, TaskAttribute::Simple);
+    assert!(done.is_none() && session.finished().is_empty());
+    store.stuck.store(false, Ordering::Relaxed);
+    let mut order = vec![];
+    while order.len() < 5 {
+        order.extend(session.finished());
+    }
+    let tasks = order.iter().map(|(task, _)| *task).collect::<Vec<_>>();
+    let at = |task| tasks.iter().position(|other| *other == task).unwrap();
+    assert!(at(started[0]) < at(started[1]) && at(started[3]) < at(started[1]), "{tasks:?}");
+    assert!(at(started[1]) < at(started[2]) && at(started[1]) < at(last), "{tasks:?}");
+    assert_eq!(session.executor.buffered(), 0);
+}
+
+#[test]
+fn aborted_tasks_end_unseen_and_give_everything_back() {
+    let store = Arc::new(disk(true));
+    let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+    let mut session = Session::new(&map, 1);
+    store.stuck.store(true, Ordering::Relaxed);
+    let data = [[0; 512], [5; 512]].concat();
+    let (one, _) = session.start(0, &io(opcode::COMPARE_AND_WRITE, 0, 1, 0), &data, 0, TaskAttribute::Simple);
+    let (two, _) = session.start(0, &io(opcode::WRITE_10, 0, 1, 0), &[1; 512], 0, TaskAttribute::Simple);
+    let (three, _) = session.start(0, &io(opcode::READ_10, 0, 1, 0), &[], 512, TaskAttribute::Ordered);
+    assert!(session.finished().is_empty());
+    for task in [one, two, three] {
+        session.executor.abort(task);
+    }
+    assert_eq!((session.executor.busy(Some(0)), session.executor.busy(None)), (1, 1));
+    assert_eq!(session.executor.busy(Some(7 << 48)), 0);
+    store.stuck.store(false, Ordering::Relaxed);
+    for _ in 0..4 {
+        assert!(session.finished().is_empty());
+    }
+    assert_eq!((session.executor.busy(None), session.executor.buffered()), (0, 0));
+    session.send(&io(opcode::COMPARE_AND_WRITE, 0, 1, 0), &data).good();
+}
+
+#[test]
+fn buffers_are_bounded() {
+    let store = Arc::new(disk(true));
+    let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+    let mut session = Session::new(&map, 1);
+    store.stuck.store(true, Ordering::Relaxed);
+    let mut full = 0;
+    for _ in 0..12 {
+        let (_, done) = session.start(0, &io(opcode::READ_10, 0, 1000, 0), &[], 512_000, TaskAttribute::Simple);
+        full += usize::from(done.is_some_and(|done| done.status == Status::TaskSetFull.to_byte()));
+        assert!(session.executor.buffered() <= 4 << 20);
+    }
+    assert_eq!(full, 4);
+}
+
+#[test]
+fn broken_transfers_have_their_sense_data() {
+    let map = &maps()[1];
+    let mut session = Session::new(map, 1);
+    for (error, code) in [
+        (DataError::UnexpectedUnsolicitedData, AdditionalSense::UNEXPECTED_UNSOLICITED_DATA),
+        (DataError::IncorrectAmountOfData, AdditionalSense::INCORRECT_AMOUNT_OF_DATA),
+        (DataError::DigestError, AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR),
+    ] {
+        let mut field = [0; 16];
+        field[..10].copy_from_slice(BlockIo::new(0, 1).write().as_bytes());
+        let task = TaskHandle { slot: 1, generation: 77 };
+        let step = asked(session.executor.start(NewTask {
+            task,
+            lun: 0,
+            itt: 1,
+            cdb: &field,
+            attribute: TaskAttribute::Untagged,
+            read: false,
+            write: true,
+            expected_data_transfer_length: 512,
+            bidirectional_read_length: None,
+            direct_placement: true,
+        }));
+        let Asked::Data(sink) = step else { panic!("no data wanted") };
+        let Asked::Done(done, _) = asked(session.executor.data_failed(task, sink, error)) else { panic!() };
+        done.check(SenseKey::AbortedCommand, code);
+        assert_eq!(session.executor.buffered(), 0);
+    }
+}
+
+fn known_opcode() -> impl Strategy<Value = u8> {
+    prop_oneof![4 => (0..COMMANDS.len()).prop_map(|at| COMMANDS[at].opcode), 1 => any::<u8>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn any_cdb_with_any_data_is_answered_once(
+        commands in prop::collection::vec((known_opcode(), any::<[u8; 16]>(), any::<u16>(), 0u8..5, any::<[bool; 3]>()), 1..12),
+        which in 0usize..3,
+    ) {
+        let map = &maps()[which];
+        let mut session = Session::with_attention(map, 1);
+        let mut open = vec![];
+        for (code, mut cdb, len, attribute, [write, mask, abort]) in commands {
+            cdb[0] = code;
+            if mask {
+                // Small numbers reach further than random ones.
+                cdb.iter_mut().skip(1).for_each(|byte| *byte &= 0x12);
+                cdb[2..6].fill(0);
+                cdb[10..12].fill(0);
+            }
+            let out = if write { vec![cdb[7]; usize::from(len)] } else { vec![] };
+            let attribute = [TaskAttribute::Untagged, TaskAttribute::Simple, TaskAttribute::Ordered, TaskAttribute::HeadOfQueue, TaskAttribute::Aca][usize::from(attribute)];
+            let (task, done) = session.start(0, &cdb, &out, len.into(), attribute);
+            match done {
+                Some(_) => {}
+                None if abort => session.executor.abort(task),
+                None => {
+                    session.data.push_back((task, out));
+                    open.push(task);
+                }
+            }
+        }
+        for _ in 0..10_000 {
+            for (task, _) in session.finished() {
+                let before = open.len();
+                open.retain(|other| *other != task);
+                prop_assert_eq!(open.len() + 1, before, "answered twice, or never asked");
+            }
+            if open.is_empty() && session.executor.busy(None) == 0 {
+                break;
+            }
+        }
+        prop_assert!(open.is_empty());
+        prop_assert_eq!(session.executor.busy(None), 0);
+        prop_assert_eq!(session.executor.buffered(), 0);
+        prop_assert!(map.get(0).unwrap().unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
+    }
+}

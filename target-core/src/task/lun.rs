@@ -1,0 +1,181 @@
+//! What a session keeps of each logical unit it sees.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::Waker;
+
+use iscsi_proto::scsi;
+
+use crate::lu::{Attentions, LogicalUnit, LunMap, UnitAttention};
+use crate::store::queue::EasyQueue;
+use crate::store::{Backstore, StoreCompletion, StoreOp, StoreQueue, StoreRequest};
+
+/// One LUN of a session.
+pub(super) struct Lun {
+    pub(super) number: u16,
+    pub(super) unit: Arc<LogicalUnit>,
+    pub(super) read_only: bool,
+    pub(super) attentions: Attentions,
+    /// Tasks in the table.
+    pub(super) active: u32,
+    /// Of these, ORDERED and HEAD OF QUEUE ones.
+    pub(super) barriers: u32,
+    /// Of these, tasks that wait for others.
+    pub(super) waiting: u32,
+    /// Store operations of aborted tasks.
+    pub(super) orphans: u32,
+    /// Store operations submitted or gathered.
+    in_flight: u32,
+    queue: Option<Box<dyn StoreQueue>>,
+    batch: Vec<StoreRequest>,
+    /// The map no longer has it; it goes when its last task does.
+    gone: bool,
+}
+
+impl Lun {
+    pub(super) fn push(&mut self, token: u64, op: StoreOp) {
+        self.in_flight += 1;
+        self.batch.push(StoreRequest { token, op });
+    }
+
+    /// Hands over what was gathered. True if there was something.
+    pub(super) fn submit(&mut self, waker: &Waker) -> bool {
+        if self.batch.is_empty() {
+            return false;
+        }
+        let store: &Arc<dyn Backstore> = self.unit.store();
+        let queue = self.queue.get_or_insert_with(|| {
+            let easy = || Box::new(EasyQueue::new(store.clone(), waker.clone())) as Box<dyn StoreQueue>;
+            store.clone().open_queue(waker.clone()).unwrap_or_else(easy)
+        });
+        queue.submit(&mut self.batch);
+        true
+    }
+
+    pub(super) fn poll(&mut self, completions: &mut Vec<StoreCompletion>) {
+        if self.in_flight != 0
+            && let Some(queue) = &mut self.queue
+        {
+            let before = completions.len();
+            queue.poll(completions);
+            self.in_flight = self.in_flight.saturating_sub((completions.len() - before) as u32);
+        }
+    }
+}
+
+/// All LUNs of a session. Positions do not change while a LUN has tasks.
+#[derive(Default)]
+pub(super) struct Luns {
+    luns: Vec<Lun>,
+    /// Numbers and positions, sorted.
+    order: Vec<(u16, u16)>,
+    generation: u64,
+}
+
+impl Luns {
+    pub(super) fn new(map: &LunMap) -> Self {
+        let mut luns = Self::default();
+        luns.adopt(map);
+        luns
+    }
+
+    /// Takes over a changed map; every LUN then reports REPORTED LUNS DATA HAS CHANGED.
+    #[inline]
+    pub(super) fn refresh(&mut self, map: &LunMap) {
+        if self.generation != map.generation() {
+            self.change(map);
+        }
+    }
+
+    #[cold]
+    fn change(&mut self, map: &LunMap) {
+        self.adopt(map);
+        for lun in &mut self.luns {
+            lun.attentions.add(UnitAttention::ReportedLunsChanged);
+        }
+    }
+
+    fn adopt(&mut self, map: &LunMap) {
+        self.generation = map.generation();
+        let mapped = map.snapshot();
+        for lun in &mut self.luns {
+            let still = mapped.iter().find(|new| new.number == lun.number && Arc::ptr_eq(&new.unit, &lun.unit));
+            lun.gone = still.is_none();
+            if let Some(still) = still {
+                lun.read_only = still.read_only;
+            }
+        }
+        for new in mapped.iter() {
+            if self.luns.iter().any(|lun| !lun.gone && lun.number == new.number) {
+                continue;
+            }
+            let lun = Lun {
+                number: new.number,
+                unit: new.unit.clone(),
+                read_only: new.read_only,
+                attentions: Attentions::of_new_nexus(new.unit.attentions()),
+                active: 0,
+                barriers: 0,
+                waiting: 0,
+                orphans: 0,
+                in_flight: 0,
+                queue: None,
+                batch: Vec::new(),
+                gone: false,
+            };
+            match self.luns.iter_mut().find(|lun| lun.gone && lun.active == 0 && lun.in_flight == 0) {
+                Some(place) => *place = lun,
+                None => self.luns.push(lun),
+            }
+        }
+        self.order.clear();
+        let all = self.luns.iter().enumerate().filter(|(_, lun)| !lun.gone);
+        self.order.extend(all.map(|(position, lun)| (lun.number, position as u16)));
+        self.order.sort_unstable();
+    }
+
+    /// Position of the LUN that the eight bytes name.
+    #[inline]
+    pub(super) fn find(&self, lun: u64) -> Option<u16> {
+        // LUN n is nearly always the n-th one, in peripheral addressing.
+        if lun << 16 == 0
+            && let number @ 0..=0xff = (lun >> 48) as u16
+            && let Some((at, position)) = self.order.get(usize::from(number))
+            && *at == number
+        {
+            return Some(*position);
+        }
+        self.search(lun)
+    }
+
+    fn search(&self, lun: u64) -> Option<u16> {
+        let number = scsi::Lun::parse(lun.to_be_bytes()).ok()?.number()?;
+        let at = self.order.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        self.order.get(at).map(|(_, position)| *position)
+    }
+
+    #[inline]
+    pub(super) fn get(&self, position: u16) -> Option<&Lun> {
+        self.luns.get(usize::from(position))
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, position: u16) -> Option<&mut Lun> {
+        self.luns.get_mut(usize::from(position))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lun> {
+        self.luns.iter_mut()
+    }
+
+    /// Operations of aborted tasks under way for one LUN number, also of a unit that had the number before, or for all.
+    pub(super) fn orphans(&self, lun: Option<u64>) -> usize {
+        let number = lun.map(|lun| scsi::Lun::parse(lun.to_be_bytes()).ok().and_then(scsi::Lun::number));
+        self.luns
+            .iter()
+            .filter(|lun| number.is_none_or(|number| number == Some(lun.number)))
+            .map(|lun| lun.orphans as usize)
+            .sum()
+    }
+}
