@@ -49,6 +49,18 @@ impl Crc32c {
 #[inline]
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> [u8; 4] {
+    at_once(bytes)
+}
+
+/// Without the engine's state to set up, which costs more than a header's bytes.
+#[cfg(feature = "std")]
+#[inline]
+fn at_once(bytes: &[u8]) -> [u8; 4] {
+    crc_fast::crc32_iscsi(bytes).to_le_bytes()
+}
+
+#[cfg(not(feature = "std"))]
+fn at_once(bytes: &[u8]) -> [u8; 4] {
     let mut digest = Crc32c::default();
     digest.update(bytes);
     digest.finish()
