@@ -8,6 +8,11 @@ use alloc::vec::Vec;
 
 use crate::parameters::{Parameters, SessionType};
 use crate::pdu::LoginStatus;
+use crate::serial::Serial;
+
+mod error;
+
+pub use error::LoginError;
 
 /// What each side wishes for and can bear, before negotiation. [`Default`] is what this stack offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct Offer {
     pub data_sequence_in_order: bool,
     /// Highest ErrorRecoveryLevel.
     pub error_recovery_level: u8,
+    /// Whether TaskReporting=FastAbort is wanted (initiator) or granted (target), RFC 7143 4.2.3.4.
+    pub fast_abort: bool,
     /// Highest iSCSIProtocolLevel.
     pub iscsi_protocol_level: u8,
     /// Whether RDMAExtensions=Yes is wanted (initiator) or granted (target): set by the transport.
@@ -71,6 +78,7 @@ impl Default for Offer {
             data_pdu_in_order: true,
             data_sequence_in_order: true,
             error_recovery_level: 0,
+            fast_abort: false,
             iscsi_protocol_level: 2,
             rdma_extensions: false,
             initiator_recv_data_segment_length: 262_144,
@@ -110,6 +118,19 @@ pub struct Admission {
     pub accounts: Vec<ChapAccount>,
     /// What the target offers.
     pub offer: Offer,
+    /// The session that the connection joins, when the identity's TSIH is not zero: its session-wide values hold for this connection too.
+    pub joins: Option<JoinedSession>,
+}
+
+/// An existing session that another connection joins, or that a connection is reinstated in (RFC 7143 6.3.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinedSession {
+    /// What its leading connection negotiated.
+    pub parameters: Parameters,
+    /// ExpCmdSN.
+    pub exp_cmd_sn: Serial,
+    /// MaxCmdSN.
+    pub max_cmd_sn: Serial,
 }
 
 /// A CHAP account at the target.

@@ -1,0 +1,180 @@
+//! SendTargets: its question, and the target records of its answer (RFC 7143 Appendix C, 13.8).
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use super::{Pair, TextWriter};
+use crate::keys::Key;
+
+/// The TCP port of a target address that names none (RFC 7143 13.8).
+pub const DEFAULT_PORT: u16 = 3260;
+
+/// What a SendTargets asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendTargets<'a> {
+    /// `All`: every target that the initiator may see. MUST NOT be supported in a normal session.
+    All,
+    /// One target.
+    Named(&'a str),
+    /// Nothing: the target that the session is logged in to.
+    Current,
+}
+
+impl<'a> SendTargets<'a> {
+    /// Reads the key's value.
+    #[must_use]
+    pub fn from_value(value: &'a str) -> Self {
+        match value {
+            "All" => Self::All,
+            "" => Self::Current,
+            name => Self::Named(name),
+        }
+    }
+
+    /// The key's value.
+    #[must_use]
+    pub const fn value(self) -> &'a str {
+        match self {
+            Self::All => "All",
+            Self::Named(name) => name,
+            Self::Current => "",
+        }
+    }
+}
+
+/// A TargetAddress: where a portal listens, and its group.
+///
+/// ```
+/// use iscsi_proto::text::targets::TargetAddress;
+/// let address: TargetAddress = "[2001:db8::1]:3261,2".parse().unwrap();
+/// assert_eq!((address.host.as_str(), address.port, address.group_tag), ("2001:db8::1", 3261, Some(2)));
+/// assert_eq!(address.to_string(), "[2001:db8::1]:3261,2");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TargetAddress {
+    /// DNS name, IPv4 address, or IPv6 address without its brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Portal group tag; always there in an answer to SendTargets, never in a redirection.
+    pub group_tag: Option<u16>,
+}
+
+/// A TargetAddress that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no target address; it must be host[:port][,group], an IPv6 host in brackets")]
+pub struct AddressError(String);
+
+impl FromStr for TargetAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = || AddressError(crate::keys::shown(text));
+        let (place, group_tag) = match text.rsplit_once(',') {
+            Some((place, tag)) => {
+                let tag = super::value::number(tag).and_then(|tag| u16::try_from(tag).ok());
+                (place, Some(tag.ok_or_else(wrong)?))
+            }
+            None => (text, None),
+        };
+        let (host, port) = if let Some(rest) = place.strip_prefix('[') {
+            let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
+            match rest.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if rest.is_empty() => (host, None),
+                None => return Err(wrong()),
+            }
+        } else {
+            match place.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (place, None),
+            }
+        };
+        let port = match port {
+            Some(port) => {
+                super::value::number(port).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+            }
+            None => Some(DEFAULT_PORT),
+        };
+        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '[' | ']' | ',' | '/' | '=');
+        if host.is_empty() || host.len() > 255 || !host.chars().all(plain) {
+            return Err(wrong());
+        }
+        Ok(Self { host: host.to_string(), port: port.ok_or_else(wrong)?, group_tag })
+    }
+}
+
+impl fmt::Display for TargetAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)?;
+        } else {
+            write!(f, "{}:{}", self.host, self.port)?;
+        }
+        match self.group_tag {
+            Some(tag) => write!(f, ",{tag}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One target of an answer to SendTargets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetRecord {
+    /// TargetName.
+    pub name: String,
+    /// Its portals.
+    pub addresses: Vec<TargetAddress>,
+}
+
+impl TargetRecord {
+    /// Writes the record.
+    pub fn write(&self, out: &mut TextWriter) {
+        out.push(Key::TargetName.name(), &self.name);
+        for address in &self.addresses {
+            out.push(Key::TargetAddress.name(), &address.to_string());
+        }
+    }
+}
+
+/// An answer to SendTargets that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetsError {
+    /// An address came before any name.
+    #[error("the answer to SendTargets has a TargetAddress before any TargetName")]
+    NoName,
+    /// An address is malformed.
+    #[error("the answer to SendTargets is wrong: {0}")]
+    Address(#[from] AddressError),
+    /// Another key came, or the target refused the question.
+    #[error("the target answered SendTargets with {key}={value}")]
+    OtherKey {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// Reads the records of an answer.
+///
+/// # Errors
+/// [`TargetsError`].
+pub fn parse_targets<'a>(pairs: impl IntoIterator<Item = Pair<'a>>) -> Result<Vec<TargetRecord>, TargetsError> {
+    let mut records: Vec<TargetRecord> = Vec::new();
+    for Pair { key, value } in pairs {
+        match Key::from_name(key) {
+            Some(Key::TargetName) => {
+                records.push(TargetRecord { name: value.to_string(), addresses: Vec::new() });
+            }
+            Some(Key::TargetAddress) => {
+                let record = records.last_mut().ok_or(TargetsError::NoName)?;
+                record.addresses.push(value.parse()?);
+            }
+            _ => return Err(TargetsError::OtherKey { key: key.to_string(), value: crate::keys::shown(value) }),
+        }
+    }
+    Ok(records)
+}
