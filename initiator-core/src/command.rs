@@ -184,9 +184,9 @@ pub enum Failure {
     /// The target gave a service response other than "completed at target".
     #[error("the target failed to carry the command out (iSCSI response {0:#04x})")]
     TargetFailure(u8),
-    /// It kept being BUSY, or the like, for as many times as the limit allows.
-    #[error("the target kept refusing the command for now: try later, or with fewer commands under way")]
-    RetriesExhausted,
+    /// The connection was lost before the target answered a request that is no command.
+    #[error("the connection was lost before the target answered: ask again")]
+    ConnectionLost,
     /// The session ended before it could be done.
     #[error("the session ended before the command was done")]
     SessionEnded,

@@ -140,7 +140,8 @@ impl SessionConfig {
             isid: None,
             credentials: None,
             target_credentials: None,
-            offer: Offer::default(),
+            // The larger DefaultTime2Wait of both sides holds (RFC 7143 13.15); a new session in place of the old needs none.
+            offer: Offer { default_time2wait: 0, ..Offer::default() },
             timeouts: Timeouts::default(),
             reconnect: ReconnectPolicy::default(),
             limits: Limits::default(),

@@ -2,22 +2,52 @@
 //!
 //! The core does no I/O: a connection takes bytes, commands and time, and gives bytes and completions. The features connect it to the world: `tokio` adds
 //! discovery, sessions and disks over sockets, `backstore` makes a remote disk a store of a target.
+//!
+//! | layer | what |
+//! |---|---|
+//! | [`Session`], [`Disk`], [`discover`] (feature `tokio`) | what applications hold |
+//! | [`run_load`] (feature `tokio`) | the engine without a hop between tasks, for load generators |
+//! | [`Recovery`] | when to connect anew |
+//! | [`InitiatorConnection`] | one connection: login, then the engine over a mover; any driver of `StreamConnection`s runs it |
+//! | [`Engine`] and its [`Application`] | the session at ErrorRecoveryLevel 0; outlives its connections |
+//!
+//! # Recovery
+//!
+//! When the connection is lost (cut, dead, digest error, target's wish), the session logs in again with the same ISID, which reinstates it at the target
+//! (RFC 7143 6.3.5), and sends again what was not acknowledged, where that may be done twice ([`command::Repeat`]). What was acknowledged is never touched.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod application;
 pub mod command;
 mod config;
+mod connection;
+mod engine;
 mod error;
+mod jitter;
+mod login;
+mod recovery;
 mod url;
 
 #[cfg(feature = "tokio")]
 mod net;
 
+pub use application::Application;
 pub use config::{DEFAULT_INITIATOR_NAME, DiscoveryConfig, Limits, ReconnectPolicy, SessionConfig, Timeouts};
+pub use connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
+pub use engine::Engine;
 pub use error::Error;
+pub use login::LoginConfig;
+pub use recovery::{Recovery, may_heal};
 pub use url::{Credentials, DEFAULT_PORT, Portal, Transport, Url, UrlError};
 
 #[cfg(feature = "tokio")]
 pub use net::*;
+
+#[cfg(feature = "backstore")]
+mod store;
+
+#[cfg(feature = "backstore")]
+pub use store::RemoteStore;

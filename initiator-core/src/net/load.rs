@@ -1,11 +1,19 @@
 //! A session driven by its own workload: for load generators, copies and checks that want the engine without a hop between tasks.
 
-use core::time::Duration;
+use std::task::Waker;
+use std::time::Duration;
 
 use iscsi_memory::Buf;
+use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::scsi::{BlockIo, Lun, opcode};
 use iscsi_proto::time::Instant;
 
+use super::runner::{random_seed, run};
+use super::session::plan;
+use crate::application::{Application, Control};
+use crate::command::{Command, Completion};
 use crate::config::SessionConfig;
+use crate::engine::Engine;
 use crate::error::Error;
 
 /// Which way a [`BlockRequest`] goes.
@@ -67,11 +75,109 @@ pub trait Workload {
     fn complete(&mut self, completion: BlockCompletion, now: Instant);
 }
 
+/// A request under way.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    token: u32,
+    lun: u16,
+    direction: Direction,
+    since: Instant,
+}
+
+/// The workload as the session's application. A command's token is its place in the table.
+#[derive(Debug)]
+struct Load<W> {
+    workload: W,
+    pending: Vec<Option<Pending>>,
+    free: Vec<u32>,
+    finished: bool,
+    logged_out: bool,
+}
+
+impl<W: Workload> Application for Load<W> {
+    /// Completions are what moves it on, and they come on this very thread.
+    fn register(&mut self, _waker: &Waker) {}
+
+    fn next_command(&mut self, now: Instant) -> Option<Command> {
+        if self.finished {
+            return None;
+        }
+        let place = *self.free.last()?;
+        let request = match self.workload.next(now) {
+            Next::Request(request) => request,
+            Next::Wait => return None,
+            Next::Finished => {
+                self.finished = true;
+                return None;
+            }
+        };
+        self.free.pop();
+        let BlockRequest { token, lun, lba, blocks, direction, buf } = request;
+        self.pending[place as usize] = Some(Pending { token, lun, direction, since: now });
+        let io = BlockIo::new(lba, blocks);
+        let lun = Lun::new(lun).unwrap_or_default();
+        Some(match direction {
+            Direction::Read => Command { data_in: Some(Sink::Buf(buf)), ..Command::new(place.into(), lun, io.read()) },
+            Direction::Write => {
+                Command { data_out: Some(CommandData::Buf(buf)), ..Command::new(place.into(), lun, io.write()) }
+            }
+        })
+    }
+
+    fn next_control(&mut self) -> Option<Control> {
+        let now = self.finished && !std::mem::replace(&mut self.logged_out, self.finished);
+        now.then_some(Control::Logout)
+    }
+
+    fn complete(&mut self, completion: Completion, now: Instant) {
+        let place = completion.token as usize;
+        let Some(pending) = self.pending.get_mut(place).and_then(Option::take) else { return };
+        self.free.push(place as u32);
+        let name = || {
+            let code = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
+            opcode::name(code).to_string()
+        };
+        let short = |buf: &Buf| pending.direction == Direction::Read && buf.len() != completion.data_in_len as usize;
+        let buf = match (completion.data_in, completion.data_out) {
+            (Some(Sink::Buf(buf)), _) | (_, Some(CommandData::Buf(buf))) => buf,
+            _ => Buf::zeroed(0),
+        };
+        let result = match completion.result {
+            Ok(outcome) if outcome.is_good() && short(&buf) => {
+                let reason = format!("GOOD status, but {} bytes came", completion.data_in_len);
+                Err(Error::BadAnswer { command: "READ", reason })
+            }
+            Ok(outcome) if outcome.is_good() => Ok(()),
+            Ok(outcome) => Err(Error::Scsi { command: name(), lun: pending.lun, outcome }),
+            Err(failure) => Err(Error::Command { command: name(), lun: pending.lun, failure }),
+        };
+        let latency = now - pending.since;
+        self.workload.complete(BlockCompletion { token: pending.token, buf, latency, result }, now);
+    }
+}
+
 /// Connects, runs a workload to its end on the caller's thread, and logs out. Recovery is that of any session. Nothing is allocated per request.
 ///
+/// The workload comes back with the result, every request of it completed.
+///
 /// # Errors
-/// See [`Error`]. The workload comes back all the same, every request of it completed.
+/// See [`Error`].
 pub async fn run_load<W: Workload>(config: SessionConfig, workload: W) -> (W, Result<(), Error>) {
-    let _ = config;
-    (workload, Err(Error::LoggedOut))
+    let plan = match plan(&config) {
+        Ok(plan) => plan,
+        Err(error) => return (workload, Err(error)),
+    };
+    let size = u32::from(config.limits.commands.clamp(1, 4096));
+    let load = Load {
+        workload,
+        pending: (0..size).map(|_| None).collect(),
+        free: (0..size).rev().collect(),
+        finished: false,
+        logged_out: false,
+    };
+    let engine = Engine::new(load, config.timeouts, config.limits, random_seed());
+    let (mut engine, result) = run(&plan, engine, None, |_, _, _| ()).await;
+    engine.app().finished = true;
+    let load = engine.into_app(iscsi_driver::Clock::process().now());
+    (load.workload, result)
 }

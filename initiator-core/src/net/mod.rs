@@ -1,11 +1,15 @@
 //! The initiator over tokio sockets: discovery, sessions, disks, and the loop for load generators.
 
+mod discovery;
 mod disk;
 mod info;
 mod load;
+mod mailbox;
+mod runner;
 mod session;
 
+pub use discovery::discover;
 pub use disk::Disk;
 pub use info::{Authentication, DiscoveredPortal, DiscoveredTarget, DiskInfo, Extent, SessionInfo, SessionStats};
 pub use load::{BlockCompletion, BlockRequest, Direction, Next, Workload, run_load};
-pub use session::{Answer, Session, Transfer, discover};
+pub use session::{Answer, Session, Transfer};

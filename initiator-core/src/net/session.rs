@@ -1,25 +1,60 @@
 //! Sessions as an application holds them.
 
+use std::sync::Arc;
+
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::isid::Isid;
+use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
-use iscsi_proto::scsi::Sense;
+use iscsi_proto::scsi::command::ReportLuns;
+use iscsi_proto::scsi::{CdbBuf, Lun, Sense, opcode, report};
+use tokio::sync::oneshot;
 
-use super::{DiscoveredTarget, Disk, SessionInfo, SessionStats};
-use crate::config::{DiscoveryConfig, SessionConfig};
+use super::discovery;
+use super::disk::Disk;
+use super::info::{Authentication, DiscoveredTarget, SessionInfo, SessionStats};
+use super::mailbox::{Mailbox, Shared};
+use super::runner::{Plan, random, random_seed, run};
+use crate::application::{Control, ControlAnswer};
+use crate::command::{Command, Completion, Failure, Repeat};
+use crate::config::SessionConfig;
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::url::{Portal, Url};
+use crate::login::LoginConfig;
+use crate::url::Url;
 
-/// Asks a portal for its targets: a discovery session with SendTargets=All (RFC 7143 appendix C).
-///
-/// # Errors
-/// Connection, login and protocol errors of [`Error`]; nothing is repeated.
-pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Vec<DiscoveredTarget>, Error> {
-    let _ = (portal, config);
-    Err(Error::LoggedOut)
+/// The session as all its handles share it; the last one to go logs out.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    target_name: String,
 }
 
-/// A session to one target: clones share it. It lives in a task of the runtime that [`Session::connect`] was called on.
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.log_out();
+    }
+}
+
+/// A session to one target: clones share it. It lives in a task of the runtime that [`Session::connect`] was called on, and ends with a logout when it is
+/// asked to or when its last handle (disks included) is dropped.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), initiator_core::Error> {
+/// use initiator_core::{Session, Url};
+/// let url: Url = "iscsi://127.0.0.1/iqn.2004-10.com.example:disk/0".parse()?;
+/// let session = Session::from_url(&url).await?;
+/// let disk = session.disk(0).await?;
+/// let mut block = vec![0; disk.block_size() as usize];
+/// disk.read(0, &mut block).await?;
+/// session.logout().await
+/// # }
+/// ```
 #[derive(Debug, Clone)]
-pub struct Session {}
+pub struct Session {
+    handle: Arc<Handle>,
+}
 
 /// The data of a raw command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +80,82 @@ pub struct Answer {
     pub data: Vec<u8>,
 }
 
+/// Fills the configuration's gaps and makes a plan of it.
+pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
+    let random = random()?;
+    let [a, b, c, d, e, ..] = random;
+    let isid = config.isid.unwrap_or(Isid::random([a, b, c], u16::from_be_bytes([d, e])).to_bytes());
+    let plan = Plan {
+        portal: config.portal.clone(),
+        login: LoginConfig {
+            initiator_name: config.initiator_name.clone(),
+            initiator_alias: config.initiator_alias.clone(),
+            target_name: Some(config.target_name.clone()),
+            session_type: SessionType::Normal,
+            isid,
+            credentials: config.credentials.clone(),
+            target_credentials: config.target_credentials.clone(),
+            offer: config.offer.clone(),
+            md5_only: false,
+            random,
+        },
+        timeouts: config.timeouts,
+        reconnect: config.reconnect,
+        commands: config.limits.commands,
+    };
+    plan.login.check()?;
+    Ok(plan)
+}
+
 impl Session {
     /// Connects and logs in.
     ///
     /// # Errors
     /// Connection and login errors of [`Error`]. The first connection is tried once.
     pub async fn connect(config: SessionConfig) -> Result<Self, Error> {
-        let _ = config;
-        Err(Error::LoggedOut)
+        let plan = plan(&config)?;
+        let shared = Shared::new(&config.limits);
+        let handle = Arc::new(Handle { shared: shared.clone(), target_name: config.target_name.clone() });
+        let mut mailbox = Mailbox::new(shared.clone(), &config.limits);
+        let (sender, ready) = oneshot::channel();
+        mailbox.ready = Some(sender);
+        let engine = Engine::new(mailbox, config.timeouts, config.limits, random_seed());
+        tokio::spawn(async move {
+            let draft = |mailbox: &mut Mailbox, local, peer| {
+                mailbox.draft = Some(SessionInfo {
+                    target_name: config.target_name.clone(),
+                    target_alias: None,
+                    portal: peer,
+                    local,
+                    transport: "tcp",
+                    tpgt: None,
+                    initiator_name: config.initiator_name.clone(),
+                    isid: plan.login.isid,
+                    tsih: 0,
+                    cid: 0,
+                    authentication: match (&config.credentials, &config.target_credentials) {
+                        (None, _) => Authentication::None,
+                        (_, None) => Authentication::Chap,
+                        _ => Authentication::MutualChap,
+                    },
+                    parameters: Parameters::default(),
+                });
+            };
+            let (mut engine, result) = run(&plan, engine, Some(&shared.ending), draft).await;
+            // From here on nothing new is accepted; what is still there completes.
+            shared.end(result.err().unwrap_or(Error::LoggedOut));
+            engine.fail_all(Failure::SessionEnded, iscsi_driver::Clock::process().now());
+        });
+        // The sender goes away without a word when the session ends before its first login is done.
+        if ready.await.is_err() {
+            let mut reason = handle.shared.end_reason();
+            while reason.is_none() {
+                tokio::task::yield_now().await;
+                reason = handle.shared.end_reason();
+            }
+            return Err(reason.unwrap_or(Error::LoggedOut));
+        }
+        Ok(Self { handle })
     }
 
     /// Connects to the target of a URL with all else by default.
@@ -63,24 +166,48 @@ impl Session {
         Self::connect(SessionConfig::from_url(url)).await
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    pub(super) fn target_name(&self) -> &str {
+        &self.handle.target_name
+    }
+
     /// The session as it stands after its last login.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "a session has logged in before anybody holds it")]
     pub fn info(&self) -> SessionInfo {
-        unreachable!()
+        self.shared().info().expect("a session has logged in before anybody holds it")
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        SessionStats::default()
+        self.shared().stats()
     }
 
-    /// The LUNs that the target has for us (REPORT LUNS), ascending.
+    /// The LUNs that the target has for us (REPORT LUNS), ascending. Well-known ones and those of other levels are left out.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn luns(&self) -> Result<Vec<u16>, Error> {
-        Err(Error::LoggedOut)
+        let mut room = 16 << 10;
+        loop {
+            let cdb = ReportLuns { select_report: 0, allocation_length: room }.to_cdb();
+            let answer = self.query(Lun::ZERO, cdb, room as usize).await?;
+            let needed = report::luns_length(&answer).saturating_add(8);
+            if needed > u64::from(room) && room < MOST_LUN_BYTES {
+                room = u32::try_from(needed).unwrap_or(MOST_LUN_BYTES).min(MOST_LUN_BYTES);
+                continue;
+            }
+            let luns = report::parse_luns(&answer)
+                .map_err(|error| Error::BadAnswer { command: "REPORT LUNS", reason: error.to_string() })?;
+            let mut luns: Vec<u16> = luns.into_iter().filter_map(|lun| lun.ok()?.number()).collect();
+            luns.sort_unstable();
+            luns.dedup();
+            return Ok(luns);
+        }
     }
 
     /// The disk at a LUN.
@@ -88,27 +215,106 @@ impl Session {
     /// # Errors
     /// [`Error::NoSuchLun`], [`Error::NotADisk`], and what its inquiry fails with.
     pub async fn disk(&self, lun: u16) -> Result<Disk, Error> {
-        let _ = lun;
-        Err(Error::LoggedOut)
+        Disk::open(self.clone(), lun).await
     }
 
-    /// Sends any CDB. The answer is reported as it comes, unit attentions included; nothing but what never ran is sent twice.
+    /// Sends any CDB. The answer is reported as it comes, unit attentions and BUSY included. After a lost connection it is sent again only if its
+    /// operation code allows it ([`Repeat::ByOpcode`]).
     ///
     /// # Errors
-    /// [`Error::Command`] when no status came.
+    /// [`Error::Command`] when no status came, [`Error::Config`] for a CDB that is none.
     pub async fn command(&self, lun: u16, cdb: &[u8], transfer: Transfer<'_>) -> Result<Answer, Error> {
-        let _ = (lun, cdb, transfer);
-        Err(Error::LoggedOut)
+        self.command_with(lun, cdb, transfer, Repeat::ByOpcode).await
     }
 
-    /// Sends a task management function for a LUN: ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM RESET, ... Our own commands
-    /// that it ends are sent again if they may be.
+    /// [`command`](Self::command) with the caller's word on whether it may be sent again when its fate is not known.
     ///
     /// # Errors
-    /// [`Error::Declined`] when no answer came.
+    /// As [`command`](Self::command).
+    pub async fn command_with(
+        &self,
+        lun: u16,
+        cdb: &[u8],
+        transfer: Transfer<'_>,
+        repeat: Repeat,
+    ) -> Result<Answer, Error> {
+        let cdb = CdbBuf::new(cdb).map_err(|error| Error::Config(error.to_string()))?;
+        let lun = to_lun(lun)?;
+        let mut command = Command::new(0, lun, cdb);
+        command.repeat = repeat;
+        command.retry = false;
+        match transfer {
+            Transfer::None => {}
+            Transfer::Out(data) => {
+                let mut buf = self.shared().take_buf(data.len());
+                buf.copy_from_slice(data);
+                command.data_out = Some(CommandData::Buf(buf)).filter(|_| !data.is_empty());
+            }
+            Transfer::In(len) => {
+                command.data_in = Some(Sink::Buf(self.shared().take_buf(len))).filter(|_| len > 0);
+            }
+        }
+        let completion = self.execute(command).await?;
+        let outcome = completion.result.map_err(|failure| self.failed(&cdb, lun, failure))?;
+        let data = received(&completion).to_vec();
+        self.shared().give_back(completion);
+        Ok(Answer { status: outcome.status, sense: outcome.sense, residual: outcome.residual, data })
+    }
+
+    pub(super) async fn execute(&self, command: Command) -> Result<Completion, Error> {
+        self.shared().execute(command).await
+    }
+
+    /// A command that asks for data, retried where that helps; anything but GOOD is an error.
+    pub(super) async fn query(&self, lun: Lun, cdb: CdbBuf, room: usize) -> Result<Vec<u8>, Error> {
+        let mut command = Command::new(0, lun, cdb);
+        command.data_in = Some(Sink::Buf(self.shared().take_buf(room)));
+        let completion = self.execute(command).await?;
+        let result = self.good(&cdb, lun, &completion).map(|()| received(&completion).to_vec());
+        self.shared().give_back(completion);
+        result
+    }
+
+    /// The error of a completion, unless its status is good.
+    pub(super) fn good(&self, cdb: &CdbBuf, lun: Lun, completion: &Completion) -> Result<(), Error> {
+        match completion.result {
+            Ok(outcome) if outcome.is_good() => Ok(()),
+            Ok(outcome) => Err(Error::Scsi {
+                command: opcode::name(cdb.as_cdb().opcode()).to_string(),
+                lun: lun.number().unwrap_or_default(),
+                outcome,
+            }),
+            Err(failure) => Err(self.failed(cdb, lun, failure)),
+        }
+    }
+
+    fn failed(&self, cdb: &CdbBuf, lun: Lun, failure: Failure) -> Error {
+        if failure == Failure::SessionEnded
+            && let Some(reason) = self.shared().end_reason()
+        {
+            return reason;
+        }
+        Error::Command {
+            command: opcode::name(cdb.as_cdb().opcode()).to_string(),
+            lun: lun.number().unwrap_or_default(),
+            failure,
+        }
+    }
+
+    /// Sends a task management function for a LUN: ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM RESET, ... Our own commands that
+    /// ABORT TASK SET and CLEAR TASK SET end fail with [`Failure::Aborted`]; those that a reset ends are sent again if they may be.
+    ///
+    /// # Errors
+    /// [`Error::Declined`] when no answer came, [`Error::Config`] for a function that names a single task.
     pub async fn task_management(&self, function: TaskFunction, lun: u16) -> Result<TaskResponse, Error> {
-        let _ = (function, lun);
-        Err(Error::LoggedOut)
+        if matches!(function, TaskFunction::AbortTask | TaskFunction::TaskReassign | TaskFunction::QueryTask) {
+            return Err(Error::Config(format!("{function:?} names a single task: drop its future to let go of it")));
+        }
+        let lun = to_lun(lun)?;
+        match self.shared().ask(|id| Control::TaskManagement { id, function, lun }).await? {
+            ControlAnswer::TaskManagement(response) => Ok(response),
+            other => Err(declined("the task management function", &other)),
+        }
     }
 
     /// The addresses of this session's target (SendTargets with an empty value, RFC 7143 appendix C).
@@ -116,14 +322,59 @@ impl Session {
     /// # Errors
     /// See [`Error`].
     pub async fn send_targets(&self) -> Result<Vec<DiscoveredTarget>, Error> {
-        Err(Error::LoggedOut)
+        let text = discovery::question("");
+        match self.shared().ask(|id| Control::Text { id, text }).await? {
+            ControlAnswer::Text(answer) => discovery::parse(&answer),
+            other => Err(declined("SendTargets", &other)),
+        }
     }
 
     /// Waits for commands under way, logs out and closes the connection. Later use of any clone gives [`Error::LoggedOut`].
     ///
     /// # Errors
-    /// When the target did not answer the logout; the connection is closed all the same.
+    /// What had ended the session before, if it was not a logout.
     pub async fn logout(&self) -> Result<(), Error> {
-        Err(Error::LoggedOut)
+        let ended = self.shared().ended.notified();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        if self.shared().end_reason().is_none() {
+            self.shared().log_out();
+            ended.await;
+        }
+        match self.shared().end_reason() {
+            None | Some(Error::LoggedOut) => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+/// Room for the longest list of LUNs: 16384 of eight bytes, and the header.
+const MOST_LUN_BYTES: u32 = 8 + 8 * 16384;
+
+pub(super) fn to_lun(lun: u16) -> Result<Lun, Error> {
+    Lun::new(lun).ok_or_else(|| Error::Config(format!("{lun} is no LUN: it has to be a number from 0 to 16383")))
+}
+
+pub(super) fn declined(what: &'static str, answer: &ControlAnswer) -> Error {
+    let reason = match answer {
+        ControlAnswer::Failed(failure) => failure.to_string(),
+        other => format!("{other:?}"),
+    };
+    Error::Declined { what, reason }
+}
+
+/// The data that came with a completion.
+pub(super) fn received(completion: &Completion) -> &[u8] {
+    match &completion.data_in {
+        Some(Sink::Buf(buf)) => &buf[..buf.len().min(completion.data_in_len as usize)],
+        _ => &[],
+    }
+}
+
+/// The buffers of a completion.
+pub(super) fn into_buf(completion: Completion) -> Option<Buf> {
+    match (completion.data_in, completion.data_out) {
+        (Some(Sink::Buf(buf)), _) | (_, Some(CommandData::Buf(buf))) => Some(buf),
+        _ => None,
     }
 }

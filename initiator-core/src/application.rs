@@ -1,0 +1,107 @@
+//! The seam between a session and what uses it.
+
+use alloc::vec::Vec;
+use core::task::Waker;
+
+use iscsi_proto::pdu::{TaskFunction, TaskResponse};
+use iscsi_proto::scsi::{AdditionalSense, Lun};
+use iscsi_proto::time::Instant;
+
+use crate::command::{Command, Completion, Failure};
+use crate::connection::{ConnectionEnd, LoginSummary};
+
+/// A request that is no SCSI command.
+#[derive(Debug)]
+pub enum Control {
+    /// A task management function for a logical unit.
+    TaskManagement {
+        /// The application's name for it.
+        id: u32,
+        /// The function; one that names no single task.
+        function: TaskFunction,
+        /// The logical unit.
+        lun: Lun,
+    },
+    /// A Text Request: key=value pairs, each ended by a zero byte (RFC 7143 11.10).
+    Text {
+        /// The application's name for it.
+        id: u32,
+        /// The text.
+        text: Vec<u8>,
+    },
+    /// Log out once nothing is under way; no commands are asked for any more.
+    Logout,
+}
+
+/// The answer to a [`Control`]; a logout is answered by the end of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlAnswer {
+    /// The target's response to a task management function.
+    TaskManagement(TaskResponse),
+    /// The whole text of the answer.
+    Text(Vec<u8>),
+    /// There is no answer.
+    Failed(Failure),
+}
+
+/// What happened in a session that its application may want to know.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A connection is logged in, the first one or a new one.
+    LoggedIn(&'a LoginSummary),
+    /// The connection is over. Commands wait for the next one.
+    Disconnected(&'a ConnectionEnd),
+    /// A logical unit reported a unit attention.
+    UnitAttention(Lun, AdditionalSense),
+}
+
+/// Figures of a session's commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Commands completed.
+    pub commands: u64,
+    /// Commands sent again.
+    pub repeated: u64,
+    /// Unit attentions met.
+    pub unit_attentions: u64,
+}
+
+/// What uses a session: gives it commands when it has room for them, and takes the completions.
+///
+/// Commands are pulled, so that those for which the target's window has no room wait where they are made. Each command that was pulled
+/// completes exactly once, also over lost connections and at the session's end.
+pub trait Application {
+    /// Keeps the waker of the session's connection; it is to be woken when there is something new to pull.
+    fn register(&mut self, waker: &Waker);
+
+    /// The next command, if there is one.
+    fn next_command(&mut self, now: Instant) -> Option<Command>;
+
+    /// The next request that is no command, if there is one.
+    fn next_control(&mut self) -> Option<Control> {
+        None
+    }
+
+    /// The token of a command that nobody waits for any more: it is not sent if it was not yet, not repeated, and completed as any other.
+    fn next_abandoned(&mut self) -> Option<u64> {
+        None
+    }
+
+    /// A command is done.
+    fn complete(&mut self, completion: Completion, now: Instant);
+
+    /// A control request is answered.
+    fn control_complete(&mut self, id: u32, answer: ControlAnswer) {
+        let _ = (id, answer);
+    }
+
+    /// Something happened.
+    fn event(&mut self, event: Event<'_>) {
+        let _ = event;
+    }
+
+    /// All completions of this wake have been given: time to tell those who wait.
+    fn flush(&mut self, counters: &Counters) {
+        let _ = counters;
+    }
+}

@@ -1,0 +1,318 @@
+//! One connection of a session: login, then the [`Engine`] over a mover.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::task::Context;
+use core::time::Duration;
+
+use iscsi_memory::{ReceiveWindow, SendList};
+use iscsi_proto::connection::{StreamConnection, StreamEnd, StreamMover};
+use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
+use iscsi_proto::login::LoginError;
+use iscsi_proto::parameters::Parameters;
+use iscsi_proto::pdu::{PduError, RejectReason};
+use iscsi_proto::time::Instant;
+
+use crate::application::{Application, Event};
+use crate::engine::Engine;
+use crate::login::{Login, LoginConfig, Progress};
+
+/// Why a connection is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionEnd {
+    /// Logged out at our wish.
+    #[error("logged out")]
+    LoggedOut,
+    /// Our logout was not answered.
+    #[error("the target did not answer the logout")]
+    LogoutTimeout,
+    /// Logged out because the target asked for it (RFC 7143 11.9.1, event 1).
+    #[error("the target asked for a logout")]
+    LogoutAskedByTarget,
+    /// The target announced that it drops the connection (RFC 7143 11.9.1, events 2 and 3).
+    #[error("the target dropped the connection")]
+    DroppedByTarget,
+    /// Login failed.
+    #[error(transparent)]
+    Login(LoginError),
+    /// The target serves at another address (RFC 7143 11.13.5, class 1).
+    #[error("the target moved to {0}")]
+    Moved(String),
+    /// Login took too long.
+    #[error("the target was silent during login")]
+    LoginTimeout,
+    /// The stream ended.
+    #[error(transparent)]
+    Lost(MoverError),
+    /// The target did not answer a NOP-Out.
+    #[error("the target did not answer a NOP-Out: it is gone, or the network is")]
+    KeepaliveTimeout,
+    /// A command is overdue, and neither aborting it nor resetting its logical unit helped.
+    #[error("a command is overdue, and the target answers neither its abort nor a reset of the logical unit")]
+    CommandStuck,
+    /// A header from the target does not parse.
+    #[error("the target sent a PDU that cannot be: {0}")]
+    Malformed(PduError),
+    /// The mover refused a PDU from the target.
+    #[error("the target sent a bad PDU: {0}")]
+    BadPdu(MalformedPdu),
+    /// The target broke a rule.
+    #[error("the target broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The target rejected a PDU in a way that leaves no way on.
+    #[error("the target rejected a PDU ({0:?})")]
+    Rejected(RejectReason),
+}
+
+impl ConnectionEnd {
+    /// Whether the session is over with it, as we wished.
+    #[must_use]
+    pub const fn is_logout(&self) -> bool {
+        matches!(self, Self::LoggedOut | Self::LogoutTimeout)
+    }
+}
+
+/// What login settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginSummary {
+    /// The negotiated values.
+    pub parameters: Parameters,
+    /// TSIH.
+    pub tsih: u16,
+    /// TargetPortalGroupTag.
+    pub target_portal_group_tag: Option<u16>,
+    /// TargetAlias.
+    pub target_alias: Option<String>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Login {
+        login: Box<Login>,
+        deadline: Instant,
+    },
+    FullFeature,
+    /// The reason is known; what is queued is sent as far as the peer takes it.
+    Closing {
+        deadline: Instant,
+    },
+    Closed,
+}
+
+/// How long a connection that is ending waits for its last bytes to be sent.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// A connection over a mover `M` that carries the session of an application `A`.
+///
+/// It starts with login. When it is over ([`StreamConnection::is_finished`]), [`into_parts`](Self::into_parts) gives the engine back for the next one.
+#[derive(Debug)]
+pub struct InitiatorConnection<M, A> {
+    mover: M,
+    engine: Engine<A>,
+    phase: Phase,
+    end: Option<ConnectionEnd>,
+    logged_in_at: Option<Instant>,
+    time2wait: Option<Duration>,
+}
+
+impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
+    /// Begins a login.
+    pub fn new(mut mover: M, engine: Engine<A>, config: LoginConfig, timeout: Duration, now: Instant) -> Self {
+        let (login, bhs, text) = Login::begin(config);
+        mover.send_control(bhs, &text);
+        let phase = Phase::Login { login: Box::new(login), deadline: now + timeout };
+        Self { mover, engine, phase, end: None, logged_in_at: None, time2wait: None }
+    }
+
+    /// A connection that has its login behind it.
+    #[cfg(test)]
+    pub(crate) fn logged_in(
+        mut mover: M,
+        mut engine: Engine<A>,
+        summary: &LoginSummary,
+        numbers: crate::engine::StartNumbers,
+        now: Instant,
+    ) -> Self {
+        mover.notice_key_values(&summary.parameters);
+        mover.enable_datamover();
+        engine.start(&mut mover, numbers, now);
+        engine.app().event(Event::LoggedIn(summary));
+        let time2wait = Some(Duration::from_secs(summary.parameters.default_time2wait.into()));
+        Self { mover, engine, phase: Phase::FullFeature, end: None, logged_in_at: Some(now), time2wait }
+    }
+
+    /// When login was done.
+    #[must_use]
+    pub const fn logged_in_at(&self) -> Option<Instant> {
+        self.logged_in_at
+    }
+
+    /// What uses the session.
+    pub fn app(&mut self) -> &mut A {
+        self.engine.app()
+    }
+
+    /// Gives back the session, how the connection ended, and how long to wait before the next one: what the target said at its end, else
+    /// the DefaultTime2Wait of the negotiation. What was under way is ready to be sent again, or has completed.
+    pub fn into_parts(mut self, now: Instant) -> (Engine<A>, ConnectionEnd, Option<Duration>) {
+        self.close(ConnectionEnd::Lost(MoverError::Broken), now);
+        self.closed(now);
+        let end = self.end.unwrap_or(ConnectionEnd::Lost(MoverError::Broken));
+        let time2wait = self.engine.take_time2wait().or(self.time2wait);
+        (self.engine, end, time2wait)
+    }
+
+    fn drain(&mut self, now: Instant) {
+        while let Some(notification) = self.mover.poll_notify() {
+            match (&self.phase, notification) {
+                (_, Notification::Released(buf)) => self.engine.released(buf, now),
+                (Phase::Login { .. }, notification) => self.handle_login(notification, now),
+                (Phase::FullFeature, notification) => {
+                    self.engine.handle(&mut self.mover, notification, now);
+                    self.check_end(now);
+                }
+                (Phase::Closing { .. }, Notification::Terminated(_)) => self.closed(now),
+                (Phase::Closing { .. } | Phase::Closed, _) => {}
+            }
+        }
+    }
+
+    fn handle_login(&mut self, notification: Notification, now: Instant) {
+        let Phase::Login { login, .. } = &mut self.phase else { return };
+        let bhs = match notification {
+            Notification::Control(bhs) => bhs,
+            Notification::Terminated(error) => return self.close(ConnectionEnd::Lost(error), now),
+            Notification::Malformed { error, .. } => return self.close(ConnectionEnd::BadPdu(error), now),
+            _ => return,
+        };
+        match login.handle(&bhs, self.mover.control_data()) {
+            Ok(Progress::Send(bhs, text)) => self.mover.send_control(bhs, &text),
+            Ok(Progress::Done(summary, numbers)) => {
+                self.mover.notice_key_values(&summary.parameters);
+                self.mover.enable_datamover();
+                self.phase = Phase::FullFeature;
+                self.engine.start(&mut self.mover, numbers, now);
+                self.engine.app().event(Event::LoggedIn(&summary));
+                self.logged_in_at = Some(now);
+                self.time2wait = Some(Duration::from_secs(summary.parameters.default_time2wait.into()));
+            }
+            Ok(Progress::Moved(address)) => self.close(ConnectionEnd::Moved(address), now),
+            Err(error) => self.close(ConnectionEnd::Login(error), now),
+        }
+    }
+
+    fn check_end(&mut self, now: Instant) {
+        if let Some(end) = self.engine.take_end() {
+            self.close(end, now);
+        }
+    }
+
+    /// The connection is to end; the first reason counts.
+    fn close(&mut self, end: ConnectionEnd, now: Instant) {
+        if self.end.is_some() {
+            return;
+        }
+        let broken = matches!(end, ConnectionEnd::Lost(_) | ConnectionEnd::KeepaliveTimeout);
+        self.end = Some(end);
+        if broken {
+            self.closed(now);
+        } else {
+            self.mover.connection_terminate();
+            self.phase = Phase::Closing { deadline: now + CLOSING };
+        }
+    }
+
+    /// The connection has ended: every buffer leaves the mover, and the session goes on without it.
+    fn closed(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        self.phase = Phase::Closed;
+        self.mover.handle_stream_end(StreamEnd::Broken);
+        while let Some(notification) = self.mover.poll_notify() {
+            if let Notification::Released(buf) = notification {
+                self.engine.released(buf, now);
+            }
+        }
+        self.engine.connection_lost(&mut self.mover, now);
+        if let Some(end) = &self.end {
+            self.engine.app().event(Event::Disconnected(end));
+        }
+        self.engine.flush();
+    }
+
+    /// Sends what can be sent, and tells the application what happened.
+    fn pump(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::FullFeature) {
+            self.engine.pump(&mut self.mover, now);
+            self.engine.flush();
+            self.check_end(now);
+        }
+        self.drain(now);
+    }
+}
+
+impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M, A> {
+    fn receive_window(&mut self) -> ReceiveWindow<'_> {
+        self.mover.receive_window()
+    }
+
+    fn handle_received(&mut self, n: usize, now: Instant) {
+        self.mover.handle_received(n);
+        self.drain(now);
+        self.pump(now);
+    }
+
+    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant) {
+        self.mover.handle_stream_end(end);
+        self.drain(now);
+        if !matches!(self.phase, Phase::Closed) {
+            let error = if end == StreamEnd::EndOfStream { MoverError::EndOfStream } else { MoverError::Broken };
+            self.close(ConnectionEnd::Lost(error), now);
+            self.closed(now);
+        }
+    }
+
+    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
+        self.mover.fill_send_list(list);
+    }
+
+    fn handle_sent(&mut self, n: usize, now: Instant) {
+        self.mover.handle_sent(n);
+        self.drain(now);
+        self.pump(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Login { deadline, .. } | Phase::Closing { deadline } => Some(*deadline),
+            Phase::FullFeature => self.engine.poll_timeout(),
+            Phase::Closed => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &self.phase {
+            Phase::Login { deadline, .. } if *deadline <= now => {
+                self.close(ConnectionEnd::LoginTimeout, now);
+                self.drain(now);
+            }
+            Phase::Closing { deadline } if *deadline <= now => self.closed(now),
+            Phase::FullFeature => {
+                self.engine.handle_timeout(&mut self.mover, now);
+                self.check_end(now);
+                self.pump(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant) {
+        self.engine.app().register(cx.waker());
+        self.pump(now);
+    }
+
+    fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+}

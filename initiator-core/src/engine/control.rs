@@ -1,0 +1,415 @@
+//! Requests that are no commands: task management, text, logout, NOP-Out.
+
+use alloc::vec::Vec;
+
+use iscsi_proto::datamover::{Datamover, TaskHandle};
+use iscsi_proto::pdu::{
+    Bhs, LogoutReason, LogoutRequest, LogoutResponse, Opcode, PduError, RESERVED_TAG, RejectReason, TaskFunction,
+    TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
+};
+use iscsi_proto::serial::Serial;
+use iscsi_proto::time::Instant;
+
+use super::slots::{After, State};
+use super::{Engine, Flow};
+use crate::application::{Application, Control, ControlAnswer};
+use crate::command::Failure;
+use crate::connection::ConnectionEnd;
+
+/// Slots of the tags that are no commands; a command table has at most 4096.
+const NOP_SLOT: u16 = 0xff00;
+const LOGOUT_SLOT: u16 = 0xff01;
+const TEXT_SLOT: u16 = 0xff02;
+const TASK_MANAGEMENT_SLOT: u16 = 0xff10;
+/// Task management functions under way at a time.
+const TASK_MANAGEMENT_LIMIT: usize = 8;
+
+/// Who asked for a task management function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    Application(u32),
+    /// A command that is overdue.
+    Timeout,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct TaskManagement {
+    asker: Asker,
+    function: TaskFunction,
+    lun: u64,
+    /// The task to abort.
+    referenced: u32,
+    /// The next CmdSN when the function was sent: tasks before it are concerned.
+    cmd_sn: Serial,
+    itt: u32,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Text {
+    /// `None` for an exchange that the target asked for.
+    id: Option<u32>,
+    itt: u32,
+    answer: Vec<u8>,
+    deadline: Instant,
+}
+
+/// Control requests under way.
+#[derive(Debug, Default)]
+pub(super) struct Controls {
+    generation: u16,
+    task_management: [Option<TaskManagement>; TASK_MANAGEMENT_LIMIT],
+    text: Option<Text>,
+    pub(super) logout_itt: Option<u32>,
+    /// Tag and deadline of the NOP-Out under way.
+    pub(super) ping: Option<(u32, Instant)>,
+}
+
+impl Controls {
+    fn tag(&mut self, slot: u16) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        TaskHandle { slot, generation: self.generation }.to_itt()
+    }
+
+    /// The earliest deadline of a request under way.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let functions = self.task_management.iter().flatten().map(|function| function.deadline);
+        functions.chain(self.text.as_ref().map(|text| text.deadline)).chain(self.ping.map(|(_, at)| at)).min()
+    }
+}
+
+impl<A: Application> Engine<A> {
+    pub(super) fn pump_controls<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        while self.flow == Flow::Open
+            && self.controls.text.is_none()
+            && self.controls.task_management.iter().any(Option::is_none)
+        {
+            match self.app.next_control() {
+                None => break,
+                Some(Control::Logout) => self.logout_wanted = true,
+                Some(Control::TaskManagement { id, function, lun }) => {
+                    let lun = u64::from_be_bytes(lun.to_bytes());
+                    self.send_function(mover, Asker::Application(id), function, lun, RESERVED_TAG, Serial(0), now);
+                }
+                Some(Control::Text { id, text }) => self.send_text(mover, Some(id), &text, now),
+            }
+        }
+        if self.flow == Flow::Open && self.logout_wanted && self.slots.is_empty() {
+            self.flow = Flow::Draining { until: now, asked_by_target: false };
+        }
+        if let Flow::Draining { until, asked_by_target } = self.flow
+            && (self.slots.in_flight() == 0 || now >= until)
+        {
+            let itt = self.controls.tag(LOGOUT_SLOT);
+            self.controls.logout_itt = Some(itt);
+            let request = LogoutRequest {
+                immediate: true,
+                reason: LogoutReason::CloseSession,
+                itt,
+                cid: 0,
+                cmd_sn: self.cmd_sn,
+                exp_stat_sn: self.exp_stat_sn,
+            };
+            mover.send_control(request.emit(), &[]);
+            self.flow = Flow::LoggingOut { until: now + self.timeouts.logout, asked_by_target };
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one PDU")]
+    fn send_function<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        asker: Asker,
+        function: TaskFunction,
+        lun: u64,
+        referenced: u32,
+        ref_cmd_sn: Serial,
+        now: Instant,
+    ) -> bool {
+        let Some(place) = self.controls.task_management.iter().position(Option::is_none) else { return false };
+        let itt = self.controls.tag(TASK_MANAGEMENT_SLOT + place as u16);
+        let request = TaskManagementRequest {
+            immediate: true,
+            function: Ok(function),
+            lun,
+            itt,
+            referenced_task_tag: referenced,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            ref_cmd_sn,
+            exp_data_sn: 0,
+        };
+        mover.send_control(request.emit(), &[]);
+        let deadline = now + self.timeouts.task_management;
+        let cmd_sn = self.cmd_sn;
+        self.controls.task_management[place] =
+            Some(TaskManagement { asker, function, lun, referenced, cmd_sn, itt, deadline });
+        true
+    }
+
+    /// Sends ABORT TASK for an overdue command; false when too many functions are under way.
+    pub(super) fn send_abort<M: Datamover>(&mut self, mover: &mut M, index: u16, now: Instant) -> bool {
+        let itt = self.slots.handle(index).to_itt();
+        let Some(task) = self.slots.get_mut(index) else { return true };
+        let (lun, cmd_sn) = (u64::from_be_bytes(task.command.lun.to_bytes()), task.cmd_sn);
+        if !self.send_function(mover, Asker::Timeout, TaskFunction::AbortTask, lun, itt, cmd_sn, now) {
+            return false;
+        }
+        self.slots.set_state(index, State::Aborting);
+        true
+    }
+
+    fn send_text<M: Datamover>(&mut self, mover: &mut M, id: Option<u32>, text: &[u8], now: Instant) {
+        let itt = self.controls.tag(TEXT_SLOT);
+        self.text_request(mover, itt, RESERVED_TAG, 0, text);
+        let deadline = now + self.timeouts.command;
+        self.controls.text = Some(Text { id, itt, answer: Vec::new(), deadline });
+    }
+
+    fn text_request<M: Datamover>(&mut self, mover: &mut M, itt: u32, ttt: u32, lun: u64, text: &[u8]) {
+        let request = TextRequest {
+            immediate: true,
+            is_final: true,
+            incomplete: false,
+            lun,
+            itt,
+            ttt,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+        };
+        mover.send_control(request.emit(), text);
+    }
+
+    /// RFC 7143 11.9.1: a request for negotiation is honoured with a Text Request, be it an empty one.
+    pub(super) fn answer_negotiation_request<M: Datamover>(&mut self, mover: &mut M) {
+        if self.controls.text.is_none() {
+            self.send_text(mover, None, &[], self.last_received);
+        }
+    }
+
+    pub(super) fn control_answered<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        bhs: &Bhs,
+        now: Instant,
+    ) -> Result<(), PduError> {
+        match bhs.opcode()? {
+            Opcode::TaskManagementResponse => {
+                let pdu = TaskManagementResponse::parse(bhs)?;
+                self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
+                if self.take_status(mover, pdu.stat_sn) {
+                    self.function_answered(mover, pdu.itt, pdu.response, now);
+                }
+            }
+            Opcode::TextResponse => {
+                let pdu = TextResponse::parse(bhs)?;
+                self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
+                if self.take_status(mover, pdu.stat_sn) {
+                    self.text_answered(mover, &pdu);
+                }
+            }
+            _ => {
+                let pdu = LogoutResponse::parse(bhs)?;
+                self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
+                if self.take_status(mover, pdu.stat_sn) && self.controls.logout_itt == Some(pdu.itt) {
+                    self.logged_out(Some(pdu.time2wait));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn logged_out(&mut self, time2wait: Option<u16>) {
+        self.controls.logout_itt = None;
+        let by_target = matches!(self.flow, Flow::LoggingOut { asked_by_target: true, .. });
+        self.time2wait = time2wait.map(|seconds| core::time::Duration::from_secs(seconds.into()));
+        self.fail(if by_target { ConnectionEnd::LogoutAskedByTarget } else { ConnectionEnd::LoggedOut });
+    }
+
+    fn function_answered<M: Datamover>(&mut self, mover: &mut M, itt: u32, response: TaskResponse, now: Instant) {
+        let place = self.controls.task_management.iter_mut().find(|place| place.is_some_and(|own| own.itt == itt));
+        let Some(own) = place.and_then(Option::take) else { return };
+        let done = matches!(response, TaskResponse::Complete | TaskResponse::Succeeded);
+        match own.asker {
+            Asker::Application(id) => {
+                if done {
+                    let lun = match own.function {
+                        TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => None,
+                        _ => Some(own.lun),
+                    };
+                    match own.function {
+                        TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet => {
+                            self.end_tasks(mover, lun, own.cmd_sn, false, now);
+                        }
+                        TaskFunction::LogicalUnitReset
+                        | TaskFunction::TargetWarmReset
+                        | TaskFunction::TargetColdReset => self.end_tasks(mover, lun, own.cmd_sn, true, now),
+                        _ => {}
+                    }
+                }
+                self.app.control_complete(id, ControlAnswer::TaskManagement(response));
+            }
+            Asker::Timeout => self.abort_answered(mover, own, response, done, now),
+        }
+    }
+
+    fn abort_answered<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        own: TaskManagement,
+        response: TaskResponse,
+        done: bool,
+        now: Instant,
+    ) {
+        if own.function == TaskFunction::LogicalUnitReset {
+            if done {
+                self.end_tasks(mover, Some(own.lun), own.cmd_sn, true, now);
+            } else {
+                self.fail(ConnectionEnd::CommandStuck);
+            }
+            return;
+        }
+        // The command may have been answered while its abort was on its way.
+        let Some(index) = self.slots.by_tag(own.referenced) else { return };
+        if done {
+            self.reclaim(mover, self.slots.handle(index));
+            self.settle(index, After::Finish(Err(Failure::TimedOut), 0), now);
+        } else if response == TaskResponse::TaskDoesNotExist {
+            // The target has lost it, or another initiator's reset has ended it: it can be sent again if it may have run.
+            self.reclaim(mover, self.slots.handle(index));
+            let Some(task) = self.slots.get_mut(index) else { return };
+            let again = !task.abandoned && task.attempts < 3 && task.command.repeat.allows(&task.command.cdb);
+            let after = if again { After::Again } else { After::Finish(Err(Failure::TimedOut), 0) };
+            self.settle(index, after, now);
+        } else {
+            self.escalate(mover, own, now);
+        }
+    }
+
+    /// The next harder means after a function that did not help: ABORT TASK, LOGICAL UNIT RESET, a new connection.
+    fn escalate<M: Datamover>(&mut self, mover: &mut M, own: TaskManagement, now: Instant) {
+        let reset = TaskFunction::LogicalUnitReset;
+        let under_way = |other: &TaskManagement| other.function == reset && other.lun == own.lun;
+        let waits = self.controls.task_management.iter().flatten().any(under_way);
+        let goes_on = own.function != reset
+            && (waits || self.send_function(mover, Asker::Timeout, reset, own.lun, RESERVED_TAG, Serial(0), now));
+        if !goes_on {
+            self.fail(ConnectionEnd::CommandStuck);
+        }
+    }
+
+    /// The target has ended tasks of a logical unit (of all, for `None`) that were sent before `before`, without a status each.
+    pub(super) fn end_tasks<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        lun: Option<u64>,
+        before: Serial,
+        repeat: bool,
+        now: Instant,
+    ) {
+        for index in 0..self.limits.commands {
+            let Some(task) = self.slots.get_mut(index) else { continue };
+            let concerned = matches!(task.state, State::InFlight | State::Aborting)
+                && lun.is_none_or(|lun| lun == u64::from_be_bytes(task.command.lun.to_bytes()))
+                && task.cmd_sn < before;
+            if !concerned {
+                continue;
+            }
+            let overdue = task.state == State::Aborting;
+            let again = repeat && !overdue && !task.abandoned && task.command.repeat.allows(&task.command.cdb);
+            self.reclaim(mover, self.slots.handle(index));
+            let after = match (overdue, again) {
+                (true, _) => After::Finish(Err(Failure::TimedOut), 0),
+                (_, true) => After::Again,
+                _ => After::Finish(Err(Failure::Aborted), 0),
+            };
+            self.settle(index, after, now);
+        }
+    }
+
+    fn text_answered<M: Datamover>(&mut self, mover: &mut M, pdu: &TextResponse) {
+        let Some(text) = self.controls.text.as_mut().filter(|text| text.itt == pdu.itt) else { return };
+        let data = mover.control_data();
+        if text.answer.len() + data.len() > self.limits.text_bytes {
+            return self.fail(ConnectionEnd::Protocol("the answer to a Text Request is longer than the limit"));
+        }
+        text.answer.extend_from_slice(data);
+        if !pdu.is_final {
+            // RFC 7143 11.11.4: the next request copies the TTT (and the LUN) and asks for more with no text of its own.
+            if pdu.ttt == RESERVED_TAG {
+                return self.fail(ConnectionEnd::Protocol("a text answer that goes on has no Target Transfer Tag"));
+            }
+            let (itt, ttt, lun) = (pdu.itt, pdu.ttt, pdu.lun);
+            return self.text_request(mover, itt, ttt, lun, &[]);
+        }
+        if let Some(Text { id: Some(id), answer, .. }) = self.controls.text.take() {
+            self.app.control_complete(id, ControlAnswer::Text(answer));
+        }
+    }
+
+    pub(super) fn control_rejected(&mut self, itt: u32, reason: RejectReason, _now: Instant) {
+        let rejected = ControlAnswer::Failed(Failure::Rejected(reason));
+        if self.controls.logout_itt == Some(itt) {
+            return self.logged_out(None);
+        }
+        if self.controls.text.as_ref().is_some_and(|text| text.itt == itt) {
+            if let Some(Text { id: Some(id), .. }) = self.controls.text.take() {
+                self.app.control_complete(id, rejected);
+            }
+            return;
+        }
+        let place = self.controls.task_management.iter_mut().find(|place| place.is_some_and(|own| own.itt == itt));
+        match place.and_then(Option::take) {
+            Some(TaskManagement { asker: Asker::Application(id), .. }) => self.app.control_complete(id, rejected),
+            Some(TaskManagement { asker: Asker::Timeout, .. }) => self.fail(ConnectionEnd::CommandStuck),
+            None => {}
+        }
+    }
+
+    pub(super) fn send_ping<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        let itt = self.controls.tag(NOP_SLOT);
+        self.controls.ping = Some((itt, now + self.timeouts.keepalive));
+        self.send_nop(mover, 0, itt, RESERVED_TAG);
+    }
+
+    pub(super) fn pong(&mut self, itt: u32) {
+        if self.controls.ping.is_some_and(|(own, _)| own == itt) {
+            self.controls.ping = None;
+        }
+    }
+
+    /// Deals with control requests whose answers are overdue.
+    pub(super) fn control_timeouts<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        for place in 0..TASK_MANAGEMENT_LIMIT {
+            let Some(own) = self.controls.task_management[place].filter(|own| own.deadline <= now) else { continue };
+            self.controls.task_management[place] = None;
+            match own.asker {
+                Asker::Application(id) => {
+                    self.app.control_complete(id, ControlAnswer::Failed(Failure::TimedOut));
+                }
+                Asker::Timeout => self.escalate(mover, own, now),
+            }
+        }
+        if self.controls.text.as_ref().is_some_and(|text| text.deadline <= now)
+            && let Some(Text { id: Some(id), .. }) = self.controls.text.take()
+        {
+            self.app.control_complete(id, ControlAnswer::Failed(Failure::TimedOut));
+        }
+        if self.controls.ping.is_some_and(|(_, deadline)| deadline <= now) {
+            self.fail(ConnectionEnd::KeepaliveTimeout);
+        }
+    }
+
+    /// The connection is over: control requests end with it.
+    pub(super) fn fail_controls(&mut self) {
+        let generation = self.controls.generation;
+        let old = core::mem::replace(&mut self.controls, Controls { generation, ..Controls::default() });
+        let functions = old.task_management.into_iter().flatten().filter_map(|own| match own.asker {
+            Asker::Application(id) => Some(id),
+            Asker::Timeout => None,
+        });
+        for id in functions.chain(old.text.and_then(|text| text.id)) {
+            self.app.control_complete(id, ControlAnswer::Failed(Failure::ConnectionLost));
+        }
+    }
+}

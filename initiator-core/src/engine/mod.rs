@@ -1,0 +1,378 @@
+//! The session at ErrorRecoveryLevel 0: commands, sequence numbers, task management, keepalive, logout (RFC 7143 4, 7, 11).
+//!
+//! An [`Engine`] outlives its connections. While one stands, [`InitiatorConnection`](crate::InitiatorConnection) hands it the mover's notifications and time;
+//! between two, its commands wait, and those that were under way are made ready to be sent again where that is allowed
+//! ([`Repeat`](crate::command::Repeat)).
+
+mod control;
+mod receive;
+mod slots;
+mod timers;
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::{CommandData, Datamover, SendCommand, SequenceNumbers, TaskHandle};
+use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extended_cdb};
+use iscsi_proto::serial::Serial;
+use iscsi_proto::time::Instant;
+
+use crate::application::{Application, Counters};
+use crate::command::{Command, Completion, Failure, Outcome};
+use crate::config::{Limits, Timeouts};
+use crate::connection::ConnectionEnd;
+use crate::jitter::Jitter;
+
+use control::Controls;
+use slots::{After, Slots, State, Task};
+
+/// Bytes queued in the mover above which no more commands are handed to it.
+const SEND_BACKLOG: usize = 4 << 20;
+
+/// How the session stands towards sending commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// No connection, or one in login.
+    Down,
+    /// Full Feature Phase.
+    Open,
+    /// Commands under way are waited for until then, and then a logout is sent.
+    Draining { until: Instant, asked_by_target: bool },
+    /// The logout is sent.
+    LoggingOut { until: Instant, asked_by_target: bool },
+    /// The connection is over, for this reason.
+    Over,
+}
+
+/// A session's commands and numbers. See the module's page.
+#[derive(Debug)]
+pub struct Engine<A> {
+    app: A,
+    timeouts: Timeouts,
+    limits: Limits,
+    slots: Slots,
+    controls: Controls,
+    flow: Flow,
+    logout_wanted: bool,
+    cmd_sn: Serial,
+    exp_cmd_sn: Serial,
+    max_cmd_sn: Serial,
+    exp_stat_sn: Serial,
+    /// A lower bound of the deadlines of all commands under way; looked at anew when it passes.
+    earliest_deadline: Option<Instant>,
+    last_received: Instant,
+    keepalive_check: Option<Instant>,
+    /// Why the connection is to end, once that is known.
+    end: Option<ConnectionEnd>,
+    time2wait: Option<Duration>,
+    counters: Counters,
+    ahs: Vec<u8>,
+    jitter: Jitter,
+}
+
+/// The numbers with which the Full Feature Phase begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StartNumbers {
+    pub(crate) cmd_sn: Serial,
+    pub(crate) exp_cmd_sn: Serial,
+    pub(crate) max_cmd_sn: Serial,
+    pub(crate) exp_stat_sn: Serial,
+}
+
+impl<A: Application> Engine<A> {
+    /// A session that has had no connection yet.
+    #[must_use]
+    pub fn new(app: A, timeouts: Timeouts, limits: Limits, seed: u64) -> Self {
+        let limits = Limits { commands: limits.commands.clamp(1, 4096), ..limits };
+        Self {
+            app,
+            timeouts,
+            limits,
+            slots: Slots::new(limits.commands),
+            controls: Controls::default(),
+            flow: Flow::Down,
+            logout_wanted: false,
+            cmd_sn: Serial(1),
+            exp_cmd_sn: Serial(1),
+            max_cmd_sn: Serial(0),
+            exp_stat_sn: Serial(0),
+            earliest_deadline: None,
+            last_received: Instant::ZERO,
+            keepalive_check: None,
+            end: None,
+            time2wait: None,
+            counters: Counters::default(),
+            ahs: Vec::with_capacity(64),
+            jitter: Jitter::new(seed),
+        }
+    }
+
+    /// What uses the session.
+    pub fn app(&mut self) -> &mut A {
+        &mut self.app
+    }
+
+    /// Gives the application back. Commands still in the table are completed first.
+    pub fn into_app(mut self, now: Instant) -> A {
+        self.fail_all(Failure::SessionEnded, now);
+        self.app
+    }
+
+    /// Whether no command is in the table.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn start<M: Datamover>(&mut self, mover: &mut M, numbers: StartNumbers, now: Instant) {
+        self.cmd_sn = numbers.cmd_sn;
+        self.exp_cmd_sn = numbers.exp_cmd_sn;
+        self.max_cmd_sn = numbers.max_cmd_sn;
+        self.exp_stat_sn = numbers.exp_stat_sn;
+        self.flow = Flow::Open;
+        self.end = None;
+        self.time2wait = None;
+        self.last_received = now;
+        self.earliest_deadline = None;
+        self.keepalive_check =
+            (!self.timeouts.keepalive_interval.is_zero()).then(|| now + self.timeouts.keepalive_interval);
+        self.publish(mover);
+    }
+
+    fn publish<M: Datamover>(&self, mover: &mut M) {
+        mover.set_sequence(SequenceNumbers { exp_stat_sn: self.exp_stat_sn, ..SequenceNumbers::default() });
+    }
+
+    /// The connection is to end for this reason; the first one counts.
+    fn fail(&mut self, end: ConnectionEnd) {
+        self.end.get_or_insert(end);
+        self.flow = Flow::Over;
+    }
+
+    pub(crate) fn take_end(&mut self) -> Option<ConnectionEnd> {
+        self.end.take()
+    }
+
+    /// Time2Wait that the target asked for with the end of the last connection.
+    pub(crate) fn take_time2wait(&mut self) -> Option<Duration> {
+        self.time2wait.take()
+    }
+
+    /// Sends what may be sent: control requests, then commands as far as the target's window and the mover's backlog allow.
+    pub(crate) fn pump<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        while let Some(token) = self.app.next_abandoned() {
+            self.abandon(token, now);
+        }
+        // RFC 7143 4.2.2.1: a non-immediate command is sent only with CmdSN at most MaxCmdSN.
+        while self.flow == Flow::Open
+            && self.cmd_sn.distance(self.max_cmd_sn) >= 0
+            && mover.backlog() < SEND_BACKLOG
+            && (self.slots.has_ready() || self.pull(now))
+        {
+            self.send_next(mover, now);
+        }
+        // Last, so that commands given before a logout go before it.
+        self.pump_controls(mover, now);
+    }
+
+    /// Takes a command from the application; false when it has none or the table is full.
+    fn pull(&mut self, now: Instant) -> bool {
+        while self.slots.has_free() && !self.logout_wanted {
+            let Some(command) = self.app.next_command(now) else { return false };
+            let length = |len: usize| u32::try_from(len).ok();
+            let out = command.data_out.as_ref().map_or(0, |data| match data {
+                CommandData::Buf(buf) => buf.len(),
+                CommandData::Region(slice) => slice.len(),
+            });
+            let (Some(expected_out), Some(expected_in)) =
+                (length(out), length(command.data_in.as_ref().map_or(0, |sink| sink.len())))
+            else {
+                self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), 0, now);
+                continue;
+            };
+            self.slots.insert(Task {
+                command,
+                state: State::Ready,
+                deadline: now,
+                cmd_sn: Serial(0),
+                attempts: 0,
+                abandoned: false,
+                expected_out,
+                expected_in,
+                out_address: 0,
+                after: After::Again,
+            });
+            return true;
+        }
+        false
+    }
+
+    fn send_next<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        let Some((handle, task)) = self.slots.start() else { return };
+        let command = &mut task.command;
+        task.cmd_sn = self.cmd_sn;
+        task.deadline = now + command.timeout.unwrap_or(self.timeouts.command);
+        if task.attempts > 0 {
+            self.counters.repeated += 1;
+        }
+        task.attempts = task.attempts.saturating_add(1);
+        self.earliest_deadline = Some(self.earliest_deadline.map_or(task.deadline, |at| at.min(task.deadline)));
+        let (data_out, data_in) = (command.data_out.take(), command.data_in.take());
+        match &data_out {
+            Some(CommandData::Buf(buf)) => task.out_address = buf.as_ptr() as usize,
+            // Lent memory can be kept by a second handle; a buffer comes back from the mover.
+            Some(CommandData::Region(slice)) => command.data_out = Some(CommandData::Region(slice.clone())),
+            None => {}
+        }
+        let (write, read) = (task.expected_out > 0, task.expected_in > 0);
+        self.ahs.clear();
+        emit_extended_cdb(&mut self.ahs, command.cdb.extension());
+        if read && write {
+            emit_bidirectional_read_length(&mut self.ahs, task.expected_in);
+        }
+        let bhs = ScsiCommand {
+            immediate: false,
+            is_final: true,
+            read,
+            write,
+            attribute: command.attribute,
+            priority: 0,
+            lun: u64::from_be_bytes(command.lun.to_bytes()),
+            itt: handle.to_itt(),
+            expected_data_transfer_length: if write { task.expected_out } else { task.expected_in },
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            cdb: command.cdb.pdu_field(),
+        }
+        .emit();
+        mover.send_command(SendCommand { task: handle, bhs, ahs: &self.ahs, data_out, data_in });
+        self.cmd_sn = self.cmd_sn.next();
+    }
+
+    /// A command leaves the table with its outcome. Its buffers are in the task.
+    fn finish(&mut self, index: u16, result: Result<Outcome, Failure>, data_in_len: u32, now: Instant) {
+        if let Some(task) = self.slots.remove(index) {
+            self.complete(task.command, result, data_in_len, now);
+        }
+    }
+
+    fn complete(&mut self, command: Command, result: Result<Outcome, Failure>, data_in_len: u32, now: Instant) {
+        self.counters.commands += 1;
+        let Command { token, data_out, data_in, .. } = command;
+        self.app.complete(Completion { token, result, data_out, data_in, data_in_len }, now);
+    }
+
+    /// Takes a command's buffers back from the mover. Returns how many bytes of data came.
+    fn reclaim<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle) -> u32 {
+        let buffers = mover.deallocate_task_resources(handle);
+        if let Some(task) = self.slots.get_mut(handle.slot) {
+            // The mover may have released the data before, or may do so later.
+            if buffers.data_out.is_some() {
+                task.command.data_out = buffers.data_out;
+            }
+            task.command.data_in = buffers.data_in;
+        }
+        buffers.data_in_len
+    }
+
+    /// The target is done with a command whose buffers have been reclaimed.
+    fn settle(&mut self, index: u16, after: After, now: Instant) {
+        let Some(task) = self.slots.get_mut(index) else { return };
+        if task.expected_out > 0 && task.command.data_out.is_none() {
+            task.after = after;
+            return self.slots.set_state(index, State::Held);
+        }
+        match after {
+            After::Finish(result, data_in_len) => self.finish(index, result, data_in_len, now),
+            After::Again => self.slots.set_state(index, State::Ready),
+            After::Later(at) => self.slots.set_state(index, State::BackOff(at)),
+        }
+    }
+
+    /// A buffer comes out of the mover's send queue.
+    pub(crate) fn released(&mut self, buf: Buf, now: Instant) {
+        let address = buf.as_ptr() as usize;
+        let mine = |task: &Task| {
+            task.out_address == address
+                && task.expected_out > 0
+                && task.command.data_out.is_none()
+                && !matches!(task.state, State::Ready | State::BackOff(_))
+        };
+        let Some((index, task)) = self.slots.iter_mut().find(|(_, task)| mine(task)) else { return };
+        task.command.data_out = Some(CommandData::Buf(buf));
+        if task.state == State::Held {
+            let after = task.after;
+            self.settle(index, after, now);
+        }
+    }
+
+    fn abandon(&mut self, token: u64, now: Instant) {
+        let found = self.slots.iter_mut().find(|(_, task)| task.command.token == token);
+        let Some((index, task)) = found else { return };
+        task.abandoned = true;
+        if matches!(task.state, State::Ready | State::BackOff(_)) {
+            self.finish(index, Err(Failure::Aborted), 0, now);
+        }
+    }
+
+    /// The connection is over: what was under way is made ready again, or completed where it must not be repeated.
+    pub(crate) fn connection_lost<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        self.flow = Flow::Down;
+        self.keepalive_check = None;
+        self.earliest_deadline = None;
+        self.fail_controls();
+        for index in 0..self.limits.commands {
+            let Some(task) = self.slots.get_mut(index) else { continue };
+            let (state, abandoned) = (task.state, task.abandoned);
+            let repeatable = task.command.repeat.allows(&task.command.cdb);
+            if !matches!(state, State::InFlight | State::Aborting | State::Held) {
+                continue;
+            }
+            let handle = self.slots.handle(index);
+            self.reclaim(mover, handle);
+            let Some(task) = self.slots.get_mut(index) else { continue };
+            let lost = task.expected_out > 0 && task.command.data_out.is_none();
+            match state {
+                State::Held => {
+                    if let After::Finish(result, data_in_len) = task.after {
+                        self.finish(index, result, data_in_len, now);
+                    } else {
+                        self.finish(index, Err(Failure::Aborted), 0, now);
+                    }
+                }
+                _ if abandoned => self.finish(index, Err(Failure::Aborted), 0, now),
+                State::Aborting => self.finish(index, Err(Failure::TimedOut), 0, now),
+                _ if repeatable && !lost => self.slots.set_state(index, State::Ready),
+                _ => self.finish(index, Err(Failure::NotRepeatable), 0, now),
+            }
+        }
+        self.slots.sort_ready();
+        self.app.flush(&self.counters);
+    }
+
+    /// The session is over: every command that it holds, and every one that its application still has, completes with `failure`.
+    pub fn fail_all(&mut self, failure: Failure, now: Instant) {
+        for index in 0..self.limits.commands {
+            self.finish(index, Err(failure), 0, now);
+        }
+        while let Some(command) = self.app.next_command(now) {
+            self.complete(command, Err(failure), 0, now);
+        }
+        self.app.flush(&self.counters);
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.app.flush(&self.counters);
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

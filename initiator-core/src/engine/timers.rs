@@ -1,0 +1,91 @@
+//! What is due when: deadlines of commands and of control requests, back-off, keepalive.
+
+use iscsi_proto::datamover::Datamover;
+use iscsi_proto::time::Instant;
+
+use super::slots::State;
+use super::{Engine, Flow};
+use crate::application::Application;
+use crate::connection::ConnectionEnd;
+
+impl<A: Application> Engine<A> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let flow = match self.flow {
+            Flow::Down | Flow::Over => return None,
+            Flow::Open => None,
+            Flow::Draining { until, .. } | Flow::LoggingOut { until, .. } => Some(until),
+        };
+        let back_off = if self.slots.backing_off() == 0 {
+            None
+        } else {
+            self.slots
+                .iter()
+                .filter_map(|(_, task)| if let State::BackOff(at) = task.state { Some(at) } else { None })
+                .min()
+        };
+        let commands = self.earliest_deadline.filter(|_| self.slots.in_flight() > 0);
+        [flow, back_off, commands, self.keepalive_check, self.controls.deadline()].into_iter().flatten().min()
+    }
+
+    pub(crate) fn handle_timeout<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        if matches!(self.flow, Flow::Down | Flow::Over) {
+            return;
+        }
+        if let Flow::LoggingOut { until, .. } = self.flow
+            && until <= now
+        {
+            self.fail(ConnectionEnd::LogoutTimeout);
+            return;
+        }
+        if self.slots.backing_off() > 0 {
+            for index in 0..self.limits.commands {
+                if let Some(task) = self.slots.get_mut(index)
+                    && matches!(task.state, State::BackOff(at) if at <= now)
+                {
+                    self.slots.set_state(index, State::Ready);
+                }
+            }
+        }
+        if self.earliest_deadline.is_some_and(|at| at <= now) {
+            self.abort_overdue(mover, now);
+        }
+        self.control_timeouts(mover, now);
+        self.keep_alive(mover, now);
+    }
+
+    fn abort_overdue<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        let mut earliest: Option<Instant> = None;
+        for index in 0..self.limits.commands {
+            let Some(task) = self.slots.get_mut(index) else { continue };
+            if task.state != State::InFlight {
+                continue;
+            }
+            let mut deadline = task.deadline;
+            if deadline <= now {
+                if self.send_abort(mover, index, now) {
+                    continue;
+                }
+                // All places for task management are taken: it is this one's turn once they have had their time.
+                deadline = now + self.timeouts.task_management;
+            }
+            earliest = Some(earliest.map_or(deadline, |at| at.min(deadline)));
+        }
+        self.earliest_deadline = earliest;
+    }
+
+    /// The check is lazy: data that come do not move the timer, the timer looks when they came.
+    fn keep_alive<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        if self.keepalive_check.is_none_or(|at| at > now) || self.flow == Flow::Over {
+            return;
+        }
+        let due = self.last_received + self.timeouts.keepalive_interval;
+        if due > now {
+            self.keepalive_check = Some(due);
+            return;
+        }
+        self.keepalive_check = Some(now + self.timeouts.keepalive_interval);
+        if self.controls.ping.is_none() {
+            self.send_ping(mover, now);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! SendTargets discovery (RFC 7143 appendix C).
+
+use std::task::Waker;
+
+use iscsi_proto::login::Offer;
+use iscsi_proto::parameters::SessionType;
+use iscsi_proto::text::targets::parse_targets;
+use iscsi_proto::text::{Pairs, TextWriter};
+use iscsi_proto::time::Instant;
+
+use super::info::{DiscoveredPortal, DiscoveredTarget};
+use super::runner::{Plan, random, random_seed, run};
+use super::session::declined;
+use crate::application::{Application, Control, ControlAnswer};
+use crate::command::{Command, Completion};
+use crate::config::{DiscoveryConfig, ReconnectPolicy};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::login::LoginConfig;
+use crate::url::Portal;
+
+/// An application that asks one question and logs out.
+#[derive(Debug)]
+struct Question {
+    text: Option<Vec<u8>>,
+    asked: bool,
+    answer: Option<ControlAnswer>,
+}
+
+impl Application for Question {
+    fn register(&mut self, _waker: &Waker) {}
+
+    fn next_command(&mut self, _now: Instant) -> Option<Command> {
+        None
+    }
+
+    fn next_control(&mut self) -> Option<Control> {
+        if let Some(text) = self.text.take() {
+            return Some(Control::Text { id: 0, text });
+        }
+        if self.answer.is_some() && !std::mem::replace(&mut self.asked, true) {
+            return Some(Control::Logout);
+        }
+        None
+    }
+
+    fn complete(&mut self, _completion: Completion, _now: Instant) {}
+
+    fn control_complete(&mut self, _id: u32, answer: ControlAnswer) {
+        self.answer = Some(answer);
+    }
+}
+
+/// Asks a portal for its targets: a discovery session with SendTargets=All.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), initiator_core::Error> {
+/// use initiator_core::{DiscoveryConfig, discover};
+/// for target in discover(&"127.0.0.1".parse()?, &DiscoveryConfig::default()).await? {
+///     println!("{}", target.name);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Connection, login and protocol errors of [`Error`]; nothing is repeated.
+pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Vec<DiscoveredTarget>, Error> {
+    let random = random()?;
+    let [a, b, c, d, e, ..] = random;
+    let plan = Plan {
+        portal: portal.clone(),
+        login: LoginConfig {
+            initiator_name: config.initiator_name.clone(),
+            initiator_alias: None,
+            target_name: None,
+            session_type: SessionType::Discovery,
+            isid: [0x80, a, b, c, d, e],
+            credentials: config.credentials.clone(),
+            target_credentials: config.target_credentials.clone(),
+            offer: Offer { max_recv_data_segment_length: 32 << 10, ..Offer::default() },
+            md5_only: false,
+            random,
+        },
+        timeouts: config.timeouts,
+        reconnect: ReconnectPolicy { deadline: std::time::Duration::ZERO, ..ReconnectPolicy::default() },
+        commands: 1,
+    };
+    plan.login.check()?;
+    let limits = crate::config::Limits { commands: 1, ..config.limits };
+    let question = Question { text: Some(question("All")), asked: false, answer: None };
+    let engine = Engine::new(question, config.timeouts, limits, random_seed());
+    let (mut engine, result) = run(&plan, engine, None, |_, _, _| ()).await;
+    match engine.app().answer.take() {
+        Some(ControlAnswer::Text(answer)) => parse(&answer),
+        other => {
+            result?;
+            Err(other.map_or(Error::LoggedOut, |answer| declined("SendTargets", &answer)))
+        }
+    }
+}
+
+pub(super) fn question(value: &str) -> Vec<u8> {
+    let mut text = TextWriter::new();
+    text.push("SendTargets", value);
+    text.as_bytes().to_vec()
+}
+
+pub(super) fn parse(answer: &[u8]) -> Result<Vec<DiscoveredTarget>, Error> {
+    let bad = |reason: String| Error::BadAnswer { command: "SendTargets", reason };
+    let pairs: Vec<_> = Pairs::new(answer).collect::<Result<_, _>>().map_err(|error| bad(error.to_string()))?;
+    let records = parse_targets(pairs).map_err(|error| bad(error.to_string()))?;
+    Ok(records
+        .into_iter()
+        .map(|record| DiscoveredTarget {
+            name: record.name,
+            portals: record
+                .addresses
+                .into_iter()
+                .map(|address| DiscoveredPortal {
+                    addr: address.host,
+                    port: address.port,
+                    tpgt: address.group_tag.unwrap_or(0),
+                })
+                .collect(),
+        })
+        .collect())
+}

@@ -1,0 +1,187 @@
+//! What a disk tells about itself.
+
+use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
+use iscsi_proto::scsi::command::{Inquiry, ModeSense, PageControl, ReadCapacity16 as AskCapacity16, read_capacity_10};
+use iscsi_proto::scsi::inquiry::StandardInquiry;
+use iscsi_proto::scsi::mode::{ModeData, ModePage, page_code};
+use iscsi_proto::scsi::vpd::{self, DesignatorId, VpdPage};
+use iscsi_proto::scsi::{AdditionalSense, DataError, Lun, SenseKey};
+
+use super::super::session::to_lun;
+use super::super::{DiskInfo, Session};
+use crate::error::Error;
+
+fn bad(command: &'static str) -> impl Fn(DataError) -> Error {
+    move |error| Error::BadAnswer { command, reason: error.to_string() }
+}
+
+/// Whether the device server says that it does not know the command or the page.
+fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::Scsi { outcome, .. } if outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest))
+}
+
+/// An answer that a device may well refuse to give.
+fn optional(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if is_refused(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn identify(session: &Session, number: u16) -> Result<DiskInfo, Error> {
+    let lun = to_lun(number)?;
+    let mut info = DiskInfo { lun: number, ..DiskInfo::default() };
+    inquire(session, lun, &mut info).await?;
+    read_vpd(session, lun, &mut info).await?;
+    read_capacity(session, lun, &mut info).await?;
+    read_modes(session, lun, &mut info).await?;
+    Ok(info)
+}
+
+async fn inquire(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
+    let absent = || Error::NoSuchLun { target: session.target_name().to_owned(), lun: info.lun };
+    let cdb = Inquiry { page: None, allocation_length: 96 }.to_cdb();
+    let answer = session.query(lun, cdb, 96).await.map_err(|error| match &error {
+        Error::Scsi { outcome, .. }
+            if outcome.sense.is_some_and(|sense| sense.code == AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED) =>
+        {
+            absent()
+        }
+        _ => error,
+    })?;
+    let inquiry = StandardInquiry::parse(&answer).map_err(bad("INQUIRY"))?;
+    // SPC-5 6.6.2: a PERIPHERAL QUALIFIER other than 0 means that no device is there.
+    if inquiry.peripheral.qualifier() != 0 {
+        return Err(absent());
+    }
+    info.device_type = inquiry.peripheral.device_type();
+    info.vendor = inquiry.vendor.to_string();
+    info.product = inquiry.product.to_string();
+    info.revision = inquiry.revision.to_string();
+    info.version = inquiry.version;
+    if info.device_type != 0 {
+        return Err(Error::NotADisk { lun: info.lun, device_type: info.device_type });
+    }
+    Ok(())
+}
+
+async fn page(session: &Session, lun: Lun, code: u8) -> Result<Option<VpdPage>, Error> {
+    let cdb = Inquiry { page: Some(code), allocation_length: 1024 }.to_cdb();
+    let Some(answer) = optional(session.query(lun, cdb, 1024).await)? else { return Ok(None) };
+    VpdPage::parse_expected(&answer, code).map(Some).map_err(bad("INQUIRY"))
+}
+
+async fn read_vpd(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
+    let Some(VpdPage::SupportedPages(pages)) = page(session, lun, vpd::SUPPORTED_PAGES).await? else { return Ok(()) };
+    for code in &pages {
+        let wanted = [
+            vpd::UNIT_SERIAL_NUMBER,
+            vpd::DEVICE_IDENTIFICATION,
+            vpd::BLOCK_LIMITS,
+            vpd::BLOCK_CHARACTERISTICS,
+            vpd::BLOCK_PROVISIONING,
+        ];
+        if !wanted.contains(code) {
+            continue;
+        }
+        match page(session, lun, *code).await? {
+            Some(VpdPage::UnitSerialNumber(serial)) => info.serial = Some(serial.trim().to_owned()),
+            Some(VpdPage::DeviceIdentification(designators)) => {
+                info.designators = designators.iter().filter_map(|designator| designation(&designator.id)).collect();
+            }
+            Some(VpdPage::BlockLimits(limits)) => {
+                info.max_transfer_blocks = limits.max_transfer;
+                info.optimal_transfer_blocks = limits.optimal_transfer;
+                info.max_unmap_blocks = limits.max_unmap_blocks;
+                info.max_unmap_descriptors = limits.max_unmap_descriptors;
+                info.unmap_granularity = limits.unmap_granularity;
+                info.max_write_same_blocks = limits.max_write_same;
+                info.max_compare_and_write_blocks = limits.max_compare_and_write;
+            }
+            Some(VpdPage::BlockCharacteristics(characteristics)) => {
+                info.rotation = Some(characteristics.rotation_rate).filter(|rate| *rate != 0);
+            }
+            Some(VpdPage::BlockProvisioning(provisioning)) => {
+                info.unmap = provisioning.unmap;
+                info.write_same_unmap = provisioning.write_same_16;
+                info.unmapped_reads_zero = provisioning.reads_zero & 1 != 0;
+            }
+            _ => {}
+        }
+    }
+    info.vpd_pages = pages;
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn designation(id: &DesignatorId) -> Option<String> {
+    match id {
+        DesignatorId::T10Vendor { vendor, id } => Some(format!("t10.{vendor} {}", id.trim_end())),
+        DesignatorId::Naa8(bytes) => Some(format!("naa.{}", hex(bytes))),
+        DesignatorId::Naa16(bytes) => Some(format!("naa.{}", hex(bytes))),
+        DesignatorId::ScsiName(name) => Some(name.clone()),
+        DesignatorId::Other { kind: 2, bytes, .. } => Some(format!("eui.{}", hex(bytes))),
+        _ => None,
+    }
+}
+
+async fn read_capacity(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
+    let cdb = AskCapacity16 { allocation_length: 32 }.to_cdb();
+    if let Some(answer) = optional(session.query(lun, cdb, 32).await)? {
+        let capacity = ReadCapacity16::parse(&answer).map_err(bad("READ CAPACITY(16)"))?;
+        info.blocks = capacity.blocks().ok_or_else(|| Error::BadAnswer {
+            command: "READ CAPACITY(16)",
+            reason: "the disk has more than 2^64 - 1 blocks".into(),
+        })?;
+        info.block_size = capacity.block_length;
+        info.physical_block_size =
+            capacity.block_length.checked_shl(capacity.physical_block_exponent.into()).unwrap_or(0);
+        info.thin = capacity.thin;
+        info.unmapped_reads_zero |= capacity.unmapped_reads_zero;
+    } else {
+        let answer = session.query(lun, read_capacity_10(), 8).await?;
+        let capacity = ReadCapacity10::parse(&answer).map_err(bad("READ CAPACITY(10)"))?;
+        info.blocks = u64::from(capacity.last_lba) + 1;
+        info.block_size = capacity.block_length;
+        info.physical_block_size = capacity.block_length;
+    }
+    if !info.block_size.is_power_of_two() || !(256..=1 << 16).contains(&info.block_size) {
+        let reason = format!("a logical block length of {} bytes", info.block_size);
+        return Err(Error::BadAnswer { command: "READ CAPACITY", reason });
+    }
+    Ok(())
+}
+
+async fn read_modes(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
+    let ask = |ten, page| ModeSense {
+        ten,
+        disable_block_descriptors: true,
+        long_lba_accepted: false,
+        control: PageControl::Current,
+        page,
+        subpage: 0,
+        allocation_length: 255,
+    };
+    // A device without the caching page may still tell of write protection with all its pages, or in the short form only.
+    for (ten, page) in [(false, page_code::CACHING), (true, page_code::CACHING), (false, page_code::ALL)] {
+        let Some(answer) = optional(session.query(lun, ask(ten, page).to_cdb(), 255).await)? else { continue };
+        let Ok(data) = ModeData::parse_cut(&answer, ten) else { continue };
+        info.write_protected = data.header.write_protected;
+        info.dpo_fua = data.header.dpo_fua;
+        if let Some(ModePage::Caching(caching)) = data.page(page_code::CACHING, 0) {
+            info.write_cache = Some(caching.write_cache);
+            info.read_cache = Some(!caching.read_cache_disabled);
+        }
+        break;
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! A remote disk as an application holds it.
+
+mod identify;
+mod transfer;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::CommandData;
+use iscsi_proto::scsi::command::{GetLbaStatus, Unmap};
+use iscsi_proto::scsi::provisioning::{self, Provisioning};
+use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
+
+use super::session::to_lun;
+use super::{DiskInfo, Extent, Session};
+use crate::command::Command;
+use crate::error::Error;
+
+/// A disk: a logical unit of a session. Clones share it; any number of operations may be under way.
+///
+/// Offsets and lengths are in bytes and have to be whole blocks. An operation longer than the disk's MAXIMUM TRANSFER LENGTH goes out in several commands
+/// side by side. Dropping an operation's future is safe at any time: its memory belongs to the session until the target is done with it. A dropped
+/// write may or may not take place; it is over when a later [`Session::logout`] is done.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    session: Session,
+    lun: Lun,
+    block_size: u32,
+    /// Blocks that one command moves at most.
+    most_blocks: u32,
+    info: Arc<RwLock<DiskInfo>>,
+}
+
+/// Bytes that one command moves at most where the device tells no limit, or a larger one.
+const MOST_BYTES: u32 = 4 << 20;
+/// Blocks of one UNMAP or WRITE SAME where the device tells no limit.
+const MOST_UNMAP_BLOCKS: u32 = 1 << 22;
+
+impl Disk {
+    pub(super) async fn open(session: Session, number: u16) -> Result<Self, Error> {
+        let info = identify::identify(&session, number).await?;
+        let most = MOST_BYTES / info.block_size;
+        let most_blocks = if info.max_transfer_blocks == 0 { most } else { most.min(info.max_transfer_blocks) };
+        let lun = to_lun(number)?;
+        Ok(Self { session, lun, block_size: info.block_size, most_blocks, info: Arc::new(RwLock::new(info)) })
+    }
+
+    /// What the disk told about itself when it was opened or refreshed.
+    #[must_use]
+    pub fn info(&self) -> DiskInfo {
+        self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The session that it belongs to.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Its LUN.
+    #[must_use]
+    pub fn lun(&self) -> u16 {
+        self.lun.number().unwrap_or_default()
+    }
+
+    /// Asks the disk anew what it is: its size may have changed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn refresh(&self) -> Result<DiskInfo, Error> {
+        let info = identify::identify(&self.session, self.lun()).await?;
+        if info.block_size != self.block_size {
+            let reason = format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size);
+            return Err(Error::BadAnswer { command: "READ CAPACITY", reason });
+        }
+        *self.info.write().unwrap_or_else(PoisonError::into_inner) = info.clone();
+        Ok(info)
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.info.read().unwrap_or_else(PoisonError::into_inner).size()
+    }
+
+    /// Logical block length in bytes.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// The blocks of a range: first block and their number.
+    fn blocks(&self, offset: u64, len: u64) -> Result<(u64, u64), Error> {
+        let (size, block) = (self.size(), u64::from(self.block_size));
+        let whole = offset.is_multiple_of(block) && len.is_multiple_of(block);
+        if whole && offset.checked_add(len).is_some_and(|end| end <= size) {
+            return Ok((offset / block, len / block));
+        }
+        Err(Error::Range { offset, len, size, block_size: self.block_size })
+    }
+
+    /// Makes durable what was written before (SYNCHRONIZE CACHE).
+    ///
+    /// # Errors
+    /// As [`Disk::read`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.run(BlockIo::new(0, 0).synchronize_cache(), None).await
+    }
+
+    /// Gives the blocks' space back (UNMAP, or WRITE SAME with the UNMAP bit).
+    ///
+    /// # Errors
+    /// As [`Disk::read`]; [`Error::Unsupported`] on a disk that cannot.
+    pub async fn unmap(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let (mut lba, mut blocks) = self.blocks(offset, len)?;
+        let (by_unmap, by_write_same, most) = {
+            let info = self.info.read().unwrap_or_else(PoisonError::into_inner);
+            (info.unmap, info.write_same_unmap, info.max_unmap_blocks)
+        };
+        if !by_unmap && by_write_same {
+            let block = vec![0; self.block_size as usize];
+            return self.same(lba, blocks, &block, true).await;
+        }
+        if !by_unmap {
+            return Err(Error::Unsupported("giving blocks back: it is not thin provisioned"));
+        }
+        let most = if most == 0 { MOST_UNMAP_BLOCKS } else { most };
+        while blocks > 0 {
+            let now = blocks.min(most.into()) as u32;
+            let list = provisioning::unmap_list(&[provisioning::Extent { lba, blocks: now }]);
+            let cdb = Unmap { anchor: false, parameter_list_length: list.len() as u16 }.to_cdb();
+            self.run(cdb, Some(&list)).await?;
+            lba += u64::from(now);
+            blocks -= u64::from(now);
+        }
+        Ok(())
+    }
+
+    /// Writes one block's content over a range (WRITE SAME(16)).
+    ///
+    /// # Errors
+    /// As [`Disk::read`]; [`Error::Range`] if `block` is not one block.
+    pub async fn write_same(&self, offset: u64, len: u64, block: &[u8]) -> Result<(), Error> {
+        let (lba, blocks) = self.blocks(offset, len)?;
+        if block.len() != self.block_size as usize {
+            return Err(Error::Range {
+                offset,
+                len: block.len() as u64,
+                size: self.size(),
+                block_size: self.block_size,
+            });
+        }
+        self.same(lba, blocks, block, false).await
+    }
+
+    /// Writes zeros over a range, without sending them.
+    ///
+    /// # Errors
+    /// As [`Disk::read`].
+    pub async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let block = vec![0; self.block_size as usize];
+        self.write_same(offset, len, &block).await
+    }
+
+    async fn same(&self, mut lba: u64, mut blocks: u64, block: &[u8], unmap: bool) -> Result<(), Error> {
+        let most = self.info.read().unwrap_or_else(PoisonError::into_inner).max_write_same_blocks;
+        let most = if most == 0 { u64::from(MOST_UNMAP_BLOCKS) } else { most.min(u32::MAX.into()) };
+        while blocks > 0 {
+            let now = blocks.min(most) as u32;
+            let io = BlockIo::new(lba, now).with_flags(if unmap { 0x08 } else { 0 });
+            let cdb = io.to_cdb(opcode::WRITE_SAME_16).ok_or(Error::Unsupported("WRITE SAME(16)"))?;
+            self.run(cdb, Some(block)).await?;
+            lba += u64::from(now);
+            blocks -= u64::from(now);
+        }
+        Ok(())
+    }
+
+    /// Writes `new` if the blocks hold `expected`, in one step (COMPARE AND WRITE).
+    ///
+    /// # Errors
+    /// [`Error::Miscompare`]; else as [`Disk::read`]. After a lost connection the outcome is unknown, and [`Error::Command`] says so.
+    pub async fn compare_and_write(&self, offset: u64, expected: &[u8], new: &[u8]) -> Result<(), Error> {
+        let (lba, blocks) = self.blocks(offset, new.len() as u64)?;
+        let most = self.info.read().unwrap_or_else(PoisonError::into_inner).max_compare_and_write_blocks;
+        if expected.len() != new.len() || blocks == 0 {
+            let len = expected.len() as u64;
+            return Err(Error::Range { offset, len, size: self.size(), block_size: self.block_size });
+        }
+        if blocks > most.into() {
+            return Err(Error::Unsupported("COMPARE AND WRITE over so many blocks"));
+        }
+        let cdb = BlockIo::new(lba, blocks as u32)
+            .to_cdb(opcode::COMPARE_AND_WRITE)
+            .ok_or(Error::Unsupported("COMPARE AND WRITE over so many blocks"))?;
+        let both = [expected, new].concat();
+        match self.run(cdb, Some(&both)).await {
+            Err(Error::Scsi { outcome, .. })
+                if outcome.sense.is_some_and(|sense| sense.key == SenseKey::Miscompare) =>
+            {
+                // SBC-4 5.3: INFORMATION holds the offset of the first difference.
+                Err(Error::Miscompare(outcome.sense.and_then(|sense| sense.information).unwrap_or(0)))
+            }
+            result => result,
+        }
+    }
+
+    /// The run of blocks of one provisioning status that begins at `offset` (GET LBA STATUS).
+    ///
+    /// # Errors
+    /// As [`Disk::read`].
+    pub async fn lba_status(&self, offset: u64) -> Result<Extent, Error> {
+        let block = u64::from(self.block_size);
+        let (lba, _) = self.blocks(offset, block)?;
+        let cdb = GetLbaStatus { lba, allocation_length: 24, report_type: 0 }.to_cdb();
+        let answer = self.session.query(self.lun, cdb, 24).await?;
+        let bad = |reason: String| Error::BadAnswer { command: "GET LBA STATUS", reason };
+        let runs = provisioning::parse_lba_status_data(&answer).map_err(|error| bad(error.to_string()))?;
+        let run = runs
+            .iter()
+            .find(|run| run.extent.lba <= lba && lba - run.extent.lba < run.extent.blocks.into())
+            .ok_or_else(|| bad("it does not tell of the block that was asked for".into()))?;
+        let blocks = u64::from(run.extent.blocks) - (lba - run.extent.lba);
+        let mapped = !matches!(run.provisioning, Provisioning::Deallocated | Provisioning::Anchored);
+        Ok(Extent { offset, len: blocks.saturating_mul(block).min(self.size() - offset), mapped })
+    }
+
+    /// A command of this disk with data for the target, or none.
+    async fn run(&self, cdb: CdbBuf, data: Option<&[u8]>) -> Result<(), Error> {
+        let mut command = Command::new(0, self.lun, cdb);
+        if let Some(data) = data {
+            let mut buf: Buf = self.session.shared().take_buf(data.len());
+            buf.copy_from_slice(data);
+            command.data_out = Some(CommandData::Buf(buf));
+        }
+        let completion = self.session.execute(command).await?;
+        let result = self.session.good(&cdb, self.lun, &completion);
+        self.session.shared().give_back(completion);
+        result
+    }
+}

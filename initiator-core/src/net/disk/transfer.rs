@@ -1,0 +1,141 @@
+//! Reads and writes.
+
+use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::scsi::{BlockIo, CdbBuf};
+
+use super::super::session::into_buf;
+use super::Disk;
+use crate::command::Command;
+use crate::error::Error;
+
+/// Commands under way at a time for one operation that is longer than a command may be.
+const SIDE_BY_SIDE: usize = 8;
+
+impl Disk {
+    /// Reads whole blocks.
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Scsi`], [`Error::Command`], or the session's end; the content of `data` is then unspecified.
+    pub async fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        let (lba, blocks) = self.blocks(offset, data.len() as u64)?;
+        if blocks <= self.most_blocks.into() {
+            return self.read_piece(lba, data).await;
+        }
+        let (step, most) = (u64::from(self.most_blocks), self.most_blocks as usize * self.block_size as usize);
+        let mut running = FuturesUnordered::new();
+        for (i, piece) in (0u64..).zip(data.chunks_mut(most)) {
+            if running.len() == SIDE_BY_SIDE {
+                running.next().await.transpose()?;
+            }
+            running.push(self.read_piece(lba + i * step, piece));
+        }
+        running.try_collect().await
+    }
+
+    /// Writes whole blocks.
+    ///
+    /// # Errors
+    /// As [`Disk::read`]; the blocks then hold old data, new data, or some of each.
+    pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let (lba, blocks) = self.blocks(offset, data.len() as u64)?;
+        if blocks <= self.most_blocks.into() {
+            return self.write_piece(lba, data).await;
+        }
+        let (step, most) = (u64::from(self.most_blocks), self.most_blocks as usize * self.block_size as usize);
+        let mut running = FuturesUnordered::new();
+        for (i, piece) in (0u64..).zip(data.chunks(most)) {
+            if running.len() == SIDE_BY_SIDE {
+                running.next().await.transpose()?;
+            }
+            running.push(self.write_piece(lba + i * step, piece));
+        }
+        running.try_collect().await
+    }
+
+    /// Reads into an own buffer, which comes back; nothing is copied if one command can hold it. If the session ends in the middle of the
+    /// transfer an empty buffer may come back with the error.
+    pub async fn read_buf(&self, offset: u64, mut buf: Buf) -> (Buf, Result<(), Error>) {
+        match self.blocks(offset, buf.len() as u64) {
+            Err(error) => (buf, Err(error)),
+            Ok((lba, blocks)) if (1..=u64::from(self.most_blocks)).contains(&blocks) => self.read_whole(lba, buf).await,
+            Ok(_) => {
+                let result = self.read(offset, &mut buf).await;
+                (buf, result)
+            }
+        }
+    }
+
+    /// Writes from an own buffer, which comes back; as [`Disk::read_buf`].
+    pub async fn write_buf(&self, offset: u64, buf: Buf) -> (Buf, Result<(), Error>) {
+        match self.blocks(offset, buf.len() as u64) {
+            Err(error) => (buf, Err(error)),
+            Ok((lba, blocks)) if (1..=u64::from(self.most_blocks)).contains(&blocks) => {
+                self.write_whole(lba, buf).await
+            }
+            Ok(_) => {
+                let result = self.write(offset, &buf).await;
+                (buf, result)
+            }
+        }
+    }
+
+    async fn read_piece(&self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let buf = self.session.shared().take_buf(data.len());
+        let (buf, result) = self.read_whole(lba, buf).await;
+        if result.is_ok() {
+            data.copy_from_slice(&buf);
+        }
+        self.session.shared().give_buf(buf);
+        result
+    }
+
+    async fn write_piece(&self, lba: u64, data: &[u8]) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut buf = self.session.shared().take_buf(data.len());
+        buf.copy_from_slice(data);
+        let (buf, result) = self.write_whole(lba, buf).await;
+        self.session.shared().give_buf(buf);
+        result
+    }
+
+    fn io(&self, lba: u64, len: usize) -> BlockIo {
+        BlockIo::new(lba, (len / self.block_size as usize) as u32)
+    }
+
+    async fn read_whole(&self, lba: u64, buf: Buf) -> (Buf, Result<(), Error>) {
+        let cdb = self.io(lba, buf.len()).read();
+        let mut command = Command::new(0, self.lun, cdb);
+        command.data_in = Some(Sink::Buf(buf));
+        self.finish(cdb, command).await
+    }
+
+    async fn write_whole(&self, lba: u64, buf: Buf) -> (Buf, Result<(), Error>) {
+        let cdb = self.io(lba, buf.len()).write();
+        let mut command = Command::new(0, self.lun, cdb);
+        command.data_out = Some(CommandData::Buf(buf));
+        self.finish(cdb, command).await
+    }
+
+    async fn finish(&self, cdb: CdbBuf, command: Command) -> (Buf, Result<(), Error>) {
+        let expected = command.data_in.as_ref().map(|sink| sink.len());
+        match self.session.execute(command).await {
+            Err(error) => (Buf::zeroed(0), Err(error)),
+            Ok(completion) => {
+                let mut result = self.session.good(&cdb, self.lun, &completion);
+                // GOOD with fewer bytes than the blocks hold would leave old bytes in the buffer for data.
+                if result.is_ok() && expected.is_some_and(|expected| expected != completion.data_in_len as usize) {
+                    let reason = format!("GOOD status, but {} bytes came", completion.data_in_len);
+                    result = Err(Error::BadAnswer { command: "READ", reason });
+                }
+                (into_buf(completion).unwrap_or_else(|| Buf::zeroed(0)), result)
+            }
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Between the tasks of an application and the task of a session's connection: a table of operations and a lock that is held for moments.
+//!
+//! Submissions gather in a queue that the connection swaps out whole once per wake; completions are handed over in one go per wake, too. A waiting
+//! operation occupies a place in a table that is sized once, so that nothing is allocated for it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures::task::AtomicWaker;
+use iscsi_memory::{Buf, BufPool};
+use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::time::Instant;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::info::{SessionInfo, SessionStats};
+use crate::application::{Application, Control, ControlAnswer, Counters, Event};
+use crate::command::{Command, Completion, Failure};
+use crate::config::Limits;
+use crate::error::Error;
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Waiting(Option<Waker>),
+    Done(Completion),
+    /// Its future was dropped; the place is free once the command is done.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+struct Inner {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    submitted: VecDeque<Command>,
+    abandoned: Vec<u64>,
+    controls: VecDeque<Control>,
+    asked: Vec<(u32, oneshot::Sender<ControlAnswer>)>,
+    next_control: u32,
+    pool: BufPool,
+    info: Option<SessionInfo>,
+    stats: SessionStats,
+    ended: Option<Error>,
+}
+
+/// What the handles and the connection's side share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    /// One permit for each free place.
+    permits: Semaphore,
+    /// Commands wait in `submitted`.
+    work: AtomicBool,
+    /// Controls or abandoned tokens wait.
+    side_work: AtomicBool,
+    waker: AtomicWaker,
+    /// Woken when the session ends, and when it shall end.
+    pub(super) ending: tokio::sync::Notify,
+    pub(super) ended: tokio::sync::Notify,
+}
+
+fn split(token: u64) -> (usize, u32) {
+    ((token & 0xffff_ffff) as usize, (token >> 32) as u32)
+}
+
+impl Shared {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        let size = u32::from(limits.commands.clamp(1, 4096));
+        let inner = Inner {
+            places: (0..size).map(|_| Place { generation: 0, state: State::Free }).collect(),
+            free: (0..size).rev().collect(),
+            submitted: VecDeque::with_capacity(size as usize),
+            abandoned: Vec::with_capacity(size as usize),
+            controls: VecDeque::new(),
+            asked: Vec::new(),
+            next_control: 0,
+            pool: BufPool::new(limits.pool_bytes),
+            info: None,
+            stats: SessionStats::default(),
+            ended: None,
+        };
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            permits: Semaphore::new(size as usize),
+            work: AtomicBool::new(false),
+            side_work: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            ending: tokio::sync::Notify::new(),
+            ended: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// Nothing under the lock panics half-way, so a poisoned lock holds sound data.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take_buf(&self, len: usize) -> Buf {
+        self.lock().pool.take(len)
+    }
+
+    pub(super) fn give_buf(&self, buf: Buf) {
+        self.lock().pool.give(buf);
+    }
+
+    pub(super) fn give_back(&self, completion: Completion) {
+        let mut inner = self.lock();
+        inner.recycle(completion);
+    }
+
+    pub(super) fn info(&self) -> Option<SessionInfo> {
+        self.lock().info.clone()
+    }
+
+    pub(super) fn stats(&self) -> SessionStats {
+        self.lock().stats
+    }
+
+    pub(super) fn end_reason(&self) -> Option<Error> {
+        self.lock().ended.clone()
+    }
+
+    fn signal(&self, flag: &AtomicBool) {
+        if !flag.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// Hands a command over and waits for its end. The token is set here.
+    pub(super) async fn execute(&self, mut command: Command) -> Result<Completion, Error> {
+        let permit = self.permits.acquire().await.map_err(|_| Error::LoggedOut)?;
+        let token = {
+            let mut inner = self.lock();
+            if let Some(error) = &inner.ended {
+                let error = error.clone();
+                inner.recycle_command(command);
+                return Err(error);
+            }
+            let Some(index) = inner.free.pop() else { return Err(Error::LoggedOut) };
+            permit.forget();
+            let place = &mut inner.places[index as usize];
+            place.generation = place.generation.wrapping_add(1);
+            place.state = State::Waiting(None);
+            let token = u64::from(place.generation) << 32 | u64::from(index);
+            command.token = token;
+            inner.submitted.push_back(command);
+            token
+        };
+        self.signal(&self.work);
+        Ok(Operation { shared: self, token, done: false }.await)
+    }
+
+    /// Asks for something that is no command.
+    pub(super) async fn ask(&self, control: impl FnOnce(u32) -> Control) -> Result<ControlAnswer, Error> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut inner = self.lock();
+            if let Some(error) = &inner.ended {
+                return Err(error.clone());
+            }
+            let id = inner.next_control;
+            inner.next_control = id.wrapping_add(1);
+            inner.controls.push_back(control(id));
+            inner.asked.push((id, sender));
+        }
+        self.signal(&self.side_work);
+        match receiver.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.end_reason().unwrap_or(Error::LoggedOut)),
+        }
+    }
+
+    /// Asks for the session's end. Many may ask.
+    pub(super) fn log_out(&self) {
+        self.lock().controls.push_back(Control::Logout);
+        self.signal(&self.side_work);
+        self.ending.notify_one();
+    }
+
+    /// The session is over for this reason; nothing is accepted any more.
+    pub(super) fn end(&self, reason: Error) {
+        let mut inner = self.lock();
+        inner.stats.connected = false;
+        inner.ended.get_or_insert(reason);
+        inner.asked.clear();
+        inner.controls.clear();
+        drop(inner);
+        self.ended.notify_waiters();
+    }
+
+    fn finish(&self, token: u64) -> Option<Completion> {
+        let (index, _) = split(token);
+        let mut inner = self.lock();
+        let place = inner.places.get_mut(index)?;
+        let State::Done(_) = place.state else { return None };
+        let State::Done(completion) = std::mem::replace(&mut place.state, State::Free) else { return None };
+        inner.free.push(index as u32);
+        drop(inner);
+        self.permits.add_permits(1);
+        Some(completion)
+    }
+}
+
+impl Inner {
+    fn recycle(&mut self, completion: Completion) {
+        if let Some(CommandData::Buf(buf)) = completion.data_out {
+            self.pool.give(buf);
+        }
+        if let Some(Sink::Buf(buf)) = completion.data_in {
+            self.pool.give(buf);
+        }
+    }
+
+    fn recycle_command(&mut self, command: Command) {
+        let Command { token, data_out, data_in, .. } = command;
+        self.recycle(Completion { token, result: Err(Failure::SessionEnded), data_out, data_in, data_in_len: 0 });
+    }
+}
+
+/// A command under way. Dropping it lets go of the command: it is not sent if it has not been, and not repeated.
+struct Operation<'a> {
+    shared: &'a Shared,
+    token: u64,
+    done: bool,
+}
+
+impl Future for Operation<'_> {
+    type Output = Completion;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion> {
+        let (index, _) = split(self.token);
+        {
+            let mut inner = self.shared.lock();
+            if let State::Waiting(waker) = &mut inner.places[index].state {
+                match waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => *waker = Some(cx.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+        }
+        self.done = true;
+        match self.shared.finish(self.token) {
+            Some(completion) => Poll::Ready(completion),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let (index, _) = split(self.token);
+        let mut inner = self.shared.lock();
+        if let State::Waiting(_) = inner.places[index].state {
+            inner.places[index].state = State::Abandoned;
+            inner.abandoned.push(self.token);
+            drop(inner);
+            self.shared.signal(&self.shared.side_work);
+            return;
+        }
+        drop(inner);
+        if let Some(completion) = self.shared.finish(self.token) {
+            self.shared.give_back(completion);
+        }
+    }
+}
+
+/// The connection's side.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    shared: Arc<Shared>,
+    incoming: VecDeque<Command>,
+    done: Vec<Completion>,
+    wakers: Vec<Waker>,
+    controls: VecDeque<Control>,
+    abandoned: Vec<u64>,
+    pub(super) ready: Option<oneshot::Sender<()>>,
+    /// What is known of the session before its login is done.
+    pub(super) draft: Option<SessionInfo>,
+    logins: u64,
+}
+
+impl Mailbox {
+    pub(super) fn new(shared: Arc<Shared>, limits: &Limits) -> Self {
+        let size = usize::from(limits.commands.clamp(1, 4096));
+        Self {
+            shared,
+            incoming: VecDeque::with_capacity(size),
+            done: Vec::with_capacity(size),
+            wakers: Vec::with_capacity(size),
+            controls: VecDeque::new(),
+            abandoned: Vec::with_capacity(size),
+            ready: None,
+            draft: None,
+            logins: 0,
+        }
+    }
+
+    fn take_side_work(&mut self) {
+        if self.shared.side_work.swap(false, Ordering::AcqRel) {
+            let mut inner = self.shared.lock();
+            self.controls.append(&mut inner.controls);
+            self.abandoned.append(&mut inner.abandoned);
+        }
+    }
+
+    fn take_work(&mut self) {
+        if self.incoming.is_empty() && self.shared.work.swap(false, Ordering::AcqRel) {
+            std::mem::swap(&mut self.incoming, &mut self.shared.lock().submitted);
+        }
+    }
+}
+
+impl Application for Mailbox {
+    fn register(&mut self, waker: &Waker) {
+        self.shared.waker.register(waker);
+    }
+
+    fn next_command(&mut self, _now: Instant) -> Option<Command> {
+        self.take_work();
+        self.incoming.pop_front()
+    }
+
+    fn next_control(&mut self) -> Option<Control> {
+        self.take_side_work();
+        self.controls.pop_front()
+    }
+
+    fn next_abandoned(&mut self) -> Option<u64> {
+        self.take_side_work();
+        loop {
+            let token = self.abandoned.pop()?;
+            self.take_work();
+            // What has not been handed on yet ends here.
+            let Some(at) = self.incoming.iter().position(|command| command.token == token) else { return Some(token) };
+            if let Some(Command { token, data_out, data_in, .. }) = self.incoming.remove(at) {
+                let result = Err(Failure::Aborted);
+                self.done.push(Completion { token, result, data_out, data_in, data_in_len: 0 });
+            }
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, _now: Instant) {
+        self.done.push(completion);
+    }
+
+    fn control_complete(&mut self, id: u32, answer: ControlAnswer) {
+        let mut inner = self.shared.lock();
+        if let Some(at) = inner.asked.iter().position(|(other, _)| *other == id) {
+            let (_, sender) = inner.asked.swap_remove(at);
+            // Who has dropped the receiver does not want to know.
+            let _ = sender.send(answer);
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::LoggedIn(summary) => {
+                self.logins += 1;
+                let mut inner = self.shared.lock();
+                inner.stats.connected = true;
+                inner.stats.reconnects = self.logins - 1;
+                if let Some(mut info) = self.draft.take() {
+                    info.tsih = summary.tsih;
+                    info.tpgt = summary.target_portal_group_tag;
+                    info.target_alias.clone_from(&summary.target_alias);
+                    info.parameters = summary.parameters.clone();
+                    inner.info = Some(info);
+                }
+                drop(inner);
+                if let Some(ready) = self.ready.take() {
+                    let _ = ready.send(());
+                }
+            }
+            Event::Disconnected(_) => self.shared.lock().stats.connected = false,
+            Event::UnitAttention(..) => {}
+        }
+    }
+
+    fn flush(&mut self, counters: &Counters) {
+        if self.done.is_empty() {
+            return;
+        }
+        let mut freed = 0;
+        {
+            let mut inner = self.shared.lock();
+            let inner = &mut *inner;
+            inner.stats.commands = counters.commands;
+            inner.stats.repeated = counters.repeated;
+            inner.stats.unit_attentions = counters.unit_attentions;
+            for completion in self.done.drain(..) {
+                let (index, generation) = split(completion.token);
+                let Some(place) = inner.places.get_mut(index).filter(|place| place.generation == generation) else {
+                    continue;
+                };
+                match std::mem::replace(&mut place.state, State::Free) {
+                    State::Waiting(waker) => {
+                        place.state = State::Done(completion);
+                        self.wakers.extend(waker);
+                    }
+                    State::Abandoned => {
+                        inner.free.push(index as u32);
+                        inner.recycle(completion);
+                        freed += 1;
+                    }
+                    other @ (State::Free | State::Done(_)) => place.state = other,
+                }
+            }
+        }
+        if freed > 0 {
+            self.shared.permits.add_permits(freed);
+        }
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! When a lost connection is tried again, and when the session is given up.
+
+use core::time::Duration;
+
+use iscsi_proto::time::Instant;
+
+use crate::config::ReconnectPolicy;
+use crate::connection::ConnectionEnd;
+use crate::jitter::Jitter;
+
+/// The attempts to bring one session back, sans-IO: it says how long to wait before each.
+///
+/// ```
+/// use std::time::Duration;
+/// use initiator_core::{ReconnectPolicy, Recovery};
+/// use iscsi_proto::time::Instant;
+/// let policy = ReconnectPolicy { deadline: Duration::from_secs(10), ..ReconnectPolicy::default() };
+/// let mut recovery = Recovery::new(policy, 7);
+/// let lost = Instant::ZERO;
+/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), lost), Some(Duration::from_secs(2)));
+/// let tenth = (0..10).map(|_| recovery.failed(lost)).last().unwrap().unwrap();
+/// assert!(tenth <= policy.longest_delay);
+/// assert_eq!(recovery.failed(lost + Duration::from_secs(11)), None);
+/// ```
+#[derive(Debug)]
+pub struct Recovery {
+    policy: ReconnectPolicy,
+    jitter: Jitter,
+    since: Option<Instant>,
+    attempt: u32,
+    logged_in_at: Option<Instant>,
+}
+
+impl Recovery {
+    /// By a policy; `seed` spreads the delays where the policy has no seed of its own.
+    #[must_use]
+    pub fn new(policy: ReconnectPolicy, seed: u64) -> Self {
+        let jitter = Jitter::new(policy.seed.unwrap_or(seed));
+        Self { policy, jitter, since: None, attempt: 0, logged_in_at: None }
+    }
+
+    /// The connection stood from then on.
+    pub const fn connected(&mut self, at: Instant) {
+        self.logged_in_at = Some(at);
+    }
+
+    /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is what the target asked for.
+    pub fn lost(&mut self, time2wait: Option<Duration>, now: Instant) -> Option<Duration> {
+        // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins helps nobody.
+        let stood = self.logged_in_at.take().is_none_or(|at| now - at >= self.policy.longest_delay);
+        if stood {
+            self.attempt = 0;
+            self.since = None;
+        }
+        let since = *self.since.get_or_insert(now);
+        if now - since >= self.policy.deadline {
+            return None;
+        }
+        let wait = time2wait.filter(|_| self.policy.honour_time2wait).unwrap_or(Duration::ZERO);
+        if stood {
+            return Some(wait);
+        }
+        Some(self.delay().max(wait))
+    }
+
+    /// An attempt failed: how long to wait before the next one, or `None` once the deadline has passed.
+    pub fn failed(&mut self, now: Instant) -> Option<Duration> {
+        let since = *self.since.get_or_insert(now);
+        let elapsed = now - since;
+        if elapsed >= self.policy.deadline {
+            return None;
+        }
+        Some(self.delay().min(self.policy.deadline - elapsed))
+    }
+
+    fn delay(&mut self) -> Duration {
+        let delay = self.jitter.back_off(self.policy.first_delay, self.policy.longest_delay, self.attempt);
+        self.attempt = self.attempt.saturating_add(1);
+        delay
+    }
+}
+
+/// Whether trying again can help. Refusals by name, secret or access list do not heal by themselves, but a target that restarts may not know its
+/// names yet, so only those are final that a person has to mend.
+#[must_use]
+pub fn may_heal(end: &ConnectionEnd) -> bool {
+    use iscsi_proto::pdu::LoginStatus;
+    match end {
+        ConnectionEnd::Login(error) => !matches!(
+            error.status(),
+            LoginStatus::AUTHENTICATION_FAILURE
+                | LoginStatus::AUTHORIZATION_FAILURE
+                | LoginStatus::TARGET_REMOVED
+                | LoginStatus::UNSUPPORTED_VERSION
+        ),
+        ConnectionEnd::LoggedOut | ConnectionEnd::LogoutTimeout => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_at_once_keeps_backing_off() {
+        let policy = ReconnectPolicy { seed: Some(1), ..ReconnectPolicy::default() };
+        let mut recovery = Recovery::new(policy, 0);
+        let mut now = Instant::ZERO;
+        recovery.connected(now);
+        now = now + Duration::from_secs(60);
+        assert_eq!(recovery.lost(None, now), Some(Duration::ZERO));
+        let mut delays = [Duration::ZERO; 8];
+        for delay in &mut delays {
+            recovery.connected(now);
+            *delay = recovery.lost(None, now).unwrap();
+            now = now + *delay;
+        }
+        assert!(delays[7] > delays[0] * 8, "{delays:?}");
+        recovery.connected(now);
+        assert_eq!(
+            recovery.lost(Some(Duration::from_secs(2)), now + Duration::from_secs(60)),
+            Some(Duration::from_secs(2))
+        );
+    }
+
+    #[test]
+    fn a_deadline_of_zero_never_reconnects() {
+        let policy = ReconnectPolicy { deadline: Duration::ZERO, ..ReconnectPolicy::default() };
+        assert_eq!(Recovery::new(policy, 0).lost(None, Instant::ZERO), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! What a person sees when the other side is no working target: each case has its sentence.
+
+use std::time::Duration;
+
+use initiator_core::{DiscoveryConfig, Error, Portal, ReconnectPolicy, Session, SessionConfig, Timeouts, discover};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const NAME: &str = "iqn.2004-10.com.example:disk";
+
+fn config(portal: Portal) -> SessionConfig {
+    let timeouts =
+        Timeouts { connect: Duration::from_millis(500), login: Duration::from_millis(200), ..Timeouts::default() };
+    SessionConfig { timeouts, reconnect: ReconnectPolicy::default(), ..SessionConfig::new(portal, NAME) }
+}
+
+/// Listens with a peer of one's own behind.
+async fn peer<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Portal
+where
+    F: Future<Output = ()> + Send,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            serve(stream).await;
+        }
+    });
+    Portal { host: "127.0.0.1".into(), port }
+}
+
+async fn both(portal: Portal) -> [Error; 2] {
+    let session = Session::connect(config(portal.clone())).await.unwrap_err();
+    let discovery = DiscoveryConfig { timeouts: config(portal.clone()).timeouts, ..DiscoveryConfig::default() };
+    [session, discover(&portal, &discovery).await.unwrap_err()]
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    // A bound port whose listener is gone refuses.
+    let portal = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() }
+    };
+    for error in both(portal).await {
+        assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+        assert!(error.to_string().contains("check that the target runs"));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_silent() {
+    let portal = peer(|stream| async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(stream);
+    })
+    .await;
+    let error = Session::connect(config(portal)).await.unwrap_err();
+    assert!(matches!(error, Error::Silent { .. }), "{error:?}");
+    assert!(error.to_string().contains("was silent for 200ms during login"));
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_something_else() {
+    let portal = peer(|mut stream| async move {
+        let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.6 and more than a header's worth of bytes\r\n").await;
+        let _ = stream.read(&mut [0; 4096]).await;
+    })
+    .await;
+    for error in both(portal).await {
+        assert!(matches!(error, Error::NotIscsi { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_up() {
+    let portal = peer(|mut stream| async move {
+        let _ = stream.read(&mut [0; 4096]).await;
+    })
+    .await;
+    for error in both(portal).await {
+        assert!(matches!(error, Error::ClosedInLogin { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_without_address() {
+    let portal = Portal { host: "no-such-host.invalid".into(), port: 3260 };
+    let error = Session::connect(config(portal)).await.unwrap_err();
+    assert!(matches!(error, Error::Resolve { .. } | Error::ConnectTimeout { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn names_and_secrets_that_cannot_be() {
+    let portal = Portal { host: "127.0.0.1".into(), port: 1 };
+    let error = Session::connect(SessionConfig::new(portal.clone(), "Disk")).await.unwrap_err();
+    assert!(error.to_string().contains("the target's name"), "{error}");
+    let mut config = config(portal);
+    config.target_credentials = Some(initiator_core::Credentials {
+        user: "target".into(),
+        secret: iscsi_proto::chap::ChapSecret::new("0123456789abcdef"),
+    });
+    let error = Session::connect(config).await.unwrap_err();
+    assert!(error.to_string().contains("mutual CHAP needs both sides' secrets"), "{error}");
+}
