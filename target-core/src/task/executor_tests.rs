@@ -3,16 +3,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iscsi_memory::Region;
+use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::scsi::mode::{ModeData, ModePage};
 use iscsi_proto::scsi::report::{OneCommand, Support, parse_all_commands, parse_luns};
 use iscsi_proto::scsi::vpd::VpdPage;
-use iscsi_proto::scsi::{BlockIo, SenseKey, capacity, inquiry, opcode, provisioning};
+use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense, SenseKey, capacity, inquiry, opcode, provisioning};
 use proptest::prelude::*;
 
 use super::*;
 use crate::device_server::table::COMMANDS;
-use crate::lu::{Identity, LogicalUnit, NexusId};
-use crate::store::{Abilities, Backstore, Geometry, LbaStatus};
+use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention};
+use crate::store::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
 
 const BLOCKS: u64 = 1024;
 

@@ -10,11 +10,14 @@ pub use iscsi_proto::pdu::TaskAttribute;
 
 use crate::lu::NexusId;
 
+mod begin;
 mod buffers;
 mod executor;
 pub(crate) mod job;
 mod lun;
+mod progress;
 mod slot;
+mod table;
 
 pub use executor::TaskExecutor;
 

@@ -1,0 +1,308 @@
+//! How a task goes on: its data came, its turn came, or the store answered.
+
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::{Sink, TaskHandle};
+use iscsi_proto::scsi::{Cdb, Status};
+
+use super::executor::{Data, Reply, TaskExecutor, Work};
+use super::job::{Hold, Job, Next};
+use super::slot::{CDB, State, Waiting};
+use crate::device_server::{Command, Outcome, Request, Then, fault};
+use crate::store::{StoreCompletion, StoreError};
+
+/// Rounds of operations that complete at once before a worker's other sessions get their turn.
+const ROUNDS: u32 = 64;
+
+impl TaskExecutor {
+    pub(super) fn received(&mut self, task: TaskHandle, sink: Sink) -> Reply {
+        let receiving = self.live(task).filter(|work| matches!(self.slots[work.slot].state, State::Receiving { .. }));
+        let Some(work) = receiving else {
+            if let Sink::Buf(buf) = sink {
+                self.buffers.give(buf);
+            }
+            return Reply::Pending;
+        };
+        let placeholder = State::Blocked(Waiting { cdb: [0; CDB], len: 0 });
+        let state = core::mem::replace(&mut self.slots[work.slot].state, placeholder);
+        // `enter` below counts the placeholder out again.
+        if let Some(lun) = self.luns.get_mut(work.lun) {
+            lun.waiting += 1;
+        }
+        let State::Receiving { then, cdb, command } = state else { return self.good(work) };
+        let shift = self.luns.get(work.lun).map_or(9, |lun| lun.unit.block_shift());
+        match (then, sink) {
+            (Then::Write { flush: false, .. }, Sink::Region(_)) => self.good(work),
+            // The data are on the medium: the command has run, whatever came since.
+            (Then::Write { flush: true, .. }, Sink::Region(_)) => self.run(work, Job::flush()),
+            (Then::Write { lba, flush }, Sink::Buf(buf)) => {
+                let mut job = Job::write(lba, flush);
+                job.set_data(buf, shift);
+                self.ready(work, job)
+            }
+            (Then::Run(mut job), Sink::Buf(buf)) => {
+                job.set_data(buf, shift);
+                self.ready(work, job)
+            }
+            (Then::Parameters(run), Sink::Buf(buf)) => {
+                let reply = self.take_parameters(work, command, &cdb, run, &buf);
+                self.buffers.give(buf);
+                reply
+            }
+            // Only plain writes are placed in a region.
+            (Then::Run(_) | Then::Parameters(_), Sink::Region(_)) => {
+                self.check_condition(work, &fault::of_store(StoreError::Failed))
+            }
+        }
+    }
+
+    pub(super) fn take_parameters(
+        &mut self,
+        work: Work,
+        command: &'static Command,
+        cdb: &Waiting,
+        run: fn(&mut Request<'_>, &[u8]) -> Outcome,
+        list: &[u8],
+    ) -> Reply {
+        let Some(lun) = self.luns.get_mut(work.lun) else { return self.good(work) };
+        let Ok(cdb) = Cdb::new(cdb.cdb.get(..cdb.len.into()).unwrap_or_default()) else { return self.good(work) };
+        self.out.clear();
+        let mut request = Request {
+            cdb,
+            unit: &lun.unit,
+            read_only: lun.read_only,
+            nexus: &self.nexus,
+            luns: &self.map,
+            attentions: &mut lun.attentions,
+            data_out: work.transfer.expected_out(),
+            out: &mut self.out,
+        };
+        let outcome = run(&mut request, list);
+        self.carry_out(work, command, cdb, outcome)
+    }
+
+    /// A job has all it needs: it runs, unless older tasks are in the way.
+    pub(super) fn ready(&mut self, work: Work, mut job: Job) -> Reply {
+        let held = !self.slots[work.slot].is_free() && self.must_wait(work.slot);
+        if held {
+            self.enter(work, State::Held(job));
+            return Reply::Pending;
+        }
+        // A write to memory needs no store.
+        if let Some(reply) = self.write_to_memory(work, &mut job) {
+            return reply;
+        }
+        self.run(work, job)
+    }
+
+    pub(super) fn write_to_memory(&mut self, work: Work, job: &mut Job) -> Option<Reply> {
+        let unit = &self.luns.get(work.lun)?.unit;
+        let region = unit.region()?;
+        let (offset, data) = job.plain_write()?;
+        let (_, stripes) = job.hold();
+        if !unit.gate().try_shared(stripes) {
+            return None;
+        }
+        let written = region.reserve_for_write(offset, data.len() as u64).map(|()| region.write(offset, data));
+        unit.gate().release_shared(stripes);
+        for buf in job.take_buffers() {
+            self.buffers.give(buf);
+        }
+        Some(match written {
+            Ok(()) => self.good(work),
+            Err(_) => self.check_condition(work, &fault::of_store(StoreError::NoSpace)),
+        })
+    }
+
+    /// Takes what the job needs of the write gate, then begins it.
+    pub(super) fn run(&mut self, work: Work, job: Job) -> Reply {
+        match self.pass_gate(work, &job) {
+            true => self.launch(work, job),
+            false => {
+                self.enter(work, State::Gated(job));
+                Reply::Pending
+            }
+        }
+    }
+
+    pub(super) fn pass_gate(&mut self, work: Work, job: &Job) -> bool {
+        let (hold, stripes) = job.hold();
+        let Some(lun) = self.luns.get(work.lun) else { return true };
+        let (gate, slot) = (lun.unit.gate(), &mut self.slots[work.slot]);
+        let mut try_once = || match hold {
+            Hold::None => true,
+            Hold::Shared => {
+                gate.try_shared(stripes) && {
+                    slot.shared = stripes;
+                    true
+                }
+            }
+            Hold::Alone => gate.try_exclusive(stripes, &mut slot.alone),
+        };
+        // Whoever lets go between the first try and the wait is seen by the second try.
+        try_once() || {
+            gate.wait(&self.waker);
+            try_once()
+        }
+    }
+
+    pub(super) fn launch(&mut self, work: Work, mut job: Job) -> Reply {
+        let next = job.begin(&mut self.buffers);
+        self.take_next(work, job, next)
+    }
+
+    pub(super) fn take_next(&mut self, work: Work, job: Job, next: Next) -> Reply {
+        match next {
+            Next::Submit(op) => {
+                self.token += 1 << 16;
+                let token = self.token | work.slot as u64;
+                self.enter(work, State::Running(job));
+                self.slots[work.slot].token = token;
+                if let Some(lun) = self.luns.get_mut(work.lun) {
+                    lun.push(token, op);
+                    self.in_flight += 1;
+                }
+                Reply::Pending
+            }
+            Next::Over(Ok(None)) => self.good(work),
+            Next::Over(Ok(Some(buf))) => self.send(work, buf),
+            Next::Over(Err(sense)) => self.check_condition(work, &sense),
+        }
+    }
+
+    /// A job's data to the initiator, not more than it takes.
+    pub(super) fn send(&mut self, work: Work, mut buf: Buf) -> Reply {
+        // For a read it is what the command wants; other jobs answer with all they have.
+        let wanted = match core::mem::take(&mut self.slots[work.slot].wanted_out) {
+            0 => buf.len() as u64,
+            wanted => wanted,
+        };
+        let len = buf.len().min(work.transfer.expected_in() as usize);
+        self.leave(work.slot);
+        let data = if len == 0 {
+            self.buffers.give(buf);
+            Data::None
+        } else {
+            buf.set_len(len);
+            Data::Buf(buf)
+        };
+        Reply::Respond { data, status: Status::Good, residuals: work.transfer.residuals(wanted, 0) }
+    }
+
+    pub(super) fn hand_over(&mut self) -> bool {
+        let mut any = false;
+        for lun in self.luns.iter_mut() {
+            any |= lun.submit(&self.waker);
+        }
+        any
+    }
+
+    /// Works until a task has a step to report.
+    #[cold]
+    pub(super) fn advance(&mut self) -> Option<(TaskHandle, Reply)> {
+        for _ in 0..ROUNDS {
+            while let Some(done) = self.completions.pop() {
+                if let Some(found) = self.completed(done) {
+                    return Some(found);
+                }
+            }
+            if let Some(found) = self.retry_waiting() {
+                return Some(found);
+            }
+            if self.in_flight == 0 {
+                return None;
+            }
+            let submitted = self.hand_over();
+            for lun in self.luns.iter_mut() {
+                lun.poll(&mut self.completions);
+            }
+            // Popped from the end, they come in the store's order.
+            self.completions.reverse();
+            if self.completions.is_empty() && !submitted {
+                return None;
+            }
+        }
+        // Long jobs on a fast store: other sessions of the worker first.
+        self.waker.wake_by_ref();
+        None
+    }
+
+    pub(super) fn completed(&mut self, done: StoreCompletion) -> Option<(TaskHandle, Reply)> {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let index = (done.token & 0xffff) as usize;
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.token == done.token) else {
+            self.bury(done);
+            return None;
+        };
+        slot.token = 0;
+        let handle = slot.handle(index);
+        let work = self.live(handle)?;
+        let slot = &mut self.slots[index];
+        // The job is out of the slot while it goes on; the state stays one that counts as not waiting.
+        let State::Running(job) = &mut slot.state else { return None };
+        let mut job = core::mem::replace(job, Job::flush());
+        let next = job.go_on(&mut self.buffers, done);
+        match self.take_next(work, job, next) {
+            Reply::Pending => None,
+            reply => Some((handle, reply)),
+        }
+    }
+
+    /// The operation of an aborted task is done.
+    pub(super) fn bury(&mut self, done: StoreCompletion) {
+        if let Some(buf) = done.buf {
+            self.buffers.give(buf);
+        }
+        let Some(at) = self.orphans.iter().position(|orphan| orphan.token == done.token) else { return };
+        let orphan = self.orphans.swap_remove(at);
+        if let Some(lun) = self.luns.get_mut(orphan.lun) {
+            lun.orphans -= 1;
+            lun.unit.gate().release_shared(orphan.shared);
+            lun.unit.gate().release_exclusive(orphan.alone);
+        }
+    }
+
+    /// Tries the tasks that wait for others or for the write gate, oldest first.
+    pub(super) fn retry_waiting(&mut self) -> Option<(TaskHandle, Reply)> {
+        if !self.unblock && self.gated == 0 {
+            return None;
+        }
+        let mut after = 0;
+        loop {
+            let next = self
+                .slots
+                .iter()
+                .enumerate()
+                .filter(|(_, slot)| slot.sequence > after)
+                .filter(|(_, slot)| matches!(slot.state, State::Blocked(_) | State::Held(_) | State::Gated(_)))
+                .min_by_key(|(_, slot)| slot.sequence)
+                .map(|(index, slot)| (index, slot.sequence, slot.handle(index)));
+            let Some((index, sequence, handle)) = next else {
+                self.unblock = false;
+                return None;
+            };
+            after = sequence;
+            let Some(work) = self.live(handle) else { continue };
+            if let Some(reply) = self.retry(work, index) {
+                return Some((handle, reply));
+            }
+        }
+    }
+
+    pub(super) fn retry(&mut self, work: Work, index: usize) -> Option<Reply> {
+        if matches!(self.slots[index].state, State::Blocked(_) | State::Held(_)) && self.must_wait(index) {
+            return None;
+        }
+        let reply = match &mut self.slots[index].state {
+            State::Blocked(waiting) => {
+                let waiting = *waiting;
+                self.begin(work, waiting.cdb.get(..waiting.len.into()).unwrap_or_default())
+            }
+            State::Held(job) | State::Gated(job) => {
+                let job = core::mem::replace(job, Job::flush());
+                self.run(work, job)
+            }
+            _ => return None,
+        };
+        (!matches!(reply, Reply::Pending)).then_some(reply)
+    }
+}

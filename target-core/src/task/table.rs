@@ -1,0 +1,118 @@
+//! The task table: who is in it, who waits for whom (SAM-5 8.6), and how a task leaves it.
+
+use iscsi_proto::pdu::TaskAttribute;
+use iscsi_proto::scsi::{Sense, SenseFormat, Status};
+
+use super::executor::{Data, Reply, TaskExecutor, Work};
+use super::slot::{State, Transfer};
+
+impl TaskExecutor {
+    /// Whether older tasks, or HEAD OF QUEUE ones, keep a task from running.
+    pub(super) fn must_wait(&self, index: usize) -> bool {
+        let Some(own) = self.slots.get(index) else { return false };
+        if self.luns.get(own.lun).is_none_or(|lun| lun.barriers == 0) {
+            return false;
+        }
+        self.slots.iter().enumerate().any(|(other_index, other)| {
+            let older = other.sequence < own.sequence;
+            other_index != index
+                && !other.is_free()
+                && other.lun == own.lun
+                && match own.attribute {
+                    TaskAttribute::HeadOfQueue => false,
+                    TaskAttribute::Ordered => older || other.attribute == TaskAttribute::HeadOfQueue,
+                    _ => {
+                        (older && other.attribute == TaskAttribute::Ordered)
+                            || other.attribute == TaskAttribute::HeadOfQueue
+                    }
+                }
+        })
+    }
+
+    /// Puts the task into the table, or gives it another state there.
+    pub(super) fn enter(&mut self, work: Work, state: State) {
+        let slot = &mut self.slots[work.slot];
+        let waits = |state: &State| matches!(state, State::Blocked(_) | State::Held(_));
+        let Some(lun) = self.luns.get_mut(work.lun) else { return };
+        if slot.is_free() {
+            self.sequence += 1;
+            slot.sequence = self.sequence;
+            lun.active += 1;
+            lun.barriers += u32::from(slot.is_barrier());
+        }
+        lun.waiting += u32::from(waits(&state));
+        lun.waiting -= u32::from(waits(&slot.state));
+        self.gated += usize::from(matches!(state, State::Gated(_)));
+        self.gated -= usize::from(matches!(slot.state, State::Gated(_)));
+        slot.state = state;
+    }
+
+    /// Takes the task out of the table, if it ever was in it, with all it holds.
+    #[inline]
+    pub(super) fn leave(&mut self, index: usize) {
+        if !self.slots[index].is_free() {
+            self.leave_table(index);
+        }
+    }
+
+    pub(super) fn leave_table(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let state = core::mem::replace(&mut slot.state, State::Free);
+        slot.token = 0;
+        slot.wanted_out = 0;
+        let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
+        if let Some(lun) = self.luns.get_mut(slot.lun) {
+            lun.unit.gate().release_shared(shared);
+            lun.unit.gate().release_exclusive(alone);
+            lun.active -= 1;
+            lun.barriers -= u32::from(slot.is_barrier());
+            lun.waiting -= u32::from(matches!(state, State::Blocked(_) | State::Held(_)));
+            self.unblock |= lun.waiting != 0;
+        }
+        self.gated -= usize::from(matches!(state, State::Gated(_)));
+        if let State::Held(mut job) | State::Gated(mut job) | State::Running(mut job) = state {
+            for buf in job.take_buffers() {
+                self.buffers.give(buf);
+            }
+        }
+    }
+
+    pub(super) fn check_condition(&mut self, work: Work, sense: &Sense) -> Reply {
+        let format = self.luns.get(work.lun).map_or(SenseFormat::Fixed, |lun| lun.unit.sense_format());
+        self.sense = sense.to_bytes(format);
+        let wanted_out = self.slots[work.slot].wanted_out;
+        self.leave(work.slot);
+        Reply::Respond {
+            data: Data::None,
+            status: Status::CheckCondition,
+            residuals: work.transfer.residuals(0, wanted_out),
+        }
+    }
+
+    pub(super) fn good(&mut self, work: Work) -> Reply {
+        let wanted_out = self.slots[work.slot].wanted_out;
+        self.leave(work.slot);
+        Reply::Respond { data: Data::None, status: Status::Good, residuals: work.transfer.residuals(0, wanted_out) }
+    }
+
+    /// No room for the task's data now (SAM-5 5.3.1: TASK SET FULL while the initiator has other tasks).
+    pub(super) fn full(&mut self, work: Work) -> Reply {
+        self.leave(work.slot);
+        Reply::Respond { data: Data::None, status: Status::TaskSetFull, residuals: work.transfer.residuals(0, 0) }
+    }
+
+    /// GOOD with the parameter data in `out`.
+    pub(super) fn parameters(&self, transfer: Transfer) -> Reply {
+        let len = self.out.len().min(transfer.expected_in() as usize);
+        Reply::Respond {
+            data: Data::Parameters(len),
+            status: Status::Good,
+            residuals: transfer.residuals(self.out.len() as u64, 0),
+        }
+    }
+
+    /// Whether a task may use the store and this much of buffers. Operations that aborted tasks left behind are not to pile up on a store that hangs.
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        self.orphans.len() < self.slots.len() && self.buffers.has_room(len)
+    }
+}
