@@ -1,0 +1,193 @@
+//! Sessions and disks end to end over TCP, against a small target of the tests' own.
+
+mod small_target;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use initiator_core::{Error, Portal, Session, Transfer};
+use iscsi_memory::Buf;
+use iscsi_proto::parameters::Digest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use small_target::{BYTES, config, start};
+
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(31).wrapping_add(seed * 7) % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn a_disk_is_found_read_and_written() {
+    let (portal, _) = start();
+    let session = Session::connect(config(&portal)).await.unwrap();
+    assert_eq!(session.luns().await.unwrap(), [0]);
+    assert_eq!(session.info().tpgt, Some(1));
+    let disk = session.disk(0).await.unwrap();
+    assert_eq!((disk.size(), disk.block_size()), (BYTES as u64, 512));
+    let data = pattern(9 << 20, 1);
+    disk.write(512, &data).await.unwrap();
+    disk.flush().await.unwrap();
+    let mut back = vec![0; data.len()];
+    disk.read(512, &mut back).await.unwrap();
+    assert!(back == data);
+    let (buf, result) = disk.read_buf(512, Buf::zeroed(65536)).await;
+    result.unwrap();
+    assert!(buf[..] == data[..65536]);
+    let answer = session.command(0, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0], Transfer::In(64)).await.unwrap();
+    assert_eq!((answer.status, answer.data.len()), (0, 16));
+    session.logout().await.unwrap();
+    assert!(matches!(disk.flush().await, Err(Error::LoggedOut)));
+}
+
+#[tokio::test]
+async fn mistakes_have_their_sentences() {
+    let (portal, _) = start();
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let error = session.disk(7).await.unwrap_err();
+    assert!(error.to_string().contains("has no LUN 7 for this initiator"), "{error}");
+    let disk = session.disk(0).await.unwrap();
+    for (offset, len) in [(1, 512), (0, 100), (BYTES as u64, 512), (u64::MAX - 511, 512)] {
+        assert!(matches!(disk.read(offset, &mut vec![0; len]).await, Err(Error::Range { .. })));
+    }
+    let error = disk.unmap(0, 512).await.unwrap_err();
+    assert!(error.to_string().contains("not thin provisioned"), "{error}");
+    let error = disk.write_zeroes(0, 512).await.unwrap_err();
+    assert!(error.to_string().contains("WRITE SAME(16)"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_operations_are_under_way_with_digests() {
+    let (portal, _) = start();
+    let mut config = config(&portal);
+    config.offer.header_digest = vec![Digest::Crc32c];
+    config.offer.data_digest = vec![Digest::Crc32c];
+    config.limits.commands = 32;
+    let session = Session::connect(config).await.unwrap();
+    assert_eq!(session.info().parameters.data_digest, Digest::Crc32c);
+    let disk = session.disk(0).await.unwrap();
+    let tasks: Vec<_> = (0..100u64)
+        .map(|i| {
+            let disk = disk.clone();
+            tokio::spawn(async move {
+                let len = [512, 4096, 12288, 131_072][i as usize % 4];
+                let data = pattern(len, i);
+                disk.write(i * 131_072, &data).await.unwrap();
+                let mut back = vec![0; len];
+                disk.read(i * 131_072, &mut back).await.unwrap();
+                assert!(back == data);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    session.logout().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_operation_leaves_no_trace() {
+    let (portal, _) = start();
+    let mut config = config(&portal);
+    config.limits.commands = 2;
+    let session = Session::connect(config).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    for _ in 0..50 {
+        let mut data = vec![0; 65536];
+        let read = disk.read(0, &mut data);
+        // Polled once, then dropped at whatever point it has reached.
+        let _ = tokio::time::timeout(Duration::from_micros(50), read).await;
+    }
+    // Each place in the table came back, or this would wait for ever.
+    let mut block = [0; 512];
+    tokio::time::timeout(Duration::from_secs(5), disk.read(0, &mut block)).await.unwrap().unwrap();
+    session.logout().await.unwrap();
+}
+
+/// Passes bytes on until it is told to cut.
+async fn proxy(to: Portal) -> (Portal, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let cut = Arc::new(Notify::new());
+    let cuts = cut.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let Ok(mut far) = TcpStream::connect((to.host.as_str(), to.port)).await else { continue };
+            let cut = cuts.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = cut.notified() => {}
+                }
+            });
+        }
+    });
+    (portal, cut)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_over_cut_connections_and_none_is_lost() {
+    let (target, memory) = start();
+    let (portal, cut) = proxy(target).await;
+    let mut config = config(&portal);
+    config.reconnect.longest_delay = Duration::from_millis(100);
+    config.reconnect.first_delay = Duration::from_millis(10);
+    let session = Session::connect(config).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..16u64)
+        .map(|i| {
+            let (disk, stop) = (disk.clone(), stop.clone());
+            tokio::spawn(async move {
+                let len = if i % 4 == 0 { 131_072 } else { 4096 };
+                let mut written = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    written += 1;
+                    disk.write(i << 20, &pattern(len, written)).await.unwrap();
+                }
+                (i, len, written)
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        cut.notify_waiters();
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        let (i, len, written) = writer.await.unwrap();
+        assert!(written > 10);
+        let at = (i as usize) << 20;
+        assert!(memory.blocks.lock().unwrap()[at..at + len] == pattern(len, written), "writer {i}");
+    }
+    let stats = session.stats();
+    assert!(stats.reconnects >= 8 && stats.repeated >= 8, "{stats:?}");
+    session.logout().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_come_back_says_so() {
+    let (target, _) = start();
+    let (portal, cut) = proxy(target.clone()).await;
+    let mut config = config(&portal);
+    config.reconnect.deadline = Duration::from_millis(300);
+    let session = Session::connect(config).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    // The next connections of the proxy are cut as soon as they come.
+    let cutter = tokio::spawn(async move {
+        loop {
+            cut.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    });
+    let error = loop {
+        if let Err(error) = disk.read(0, &mut [0; 512]).await {
+            break error;
+        }
+    };
+    cutter.abort();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    assert!(error.to_string().contains("could not be built anew within 300ms"), "{error}");
+}
