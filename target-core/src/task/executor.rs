@@ -18,6 +18,7 @@ use iscsi_proto::scsi::{SenseBytes, Status};
 
 use super::buffers::Buffers;
 use super::lun::Luns;
+use super::short::GOOD;
 use super::slot::{Slot, Transfer};
 use super::{ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
@@ -138,12 +139,25 @@ impl TaskExecutor {
     /// A command came. A slot whose earlier task has not ended is aborted first.
     #[inline]
     pub fn start(&mut self, new: NewTask<'_>) -> Step<'_> {
-        let reply = self.accept(&new);
+        if let Some(short) = self.short_read(&new) {
+            return self.answer_short(short);
+        }
+        self.start_other(&new)
+    }
+
+    fn start_other(&mut self, new: &NewTask<'_>) -> Step<'_> {
+        if let Some(sink) = self.short_write(new) {
+            return Step::GetData { sink };
+        }
+        let reply = self.accept(new);
         self.step(reply)
     }
 
     /// The data of [`Step::GetData`] are in place.
     pub fn data_arrived(&mut self, task: TaskHandle, sink: Sink) -> Step<'_> {
+        if matches!(sink, Sink::Region(_)) && self.short_arrived(task) {
+            return Step::Respond { data: Source::None, status: GOOD };
+        }
         let reply = self.received(task, sink);
         self.step(reply)
     }

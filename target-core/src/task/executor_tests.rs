@@ -392,6 +392,30 @@ fn residuals_tell_what_was_not_moved() {
 }
 
 #[test]
+fn the_short_way_and_the_table_give_the_same() {
+    let map = &maps()[0];
+    let mut session = Session::new(map, 1);
+    for (ten, sixteen) in [(true, false), (false, true)] {
+        let (read, write) = if ten { (opcode::READ_10, opcode::WRITE_10) } else { (opcode::READ_16, opcode::WRITE_16) };
+        for (lba, blocks) in [(0, 1), (5, 3), (BLOCKS - 1, 1), (BLOCKS - 1, 2), (BLOCKS, 0), (0, 0), (7, 40_000)] {
+            let data = pattern(blocks.min(64) as usize, lba as u8 ^ u8::from(sixteen));
+            // An ORDERED task always goes the long way.
+            let mut both = |cdb: &[u8], out: &[u8], len| {
+                let short = session.on_lun(0, cdb, out, len, TaskAttribute::Simple);
+                let long = session.on_lun(0, cdb, out, len, TaskAttribute::Ordered);
+                assert_eq!(short, long, "{cdb:02x?}");
+            };
+            both(&io(write, lba, blocks, 0), &data, 0);
+            both(&io(read, lba, blocks, 0), &[], data.len() as u32);
+            both(&io(read, lba, blocks, 0x20), &[], data.len() as u32);
+            both(&io(write, lba, blocks, 0x08), &data, 0);
+        }
+    }
+    assert_eq!(session.executor.buffered(), 0);
+    assert!(map.get(0).unwrap().unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
+}
+
+#[test]
 fn compare_and_write_writes_what_compares() {
     for map in maps() {
         let mut session = Session::new(&map, 1);

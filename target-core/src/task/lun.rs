@@ -80,10 +80,16 @@ impl Luns {
         luns
     }
 
+    /// Whether the map is still what it was.
+    #[inline]
+    pub(super) fn is_fresh(&self, map: &LunMap) -> bool {
+        self.generation == map.generation()
+    }
+
     /// Takes over a changed map; every LUN then reports REPORTED LUNS DATA HAS CHANGED.
     #[inline]
     pub(super) fn refresh(&mut self, map: &LunMap) {
-        if self.generation != map.generation() {
+        if !self.is_fresh(map) {
             self.change(map);
         }
     }

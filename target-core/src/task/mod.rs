@@ -16,6 +16,7 @@ mod executor;
 pub(crate) mod job;
 mod lun;
 mod progress;
+mod short;
 mod slot;
 mod table;
 

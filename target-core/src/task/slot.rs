@@ -82,6 +82,8 @@ pub(super) enum State {
         cdb: Waiting,
         command: &'static Command,
     },
+    /// Its data are on the way into the store's memory, and that is all.
+    Placing,
     /// Has its data, and waits for older tasks.
     Held(Job),
     /// Waits for other writers.
