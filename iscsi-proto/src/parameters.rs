@@ -75,6 +75,23 @@ pub struct Parameters {
     pub iser_hello_required: bool,
 }
 
+impl Parameters {
+    /// The session-wide values with the connection's own at their defaults: what another connection of the session starts from.
+    #[must_use]
+    pub fn for_new_connection(&self) -> Self {
+        let default = Self::default();
+        Self {
+            header_digest: default.header_digest,
+            data_digest: default.data_digest,
+            max_recv_data_segment_length: default.max_recv_data_segment_length,
+            peer_max_recv_data_segment_length: default.peer_max_recv_data_segment_length,
+            initiator_recv_data_segment_length: default.initiator_recv_data_segment_length,
+            target_recv_data_segment_length: default.target_recv_data_segment_length,
+            ..self.clone()
+        }
+    }
+}
+
 impl Default for Parameters {
     fn default() -> Self {
         Self {

@@ -62,6 +62,8 @@ pub struct Negotiator {
     settled: KeySet,
     /// Declared by us.
     declared: KeySet,
+    /// Of the last text: the peer's offers that it must have our answer to.
+    owed: KeySet,
 }
 
 impl Negotiator {
@@ -70,7 +72,14 @@ impl Negotiator {
     pub fn new(config: NegotiatorConfig) -> Self {
         let mut parameters = config.before.clone();
         parameters.session_type = config.session_type;
-        Self { config, parameters, offered: KeySet::default(), settled: KeySet::default(), declared: KeySet::default() }
+        Self {
+            config,
+            parameters,
+            offered: KeySet::default(),
+            settled: KeySet::default(),
+            declared: KeySet::default(),
+            owed: KeySet::default(),
+        }
     }
 
     /// Writes all that the initiator offers and declares.
@@ -158,6 +167,7 @@ impl Negotiator {
         pairs: impl IntoIterator<Item = Pair<'a>>,
         out: &mut TextWriter,
     ) -> Result<(), KeyError> {
+        self.owed = KeySet::default();
         let mut known = Vec::new();
         for pair in pairs {
             match Key::from_name(pair.key) {
@@ -197,6 +207,12 @@ impl Negotiator {
         })
     }
 
+    /// A key of the last text that the peer cannot do without our answer to.
+    #[must_use]
+    pub fn owed(&self) -> Option<Key> {
+        self.owed.iter().next()
+    }
+
     /// What holds if the negotiation ended now.
     #[must_use]
     pub const fn parameters(&self) -> &Parameters {
@@ -206,8 +222,14 @@ impl Negotiator {
     /// Ends the negotiation: checks the rules between keys and returns what holds. A key that was offered and not answered keeps its default.
     ///
     /// # Errors
-    /// [`KeyError::Integrity`], at the target; an initiator keeps to the stricter of the two values instead.
+    /// [`KeyError::Integrity`], at the target; an initiator keeps to the stricter of the two values instead. [`KeyError::Unanswered`] for a digest that
+    /// is asked for and was not answered.
     pub fn finish(self) -> Result<Parameters, KeyError> {
+        let digests = [Key::HeaderDigest, Key::DataDigest];
+        let needed = |key: &Key| !wanted_digests(&self.config.offer, *key).contains(&Digest::None);
+        if let Some(key) = digests.into_iter().find(|key| self.offered.contains(*key) && needed(key)) {
+            return Err(KeyError::Unanswered(key));
+        }
         let mut parameters = self.parameters;
         if parameters.session_type == SessionType::Discovery {
             // RFC 7143 13.21: implied whatever was said.
@@ -367,6 +389,15 @@ impl Negotiator {
         };
         if let Some(answer) = answer {
             out.push(key.name(), &answer);
+            // RFC 7143 6.2.2: an offer that decides by itself needs no answer.
+            let decided = match spec.kind {
+                Kind::Boolean(BooleanFunction::And) => value::boolean(text) == Some(false),
+                Kind::Boolean(BooleanFunction::Or) => value::boolean(text) == Some(true),
+                _ => false,
+            };
+            if !decided {
+                self.owed.insert(key);
+            }
         }
         Ok(())
     }

@@ -11,8 +11,15 @@ use crate::pdu::LoginStatus;
 use crate::serial::Serial;
 
 mod error;
+mod initiator;
+#[cfg(test)]
+mod login_tests;
+mod security;
+mod target;
 
 pub use error::LoginError;
+pub use initiator::{ChapLogin, InitiatorGrant, InitiatorLogin, InitiatorLoginConfig, InitiatorStep};
+pub use target::{LoginOutcome, LoginReply, TargetGrant, TargetLogin, TargetLoginConfig};
 
 /// What each side wishes for and can bear, before negotiation. [`Default`] is what this stack offers.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,527 @@
+//! The target's side of login.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::error::LoginError;
+use super::security::Security;
+use super::{Admission, Authority, Identity, Refusal};
+use crate::chap::ChapPolicy;
+use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Senders, shown};
+use crate::parameters::{Parameters, SessionType};
+use crate::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, Stage};
+use crate::serial::Serial;
+use crate::text::{NOT_UNDERSTOOD, Pair, TextBuffer, TextLimits, TextPieces, TextWriter};
+
+/// The data segments of login: the default MaxRecvDataSegmentLength holds (RFC 7143 6.3).
+pub(super) const LOGIN_SEGMENT: usize = 8192;
+/// The most bytes of an iSCSI name (RFC 7143 4.2.7.1).
+const MAX_NAME: usize = 223;
+
+/// The limits of a [`TargetLogin`].
+#[derive(Debug, Clone)]
+pub struct TargetLoginConfig {
+    /// Commands that a new session may have outstanding: MaxCmdSN - ExpCmdSN + 1; 128 by default, at least 1.
+    pub command_window: u32,
+    /// What CHAP accepts.
+    pub chap: ChapPolicy,
+    /// How much text one request may hold, over all its PDUs.
+    pub text: TextLimits,
+    /// Login Requests until the login is refused; 64 by default. RFC 7143 6.2 asks for six at the least.
+    pub max_requests: u32,
+}
+
+impl Default for TargetLoginConfig {
+    fn default() -> Self {
+        Self { command_window: 128, chap: ChapPolicy::default(), text: TextLimits::default(), max_requests: 64 }
+    }
+}
+
+/// What a target's login came to: everything that the session starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetGrant {
+    /// Who logged in to what.
+    pub identity: Identity,
+    /// What was negotiated.
+    pub parameters: Parameters,
+    /// The session's TSIH.
+    pub tsih: u16,
+    /// The CHAP name that the initiator proved itself with.
+    pub user: Option<String>,
+    /// StatSN of the first response in the Full Feature Phase.
+    pub next_stat_sn: Serial,
+    /// ExpCmdSN, which is the CmdSN of the first command (RFC 7143 11.12.8).
+    pub exp_cmd_sn: Serial,
+    /// MaxCmdSN, as the last response told it.
+    pub max_cmd_sn: Serial,
+}
+
+/// How a login stands after a request.
+#[derive(Debug)]
+pub enum LoginOutcome {
+    /// It goes on: wait for the next request.
+    Continue,
+    /// The Full Feature Phase begins behind this response.
+    Established(Box<TargetGrant>),
+    /// It is refused: send the response, then close the connection (RFC 7143 11.13.5).
+    Refused(LoginError),
+}
+
+/// The one answer to a Login Request.
+#[derive(Debug)]
+pub struct LoginReply {
+    /// The response.
+    pub response: LoginResponse,
+    /// Its data segment, at most 8192 bytes.
+    pub data: Vec<u8>,
+    /// How login stands.
+    pub outcome: LoginOutcome,
+}
+
+/// The fields of the first request, which stay the same in the whole login phase (RFC 7143 11.12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fixed {
+    isid: [u8; 6],
+    tsih: u16,
+    itt: u32,
+    cid: u16,
+    versions: (u8, u8),
+}
+
+impl Fixed {
+    const fn of(request: &LoginRequest) -> Self {
+        Self {
+            isid: request.isid,
+            tsih: request.tsih,
+            itt: request.itt,
+            cid: request.cid,
+            versions: (request.version_max, request.version_min),
+        }
+    }
+
+    fn check(&self, other: &Self) -> Result<(), LoginError> {
+        let changed = match () {
+            () if self.isid != other.isid => "the ISID",
+            () if self.tsih != other.tsih => "the TSIH",
+            () if self.itt != other.itt => "the Initiator Task Tag",
+            () if self.cid != other.cid => "the CID",
+            () if self.versions != other.versions => "the versions",
+            () => return Ok(()),
+        };
+        Err(LoginError::FieldChanged(changed))
+    }
+}
+
+/// Names that the initiator declared.
+#[derive(Debug, Default)]
+struct Names {
+    initiator: Option<String>,
+    alias: Option<String>,
+    target: Option<String>,
+    session_type: Option<String>,
+}
+
+/// The target's login machine: every request gets exactly one answer.
+///
+/// It goes through the stages as the initiator wishes (security, operational, or one of them), asks the [`Authority`] as soon as the names are known,
+/// and once more when all is agreed. After a refusal or the end it takes nothing more. Login Requests are bounded in number and text
+/// ([`TargetLoginConfig`]); time is the session's to bound.
+///
+/// ```
+/// use iscsi_proto::login::*;
+/// use iscsi_proto::parameters::Parameters;
+/// use iscsi_proto::pdu::LoginStatus;
+///
+/// struct Open;
+/// impl Authority for Open {
+///     fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
+///         match identity.target_name.as_deref() {
+///             Some("iqn.2024-01.com.example:disk") => Ok(Admission {
+///                 target_portal_group_tag: Some(1),
+///                 target_alias: None,
+///                 accounts: Vec::new(),
+///                 offer: Offer::default(),
+///                 joins: None,
+///             }),
+///             _ => Err(LoginStatus::NOT_FOUND.into()),
+///         }
+///     }
+///     fn establish(&self, _: &Identity, _: &Parameters) -> Result<u16, Refusal> { Ok(1) }
+/// }
+///
+/// let mut target = TargetLogin::new(TargetLoginConfig::default(), [7; 64]);
+/// let wishes = InitiatorLoginConfig::new("iqn.2024-01.com.example:host", "iqn.2024-01.com.example:disk");
+/// let mut initiator = InitiatorLogin::new(wishes, [9; 64]);
+/// let (request, data) = initiator.first_request();
+/// let reply = target.handle_request(&request, &data, &Open);
+/// assert!(matches!(reply.outcome, LoginOutcome::Established(_)));
+/// let step = initiator.handle_response(&reply.response, &reply.data).unwrap();
+/// assert!(matches!(step, InitiatorStep::Established(_)));
+/// ```
+#[derive(Debug)]
+pub struct TargetLogin {
+    config: TargetLoginConfig,
+    fixed: Option<Fixed>,
+    stage: Stage,
+    requests: u32,
+    next_stat_sn: Serial,
+    incoming: TextBuffer,
+    outgoing: TextPieces,
+    names: Names,
+    admitted: Option<(Identity, Admission)>,
+    security: Security,
+    negotiator: Option<Negotiator>,
+    over: bool,
+}
+
+/// A response under way.
+struct Turn {
+    incomplete: bool,
+    nsg: Option<Stage>,
+    data: Vec<u8>,
+    grant: Option<(Parameters, u16)>,
+}
+
+impl TargetLogin {
+    /// Waits for the first request. `entropy` comes from a cryptographic random number generator and is used for this login only: CHAP's challenge and
+    /// the first StatSN are made of it.
+    #[must_use]
+    pub fn new(config: TargetLoginConfig, entropy: [u8; 64]) -> Self {
+        let (challenge, rest) = entropy.split_first_chunk().map_or(([0; 32], [].as_slice()), |(c, r)| (*c, r));
+        let (word, rest) = rest.split_first_chunk().map_or(([0; 4], [].as_slice()), |(w, r)| (*w, r));
+        let identifier = rest.first().copied().unwrap_or_default();
+        Self {
+            fixed: None,
+            stage: Stage::SecurityNegotiation,
+            requests: 0,
+            next_stat_sn: Serial(u32::from_be_bytes(word)),
+            incoming: TextBuffer::new(config.text),
+            outgoing: TextPieces::default(),
+            names: Names::default(),
+            admitted: None,
+            security: Security::new(config.chap.clone(), challenge, identifier),
+            negotiator: None,
+            over: false,
+            config,
+        }
+    }
+
+    /// A PDU came: a Login Request, or something that does not belong here.
+    ///
+    /// `None` means to close the connection without a word: RFC 7143 4.2.3 wants that for a first PDU that is no Login Request. A later one is
+    /// refused with the status "invalid during login", a malformed request with "initiator error".
+    pub fn handle_pdu(&mut self, bhs: &Bhs, data: &[u8], authority: &dyn Authority) -> Option<LoginReply> {
+        match LoginRequest::parse(bhs) {
+            Ok(request) => Some(self.handle_request(&request, data, authority)),
+            Err(_) if bhs.opcode() == Ok(Opcode::LoginRequest) => {
+                let (fixed, _) = self.address_of(bhs);
+                let error = LoginError::Protocol("the header of a login request is malformed");
+                Some(self.refuse(fixed, error))
+            }
+            Err(_) => {
+                let (fixed, started) = self.address_of(bhs);
+                started.then(|| self.refuse(fixed, LoginError::NotALogin))
+            }
+        }
+    }
+
+    /// Whom a refusal of this PDU is addressed to, and whether login has begun.
+    fn address_of(&self, bhs: &Bhs) -> (Fixed, bool) {
+        let unknown = Fixed { isid: [0; 6], tsih: 0, itt: bhs.itt(), cid: 0, versions: (0, 0) };
+        let fixed = self.fixed.unwrap_or(unknown);
+        (Fixed { itt: bhs.itt(), ..fixed }, self.fixed.is_some())
+    }
+
+    /// A Login Request came, with its data segment.
+    pub fn handle_request(&mut self, request: &LoginRequest, data: &[u8], authority: &dyn Authority) -> LoginReply {
+        let turn = match self.advance(request, data, authority) {
+            Ok(turn) => turn,
+            Err(error) => return self.refuse(Fixed::of(request), error),
+        };
+        let (exp_cmd_sn, max_cmd_sn) = self.window(request);
+        let response = LoginResponse {
+            incomplete: turn.incomplete,
+            csg: self.stage,
+            nsg: turn.nsg,
+            version_max: 0,
+            version_active: 0,
+            isid: request.isid,
+            // RFC 7143 11.13.3: a new session's TSIH comes in the last response only.
+            tsih: turn.grant.as_ref().map_or(request.tsih, |(_, tsih)| *tsih),
+            itt: request.itt,
+            stat_sn: self.next_stat_sn,
+            exp_cmd_sn,
+            max_cmd_sn,
+            status: LoginStatus::SUCCESS,
+        };
+        self.next_stat_sn = self.next_stat_sn.next();
+        self.stage = turn.nsg.unwrap_or(self.stage);
+        let outcome = match (turn.grant, self.admitted.take()) {
+            (Some((parameters, tsih)), Some((identity, _))) => {
+                self.over = true;
+                LoginOutcome::Established(Box::new(TargetGrant {
+                    identity,
+                    parameters,
+                    tsih,
+                    user: self.security.take_user(),
+                    next_stat_sn: self.next_stat_sn,
+                    exp_cmd_sn,
+                    max_cmd_sn,
+                }))
+            }
+            (_, admitted) => {
+                self.admitted = admitted;
+                LoginOutcome::Continue
+            }
+        };
+        LoginReply { response, data: turn.data, outcome }
+    }
+
+    fn advance(&mut self, request: &LoginRequest, data: &[u8], authority: &dyn Authority) -> Result<Turn, LoginError> {
+        if self.over {
+            return Err(LoginError::Over);
+        }
+        self.check_header(request)?;
+        if self.outgoing.has_more() {
+            // RFC 7143 6.2: our C bit is answered with no data.
+            if !data.is_empty() || request.incomplete {
+                return Err(LoginError::Protocol("a request with text came while the answer was to be continued"));
+            }
+        } else {
+            self.incoming.push(data)?;
+            if request.incomplete {
+                // RFC 7143 6.2: MUST be answered without data.
+                return Ok(Turn { incomplete: false, nsg: None, data: Vec::new(), grant: None });
+            }
+            let text = core::mem::replace(&mut self.incoming, TextBuffer::new(self.config.text));
+            let mut out = TextWriter::new();
+            self.take_text(&text, authority, &mut out)?;
+            self.outgoing = out.into_pieces(LOGIN_SEGMENT);
+        }
+        let (piece, incomplete) = self.outgoing.next_piece();
+        let data = piece.to_vec();
+        // RFC 7143 11.13.7: no transition with more to come.
+        let nsg = request.nsg.filter(|_| !incomplete && self.may_leave());
+        let grant = match nsg {
+            Some(Stage::FullFeaturePhase) => Some(self.establish(authority)?),
+            _ => None,
+        };
+        Ok(Turn { incomplete, nsg, data, grant })
+    }
+
+    fn check_header(&mut self, request: &LoginRequest) -> Result<(), LoginError> {
+        let fixed = Fixed::of(request);
+        match &self.fixed {
+            Some(first) => first.check(&fixed)?,
+            None => {
+                // RFC 7143 11.12.4: this side speaks version 0 only.
+                if request.version_min > 0 {
+                    return Err(LoginError::Version { min: request.version_min });
+                }
+                self.fixed = Some(fixed);
+                self.stage = request.csg;
+            }
+        }
+        self.requests += 1;
+        if self.requests > self.config.max_requests {
+            return Err(LoginError::TooManyRequests(self.config.max_requests));
+        }
+        if request.csg != self.stage {
+            return Err(LoginError::Protocol("a login request is of another stage than login is in"));
+        }
+        // RFC 7143 6.3: the table of transitions has no way back and none to the same stage.
+        if request.nsg.is_some_and(|next| next <= self.stage) {
+            return Err(LoginError::Protocol(
+                "a login request asks for a transition to a stage that is not behind its own",
+            ));
+        }
+        Ok(())
+    }
+
+    fn take_text(
+        &mut self,
+        text: &TextBuffer,
+        authority: &dyn Authority,
+        out: &mut TextWriter,
+    ) -> Result<(), LoginError> {
+        let mut security = Vec::new();
+        let mut operational = Vec::new();
+        for pair in text.pairs()? {
+            match Key::from_name(pair.key) {
+                Some(key @ (Key::InitiatorName | Key::InitiatorAlias | Key::TargetName | Key::SessionType)) => {
+                    self.take_name(key, pair.value)?;
+                }
+                // Logged by nobody and answered by nobody (RFC 7143 13.26.2).
+                Some(Key::NodeArchitecture) => {}
+                Some(key) if key.spec().senders == Senders::Target => return Err(KeyError::Sender(key).into()),
+                Some(Key::AuthMethod | Key::ChapA | Key::ChapI | Key::ChapC | Key::ChapN | Key::ChapR)
+                    if self.stage == Stage::SecurityNegotiation =>
+                {
+                    security.push(pair);
+                }
+                // RFC 7143 6.3, 12: a key out of its stage is a protocol error.
+                Some(key) if self.stage == Stage::SecurityNegotiation => {
+                    return Err(KeyError::Stage { key, stage: "the SecurityNegotiation stage" }.into());
+                }
+                None if self.stage == Stage::SecurityNegotiation => {
+                    if pair.value != NOT_UNDERSTOOD {
+                        out.push(pair.key, NOT_UNDERSTOOD);
+                    }
+                }
+                _ => operational.push(pair),
+            }
+        }
+        if self.admitted.is_none() {
+            self.admit(authority, out)?;
+        }
+        if self.stage == Stage::SecurityNegotiation {
+            let accounts = self.admitted.as_ref().map_or([].as_slice(), |(_, admission)| &admission.accounts);
+            return self.security.receive(&security, accounts, out);
+        }
+        self.negotiate(operational, out)
+    }
+
+    /// RFC 7143 13.5 and others forbid a name to be declared again. Peers that repeat the same one after the security stage do no harm; another one is
+    /// refused.
+    fn take_name(&mut self, key: Key, value: &str) -> Result<(), LoginError> {
+        let place = match key {
+            Key::InitiatorName => &mut self.names.initiator,
+            Key::InitiatorAlias => &mut self.names.alias,
+            Key::TargetName => &mut self.names.target,
+            _ => &mut self.names.session_type,
+        };
+        match place {
+            Some(before) if before == value => return Ok(()),
+            Some(_) => return Err(KeyError::Repeated(key).into()),
+            None if self.admitted.is_some() && key != Key::InitiatorAlias => {
+                // RFC 7143 6.3: the names come with the first request.
+                return Err(LoginError::Protocol("a name or session type came after the first request"));
+            }
+            None => {}
+        }
+        let most = if key == Key::InitiatorAlias { 255 } else { MAX_NAME };
+        if value.len() > most || value.is_empty() && key != Key::InitiatorAlias {
+            return Err(KeyError::Value { key, value: shown(value) }.into());
+        }
+        *place = Some(value.to_string());
+        Ok(())
+    }
+
+    /// The first text is whole: who is it, and may it log in?
+    fn admit(&mut self, authority: &dyn Authority, out: &mut TextWriter) -> Result<(), LoginError> {
+        let Some(fixed) = self.fixed else { return Err(LoginError::NotALogin) };
+        let session_type = match self.names.session_type.as_deref() {
+            Some("Discovery") => SessionType::Discovery,
+            None | Some("Normal") => SessionType::Normal,
+            Some(_) => return Err(LoginError::Denied(LoginStatus::SESSION_TYPE_NOT_SUPPORTED.into())),
+        };
+        let initiator_name = self.names.initiator.clone().ok_or(LoginError::MissingKey("InitiatorName"))?;
+        if session_type == SessionType::Normal && self.names.target.is_none() {
+            return Err(LoginError::MissingKey("TargetName"));
+        }
+        let identity = Identity {
+            initiator_name,
+            initiator_alias: self.names.alias.clone(),
+            target_name: self.names.target.clone().filter(|_| session_type == SessionType::Normal),
+            session_type,
+            isid: fixed.isid,
+            tsih: fixed.tsih,
+            cid: fixed.cid,
+        };
+        let admission = authority.admit(&identity).map_err(LoginError::Denied)?;
+        if fixed.tsih != 0 && admission.joins.is_none() {
+            return Err(LoginError::Denied(LoginStatus::SESSION_DOES_NOT_EXIST.into()));
+        }
+        if self.stage != Stage::SecurityNegotiation && !admission.accounts.is_empty() {
+            // RFC 7143 6.3.1: the target may insist on the stage that the initiator left out.
+            return Err(LoginError::AuthenticationRequired);
+        }
+        // RFC 7143 6.3.1, 13.9: MUST be in the first response that may have it.
+        if let Some(tag) = admission.target_portal_group_tag {
+            out.push(Key::TargetPortalGroupTag.name(), &tag.to_string());
+        }
+        if let Some(alias) = &admission.target_alias {
+            out.push(Key::TargetAlias.name(), alias);
+        }
+        self.admitted = Some((identity, admission));
+        Ok(())
+    }
+
+    fn negotiate(&mut self, pairs: Vec<Pair<'_>>, out: &mut TextWriter) -> Result<(), LoginError> {
+        let first = self.negotiator.is_none();
+        let mut negotiator = self.negotiator.take().map_or_else(|| self.begin_negotiation(), Ok)?;
+        negotiator.receive(pairs, out)?;
+        if first {
+            negotiator.propose(out);
+        }
+        self.negotiator = Some(negotiator);
+        Ok(())
+    }
+
+    fn begin_negotiation(&self) -> Result<Negotiator, LoginError> {
+        let Some((identity, admission)) = &self.admitted else { return Err(LoginError::NotALogin) };
+        Ok(Negotiator::new(NegotiatorConfig {
+            role: Role::Target,
+            phase: Phase::Login,
+            session_type: identity.session_type,
+            leading: admission.joins.is_none(),
+            offer: admission.offer.clone(),
+            before: admission
+                .joins
+                .as_ref()
+                .map_or_else(Parameters::default, |joined| joined.parameters.for_new_connection()),
+        }))
+    }
+
+    fn may_leave(&self) -> bool {
+        match self.stage {
+            Stage::SecurityNegotiation => {
+                let open = self.admitted.as_ref().is_some_and(|(_, admission)| admission.accounts.is_empty());
+                self.security.is_passed(open)
+            }
+            _ => self.negotiator.as_ref().is_some_and(|negotiator| negotiator.unanswered().is_none()),
+        }
+    }
+
+    fn establish(&mut self, authority: &dyn Authority) -> Result<(Parameters, u16), LoginError> {
+        let negotiator = self.negotiator.take().map_or_else(|| self.begin_negotiation(), Ok)?;
+        let parameters = negotiator.finish()?;
+        let Some((identity, _)) = &self.admitted else { return Err(LoginError::NotALogin) };
+        let tsih = authority.establish(identity, &parameters).map_err(LoginError::Denied)?;
+        Ok((parameters, tsih))
+    }
+
+    fn window(&self, request: &LoginRequest) -> (Serial, Serial) {
+        match self.admitted.as_ref().and_then(|(_, admission)| admission.joins.as_ref()) {
+            Some(joined) => (joined.exp_cmd_sn, joined.max_cmd_sn),
+            // RFC 7143 11.12.8: the leading login's CmdSN is the target's ExpCmdSN; login requests are immediate and take none.
+            None => (request.cmd_sn, request.cmd_sn.advance(self.config.command_window.max(1) - 1)),
+        }
+    }
+
+    fn refuse(&mut self, to: Fixed, error: LoginError) -> LoginReply {
+        self.over = true;
+        let mut data = TextWriter::new();
+        // RFC 7143 11.13.5: a redirection MUST tell where to.
+        if let LoginError::Denied(Refusal { target_address: Some(address), .. }) = &error {
+            data.push(Key::TargetAddress.name(), address);
+        }
+        let response = LoginResponse {
+            incomplete: false,
+            // RFC 7143 6.3.1: T, CSG and NSG are reserved in a reject.
+            csg: Stage::SecurityNegotiation,
+            nsg: None,
+            version_max: 0,
+            version_active: 0,
+            isid: to.isid,
+            tsih: to.tsih,
+            itt: to.itt,
+            stat_sn: Serial(0),
+            exp_cmd_sn: Serial(0),
+            max_cmd_sn: Serial(0),
+            status: error.status(),
+        };
+        LoginReply { response, data: data.as_bytes().to_vec(), outcome: LoginOutcome::Refused(error) }
+    }
+}
