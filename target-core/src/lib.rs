@@ -8,12 +8,11 @@
 extern crate alloc;
 
 mod device_server;
-#[allow(dead_code, reason = "the registry and the logical units come to use it")]
 mod lock;
 pub mod lu;
-#[allow(dead_code, reason = "logins come to use it")]
 pub mod node;
-#[allow(dead_code, reason = "the session comes to use it")]
+pub mod registry;
+pub mod session;
 pub mod stats;
 pub mod store;
 pub mod task;

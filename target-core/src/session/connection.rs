@@ -1,0 +1,364 @@
+//! One connection of an initiator: the phases it goes through, and the contract with its driver.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::mem;
+use core::task::{Context, Waker};
+
+use iscsi_memory::{ReceiveSlice, ReceiveWindow, SendList};
+use iscsi_proto::connection::{StreamConnection, StreamEnd, StreamMover};
+use iscsi_proto::datamover::{MoverError, Notification};
+use iscsi_proto::pdu::AsyncEvent;
+use iscsi_proto::time::Instant;
+
+use super::control::Logout;
+use super::full_feature::FullFeature;
+use super::login::{LoggedIn, LoginPhase};
+use super::{EndReason, Target};
+use crate::registry::{Endpoints, Seat, SessionEvent, Tickets};
+
+/// A target's end of one connection over a byte stream. See the [module](super) for its phases; [`StreamConnection`] is how it is driven.
+///
+/// The future or loop that drives it may drop it at any time: its session then leaves the registry, and sessions that wait for it go on.
+pub struct TargetConnection<M> {
+    mover: M,
+    phase: Phase,
+    target: Arc<Target>,
+    /// None once the connection is finished.
+    seat: Option<Seat>,
+    endpoints: Endpoints,
+    waker: Waker,
+    tickets: Tickets,
+    reason: Option<EndReason>,
+}
+
+enum Phase {
+    Login(Box<LoginPhase>),
+    /// Login is granted; an old session of the same I_T nexus is still to end before the initiator hears of it.
+    Reinstating(Box<LoggedIn>, Instant),
+    FullFeature(Box<FullFeature>),
+    Ending(Ending),
+    Finished,
+}
+
+struct Ending {
+    session: Option<Box<FullFeature>>,
+    /// What is queued is still to be sent, until then.
+    flushing: Option<Instant>,
+    /// How long aborted store operations may take.
+    until: Instant,
+}
+
+impl<M: StreamMover> TargetConnection<M> {
+    /// A connection that has just been accepted. `None` when the target has as many as it takes, or stops: the stream is then to be closed.
+    ///
+    /// The mover is a new one in the target's role. `entropy` comes from a cryptographic random number generator and is used for this connection only
+    /// (CHAP challenge, first StatSN).
+    #[must_use]
+    pub fn new(target: Arc<Target>, mover: M, endpoints: Endpoints, entropy: [u8; 64], now: Instant) -> Option<Self> {
+        let seat = target.registry.seat()?;
+        let login = LoginPhase::new(&target, mover.caps().transport, endpoints, seat.mailbox.clone(), entropy, now);
+        Some(Self {
+            mover,
+            phase: Phase::Login(Box::new(login)),
+            target,
+            seat: Some(seat),
+            endpoints,
+            waker: Waker::noop().clone(),
+            tickets: Tickets::new(),
+            reason: None,
+        })
+    }
+
+    /// Both ends.
+    #[must_use]
+    pub const fn endpoints(&self) -> Endpoints {
+        self.endpoints
+    }
+
+    /// Why the connection ended, once it is ending.
+    #[must_use]
+    pub const fn end_reason(&self) -> Option<&EndReason> {
+        self.reason.as_ref()
+    }
+
+    /// Does all there is to do now.
+    #[inline]
+    fn pump(&mut self, now: Instant) {
+        if let Phase::FullFeature(session) = &mut self.phase {
+            match session.pump(&mut self.mover, now) {
+                Ok(()) => return,
+                Err(reason) => self.end(reason, now),
+            }
+        }
+        self.pump_rarely(now);
+    }
+
+    #[cold]
+    fn pump_rarely(&mut self, now: Instant) {
+        loop {
+            match &mut self.phase {
+                Phase::Login(login) => match login.pump(&mut self.mover) {
+                    Ok(None) => return,
+                    Ok(Some(logged_in)) => {
+                        let until = now + self.target.limits.drain_timeout;
+                        self.phase = Phase::Reinstating(Box::new(logged_in), until);
+                    }
+                    Err(reason) => self.end(reason, now),
+                },
+                Phase::Reinstating(logged_in, until) => {
+                    if !logged_in.may_go_on() {
+                        if now >= *until {
+                            self.end(EndReason::ReinstatementTimeout, now);
+                            continue;
+                        }
+                        return;
+                    }
+                    let Phase::Reinstating(logged_in, _) = mem::replace(&mut self.phase, Phase::Finished) else {
+                        return;
+                    };
+                    let start = logged_in.go_on(&mut self.mover, &self.target);
+                    let session = FullFeature::new(start, &self.waker, now);
+                    session.core.announce(&mut self.mover);
+                    self.phase = Phase::FullFeature(Box::new(session));
+                }
+                Phase::FullFeature(session) => match session.pump(&mut self.mover, now) {
+                    Ok(()) => return,
+                    Err(reason) => self.end(reason, now),
+                },
+                Phase::Ending(_) => return self.pump_ending(now),
+                Phase::Finished => return,
+            }
+        }
+    }
+
+    /// The connection is to end. Some reasons let what is queued be sent.
+    #[cold]
+    fn end(&mut self, reason: EndReason, now: Instant) {
+        let limits = &self.target.limits;
+        let polite = matches!(
+            reason,
+            EndReason::LoggedOut
+                | EndReason::Login(_)
+                | EndReason::ColdReset
+                | EndReason::NexusReset
+                | EndReason::Stopped
+                | EndReason::Gap
+                | EndReason::Protocol(_)
+        );
+        let session = match mem::replace(&mut self.phase, Phase::Finished) {
+            Phase::FullFeature(mut session) => {
+                session.abort_all(&mut self.mover);
+                self.tickets.append(&mut session.tickets);
+                Some(session)
+            }
+            Phase::Reinstating(logged_in, _) => {
+                self.target.registry.leave(logged_in.entry.id);
+                None
+            }
+            ending @ (Phase::Ending(_) | Phase::Finished) => {
+                self.phase = ending;
+                return;
+            }
+            Phase::Login(_) => None,
+        };
+        let flushing = polite.then(|| now + limits.close_timeout);
+        self.phase = Phase::Ending(Ending { session, flushing, until: now + limits.drain_timeout });
+        if polite {
+            self.mover.connection_terminate();
+        }
+        self.reason.get_or_insert(reason);
+    }
+
+    #[cold]
+    fn pump_ending(&mut self, now: Instant) {
+        let Phase::Ending(ending) = &mut self.phase else { return };
+        while let Some(notification) = self.mover.poll_notify() {
+            match notification {
+                Notification::Terminated(_) => ending.flushing = None,
+                Notification::Released(buf) => {
+                    if let Some(executor) = ending.session.as_mut().and_then(|session| session.executor.as_mut()) {
+                        executor.give(buf);
+                    }
+                }
+                // Nobody is left to hear of it.
+                _ => {}
+            }
+        }
+        if ending.flushing.is_some_and(|until| now >= until) {
+            ending.flushing = None;
+        }
+        let drained = ending.session.as_mut().is_none_or(|session| {
+            if let Some(executor) = &mut session.executor {
+                executor.submit();
+                while executor.poll().is_some() {}
+            }
+            session.drained()
+        });
+        if ending.flushing.is_none() && (drained || now >= ending.until) {
+            self.finish();
+        }
+    }
+
+    /// Nothing is left.
+    fn finish(&mut self) {
+        let phase = mem::replace(&mut self.phase, Phase::Finished);
+        let id = match &phase {
+            Phase::Ending(Ending { session: Some(session), .. }) | Phase::FullFeature(session) => {
+                Some(session.entry.id)
+            }
+            Phase::Reinstating(logged_in, _) => Some(logged_in.entry.id),
+            Phase::Login(_) | Phase::Ending(_) | Phase::Finished => None,
+        };
+        drop(phase);
+        if let Some(id) = id {
+            self.target.registry.leave(id);
+        }
+        self.tickets.clear();
+        self.seat = None;
+    }
+
+    #[cold]
+    fn event(&mut self, event: SessionEvent, now: Instant) {
+        match event {
+            SessionEvent::End { cause, ticket } => {
+                self.tickets.push(ticket);
+                self.end(EndReason::Told(cause), now);
+            }
+            SessionEvent::Abort { units, ticket } => {
+                if let Phase::FullFeature(session) = &mut self.phase {
+                    session.now = now;
+                    session.abort_units(&mut self.mover, &units, ticket);
+                } else if matches!(self.phase, Phase::Ending(_)) {
+                    // What it aborts is aborted already, and may still be under way.
+                    self.tickets.push(ticket);
+                }
+            }
+            SessionEvent::Stop { grace } => match &mut self.phase {
+                Phase::FullFeature(session) if session.executor.is_some() && !grace.is_zero() => {
+                    session.ask_logout(&mut self.mover, grace);
+                }
+                _ => self.end(EndReason::Stopped, now),
+            },
+        }
+    }
+}
+
+impl<M> Drop for TargetConnection<M> {
+    fn drop(&mut self) {
+        let id = match &self.phase {
+            Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) => session.entry.id,
+            Phase::Reinstating(logged_in, _) => logged_in.entry.id,
+            Phase::Login(_) | Phase::Ending(_) | Phase::Finished => return,
+        };
+        self.target.registry.leave(id);
+    }
+}
+
+impl<M: StreamMover> StreamConnection for TargetConnection<M> {
+    fn receive_window(&mut self) -> ReceiveWindow<'_> {
+        let closed = match &self.phase {
+            Phase::FullFeature(session) => session.is_stalled(),
+            Phase::Login(_) | Phase::Ending(Ending { flushing: Some(_), .. }) => false,
+            Phase::Reinstating(..) | Phase::Ending(_) | Phase::Finished => true,
+        };
+        if closed {
+            return ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut [] };
+        }
+        self.mover.receive_window()
+    }
+
+    fn handle_received(&mut self, n: usize, now: Instant) {
+        self.mover.handle_received(n);
+        if let Phase::FullFeature(session) = &mut self.phase {
+            session.keepalive.heard(now);
+        }
+        self.pump(now);
+    }
+
+    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant) {
+        self.mover.handle_stream_end(end);
+        match &mut self.phase {
+            Phase::FullFeature(session) => session.unstall(),
+            Phase::Ending(ending) if end == StreamEnd::Broken => ending.flushing = None,
+            Phase::Reinstating(..) if end == StreamEnd::Broken => {
+                self.end(EndReason::Transport(MoverError::Broken), now);
+            }
+            _ => {}
+        }
+        self.pump(now);
+    }
+
+    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
+        match &self.phase {
+            Phase::Finished | Phase::Ending(Ending { flushing: None, .. }) => {}
+            _ => self.mover.fill_send_list(list),
+        }
+    }
+
+    fn handle_sent(&mut self, n: usize, now: Instant) {
+        self.mover.handle_sent(n);
+        match &mut self.phase {
+            Phase::FullFeature(session) => {
+                session.keepalive.sent(now);
+                if session.is_stalled() {
+                    self.pump(now);
+                }
+            }
+            _ => self.pump_rarely(now),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Login(login) => Some(login.deadline),
+            Phase::Reinstating(_, until) => Some(*until),
+            Phase::FullFeature(session) => Some(session.deadline()),
+            Phase::Ending(ending) => Some(ending.flushing.unwrap_or(ending.until)),
+            Phase::Finished => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Login(login) if now >= login.deadline => self.end(EndReason::LoginTimeout, now),
+            Phase::FullFeature(session) => {
+                if session.held.deadline().is_some_and(|deadline| now >= deadline) {
+                    self.end(EndReason::Gap, now);
+                } else if let Logout::Asked(until) = session.logout
+                    && now >= until
+                {
+                    // RFC 7143 11.9.1: tell it if possible, then drop the connection.
+                    session.send_async(&mut self.mover, AsyncEvent::SessionDrop, 0, 0);
+                    self.end(EndReason::Stopped, now);
+                } else if let Err(reason) = session.watch(&mut self.mover, now) {
+                    self.end(reason, now);
+                }
+            }
+            _ => {}
+        }
+        self.pump(now);
+    }
+
+    fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if !self.waker.will_wake(cx.waker()) {
+            self.waker.clone_from(cx.waker());
+            if let Some(seat) = &self.seat {
+                seat.mailbox.set_waker(&self.waker);
+            }
+            if let Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) = &mut self.phase
+                && let Some(executor) = &mut session.executor
+            {
+                executor.set_waker(&self.waker);
+            }
+        }
+        while let Some(event) = self.seat.as_ref().and_then(|seat| seat.mailbox.take()) {
+            self.event(event, now);
+        }
+        self.pump(now);
+    }
+
+    fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished)
+    }
+}

@@ -1,0 +1,415 @@
+//! Task management functions (RFC 7143 4.2.3, 11.5, 11.6; RFC 7144 6.3): truly done, answered only when what they abort is gone.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iscsi_proto::datamover::{Datamover, TaskHandle};
+use iscsi_proto::pdu::{
+    AsyncEvent, Bhs, RejectReason, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse,
+};
+use iscsi_proto::scsi::Lun;
+use iscsi_proto::time::Instant;
+
+use super::EndReason;
+use super::full_feature::FullFeature;
+use super::task_table::{Flags, Task};
+use crate::lu::{LogicalUnit, UnitAttention};
+use crate::registry::{Barrier, EndCause, Ticket};
+
+/// The functions in progress in one session.
+#[derive(Debug, Default)]
+pub(super) struct Functions(Vec<Function>);
+
+#[derive(Debug)]
+struct Function {
+    request: TaskManagementRequest,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits for commands before it that have not come.
+    Gathering,
+    /// Waits for what it aborted to be gone.
+    Aborting {
+        /// Whose operations: of one LUN, or all.
+        lun: Option<u64>,
+        /// Other sessions.
+        others: Option<Arc<Barrier>>,
+        /// How long for data that the initiator still owes.
+        owed_until: Instant,
+        /// How long in all.
+        until: Instant,
+        /// What then.
+        then: Then,
+    },
+}
+
+#[derive(Debug, Clone)]
+enum Then {
+    Respond,
+    /// CLEAR TASK SET: the others hear of it.
+    Clear(Arc<LogicalUnit>),
+    /// A reset of these units; the last two also end sessions.
+    Reset {
+        units: Arc<[Arc<LogicalUnit>]>,
+        cause: UnitAttention,
+        end: bool,
+    },
+    /// I_T NEXUS RESET.
+    EndSession,
+}
+
+impl Functions {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn has(&self, itt: u32) -> bool {
+        self.0.iter().any(|function| function.request.itt == itt)
+    }
+
+    /// When the next one is to be looked at again whatever happens.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let deadlines = self.0.iter().filter_map(|function| match &function.state {
+            State::Gathering => None,
+            State::Aborting { owed_until, until, .. } => Some(if *owed_until > now { *owed_until } else { *until }),
+        });
+        deadlines.min()
+    }
+}
+
+/// The number of a LUN field, whichever way it is written; none when it cannot name a logical unit.
+pub(super) fn lun_number(field: u64) -> Option<u16> {
+    Lun::parse(field.to_be_bytes()).ok()?.number()
+}
+
+/// Whether both fields name the same logical unit.
+fn same_lun(a: u64, b: u64) -> bool {
+    a == b || (lun_number(a).is_some() && lun_number(a) == lun_number(b))
+}
+
+impl FullFeature {
+    /// A Task Management Function Request whose turn it is.
+    pub(super) fn function<M: Datamover>(&mut self, mover: &mut M, bhs: &Bhs) -> Result<(), EndReason> {
+        let Ok(request) = TaskManagementRequest::parse(bhs) else { return Ok(()) };
+        if self.executor.is_none() {
+            self.reject(mover, bhs, RejectReason::CommandNotSupported);
+            return Ok(());
+        }
+        if self.functions.0.len() >= self.target.limits.task_management_functions.max(1) {
+            if request.immediate {
+                self.reject(mover, bhs, RejectReason::TooManyImmediateCommands);
+            } else {
+                self.respond(mover, request.itt, TaskResponse::Rejected);
+            }
+            return Ok(());
+        }
+        let level2 = self.parameters.iscsi_protocol_level >= 2;
+        let needs_lun = match request.function {
+            Ok(TaskFunction::AbortTask | TaskFunction::AbortTaskSet) => true,
+            Ok(TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset) => true,
+            Ok(TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset) => false,
+            Ok(TaskFunction::QueryTask | TaskFunction::QueryTaskSet) if level2 => true,
+            Ok(TaskFunction::ITNexusReset) if level2 => false,
+            // RFC 7143 7.2.2: there is no reassignment at ErrorRecoveryLevel below 2.
+            Ok(TaskFunction::TaskReassign) => {
+                self.respond(mover, request.itt, TaskResponse::ReassignmentNotSupported);
+                return Ok(());
+            }
+            // There is no ACA (NORMACA is 0). RFC 7144 6.3: functions 9 to 12 need iSCSIProtocolLevel 2.
+            _ => {
+                self.respond(mover, request.itt, TaskResponse::NotSupported);
+                return Ok(());
+            }
+        };
+        if needs_lun && self.unit(request.lun).is_none() {
+            self.respond(mover, request.itt, TaskResponse::LunDoesNotExist);
+            return Ok(());
+        }
+        match request.function {
+            Ok(TaskFunction::AbortTask) => self.abort_task(mover, &request),
+            Ok(TaskFunction::QueryTask) => {
+                let response = match self.task_of(&request) {
+                    Ok(_) => TaskResponse::Succeeded,
+                    Err(_) if self.functions.has(request.referenced_task_tag) => TaskResponse::Rejected,
+                    Err(_) => TaskResponse::Complete,
+                };
+                self.respond(mover, request.itt, response);
+            }
+            Ok(TaskFunction::QueryTaskSet) => {
+                let lun = request.lun;
+                let any = self.core.tasks.search(0, |task| same_lun(task.lun, lun) && !task.flags.has(Flags::ABORTED));
+                let response = if any.is_some() { TaskResponse::Succeeded } else { TaskResponse::Complete };
+                self.respond(mover, request.itt, response);
+            }
+            Ok(TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset | TaskFunction::ITNexusReset) => {
+                // RFC 7143 4.2.3.3 b: what has not come counts as received.
+                while self.core.window.contains(request.cmd_sn) && self.core.window.expected() < request.cmd_sn {
+                    self.core.window.pass();
+                }
+                self.held.drop_before(self.core.window.expected());
+                self.begin(mover, request);
+                self.release_held(mover)?;
+            }
+            // RFC 7143 4.2.3.3 b: all commands before it must have come.
+            _ if request.immediate && self.core.window.expected() < request.cmd_sn => {
+                self.functions.0.push(Function { request, state: State::Gathering });
+            }
+            _ => self.begin(mover, request),
+        }
+        Ok(())
+    }
+
+    fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
+        let (_, _, luns) = self.entry.session.normal.as_ref()?;
+        luns.get(lun_number(lun)?).map(|mapped| mapped.unit)
+    }
+
+    /// The task that the request means.
+    fn task_of(&mut self, request: &TaskManagementRequest) -> Result<TaskHandle, ()> {
+        let handle = self.core.tasks.find(request.referenced_task_tag).ok_or(())?;
+        let task = self.core.tasks.get_mut(handle).ok_or(())?;
+        let meant = same_lun(task.lun, request.lun) && !task.flags.has(Flags::ABORTED);
+        if meant { Ok(handle) } else { Err(()) }
+    }
+
+    /// RFC 7143 11.6.1 a, b, c.
+    fn abort_task<M: Datamover>(&mut self, mover: &mut M, request: &TaskManagementRequest) {
+        if let Ok(handle) = self.task_of(request) {
+            self.abort_now(mover, handle);
+            return self.abort_done(request, Some(request.lun), None, Then::Respond);
+        }
+        // RFC 7143 11.5.1: not on a task management request.
+        if self.functions.has(request.referenced_task_tag) {
+            return self.respond(mover, request.itt, TaskResponse::Rejected);
+        }
+        let referenced = self.held.find(request.referenced_task_tag).unwrap_or(request.ref_cmd_sn);
+        let in_window = self.core.window.contains(referenced) && referenced < request.cmd_sn;
+        if !in_window {
+            return self.respond(mover, request.itt, TaskResponse::TaskDoesNotExist);
+        }
+        let deadline = self.now + self.target.limits.gap_timeout;
+        if referenced == self.core.window.expected() {
+            self.core.window.pass();
+        } else if !self.held.plug(referenced, deadline) {
+            return self.respond(mover, request.itt, TaskResponse::Rejected);
+        }
+        self.respond(mover, request.itt, TaskResponse::Complete);
+    }
+
+    /// Aborts what a function covers, here and in other sessions.
+    fn begin<M: Datamover>(&mut self, mover: &mut M, request: TaskManagementRequest) {
+        let registry = self.target.registry.clone();
+        let barrier = || Barrier::new(self.entry.mailbox.clone());
+        let (lun, units, then): (Option<u64>, Vec<_>, _) = match (request.function, self.unit(request.lun)) {
+            (Ok(TaskFunction::AbortTaskSet), _) => (Some(request.lun), Vec::new(), Then::Respond),
+            (Ok(TaskFunction::ClearTaskSet), Some(unit)) => {
+                (Some(request.lun), alloc::vec![unit.clone()], Then::Clear(unit))
+            }
+            (Ok(TaskFunction::LogicalUnitReset), Some(unit)) => {
+                let units = Arc::from([unit.clone()]);
+                let then = Then::Reset { units, cause: UnitAttention::LogicalUnitReset, end: false };
+                (Some(request.lun), alloc::vec![unit], then)
+            }
+            (Ok(TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset), _) => {
+                let all: Vec<_> = self.units();
+                let cold = request.function == Ok(TaskFunction::TargetColdReset);
+                let cause = if cold { UnitAttention::PowerOn } else { UnitAttention::BusReset };
+                (None, all.clone(), Then::Reset { units: all.into(), cause, end: cold })
+            }
+            (Ok(TaskFunction::ITNexusReset), _) => (None, Vec::new(), Then::EndSession),
+            // The LUN was taken away while the function waited.
+            _ => return self.respond(mover, request.itt, TaskResponse::LunDoesNotExist),
+        };
+        let others = (!units.is_empty()).then(barrier);
+        let from = lun;
+        self.abort_where(mover, true, |task| from.is_none_or(|lun| same_lun(task.lun, lun)));
+        if let Some(others) = &others {
+            registry.abort(self.entry.id, &units.into(), others);
+            if let Then::Reset { end: true, .. } = then
+                && let Some((node, ..)) = &self.entry.session.normal
+            {
+                registry.end_all(self.entry.id, node.name().as_str(), EndCause::ColdReset, others);
+            }
+        }
+        self.abort_done(&request, lun, others, then);
+    }
+
+    fn units(&self) -> Vec<Arc<LogicalUnit>> {
+        let Some((_, _, luns)) = &self.entry.session.normal else { return Vec::new() };
+        luns.iter().map(|mapped| mapped.unit).collect()
+    }
+
+    fn abort_done(
+        &mut self,
+        request: &TaskManagementRequest,
+        lun: Option<u64>,
+        others: Option<Arc<Barrier>>,
+        then: Then,
+    ) {
+        let limits = &self.target.limits;
+        // RFC 7143 4.2.3.4: with FastAbort nothing is owed.
+        let owed_until = if self.parameters.fast_abort { self.now } else { self.now + limits.owed_data_wait };
+        let until = self.now + limits.drain_timeout;
+        self.functions
+            .0
+            .push(Function { request: *request, state: State::Aborting { lun, others, owed_until, until, then } });
+    }
+
+    /// Aborts one task, at once and wholly.
+    pub(super) fn abort_now<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle) {
+        let Some(task) = self.core.retire(handle) else { return };
+        if let Some(executor) = &mut self.executor
+            && !task.flags.has(Flags::ABORTED)
+        {
+            executor.abort(handle);
+        }
+        if task.flags.has(Flags::FETCHING)
+            && let Some(sink) = mover.deallocate_task_resources(handle).data_in
+        {
+            self.give_sink(sink);
+        }
+    }
+
+    /// Aborts the tasks that `covered` likes. With `wait`, those that the initiator still owes data stay in the table until the data have come
+    /// (RFC 7143 4.2.3.3 a). Returns whether there were any.
+    pub(super) fn abort_where<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        wait: bool,
+        covered: impl Fn(&Task) -> bool,
+    ) -> bool {
+        let wait = wait && !self.parameters.fast_abort;
+        let (mut from, mut any) = (0, false);
+        while let Some(handle) = self.core.tasks.search(from, &covered) {
+            from = handle.slot + 1;
+            any = true;
+            let Some(task) = self.core.tasks.get_mut(handle) else { continue };
+            if wait && task.flags.has(Flags::FETCHING) {
+                if !task.flags.has(Flags::ABORTED) {
+                    task.flags = task.flags.with(Flags::ABORTED);
+                    if let Some(executor) = &mut self.executor {
+                        executor.abort(handle);
+                    }
+                }
+            } else {
+                self.abort_now(mover, handle);
+            }
+        }
+        self.core.announce(mover);
+        any
+    }
+
+    /// Aborts everything: the session is about to end.
+    pub(super) fn abort_all<M: Datamover>(&mut self, mover: &mut M) {
+        self.abort_where(mover, false, |_| true);
+        self.functions.0.clear();
+        self.text.reset();
+    }
+
+    /// Another session's function aborts our tasks on these units.
+    pub(super) fn abort_units<M: Datamover>(&mut self, mover: &mut M, units: &[Arc<LogicalUnit>], ticket: Ticket) {
+        let Some((_, _, luns)) = &self.entry.session.normal else { return };
+        let ours = luns.iter().filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));
+        for number in ours.map(|lun| lun.number).collect::<Vec<_>>() {
+            let on_it = |task: &Task| lun_number(task.lun) == Some(number);
+            if self.abort_where(mover, false, on_it) {
+                ticket.hit();
+                // RFC 7143 4.2.3.4 d, 4.2.3.5: the initiator is to stop its data.
+                if self.parameters.fast_abort {
+                    let lun = u64::from_be_bytes(Lun::new(number).unwrap_or(Lun::ZERO).to_bytes());
+                    self.send_async(mover, AsyncEvent::TasksTerminated, lun, 0);
+                }
+            }
+        }
+        self.tickets.push(ticket);
+    }
+
+    /// Goes on with the functions in progress.
+    ///
+    /// # Errors
+    /// When one of them ends the session.
+    pub(super) fn poll_functions<M: Datamover>(&mut self, mover: &mut M) -> Result<(), EndReason> {
+        let mut at = 0;
+        while let Some(function) = self.functions.0.get(at) {
+            let request = function.request;
+            match &function.state {
+                State::Gathering if self.core.window.expected() < request.cmd_sn => at += 1,
+                State::Gathering => {
+                    self.functions.0.remove(at);
+                    self.begin(mover, request);
+                }
+                State::Aborting { lun, others, owed_until, until, then } => {
+                    let (lun, now, until) = (*lun, self.now, *until);
+                    let owed =
+                        |task: &Task| task.flags.has(Flags::ABORTED) && lun.is_none_or(|lun| same_lun(task.lun, lun));
+                    let owes = self.core.tasks.search(0, owed).is_some();
+                    let others_hit = others.as_ref().is_some_and(|others| others.was_hit());
+                    let gone = others.as_ref().is_none_or(|others| others.is_open())
+                        && self.executor.as_ref().is_none_or(|executor| executor.busy(lun) == 0);
+                    if owes && now >= *owed_until {
+                        self.abort_where(mover, false, owed);
+                    } else if gone && !owes {
+                        let then = then.clone();
+                        self.functions.0.remove(at);
+                        self.conclude(mover, request.itt, then, others_hit)?;
+                    } else if now >= until {
+                        // A store that does not end its operations: the function is not done, and must not be said to be.
+                        self.functions.0.remove(at);
+                        self.respond(mover, request.itt, TaskResponse::Rejected);
+                    } else {
+                        at += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn conclude<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        itt: u32,
+        then: Then,
+        others_hit: bool,
+    ) -> Result<(), EndReason> {
+        match then {
+            Then::Respond => {}
+            Then::Clear(unit) => {
+                if others_hit {
+                    unit.post_unit_attention(Some(self.entry.id), UnitAttention::CommandsCleared);
+                }
+            }
+            Then::Reset { units, cause, end } => {
+                for unit in units.iter() {
+                    unit.reset(cause);
+                }
+                if end {
+                    self.respond(mover, itt, TaskResponse::Complete);
+                    return Err(EndReason::ColdReset);
+                }
+            }
+            Then::EndSession => {
+                self.respond(mover, itt, TaskResponse::Complete);
+                return Err(EndReason::NexusReset);
+            }
+        }
+        self.respond(mover, itt, TaskResponse::Complete);
+        Ok(())
+    }
+
+    fn respond<M: Datamover>(&mut self, mover: &mut M, itt: u32, response: TaskResponse) {
+        let response = TaskManagementResponse {
+            response,
+            additional: 0,
+            itt,
+            stat_sn: self.core.take_stat_sn(),
+            exp_cmd_sn: self.core.window.expected(),
+            max_cmd_sn: self.core.window.max(),
+        };
+        mover.send_control(response.emit(), &[]);
+        self.core.announce(mover);
+    }
+}

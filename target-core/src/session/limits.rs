@@ -1,0 +1,81 @@
+//! Every bound of the target: tables, queues and waits, each with its default.
+
+use core::time::Duration;
+
+use iscsi_proto::chap::ChapPolicy;
+use iscsi_proto::login::Offer;
+
+use crate::task::ExecutorConfig;
+
+/// Bounds of every connection and session, and of all of them together.
+///
+/// ```
+/// use target_core::session::Limits;
+/// let limits = Limits { command_window: 32, ..Limits::default() };
+/// assert_eq!(limits.login_timeout.as_secs(), 15);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at a time, logged in or not. Default 1024.
+    pub connections: usize,
+    /// Sessions at a time, normal and discovery. Default 512, at most 65535.
+    pub sessions: usize,
+    /// How long a connection may take to log in. Default 15 s.
+    pub login_timeout: Duration,
+    /// Numbered requests that an initiator may have with us at a time (MaxCmdSN - ExpCmdSN + 1 when idle), 1 to 16384. Default 128.
+    pub command_window: u16,
+    /// SCSI commands for immediate delivery at a time in one session; more are rejected. Default 8.
+    pub immediate_commands: u16,
+    /// Task management functions in progress at a time in one session; more are rejected. Default 8.
+    pub task_management_functions: usize,
+    /// Bytes of requests that came ahead of their turn (a CmdSN before them is missing) in one session; beyond it the connection is closed. Default 64 KiB.
+    pub held_bytes: usize,
+    /// How long a missing CmdSN is waited for. Default 10 s.
+    pub gap_timeout: Duration,
+    /// A connection that is silent for so long is asked by NOP-In whether the initiator is still there; `None` never asks. Default 30 s.
+    pub nop_in_idle: Option<Duration>,
+    /// How long the answer to a NOP-In may take before the connection is closed. Default 15 s.
+    pub nop_in_timeout: Duration,
+    /// Bytes waiting to be sent at which no further request is looked at. Default 4 MiB.
+    pub send_backlog: usize,
+    /// How long an initiator may take none of the bytes that wait for it before the connection is closed. Default 60 s.
+    pub send_timeout: Duration,
+    /// How long a task-set function waits for data that the initiator still owes to aborted tasks (RFC 7143 4.2.3.3 a), unless TaskReporting is
+    /// FastAbort. Initiators that owe them and never send them are common. Default 1 s.
+    pub owed_data_wait: Duration,
+    /// How long aborted store operations may take to end before an ended session, or the one that replaces it, goes on without them. Default 30 s.
+    pub drain_timeout: Duration,
+    /// How long a connection that is closing may take to send what is left. Default 5 s.
+    pub close_timeout: Duration,
+    /// What CHAP accepts.
+    pub chap: ChapPolicy,
+    /// Bounds of the executor of each session; its `slots` follow from the command window.
+    pub executor: ExecutorConfig,
+    /// What login offers. `MaxConnections` above 1 and `ErrorRecoveryLevel` above 0 are not served and taken for 1 and 0.
+    pub offer: Offer,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            sessions: 512,
+            login_timeout: Duration::from_secs(15),
+            command_window: 128,
+            immediate_commands: 8,
+            task_management_functions: 8,
+            held_bytes: 64 << 10,
+            gap_timeout: Duration::from_secs(10),
+            nop_in_idle: Some(Duration::from_secs(30)),
+            nop_in_timeout: Duration::from_secs(15),
+            send_backlog: 4 << 20,
+            send_timeout: Duration::from_secs(60),
+            owed_data_wait: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            chap: ChapPolicy::default(),
+            executor: ExecutorConfig::default(),
+            offer: Offer::default(),
+        }
+    }
+}

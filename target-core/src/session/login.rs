@@ -1,0 +1,221 @@
+//! The login phase: `iscsi_proto`'s machine does the protocol, and here is who decides: configuration and registry.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use iscsi_proto::datamover::{Datamover, Notification};
+use iscsi_proto::login::{
+    Admission, Authority, Identity, LoginError, LoginOutcome, LoginReply, Refusal, TargetGrant, TargetLogin,
+    TargetLoginConfig,
+};
+use iscsi_proto::name::IscsiName;
+use iscsi_proto::parameters::{Parameters, SessionType};
+use iscsi_proto::pdu::{Bhs, LoginStatus};
+use iscsi_proto::time::Instant;
+
+use super::full_feature::{MAX_WINDOW, Start};
+use super::{EndReason, Target};
+use crate::node::TargetNode;
+use crate::registry::{Barrier, Endpoints, Mailbox, NewSession, SessionEntry};
+
+/// A connection that is logging in.
+pub(super) struct LoginPhase {
+    pub(super) deadline: Instant,
+    machine: TargetLogin,
+    doorman: Doorman,
+}
+
+/// A login that is granted: what remains is to tell the initiator.
+pub(super) struct LoggedIn {
+    pub(super) entry: Arc<SessionEntry>,
+    barrier: Arc<Barrier>,
+    response: (Bhs, Vec<u8>),
+    grant: Box<TargetGrant>,
+}
+
+impl LoginPhase {
+    pub(super) fn new(
+        target: &Arc<Target>,
+        transport: &'static str,
+        endpoints: Endpoints,
+        mailbox: Arc<Mailbox>,
+        entropy: [u8; 64],
+        now: Instant,
+    ) -> Self {
+        let limits = &target.limits;
+        let config = TargetLoginConfig {
+            command_window: limits.command_window.clamp(1, MAX_WINDOW).into(),
+            chap: limits.chap.clone(),
+            ..TargetLoginConfig::default()
+        };
+        let barrier = Barrier::new(mailbox.clone());
+        Self {
+            deadline: now + target.limits.login_timeout,
+            machine: TargetLogin::new(config, entropy),
+            doorman: Doorman {
+                target: target.clone(),
+                transport,
+                endpoints,
+                mailbox,
+                barrier,
+                access: RefCell::default(),
+                entry: RefCell::default(),
+            },
+        }
+    }
+}
+
+/// A node, the tag of the portal group, and what the initiator is granted there.
+type Granted = (Arc<TargetNode>, u16, crate::node::Access);
+
+/// Decides on one connection's login.
+struct Doorman {
+    target: Arc<Target>,
+    transport: &'static str,
+    endpoints: Endpoints,
+    mailbox: Arc<Mailbox>,
+    barrier: Arc<Barrier>,
+    access: RefCell<Option<Granted>>,
+    entry: RefCell<Option<Arc<SessionEntry>>>,
+}
+
+impl Doorman {
+    fn name(text: &str) -> Result<IscsiName, LoginStatus> {
+        IscsiName::new(text).map_err(|_| LoginStatus::INITIATOR_ERROR)
+    }
+
+    /// A connection with a TSIH means to join a session, or to take the place of one of its connections (RFC 7143 6.3.4). Sessions here have one
+    /// connection, so neither can be.
+    fn check_tsih(&self, identity: &Identity, initiator: &IscsiName) -> Result<(), LoginStatus> {
+        if identity.tsih == 0 {
+            return Ok(());
+        }
+        let session = self
+            .target
+            .registry
+            .by_tsih(identity.tsih)
+            .filter(|entry| entry.session.initiator == *initiator && entry.session.isid == identity.isid);
+        Err(match session {
+            None => LoginStatus::SESSION_DOES_NOT_EXIST,
+            Some(entry) if entry.session.cid == identity.cid => LoginStatus::CANNOT_INCLUDE_IN_SESSION,
+            Some(_) => LoginStatus::TOO_MANY_CONNECTIONS,
+        })
+    }
+}
+
+impl Authority for Doorman {
+    fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
+        let initiator = Self::name(&identity.initiator_name)?;
+        self.check_tsih(identity, &initiator)?;
+        let config = &self.target.config;
+        let offer = self.target.limits.offer.clone();
+        let target_name = match (identity.session_type, &identity.target_name) {
+            (SessionType::Discovery, _) => {
+                return Ok(Admission {
+                    target_portal_group_tag: None,
+                    target_alias: None,
+                    accounts: config.discovery_accounts().to_vec(),
+                    offer,
+                    joins: None,
+                });
+            }
+            (SessionType::Normal, None) => return Err(LoginStatus::MISSING_PARAMETER.into()),
+            (SessionType::Normal, Some(name)) => Self::name(name)?,
+        };
+        let node = config.node(&target_name).ok_or(LoginStatus::NOT_FOUND)?;
+        let group = node.group_at(self.endpoints.local).ok_or(LoginStatus::NOT_FOUND)?;
+        let access = node.access(&initiator).ok_or(LoginStatus::AUTHORIZATION_FAILURE)?;
+        let admission = Admission {
+            target_portal_group_tag: Some(group.tag()),
+            target_alias: node.alias().map(Into::into),
+            accounts: access.accounts.clone(),
+            offer,
+            joins: None,
+        };
+        *self.access.borrow_mut() = Some((node.clone(), group.tag(), access));
+        Ok(admission)
+    }
+
+    fn establish(&self, identity: &Identity, parameters: &Parameters) -> Result<u16, Refusal> {
+        let initiator = Self::name(&identity.initiator_name)?;
+        let granted = self.access.borrow_mut().take();
+        let nop_in = granted.as_ref().is_none_or(|(.., access)| access.nop_in);
+        if let Some((node, _, access)) = &granted
+            && access.dynamic
+        {
+            node.remember(&initiator);
+        }
+        let new = NewSession {
+            initiator,
+            initiator_alias: identity.initiator_alias.clone(),
+            isid: identity.isid,
+            cid: identity.cid,
+            normal: granted.map(|(node, tag, access)| (node, tag, access.luns)),
+            parameters: parameters.clone(),
+            endpoints: self.endpoints,
+            transport: self.transport,
+            nop_in,
+            mailbox: self.mailbox.clone(),
+        };
+        let entry = self.target.registry.enter(new, &self.barrier)?;
+        let tsih = entry.tsih;
+        *self.entry.borrow_mut() = Some(entry);
+        Ok(tsih)
+    }
+}
+
+impl LoginPhase {
+    /// Works off what has come. `Some` when the initiator may come in.
+    ///
+    /// # Errors
+    /// Why it may not; it has been told if it can be.
+    pub(super) fn pump<M: Datamover>(&mut self, mover: &mut M) -> Result<Option<LoggedIn>, EndReason> {
+        while let Some(notification) = mover.poll_notify() {
+            let reply = match notification {
+                Notification::Control(bhs) => self.machine.handle_pdu(&bhs, mover.control_data(), &self.doorman),
+                Notification::Malformed { bhs, .. } => self.machine.handle_pdu(&bhs, &[], &self.doorman),
+                Notification::Terminated(error) => return Err(EndReason::Transport(error)),
+                // No task, no buffer before the Full Feature Phase.
+                _ => continue,
+            };
+            let Some(LoginReply { response, data, outcome }) = reply else {
+                return Err(EndReason::Login(LoginError::NotALogin));
+            };
+            let response = response.emit();
+            match outcome {
+                LoginOutcome::Continue => mover.send_control(response, &data),
+                LoginOutcome::Established(grant) => {
+                    let Some(entry) = self.doorman.entry.take() else {
+                        return Err(EndReason::Protocol("login ended without a session"));
+                    };
+                    let barrier = self.doorman.barrier.clone();
+                    return Ok(Some(LoggedIn { entry, barrier, response: (response, data), grant }));
+                }
+                LoginOutcome::Refused(error) => {
+                    mover.send_control(response, &data);
+                    return Err(EndReason::Login(error));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl LoggedIn {
+    /// Whether no old session is in the way any more.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.barrier.is_open()
+    }
+
+    /// Tells the initiator, and opens the Full Feature Phase.
+    pub(super) fn go_on<M: Datamover>(self, mover: &mut M, target: &Arc<Target>) -> Start {
+        let Self { entry, barrier: _, response: (bhs, data), grant } = self;
+        let TargetGrant { parameters, exp_cmd_sn: cmd_sn, next_stat_sn: stat_sn, .. } = *grant;
+        mover.notice_key_values(&parameters);
+        mover.send_control(bhs, &data);
+        mover.enable_datamover();
+        Start { target: target.clone(), entry, parameters, cmd_sn, stat_sn }
+    }
+}

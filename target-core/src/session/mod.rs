@@ -1,0 +1,120 @@
+//! Connections and sessions: from the first login request to the last answer.
+//!
+//! A [`TargetConnection`] is one connection of an initiator, sans-IO: mover, login machine, and, once logged in, the session with its CmdSN window, its
+//! task table and its executor. A session has one connection (MaxConnections=1, ErrorRecoveryLevel=0) and lives and dies with it. What it shares with
+//! others is in [`Target`]: configuration, limits and the [`Registry`].
+//!
+//! ```text
+//! Login ──> Reinstating ──> Full Feature Phase ──> Ending ──> finished
+//!   └───────────┴──────────────────────────────────────┘
+//! ```
+//!
+//! *Reinstating* waits until an old session of the same I_T nexus is gone (RFC 7143 6.3.5); *Ending* sends what is left and waits until no store
+//! operation of an aborted task is under way.
+
+mod command_window;
+mod connection;
+mod control;
+mod full_feature;
+mod functions;
+mod held;
+mod limits;
+mod login;
+mod task_table;
+mod text;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use alloc::sync::Arc;
+
+use iscsi_proto::datamover::MoverError;
+use iscsi_proto::login::LoginError;
+
+pub use connection::TargetConnection;
+pub use limits::Limits;
+
+use crate::node::TargetConfig;
+use crate::registry::{EndCause, Registry};
+
+/// A target: what all its connections share.
+#[derive(Debug)]
+pub struct Target {
+    pub(crate) config: TargetConfig,
+    pub(crate) limits: Limits,
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl Target {
+    /// A target of this configuration. Connections are given to it by [`TargetConnection::new`].
+    #[must_use]
+    pub fn new(config: TargetConfig, mut limits: Limits) -> Arc<Self> {
+        limits.offer.max_connections = 1;
+        limits.offer.error_recovery_level = 0;
+        let registry = Arc::new(Registry::new(limits.connections, limits.sessions));
+        Arc::new(Self { config, limits, registry })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &TargetConfig {
+        &self.config
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Who is logged in.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndReason {
+    /// The initiator logged out.
+    #[error("the initiator logged out")]
+    LoggedOut,
+    /// The stream ended or broke, or its bytes are no iSCSI.
+    #[error(transparent)]
+    Transport(MoverError),
+    /// Login failed; the initiator was told by a Login Response.
+    #[error("login failed: {0}")]
+    Login(LoginError),
+    /// Login took too long.
+    #[error("the initiator did not log in in time")]
+    LoginTimeout,
+    /// An old session of the same I_T nexus does not end.
+    #[error("the session that was to be replaced did not end in time")]
+    ReinstatementTimeout,
+    /// No answer to a NOP-In.
+    #[error("the initiator did not answer a NOP-In in time")]
+    NopTimeout,
+    /// The initiator takes nothing of what is sent to it.
+    #[error("the initiator does not receive what is sent to it")]
+    SendTimeout,
+    /// A CmdSN that does not come.
+    #[error("a CmdSN is missing and did not come in time")]
+    Gap,
+    /// The initiator breaks the protocol in a way that leaves no way on.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// Another session told it to.
+    #[error("the session was ended: {0:?}")]
+    Told(EndCause),
+    /// Its own TARGET COLD RESET.
+    #[error("the session ended with a TARGET COLD RESET")]
+    ColdReset,
+    /// Its own I_T NEXUS RESET.
+    #[error("the session ended with an I_T NEXUS RESET")]
+    NexusReset,
+    /// The target stops.
+    #[error("the target stops")]
+    Stopped,
+}

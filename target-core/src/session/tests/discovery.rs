@@ -1,0 +1,160 @@
+//! Discovery sessions and text requests (RFC 7143 4.3, 6.4, Appendix C).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use iscsi_proto::pdu::{
+    LogoutReason, LogoutRequest, NopOut, Opcode, RESERVED_TAG, RejectReason, TextRequest, TextResponse,
+};
+use iscsi_proto::serial::Serial;
+
+use super::peer::Peer;
+use super::{ME, OTHER, TARGET, World, text};
+use crate::session::EndReason;
+
+fn request(peer: &mut Peer, ttt: u32) -> TextRequest {
+    let request = TextRequest {
+        immediate: false,
+        is_final: true,
+        incomplete: false,
+        lun: 0,
+        itt: 7,
+        ttt,
+        cmd_sn: peer.cmd_sn,
+        exp_stat_sn: Serial(0),
+    };
+    peer.cmd_sn = peer.cmd_sn.next();
+    request
+}
+
+/// The whole answer, and in how many PDUs it came.
+fn ask(peer: &mut Peer, keys: &[(&str, &str)]) -> (String, usize) {
+    let first = request(peer, RESERVED_TAG);
+    peer.send(first.emit(), &text(keys));
+    let (mut answer, mut pdus) = (Vec::new(), 0);
+    loop {
+        let pdu = peer.expect(Opcode::TextResponse);
+        let response = TextResponse::parse(&pdu.bhs).unwrap();
+        answer.extend_from_slice(&pdu.data);
+        pdus += 1;
+        if response.is_final {
+            return (String::from_utf8(answer).unwrap().replace('\0', "\n"), pdus);
+        }
+        assert!(response.incomplete);
+        let more = request(peer, response.ttt);
+        peer.send(more.emit(), &[]);
+    }
+}
+
+fn log_out(peer: &mut Peer) {
+    let logout = LogoutRequest {
+        immediate: false,
+        reason: LogoutReason::CloseSession,
+        itt: 8,
+        cid: 0,
+        cmd_sn: peer.cmd_sn,
+        exp_stat_sn: Serial(0),
+    };
+    peer.send(logout.emit(), &[]);
+    peer.expect(Opcode::LogoutResponse);
+    assert_eq!(peer.end(), Some(&EndReason::LoggedOut));
+    assert!(peer.is_finished());
+}
+
+#[test]
+fn initiators_hear_of_the_targets_that_they_may_use() {
+    let world = World::new();
+    let mut peer = world.connect();
+    peer.discover_as(ME);
+    let record = "TargetName=iqn.2026-11.example:disk\nTargetAddress=127.0.0.1:3260,1\n";
+    assert_eq!(ask(&mut peer, &[("SendTargets", "All")]).0, record);
+    assert_eq!(ask(&mut peer, &[("SendTargets", TARGET)]).0, record);
+    assert_eq!(ask(&mut peer, &[("SendTargets", "iqn.2026-11.example:hidden")]).0, "");
+    assert_eq!(ask(&mut peer, &[("SendTargets", "nonsense")]).0, "");
+    assert_eq!(ask(&mut peer, &[("SendTargets", "")]).0, "SendTargets=Reject\n");
+    log_out(&mut peer);
+    let mut peer = world.connect();
+    peer.discover_as(OTHER);
+    assert!(ask(&mut peer, &[("SendTargets", "All")]).0.contains("hidden\nTargetAddress=127.0.0.1:3262,1"));
+}
+
+#[test]
+fn a_normal_session_hears_of_its_own_target() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    let record = "TargetName=iqn.2026-11.example:disk\nTargetAddress=127.0.0.1:3260,1\n";
+    assert_eq!(ask(&mut peer, &[("SendTargets", "")]).0, record);
+    assert_eq!(ask(&mut peer, &[("SendTargets", "All")]).0, "SendTargets=Reject\n");
+    log_out(&mut peer);
+}
+
+#[test]
+fn long_answers_come_in_pieces() {
+    let world = World::with(Default::default(), |mut node| {
+        for port in 4000..4040 {
+            node = node.portal(std::format!("127.0.0.1:{port}").parse().unwrap());
+        }
+        node
+    });
+    let mut peer = world.connect();
+    let login = [("InitiatorName", ME), ("SessionType", "Discovery"), ("MaxRecvDataSegmentLength", "512")];
+    peer.try_log_in(&login).unwrap();
+    let (answer, pdus) = ask(&mut peer, &[("SendTargets", "All")]);
+    assert_eq!(answer.lines().count(), 42);
+    assert!(answer.lines().all(|line| line.starts_with("Target")));
+    assert_eq!(pdus, answer.len().div_ceil(512));
+}
+
+#[test]
+fn a_discovery_session_takes_text_and_logout_only() {
+    let world = World::new();
+    let mut peer = world.connect();
+    peer.discover_as(ME);
+    let command = peer.command(1, 0, [0; 16], 0).emit();
+    peer.cmd_sn = peer.cmd_sn.next();
+    peer.send(command, &[]);
+    peer.expect_reject(RejectReason::CommandNotSupported, &command);
+    let nop =
+        NopOut { immediate: true, lun: 0, itt: 2, ttt: RESERVED_TAG, cmd_sn: peer.cmd_sn, exp_stat_sn: Serial(0) }
+            .emit();
+    peer.send(nop, &[]);
+    peer.expect_reject(RejectReason::CommandNotSupported, &nop);
+    let close = LogoutRequest {
+        immediate: true,
+        reason: LogoutReason::CloseConnection,
+        itt: 3,
+        cid: 3,
+        cmd_sn: peer.cmd_sn,
+        exp_stat_sn: Serial(0),
+    }
+    .emit();
+    peer.send(close, &[]);
+    peer.expect_reject(RejectReason::ProtocolError, &close);
+    log_out(&mut peer);
+}
+
+#[test]
+fn keys_in_the_full_feature_phase_are_answered() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    assert_eq!(ask(&mut peer, &[("X-com.example.key", "1")]).0, "X-com.example.key=NotUnderstood\n");
+    let (_, pdus) = ask(&mut peer, &[("MaxRecvDataSegmentLength", "512")]);
+    assert_eq!(pdus, 1);
+    let nop =
+        NopOut { immediate: true, lun: 0, itt: 2, ttt: RESERVED_TAG, cmd_sn: peer.cmd_sn, exp_stat_sn: Serial(0) };
+    peer.send(nop.emit(), &[1; 2000]);
+    assert_eq!(peer.expect(Opcode::NopIn).data.len(), 512, "the new limit holds");
+}
+
+#[test]
+fn a_text_exchange_that_is_none_is_rejected() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    let stale = request(&mut peer, 0x1234).emit();
+    peer.send(stale, &[]);
+    peer.expect_reject(RejectReason::InvalidPduField, &stale);
+    let broken = request(&mut peer, RESERVED_TAG).emit();
+    peer.send(broken, b"no equals sign\0");
+    peer.expect_reject(RejectReason::ProtocolError, &broken);
+    peer.ping(4);
+}

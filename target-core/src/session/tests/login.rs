@@ -1,0 +1,198 @@
+//! Who gets in, and what happens to the session that was there before (RFC 7143 6.3.5, 11.13.5).
+
+use core::time::Duration;
+
+use iscsi_proto::chap::ChapSecret;
+use iscsi_proto::login::ChapAccount;
+use iscsi_proto::pdu::{Bhs, LoginStatus, Opcode};
+
+use super::{ME, OTHER, TARGET, World};
+use crate::node::{Acl, Attributes};
+use crate::registry::EndCause;
+use crate::session::{EndReason, Limits, TargetConnection};
+
+fn keys<'a>(initiator: &'a str, target: &'a str) -> [(&'a str, &'a str); 3] {
+    [("InitiatorName", initiator), ("SessionType", "Normal"), ("TargetName", target)]
+}
+
+#[test]
+fn a_session_is_in_the_list_from_login_to_logout() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    let sessions = world.target.registry().sessions();
+    assert_eq!(sessions.len(), 1);
+    let session = &sessions[0];
+    assert_eq!((session.initiator_name.as_str(), session.target_name.as_deref()), (ME, Some(TARGET)));
+    assert_eq!((session.tsih, session.portal_group_tag, session.transport), (peer.tsih, Some(1), "tcp"));
+    peer.ping(5);
+    peer.close();
+    assert!(peer.is_finished());
+    assert!(world.target.registry().sessions().is_empty());
+    assert_eq!(world.target.registry().connections(), 0);
+}
+
+#[test]
+fn refusals_have_their_status_and_end_the_connection() {
+    let world = World::new();
+    let hidden = "iqn.2026-11.example:hidden";
+    for (initiator, target, status) in [
+        (ME, "iqn.2026-11.example:none", LoginStatus::NOT_FOUND),
+        (OTHER, hidden, LoginStatus::NOT_FOUND),
+        (ME, "disk", LoginStatus::INITIATOR_ERROR),
+        ("me", TARGET, LoginStatus::INITIATOR_ERROR),
+    ] {
+        let mut peer = world.connect();
+        let response = peer.try_log_in(&keys(initiator, target)).unwrap();
+        assert_eq!(response.status, status, "{initiator} at {target}");
+        assert!(matches!(peer.end(), Some(EndReason::Login(_))));
+        assert!(peer.is_finished());
+    }
+}
+
+#[test]
+fn an_initiator_without_acl_is_not_authorized() {
+    let closed = Attributes { authentication: false, ..Attributes::default() };
+    let world = World::with(Limits::default(), |node| node.attributes(closed).acl(Acl::new(OTHER)));
+    let response = world.connect().try_log_in(&keys(ME, TARGET)).unwrap();
+    assert_eq!(response.status, LoginStatus::AUTHORIZATION_FAILURE);
+    world.logged_in(OTHER).ping(1);
+}
+
+#[test]
+fn authentication_is_not_skipped() {
+    let account = || ChapAccount { user: "me".into(), secret: ChapSecret::new("twelve bytes."), mutual: None };
+    let strict = Attributes { generate_node_acls: true, ..Attributes::default() };
+    let world = World::with(Limits::default(), |node| node.attributes(strict).account(account()));
+    let response = world.connect().try_log_in(&keys(ME, TARGET)).unwrap();
+    assert_eq!(response.status, LoginStatus::AUTHENTICATION_FAILURE);
+    assert!(world.target.registry().sessions().is_empty());
+}
+
+#[test]
+fn a_tsih_joins_nothing() {
+    let world = World::new();
+    let first = world.logged_in(ME);
+    for (tsih, cid, status) in [
+        (first.tsih, 4, LoginStatus::TOO_MANY_CONNECTIONS),
+        (first.tsih, 3, LoginStatus::CANNOT_INCLUDE_IN_SESSION),
+        (first.tsih + 1, 3, LoginStatus::SESSION_DOES_NOT_EXIST),
+    ] {
+        let mut peer = world.connect();
+        let mut request = peer.login_request();
+        (request.tsih, request.cid) = (tsih, cid);
+        peer.send(request.emit(), &super::text(&keys(ME, TARGET)));
+        let pdu = peer.expect(Opcode::LoginResponse);
+        assert_eq!(iscsi_proto::pdu::LoginResponse::parse(&pdu.bhs).unwrap().status, status);
+    }
+}
+
+#[test]
+fn a_silent_peer_is_sent_away_in_time() {
+    let world = World::new();
+    let mut peer = world.connect();
+    peer.pass(Duration::from_secs(14));
+    assert!(!peer.is_finished());
+    peer.pass(Duration::from_secs(1));
+    assert_eq!(peer.end(), Some(&EndReason::LoginTimeout));
+    assert!(peer.is_finished());
+    assert_eq!(world.target.registry().connections(), 0);
+}
+
+#[test]
+fn a_command_before_login_ends_the_connection() {
+    let world = World::new();
+    let mut peer = world.connect();
+    let command = peer.command(1, 0, [0; 16], 0);
+    peer.send(command.emit(), &[]);
+    assert!(peer.is_finished());
+    let mut peer = world.connect();
+    peer.bytes_in(b"GET / HTTP/1.1\r\nHost: example.org\r\nAccept: */*\r\n\r\n");
+    assert!(peer.is_finished());
+}
+
+#[test]
+fn connections_and_sessions_are_limited() {
+    let limits = Limits { connections: 2, sessions: 1, ..Limits::default() };
+    let world = World::with(limits, |node| node);
+    let _first = world.logged_in(ME);
+    let mut second = world.connect();
+    let mover = iscsi_proto::tcp::TcpMover::new(iscsi_proto::tcp::Role::Target, Default::default());
+    let endpoints = second.connection.endpoints();
+    assert!(TargetConnection::new(world.target.clone(), mover, endpoints, [7; 64], second.now).is_none());
+    let response = second.try_log_in(&keys(OTHER, TARGET)).unwrap();
+    assert_eq!(response.status, LoginStatus::OUT_OF_RESOURCES);
+    // The same nexus takes its own place.
+    let mut again = world.connect();
+    let request = again.login_request();
+    again.send(request.emit(), &super::text(&keys(ME, TARGET)));
+    again.expect_nothing();
+}
+
+#[test]
+fn a_new_login_of_the_same_nexus_replaces_the_old_session() {
+    let world = World::new();
+    let mut old = world.logged_in(ME);
+    old.clear_attention(0);
+    world.stores[0].shut();
+    old.write(1, 0, &[7; 512]);
+    let mut new = world.connect();
+    assert!(new.try_log_in(&keys(ME, TARGET)).is_none(), "the old session's write is under way");
+    old.wake();
+    assert_eq!(old.end(), Some(&EndReason::Told(EndCause::Reinstated)));
+    assert!(!old.is_finished());
+    new.wake();
+    new.expect_nothing();
+    world.stores[0].open();
+    old.wake();
+    assert!(old.is_finished());
+    old.expect_nothing();
+    new.wake();
+    new.expect(Opcode::LoginResponse);
+    new.ping(9);
+    assert_eq!(world.target.registry().sessions().len(), 1);
+}
+
+#[test]
+fn an_old_session_that_does_not_end_stops_the_new_one_in_time() {
+    let world = World::new();
+    let mut old = world.logged_in(ME);
+    let mut new = world.connect();
+    assert!(new.try_log_in(&keys(ME, TARGET)).is_none());
+    new.pass(world.target.limits().drain_timeout);
+    assert_eq!(new.end(), Some(&EndReason::ReinstatementTimeout));
+    assert!(new.is_finished());
+    old.wake();
+    assert!(old.is_finished());
+    assert!(world.target.registry().sessions().is_empty());
+}
+
+#[test]
+fn other_ports_and_other_initiators_have_sessions_of_their_own() {
+    let world = World::new();
+    let mut first = world.logged_in(ME);
+    let mut second = world.connect();
+    second.isid[5] = 2;
+    second.log_in(ME, TARGET);
+    let mut third = world.logged_in(OTHER);
+    for peer in [&mut first, &mut second, &mut third] {
+        peer.ping(1);
+    }
+    assert_eq!(world.target.registry().sessions().len(), 3);
+    drop(second);
+    assert_eq!(world.target.registry().sessions().len(), 2, "a connection that is dropped takes its session along");
+}
+
+#[test]
+fn a_broken_header_in_login_is_no_panic() {
+    let world = World::new();
+    for byte in 0..48 {
+        for value in [0, 0x7f, 0x80, 0xff] {
+            let mut peer = world.connect();
+            let mut bhs: Bhs = peer.login_request().emit();
+            bhs.0[byte] = value;
+            let mut wire = bhs.0.to_vec();
+            wire.extend_from_slice(&super::text(&keys(ME, TARGET)));
+            peer.bytes_in(&wire);
+        }
+    }
+}

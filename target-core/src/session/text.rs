@@ -1,0 +1,127 @@
+//! Text requests in the Full Feature Phase: SendTargets, and keys that may change there (RFC 7143 6.4, 13.3, Appendix C).
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use iscsi_proto::datamover::Datamover;
+use iscsi_proto::keys::{Key, Negotiator, NegotiatorConfig, Phase, Role};
+use iscsi_proto::name::IscsiName;
+use iscsi_proto::pdu::{Bhs, RejectReason, TextRequest, TextResponse};
+use iscsi_proto::text::exchange::ResponderStep;
+use iscsi_proto::text::targets::{SendTargets, TargetAddress, TargetRecord};
+use iscsi_proto::text::{Pair, REJECT, TextWriter};
+
+use super::full_feature::FullFeature;
+use super::wire;
+use crate::node::TargetNode;
+
+impl FullFeature {
+    /// A Text Request whose turn it is. Its text is in `scratch`.
+    pub(super) fn text_request<M: Datamover>(&mut self, mover: &mut M, bhs: &Bhs) {
+        let request = match TextRequest::parse(bhs) {
+            Ok(request) => request,
+            Err(error) => return self.reject(mover, bhs, wire::header(&error)),
+        };
+        match self.text.handle_request(&request, &self.scratch) {
+            Ok(ResponderStep::Respond(response, data)) => self.send_text(mover, response, &data),
+            Ok(ResponderStep::Complete) => {
+                let Some(answer) = self.answer_text(mover) else {
+                    // RFC 7143 6.2: a negotiation that fails in the Full Feature Phase leaves everything as it was.
+                    self.text.reset();
+                    return self.reject(mover, bhs, RejectReason::ProtocolError);
+                };
+                let most = self.parameters.peer_max_recv_data_segment_length as usize;
+                if let Some((response, data)) = self.text.answer(answer, most) {
+                    self.send_text(mover, response, &data);
+                }
+            }
+            Err(error) => self.reject(mover, bhs, wire::text(&error)),
+        }
+    }
+
+    fn send_text<M: Datamover>(&mut self, mover: &mut M, response: TextResponse, data: &[u8]) {
+        let response = TextResponse {
+            stat_sn: self.core.take_stat_sn(),
+            exp_cmd_sn: self.core.window.expected(),
+            max_cmd_sn: self.core.window.max(),
+            ..response
+        };
+        mover.send_control(response.emit(), data);
+    }
+
+    /// The answer to the request's text; none when the negotiation fails.
+    fn answer_text<M: Datamover>(&mut self, mover: &mut M) -> Option<TextWriter> {
+        let mut answer = TextWriter::new();
+        let mut others: Vec<Pair<'_>> = Vec::new();
+        for pair in self.text.request().pairs().ok()? {
+            if Key::from_name(pair.key) == Some(Key::SendTargets) {
+                self.send_targets(SendTargets::from_value(pair.value), &mut answer);
+            } else {
+                others.push(pair);
+            }
+        }
+        if others.is_empty() {
+            return Some(answer);
+        }
+        let mut negotiator = Negotiator::new(NegotiatorConfig {
+            role: Role::Target,
+            phase: Phase::FullFeature,
+            session_type: self.parameters.session_type,
+            leading: true,
+            offer: self.target.limits.offer.clone(),
+            before: self.parameters.clone(),
+        });
+        negotiator.receive(others, &mut answer).ok()?;
+        let parameters = negotiator.finish().ok()?;
+        if parameters != self.parameters {
+            mover.notice_key_values(&parameters);
+            self.parameters = parameters;
+        }
+        Some(answer)
+    }
+
+    fn send_targets(&self, question: SendTargets<'_>, answer: &mut TextWriter) {
+        let config = &self.target.config;
+        let session = self.entry.session.normal.as_ref();
+        let record = |node: &TargetNode| {
+            // A normal session is proof enough that the initiator may see its own target.
+            let own = session.is_some_and(|(own, ..)| own.name() == node.name());
+            if own || node.access(&self.entry.session.initiator).is_some() {
+                self.record(node).write(answer);
+            }
+        };
+        match (question, session) {
+            (SendTargets::All, None) => config.nodes().iter().map(AsRef::as_ref).for_each(record),
+            (SendTargets::Named(name), _) => {
+                let node = IscsiName::new(name).ok().and_then(|name| config.node(&name));
+                node.map(AsRef::as_ref).into_iter().for_each(record);
+            }
+            (SendTargets::Current, Some((node, ..))) => [node.as_ref()].into_iter().for_each(record),
+            // RFC 7143 Appendix C: All is for discovery sessions, and there the empty value means nothing.
+            (SendTargets::All, Some(_)) | (SendTargets::Current, None) => {
+                answer.push(Key::SendTargets.name(), REJECT);
+            }
+        }
+    }
+
+    /// A node with the portals of this connection's transport, as this initiator can reach them.
+    fn record(&self, node: &TargetNode) -> TargetRecord {
+        let local = self.entry.session.endpoints.local;
+        let iser = self.entry.session.transport == "iser";
+        let mut addresses: Vec<TargetAddress> = Vec::new();
+        for group in node.portal_groups() {
+            for portal in group.portals().iter().filter(|portal| portal.iser() || !iser) {
+                let address = portal.address_for(local);
+                let address = TargetAddress {
+                    host: address.ip().to_string(),
+                    port: address.port(),
+                    group_tag: Some(group.tag()),
+                };
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        TargetRecord { name: node.name().to_string(), addresses }
+    }
+}
