@@ -12,6 +12,8 @@ mod lock;
 pub mod lu;
 pub mod node;
 pub mod registry;
+#[cfg(feature = "tokio")]
+pub mod server;
 pub mod session;
 pub mod stats;
 pub mod store;

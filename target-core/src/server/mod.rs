@@ -1,0 +1,286 @@
+//! The server: portals on TCP sockets, and one worker thread per core (feature `tokio`).
+//!
+//! Each worker is a thread with a single-threaded runtime of its own, so a server runs inside any program, with or without a runtime. A connection is given
+//! to the worker with the fewest when it is accepted, and stays there.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//! use target_core::lu::{Identity, LogicalUnit};
+//! use target_core::node::{TargetConfig, TargetNode};
+//! use target_core::server::Server;
+//! # use target_core::store::{Backstore, Geometry, StoreError};
+//! # struct Ram(Mutex<Vec<u8>>);
+//! # #[async_trait::async_trait]
+//! # impl Backstore for Ram {
+//! #     fn geometry(&self) -> Geometry { Geometry::of_bytes(self.0.lock().unwrap().len() as u64) }
+//! #     async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+//! #         let at = lba as usize * 512;
+//! #         data.copy_from_slice(&self.0.lock().unwrap()[at..at + data.len()]);
+//! #         Ok(())
+//! #     }
+//! #     async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
+//! #         let at = lba as usize * 512;
+//! #         self.0.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
+//! #         Ok(())
+//! #     }
+//! # }
+//!
+//! let disk = LogicalUnit::new(Arc::new(Ram(Mutex::new(vec![0; 1 << 20]))), Identity::from_seed("example"))?;
+//! let node = TargetNode::builder()
+//!     .name("iqn.2026-11.example.ramdisk:one")
+//!     .lun(0, Arc::new(disk))
+//!     .portal("127.0.0.1:0".parse()?)
+//!     .open();
+//! let config = TargetConfig::builder().node(node).build()?;
+//! let server = Server::builder(config).workers(1).start()?;
+//! println!("{}listening on {:?}", server.target().config(), server.local_addrs());
+//! server.stop(Duration::from_secs(1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod worker;
+
+#[cfg(test)]
+mod server_tests;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use iscsi_proto::tcp::TcpMoverConfig;
+use tokio::sync::{mpsc, watch};
+
+use crate::node::TargetConfig;
+use crate::registry::{Endpoints, SessionInfo};
+use crate::session::{EndReason, Limits, Target};
+use crate::stats::SessionStatistics;
+use worker::{Seats, Worker};
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address is in use.
+    #[error("cannot listen on {0}: the port is taken by another program; stop that one or choose another port")]
+    PortTaken(SocketAddr),
+    /// The address is none of this machine's.
+    #[error("cannot listen on {0}: this machine has no such address; use one that it has, or 0.0.0.0 for all of them")]
+    NoSuchAddress(SocketAddr),
+    /// The port needs rights that the program has not.
+    #[error("cannot listen on {0}: this user may not use the port; choose one from 1024 on")]
+    NotAllowed(SocketAddr),
+    /// Something else with the socket.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The portal.
+        address: SocketAddr,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// A worker thread or its runtime did not start.
+    #[error("cannot start a worker thread: {0}")]
+    Worker(io::Error),
+}
+
+impl ServerError {
+    fn listen(address: SocketAddr, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::PortTaken(address),
+            io::ErrorKind::AddrNotAvailable => Self::NoSuchAddress(address),
+            io::ErrorKind::PermissionDenied => Self::NotAllowed(address),
+            _ => Self::Listen { address, error },
+        }
+    }
+}
+
+/// Who hears of ended connections.
+type OnEnd = Arc<dyn Fn(Endpoints, &EndReason) + Send + Sync>;
+
+/// Starts servers. See the [module](self) for an example.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// A builder for a server of this configuration.
+    #[must_use]
+    pub fn builder(config: TargetConfig) -> ServerBuilder {
+        ServerBuilder {
+            config,
+            limits: Limits::default(),
+            driver: iscsi_driver::Limits::default(),
+            mover: TcpMoverConfig::default(),
+            workers: None,
+            on_end: None,
+        }
+    }
+}
+
+/// Describes a server.
+pub struct ServerBuilder {
+    config: TargetConfig,
+    limits: Limits,
+    driver: iscsi_driver::Limits,
+    mover: TcpMoverConfig,
+    workers: Option<usize>,
+    on_end: Option<OnEnd>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl ServerBuilder {
+    /// Bounds of connections and sessions.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How connections share their worker.
+    #[must_use]
+    pub fn driver_limits(mut self, limits: iscsi_driver::Limits) -> Self {
+        self.driver = limits;
+        self
+    }
+
+    /// Sizes of each connection's buffers. `max_tasks` follows from the command window.
+    #[must_use]
+    pub fn mover(mut self, mover: TcpMoverConfig) -> Self {
+        self.mover = mover;
+        self
+    }
+
+    /// Worker threads, 1 to 256. By default as many as the machine has cores for this process.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Has `on_end` called, on a worker's thread, when a connection has ended, with the reason. It must not block.
+    #[must_use]
+    pub fn on_end(mut self, on_end: impl Fn(Endpoints, &EndReason) + Send + Sync + 'static) -> Self {
+        self.on_end = Some(Arc::new(on_end));
+        self
+    }
+
+    /// Listens on every portal and starts the workers.
+    ///
+    /// # Errors
+    /// [`ServerError`], one sentence that names the address; nothing runs then.
+    pub fn start(self) -> Result<ServerHandle, ServerError> {
+        let mut listeners = Vec::new();
+        for address in self.config.addresses() {
+            let listener = TcpListener::bind(address).map_err(|error| ServerError::listen(address, error))?;
+            let ready = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
+            let bound = ready.map_err(|error| ServerError::listen(address, error))?;
+            for portal in self.config.portals().filter(|portal| portal.address() == address) {
+                portal.set_bound_port(bound.port());
+            }
+            listeners.push((bound, listener));
+        }
+        let local_addrs = listeners.iter().map(|(bound, _)| *bound).collect();
+        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+        let count = self.workers.unwrap_or_else(cores).clamp(1, 256);
+        let slots = self.limits.command_window.saturating_add(self.limits.immediate_commands);
+        let mover = TcpMoverConfig { max_tasks: slots, ..self.mover };
+        let close_timeout = self.limits.close_timeout;
+        let target = Target::new(self.config, self.limits);
+
+        let (stop, stopped) = watch::channel(None);
+        let mut seats = Vec::new();
+        let mut inboxes = Vec::new();
+        for _ in 0..count {
+            let (sender, inbox) = mpsc::unbounded_channel();
+            seats.push((sender, Arc::new(AtomicUsize::new(0))));
+            inboxes.push(inbox);
+        }
+        let seats: Seats = seats.into();
+        let mut shares: Vec<Vec<TcpListener>> = (0..count).map(|_| Vec::new()).collect();
+        for (at, (_, listener)) in listeners.into_iter().enumerate() {
+            if let Some(share) = shares.get_mut(at % count) {
+                share.push(listener);
+            }
+        }
+        let mut handle =
+            ServerHandle { target: target.clone(), local_addrs, stop, threads: Vec::new(), hard_stop: close_timeout };
+        for (at, (inbox, listeners)) in inboxes.into_iter().zip(shares).enumerate() {
+            let worker = Worker {
+                target: target.clone(),
+                mover,
+                driver: self.driver,
+                on_end: self.on_end.clone(),
+                seats: seats.clone(),
+                stopped: stopped.clone(),
+            };
+            // When one does not start, dropping the handle stops those that did.
+            handle.threads.push(worker.start(at, inbox, listeners).map_err(ServerError::Worker)?);
+        }
+        Ok(handle)
+    }
+}
+
+/// A running server. Dropping it stops it at once; [`stop`](Self::stop) does so politely.
+#[derive(Debug)]
+pub struct ServerHandle {
+    target: Arc<Target>,
+    local_addrs: Vec<SocketAddr>,
+    /// When every connection must be gone, once the server is to stop.
+    stop: watch::Sender<Option<Duration>>,
+    threads: Vec<JoinHandle<()>>,
+    hard_stop: Duration,
+}
+
+impl ServerHandle {
+    /// The addresses that it listens on, in the order of [`TargetConfig::addresses`], with the ports that port 0 became.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
+    }
+
+    /// The target behind it.
+    #[must_use]
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// The sessions now.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.target.registry().sessions()
+    }
+
+    /// The sum over the sessions now.
+    #[must_use]
+    pub fn statistics(&self) -> SessionStatistics {
+        self.sessions().iter().fold(SessionStatistics::default(), |sum, session| sum.plus(&session.statistics))
+    }
+
+    /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the time that connections may take to
+    /// close ([`Limits::close_timeout`]) at the latest. All threads have ended then.
+    pub fn stop(mut self, grace: Duration) {
+        self.end(grace);
+    }
+
+    fn end(&mut self, grace: Duration) {
+        self.target.registry().stop(grace);
+        let _ = self.stop.send(Some(grace + self.hard_stop));
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has ended too.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
