@@ -64,6 +64,8 @@ pub struct InitiatorLoginConfig {
     pub text: TextLimits,
     /// Login Requests until the initiator gives up; 64 by default.
     pub max_requests: u32,
+    /// The most bytes of a request's data segment; 8192 by default, which is also the most that login allows (RFC 7143 6.3).
+    pub data_segment: usize,
 }
 
 impl InitiatorLoginConfig {
@@ -88,6 +90,7 @@ impl InitiatorLoginConfig {
             begin_with_security: false,
             text: TextLimits::default(),
             max_requests: 64,
+            data_segment: LOGIN_SEGMENT,
         }
     }
 
@@ -197,7 +200,7 @@ impl InitiatorLogin {
         };
         let mut text = TextWriter::new();
         login.introduce(&mut text);
-        login.outgoing = text.into_pieces(LOGIN_SEGMENT);
+        login.outgoing = text.into_pieces(login.config.data_segment.min(LOGIN_SEGMENT));
         login
     }
 
@@ -306,7 +309,7 @@ impl InitiatorLogin {
                     }
                     None => {}
                 }
-                self.outgoing = out.into_pieces(LOGIN_SEGMENT);
+                self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
             }
         }
         if self.requests >= self.config.max_requests {

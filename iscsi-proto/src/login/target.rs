@@ -30,11 +30,19 @@ pub struct TargetLoginConfig {
     pub text: TextLimits,
     /// Login Requests until the login is refused; 64 by default. RFC 7143 6.2 asks for six at the least.
     pub max_requests: u32,
+    /// The most bytes of a response's data segment; 8192 by default, which is also the most that login allows (RFC 7143 6.3).
+    pub data_segment: usize,
 }
 
 impl Default for TargetLoginConfig {
     fn default() -> Self {
-        Self { command_window: 128, chap: ChapPolicy::default(), text: TextLimits::default(), max_requests: 64 }
+        Self {
+            command_window: 128,
+            chap: ChapPolicy::default(),
+            text: TextLimits::default(),
+            max_requests: 64,
+            data_segment: LOGIN_SEGMENT,
+        }
     }
 }
 
@@ -297,7 +305,7 @@ impl TargetLogin {
             let text = core::mem::replace(&mut self.incoming, TextBuffer::new(self.config.text));
             let mut out = TextWriter::new();
             self.take_text(&text, authority, &mut out)?;
-            self.outgoing = out.into_pieces(LOGIN_SEGMENT);
+            self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
         }
         let (piece, incomplete) = self.outgoing.next_piece();
         let data = piece.to_vec();
