@@ -124,7 +124,8 @@ impl Model {
             let value = value(at);
             self.blocks[(lba + at) as usize].push(Candidate { write, value, ended: None });
             for read in self.reads.values_mut() {
-                if let Some(allowed) = (lba + at).checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize)) {
+                if let Some(allowed) = (lba + at).checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize))
+                {
                     allowed.push(value);
                 }
             }
@@ -229,7 +230,13 @@ impl Model {
 pub fn fill_block(value: Value, block: &mut [u8]) {
     let mut state = value;
     for (at, word) in block.chunks_mut(8).enumerate() {
-        let bytes = if value == 0 { 0 } else if at == 0 { value } else { splitmix(&mut state) };
+        let bytes = if value == 0 {
+            0
+        } else if at == 0 {
+            value
+        } else {
+            splitmix(&mut state)
+        };
         word.copy_from_slice(&bytes.to_le_bytes()[..word.len()]);
     }
 }

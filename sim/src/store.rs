@@ -81,7 +81,8 @@ impl SimStore {
     /// If the machine has no address space for a lent store.
     #[must_use]
     pub fn new(plan: StorePlan, rng: Rng) -> Self {
-        let geometry = Geometry { block_size: plan.block_size, blocks: plan.blocks, physical_exponent: 0, optimal_transfer: 0 };
+        let geometry =
+            Geometry { block_size: plan.block_size, blocks: plan.blocks, physical_exponent: 0, optimal_transfer: 0 };
         let bytes = geometry.bytes();
         let medium = match plan.door {
             Door::Memory if plan.full > 0 => {
@@ -209,7 +210,12 @@ impl State {
         self.read(lba, data);
         if !self.calm && self.plan.door != Door::Memory && self.rng.permille(self.plan.read_errors) {
             self.rng.fill(data);
-            return Err(self.rng.pick(&[StoreError::Read(Some(lba)), StoreError::Read(None), StoreError::NotReady, StoreError::Failed]));
+            return Err(self.rng.pick(&[
+                StoreError::Read(Some(lba)),
+                StoreError::Read(None),
+                StoreError::NotReady,
+                StoreError::Failed,
+            ]));
         }
         Ok(())
     }
@@ -229,7 +235,11 @@ impl State {
                         self.write(lba, block)?;
                     }
                 }
-                return Err(self.rng.pick(&[StoreError::Write(Some(lba)), StoreError::Write(None), StoreError::Failed]));
+                return Err(self.rng.pick(&[
+                    StoreError::Write(Some(lba)),
+                    StoreError::Write(None),
+                    StoreError::Failed,
+                ]));
             }
         }
         self.write(lba, data)
@@ -341,7 +351,8 @@ impl Backstore for SimStore {
 
     fn open_queue(self: Arc<Self>, waker: Waker) -> Option<Box<dyn StoreQueue>> {
         let easy = self.state().plan.door == Door::Easy;
-        (!easy).then(|| Box::new(SimQueue { store: (*self).clone(), waker, requests: Vec::new() }) as Box<dyn StoreQueue>)
+        (!easy)
+            .then(|| Box::new(SimQueue { store: (*self).clone(), waker, requests: Vec::new() }) as Box<dyn StoreQueue>)
     }
 
     fn memory(&self) -> Option<&Arc<Region>> {

@@ -1,9 +1,9 @@
 //! Every header through every parser, and back.
 
 use iscsi_proto::pdu::{
-    Ahs, AhsIter, AsyncMessage, BHS_LEN, Bhs, DataIn, DataOut, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, NopIn,
-    NopOut, R2t, Reject, ScsiCommand, ScsiResponse, SnackRequest, TaskManagementRequest, TaskManagementResponse, TextRequest,
-    TextResponse, emit_bidirectional_read_length, emit_extended_cdb, padding,
+    Ahs, AhsIter, AsyncMessage, BHS_LEN, Bhs, DataIn, DataOut, LoginRequest, LoginResponse, LogoutRequest,
+    LogoutResponse, NopIn, NopOut, R2t, Reject, ScsiCommand, ScsiResponse, SnackRequest, TaskManagementRequest,
+    TaskManagementResponse, TextRequest, TextResponse, emit_bidirectional_read_length, emit_extended_cdb, padding,
 };
 
 macro_rules! round_trip {

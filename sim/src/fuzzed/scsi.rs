@@ -1,10 +1,11 @@
 //! Every SCSI parser over any bytes, and back where a type goes both ways.
 
-use iscsi_proto::scsi::command::{
-    GetLbaStatus, Inquiry, ModeSelect, ModeSense, PersistentReserveIn, PersistentReserveOut, PreventAllow, ReadCapacity16 as ReadCapacity16Command,
-    ReportLuns, ReportSupportedOpcodes, ReportSupportedTmfs, ReportTargetPortGroups, RequestSense, StartStopUnit, Unmap,
-};
 use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
+use iscsi_proto::scsi::command::{
+    GetLbaStatus, Inquiry, ModeSelect, ModeSense, PersistentReserveIn, PersistentReserveOut, PreventAllow,
+    ReadCapacity16 as ReadCapacity16Command, ReportLuns, ReportSupportedOpcodes, ReportSupportedTmfs,
+    ReportTargetPortGroups, RequestSense, StartStopUnit, Unmap,
+};
 use iscsi_proto::scsi::inquiry::{Peripheral, StandardInquiry};
 use iscsi_proto::scsi::mode::ModeData;
 use iscsi_proto::scsi::provisioning::{UnmapList, lba_status_data, parse_lba_status_data, unmap_list};
@@ -39,10 +40,18 @@ fn cdb(data: &[u8]) {
         assert_eq!(again.as_ref().map(CdbBuf::as_bytes), Ok(buf.as_bytes()));
     }
     let Ok(cdb) = Cdb::new(data) else { return };
-    let _ = (cdb.opcode(), cdb.service_action(), cdb.control(), cdb.naca(), cdb.allocation_length(), cdb.parameter_list_length());
+    let _ = (
+        cdb.opcode(),
+        cdb.service_action(),
+        cdb.control(),
+        cdb.naca(),
+        cdb.allocation_length(),
+        cdb.parameter_list_length(),
+    );
     let _ = CdbBuf::new(data);
     if let Some(io) = BlockIo::parse(cdb) {
-        let _ = (io.end(), io.fua(), io.dpo(), io.protect(), io.bytchk(), io.immed(), io.unmap(), io.anchor(), io.ndob());
+        let _ =
+            (io.end(), io.fua(), io.dpo(), io.protect(), io.bytchk(), io.immed(), io.unmap(), io.anchor(), io.ndob());
         if let Some(built) = io.to_cdb(cdb.opcode()) {
             assert_eq!(BlockIo::parse(built.as_cdb()), Some(io), "a block command that was read can be written");
         }
@@ -121,7 +130,10 @@ fn reports(data: &[u8]) {
         assert_eq!(OneCommand::parse(&command.to_bytes()), Ok(command));
     }
     if let Ok(tmfs) = SupportedTmfs::parse(data) {
-        assert_eq!(SupportedTmfs::parse(&tmfs.to_bytes(true)).map(|again| again.to_bytes(false)), Ok(tmfs.to_bytes(false)));
+        assert_eq!(
+            SupportedTmfs::parse(&tmfs.to_bytes(true)).map(|again| again.to_bytes(false)),
+            Ok(tmfs.to_bytes(false))
+        );
     }
     for extended in [false, true] {
         if let Ok(groups) = report::parse_target_port_groups(data, extended) {

@@ -44,7 +44,7 @@ impl Identity {
         Self {
             vendor: Ascii::new("ISCSI-RS"),
             product: Ascii::new("VIRTUAL DISK"),
-            revision: Ascii::new(env!("CARGO_PKG_VERSION")),
+            revision: Ascii::new(concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"))),
             serial,
             naa,
         }

@@ -1,0 +1,129 @@
+//! The command line of `iscsi`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use examples::ending::EXIT_CODES;
+
+/// Look at iSCSI targets, test them, and move data to and from them, with no kernel module and no privileges.
+#[derive(Debug, Parser)]
+#[command(name = "iscsi", version, after_help = "A URL is iscsi://[user[%secret]@]host[:port]/iqn/lun", after_long_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Log in under this initiator name.
+    #[arg(long, global = true, value_name = "IQN")]
+    pub(crate) initiator: Option<String>,
+    /// Give the result as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) job: Job,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Ask a portal for its targets (SendTargets).
+    Discover {
+        /// The portal: HOST[:PORT], or a URL iscsi://[user%secret@]host[:port].
+        address: String,
+    },
+    /// Log in, show what was negotiated, log out.
+    LoginTest {
+        /// The target.
+        url: String,
+    },
+    /// Show the disk and the session.
+    Info {
+        /// The LUN.
+        url: String,
+    },
+    /// List the LUNs of a target.
+    Luns {
+        /// The target; a LUN in it is not looked at.
+        url: String,
+    },
+    /// Copy a disk or a file onto another.
+    Copy(CopyArgs),
+    /// Measure IOPS and latency, in fio's words.
+    Bench(BenchArgs),
+    /// Write a seeded pattern and check it. Overwrites the disk.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// A URL or a file.
+    pub(crate) from: String,
+    /// A URL or a file; a file is created or overwritten.
+    pub(crate) to: String,
+    /// Bytes of one request.
+    #[arg(long, default_value = "1M", value_name = "SIZE")]
+    pub(crate) bs: String,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(crate) iodepth: usize,
+}
+
+/// The pattern of accesses, named as fio names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rw {
+    /// Sequential reads.
+    Read,
+    /// Sequential writes.
+    Write,
+    /// Random reads.
+    Randread,
+    /// Random writes.
+    Randwrite,
+    /// Random reads and writes, half and half.
+    Randrw,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The LUNs; each gets a session of its own. Modes that write overwrite them.
+    #[arg(required = true)]
+    pub(crate) url: Vec<String>,
+    /// The pattern of accesses.
+    #[arg(long, value_enum, default_value = "randread")]
+    pub(crate) rw: Rw,
+    /// Bytes of one request.
+    #[arg(long, default_value = "512", value_name = "SIZE")]
+    pub(crate) bs: String,
+    /// Requests in flight on each LUN.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub(crate) iodepth: usize,
+    /// Seconds to run.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub(crate) runtime: u64,
+    /// Use only the first SIZE bytes of each LUN.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<String>,
+    /// End after this many requests on each LUN, whatever the time.
+    #[arg(long, value_name = "N")]
+    pub(crate) number_ios: Option<u64>,
+    /// Seed of the random places.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Threads; each LUN belongs to one of them.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) threads: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The LUN.
+    pub(crate) url: String,
+    /// Use only the first SIZE bytes.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<String>,
+    /// Bytes of one request.
+    #[arg(long, default_value = "64K", value_name = "SIZE")]
+    pub(crate) bs: String,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub(crate) iodepth: usize,
+    /// Seed of the pattern.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Check only what an earlier run with the same seed wrote.
+    #[arg(long)]
+    pub(crate) check_only: bool,
+}

@@ -1,0 +1,83 @@
+//! The command line of `ramdisk`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use examples::ending::EXIT_CODES;
+
+/// A remote RAM disk: this machine's memory as a disk for other machines, over iSCSI.
+#[derive(Debug, Parser)]
+#[command(name = "ramdisk", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) job: Job,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Export LUNs until Ctrl-C.
+    Serve(ServeArgs),
+    /// Run the whole story on this machine, told step by step: store, target, LUN, portal, discovery, login, I/O, RAID 0.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Targets and LUNs go together in order: a --lun belongs to the --target before it. With nothing given there is one target with a made-up name,
+one 1 GiB RAM LUN and the portal 127.0.0.1:3260.
+
+Examples:
+  ramdisk serve
+  ramdisk serve --portal 0.0.0.0:3260 --target iqn.2026-11.example.ramdisk:disks --lun 50G --lun file:/srv/disk.img
+  ramdisk serve --chap alice:a-secret-of-12-bytes --mutual-chap ramdisk:another-12-bytes --initiator iqn.1993-08.org.debian:01:host")]
+pub(crate) struct ServeArgs {
+    /// Listen on this address; may be given again. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) portal: Vec<String>,
+    /// A target by its name; the LUNs that follow belong to it. May be given again.
+    #[arg(long, value_name = "IQN")]
+    pub(crate) target: Vec<String>,
+    /// A LUN of the target before it: RAM of a size (`1G`, `512M`), a file or block device (`file:PATH`), or nothing at all (`null:SIZE`).
+    #[arg(long, value_name = "SIZE|file:PATH|null:SIZE")]
+    pub(crate) lun: Vec<String>,
+    /// Initiators must log in with this CHAP name and secret (12 bytes or more); may be given again.
+    #[arg(long, value_name = "USER:SECRET")]
+    pub(crate) chap: Vec<String>,
+    /// The target proves itself with this CHAP name and secret; needs --chap.
+    #[arg(long, value_name = "USER:SECRET", requires = "chap")]
+    pub(crate) mutual_chap: Option<String>,
+    /// Only these initiators may log in; may be given again. Without it, any may.
+    #[arg(long, value_name = "IQN")]
+    pub(crate) initiator: Vec<String>,
+    /// Initiators may read only.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Take the configuration from a TOML file; the other options add to it.
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// Show IOPS, throughput and latency of each session, every second.
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Worker threads; 0 takes one per core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) workers: usize,
+    /// Print the configuration as JSON instead of a tree.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Size of the first RAM store; it costs nothing until it is written.
+    #[arg(long, default_value = "50G", value_name = "SIZE")]
+    pub(crate) size: String,
+    /// Seconds for each measurement of the table.
+    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+    pub(crate) runtime: u64,
+    /// Commands in flight for each LUN.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub(crate) iodepth: usize,
+    /// Print the table's figures as JSON at the end.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,162 @@
+//! `ramdisk demo`: the whole story of a remote RAM disk on this machine, told step by step as it happens.
+//!
+//! One process plays both machines: a server with its workers, and initiators that know nothing of it but its address.
+
+mod layouts;
+mod raid;
+mod story;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use examples::ending::{Ending, Why, failed, usage};
+use examples::pattern;
+use examples::report::bytes;
+use futures::stream::{self, TryStreamExt};
+use initiator_core::{Disk, Portal, Session, SessionConfig};
+use iscsi_memory::Buf;
+use target_core::node::{TargetConfig, TargetNode};
+use target_core::store::{Backstore, RamStore, parse_size};
+
+use crate::args::DemoArgs;
+use crate::exports::{logical_unit, made_up_name};
+
+/// What one step of the story needs to know of the machine.
+struct Stage {
+    runtime: tokio::runtime::Runtime,
+    args_runtime: std::time::Duration,
+    depth: usize,
+}
+
+/// Prints a numbered step.
+fn step(number: u32, what: &str) {
+    println!("\n{number:>2}. {what}");
+}
+
+/// Prints a line of a step.
+fn tell(text: impl std::fmt::Display) {
+    for line in text.to_string().lines() {
+        println!("    {line}");
+    }
+}
+
+/// A node that anybody may write to, with its stores as LUN 0, 1, ….
+fn open_node(
+    name: &str,
+    portal: SocketAddr,
+    stores: &[Arc<dyn Backstore>],
+) -> Result<target_core::node::TargetNodeBuilder, Ending> {
+    let mut node = TargetNode::builder().name(name).open().portal(portal);
+    for (lun, store) in stores.iter().enumerate() {
+        node = node.lun(u16::try_from(lun).map_err(failed)?, logical_unit(store.clone(), "RAM DISK", name, lun)?);
+    }
+    Ok(node)
+}
+
+fn session_config(portal: SocketAddr, target: &str) -> SessionConfig {
+    SessionConfig::new(Portal { host: portal.ip().to_string(), port: portal.port() }, target)
+}
+
+/// Writes a seeded pattern over the disk's first `span` bytes and reads it back.
+async fn verify(disk: &Disk, span: u64, seed: u64) -> Result<(), Ending> {
+    const REQUEST: u64 = 64 << 10;
+    let pieces = move || stream::iter((0..span / REQUEST).map(|n| Ok(n * REQUEST)));
+    let sector = |offset: u64| offset / pattern::SECTOR as u64;
+    pieces()
+        .try_for_each_concurrent(16, |offset| async move {
+            let mut buf = Buf::zeroed(REQUEST as usize);
+            pattern::fill(&mut buf, seed, sector(offset), 1);
+            disk.write_buf(offset, buf).await.1.map_err(failed)
+        })
+        .await?;
+    pieces()
+        .try_for_each_concurrent(16, |offset| async move {
+            let (buf, result) = disk.read_buf(offset, Buf::zeroed(REQUEST as usize)).await;
+            result.map_err(failed)?;
+            pattern::check(&buf, seed, sector(offset), 1).map_err(|error| Ending::new(Why::Mismatch, error))
+        })
+        .await
+}
+
+pub(crate) fn run(args: &DemoArgs) -> Result<(), Ending> {
+    if args.iodepth == 0 || args.iodepth > 4096 {
+        return Err(usage("--iodepth is from 1 to 4096"));
+    }
+    let size = parse_size(&args.size).map_err(|error| usage(format!("--size {}: {error}", args.size)))?;
+    let stage = Stage {
+        runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?,
+        args_runtime: std::time::Duration::from_secs(args.runtime),
+        depth: args.iodepth,
+    };
+    println!(
+        "A remote RAM disk, whole, on this machine. One process plays both sides; between them is TCP on 127.0.0.1."
+    );
+    let started = Instant::now();
+
+    step(1, "A RAM store");
+    let before = Instant::now();
+    let store = Arc::new(RamStore::new(size).map_err(failed)?);
+    tell(format!(
+        "{} in {:.2} ms; this process holds {} of memory",
+        bytes(size),
+        before.elapsed().as_secs_f64() * 1e3,
+        resident()
+    ));
+
+    story::tell_all(&stage, store)?;
+    step(
+        12,
+        &format!(
+            "512-byte random I/O, {} commands in flight on each LUN, {} s for each figure",
+            stage.depth, args.runtime
+        ),
+    );
+    let figures = layouts::measure_all(&stage)?;
+    step(13, "Four remote disks tied together");
+    raid::tie(&stage)?;
+    println!(
+        "\nThe whole story took {:.1} s. Every byte read back was the byte written.",
+        started.elapsed().as_secs_f64()
+    );
+    println!("\n{}", layouts::render(&figures));
+    if args.json {
+        println!("{:#}", layouts::as_json(&figures));
+    }
+    Ok(())
+}
+
+/// Resident memory of this process.
+fn resident() -> String {
+    let pages =
+        std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    pages.map_or_else(|| "an unknown amount".into(), |pages| bytes(pages * rustix::param::page_size() as u64))
+}
+
+/// A free port of the loopback address; 3260 if nobody has it.
+fn portal() -> SocketAddr {
+    let usual = SocketAddr::from(([127, 0, 0, 1], 3260));
+    match std::net::TcpListener::bind(usual) {
+        Ok(_) => usual,
+        Err(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
+    }
+}
+
+/// A server of one configuration, and the address that its first portal got.
+fn serve(config: TargetConfig) -> Result<(target_core::server::ServerHandle, SocketAddr), Ending> {
+    let server = crate::serve::start(config, 0)?;
+    let address = *server.local_addrs().first().ok_or_else(|| failed("the server has no portal"))?;
+    Ok((server, address))
+}
+
+/// Logs in and attaches LUN `lun`.
+async fn attach(portal: SocketAddr, target: &str, lun: u16) -> Result<(Session, Disk), Ending> {
+    let session = Session::connect(session_config(portal, target)).await.map_err(failed)?;
+    let disk = session.disk(lun).await.map_err(failed)?;
+    Ok((session, disk))
+}
+
+/// The demo's target names.
+fn name(n: usize) -> Result<String, Ending> {
+    made_up_name(n)
+}

@@ -1,0 +1,202 @@
+//! What `ramdisk serve` is to export: from the command line, from a TOML file, or from both.
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+use examples::ending::{Ending, failed, usage};
+use serde::Deserialize;
+
+use crate::args::ServeArgs;
+
+/// What a LUN keeps its blocks in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreSpec {
+    /// RAM of this many bytes.
+    Ram(u64),
+    /// A file or block device.
+    File(PathBuf),
+    /// Nothing: reads give zeroes, writes vanish.
+    Null(u64),
+}
+
+impl StoreSpec {
+    /// Parses `SIZE`, `file:PATH` or `null:SIZE`.
+    pub(crate) fn parse(text: &str) -> Result<Self, Ending> {
+        let size = |text: &str| {
+            target_core::store::parse_size(text)
+                .map_err(|error| usage(format!("LUN {text:?}: {error}; give SIZE, file:PATH or null:SIZE")))
+        };
+        Ok(match text.split_once(':') {
+            Some(("file", "")) => return Err(usage("LUN \"file:\" names no file: write file:PATH")),
+            Some(("file", path)) => Self::File(path.into()),
+            Some(("null", bytes)) => Self::Null(size(bytes)?),
+            Some(("ram", bytes)) => Self::Ram(size(bytes)?),
+            _ => Self::Ram(size(text)?),
+        })
+    }
+}
+
+/// A CHAP name and its secret.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) user: String,
+    pub(crate) secret: String,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:…", self.user)
+    }
+}
+
+impl Account {
+    fn parse(option: &str, text: &str) -> Result<Self, Ending> {
+        match text.split_once(':') {
+            Some((user, secret)) if !user.is_empty() && !secret.is_empty() => {
+                Ok(Self { user: user.into(), secret: secret.into() })
+            }
+            _ => Err(usage(format!("{option} wants USER:SECRET, both not empty"))),
+        }
+    }
+}
+
+/// One target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct TargetLayout {
+    /// Its name; made up when there is none.
+    pub(crate) name: Option<String>,
+    /// LUN 0, 1, …
+    pub(crate) luns: Vec<StoreSpec>,
+}
+
+/// All that is to be exported.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Layout {
+    pub(crate) portals: Vec<String>,
+    pub(crate) targets: Vec<TargetLayout>,
+    pub(crate) chap: Vec<Account>,
+    pub(crate) mutual_chap: Option<Account>,
+    pub(crate) initiators: Vec<String>,
+    pub(crate) read_only: bool,
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    portal: Vec<String>,
+    target: Vec<FileTarget>,
+    chap: Vec<String>,
+    mutual_chap: Option<String>,
+    initiator: Vec<String>,
+    read_only: bool,
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileTarget {
+    name: Option<String>,
+    lun: Vec<String>,
+}
+
+fn read_file(path: &Path) -> Result<File, Ending> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| failed(format!("configuration {}: {error}", path.display())))?;
+    // The parser's own message names line and column.
+    toml::from_str(&text).map_err(|error| usage(format!("configuration {}: {error}", path.display())))
+}
+
+impl Layout {
+    /// Puts the layout together: the file's part first, the command line's behind it, defaults where neither says anything.
+    pub(crate) fn gather(args: &ServeArgs, matches: &ArgMatches) -> Result<Self, Ending> {
+        let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let mut layout = Self { read_only: args.read_only || file.read_only, ..Self::default() };
+        layout.portals = file.portal;
+        layout.portals.extend(args.portal.iter().cloned());
+        for target in file.target {
+            let luns = target.lun.iter().map(|lun| StoreSpec::parse(lun)).collect::<Result<_, _>>()?;
+            layout.targets.push(TargetLayout { name: target.name, luns });
+        }
+        layout.targets.extend(in_order(args, matches)?);
+        for account in file.chap.iter().chain(&args.chap) {
+            layout.chap.push(Account::parse("--chap", account)?);
+        }
+        if let Some(account) = args.mutual_chap.as_ref().or(file.mutual_chap.as_ref()) {
+            layout.mutual_chap = Some(Account::parse("--mutual-chap", account)?);
+        }
+        layout.initiators = file.initiator;
+        layout.initiators.extend(args.initiator.iter().cloned());
+        if layout.portals.is_empty() {
+            layout.portals.push("127.0.0.1:3260".into());
+        }
+        if layout.targets.is_empty() {
+            layout.targets.push(TargetLayout::default());
+        }
+        for target in &mut layout.targets {
+            if target.luns.is_empty() {
+                target.luns.push(StoreSpec::Ram(1 << 30));
+            }
+        }
+        Ok(layout)
+    }
+}
+
+/// Gives each `--lun` to the `--target` before it on the command line; LUNs before any target belong to one with a made-up name.
+fn in_order(args: &ServeArgs, matches: &ArgMatches) -> Result<Vec<TargetLayout>, Ending> {
+    let places = |name: &str| matches.indices_of(name).into_iter().flatten();
+    let targets = places("target").zip(&args.target).map(|(at, name)| (at, Ok(name)));
+    let luns = places("lun").zip(&args.lun).map(|(at, lun)| (at, Err(lun)));
+    let mut all: Vec<_> = targets.chain(luns).collect();
+    all.sort_by_key(|(at, _)| *at);
+    let mut layouts: Vec<TargetLayout> = Vec::new();
+    for (_, item) in all {
+        match item {
+            Ok(name) => layouts.push(TargetLayout { name: Some(name.clone()), luns: Vec::new() }),
+            Err(lun) => {
+                if layouts.is_empty() {
+                    layouts.push(TargetLayout::default());
+                }
+                if let Some(last) = layouts.last_mut() {
+                    last.luns.push(StoreSpec::parse(lun)?);
+                }
+            }
+        }
+    }
+    Ok(layouts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Job};
+    use clap::{CommandFactory, FromArgMatches};
+
+    fn gather(line: &str) -> Result<Layout, Ending> {
+        let matches = Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+        let Job::Serve(args) = Cli::from_arg_matches(&matches).unwrap().job else { panic!("not serve") };
+        Layout::gather(&args, matches.subcommand_matches("serve").unwrap())
+    }
+
+    #[test]
+    fn luns_belong_to_the_target_before_them() {
+        let layout =
+            gather("ramdisk serve --target iqn.a --lun 1G --lun null:2G --target iqn.b --lun file:/x").unwrap();
+        assert_eq!(layout.targets[0].luns, [StoreSpec::Ram(1 << 30), StoreSpec::Null(2 << 30)]);
+        assert_eq!(
+            layout.targets[1],
+            TargetLayout { name: Some("iqn.b".into()), luns: vec![StoreSpec::File("/x".into())] }
+        );
+    }
+
+    #[test]
+    fn nothing_given_is_one_target_with_one_gibibyte() {
+        let layout = gather("ramdisk serve").unwrap();
+        assert_eq!(layout.portals, ["127.0.0.1:3260"]);
+        assert_eq!(layout.targets, [TargetLayout { name: None, luns: vec![StoreSpec::Ram(1 << 30)] }]);
+    }
+
+    #[test]
+    fn a_bad_size_and_a_bad_account_get_a_sentence() {
+        assert!(gather("ramdisk serve --lun 12Q").unwrap_err().to_string().contains("12Q"));
+        assert!(gather("ramdisk serve --chap nosecret").unwrap_err().to_string().contains("USER:SECRET"));
+    }
+}

@@ -1,0 +1,61 @@
+//! `ramdisk serve --stats`: IOPS, throughput and latency of each session, live.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use examples::report::{bytes, table, thousands};
+use target_core::server::ServerHandle;
+use target_core::stats::SessionStatistics;
+
+/// Remembers the counts of the last second to show what has come since.
+pub(crate) struct StatsView {
+    redraw: bool,
+    drawn: usize,
+    last: HashMap<u16, SessionStatistics>,
+    at: Instant,
+}
+
+impl StatsView {
+    /// On a terminal each view is drawn over the last one; else they follow each other.
+    pub(crate) fn new(redraw: bool) -> Self {
+        Self { redraw, drawn: 0, last: HashMap::new(), at: Instant::now() }
+    }
+
+    /// Prints what each session did since the last call.
+    pub(crate) fn show(&mut self, server: &ServerHandle) {
+        let seconds = self.at.elapsed().as_secs_f64().max(1e-3);
+        self.at = Instant::now();
+        let mut rows = Vec::new();
+        let mut seen = HashMap::new();
+        for session in server.sessions() {
+            let now = session.statistics;
+            let since = now.since(&self.last.get(&session.tsih).copied().unwrap_or_default());
+            seen.insert(session.tsih, now);
+            rows.push(vec![
+                session.initiator_name.clone(),
+                session.target_name.clone().unwrap_or_else(|| "discovery".into()),
+                session.transport.to_owned(),
+                thousands(since.reads as f64 / seconds),
+                thousands(since.writes as f64 / seconds),
+                format!("{}/s", bytes((since.read_bytes as f64 / seconds) as u64)),
+                format!("{}/s", bytes((since.written_bytes as f64 / seconds) as u64)),
+                format!("{:.0}", since.mean_latency().as_nanos() as f64 / 1e3),
+                since.errors.to_string(),
+            ]);
+        }
+        self.last = seen;
+        let view = if rows.is_empty() {
+            "  no sessions\n".to_owned()
+        } else {
+            let header =
+                ["initiator", "target", "over", "read IOPS", "write IOPS", "read", "written", "mean us", "errors"];
+            table(&header, &rows)
+        };
+        if self.redraw && self.drawn > 0 {
+            // Up by the lines of the last view, and clear from there on.
+            print!("\x1b[{}A\x1b[J", self.drawn);
+        }
+        self.drawn = view.lines().count() + 1;
+        println!("{view}");
+    }
+}
