@@ -154,6 +154,11 @@ impl Ramdisk {
         format!("iscsi://{user}%{secret}@{}/{}/{lun}", self.portal(), Self::TARGET)
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
     /// What it has printed so far.
     pub fn output(&self) -> String {
         self.running.output()

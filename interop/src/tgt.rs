@@ -100,6 +100,11 @@ impl Tgt {
         self.admin(&bind)
     }
 
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
     /// The address of its portal, `127.0.0.1:PORT`.
     pub fn portal(&self) -> String {
         format!("127.0.0.1:{}", self.port)

@@ -3,6 +3,7 @@
 //! Each subcommand is a module with an `Arguments` (clap) and a `run`, which returns whether all went
 //! well; an `Err` is a sentence for the person who typed the command.
 
+mod bench;
 mod setup;
 mod shell;
 mod suite;
@@ -22,6 +23,8 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Job {
+    /// Measure the target beside tgt and a bare echo.
+    Bench(bench::Arguments),
     /// Install what the tests need: Debian packages, Rust tools, the virtual machine's kernel.
     Setup(setup::Arguments),
     /// Run every test there is, step by step, and print one table at the end.
@@ -34,6 +37,7 @@ enum Job {
 
 fn main() -> ExitCode {
     let outcome = match Xtask::parse().job {
+        Job::Bench(arguments) => bench::run(&arguments),
         Job::Setup(arguments) => setup::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
         Job::Suite(arguments) => suite::run(&arguments),

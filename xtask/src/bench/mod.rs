@@ -1,0 +1,143 @@
+//! `cargo xtask bench`: our target beside tgt and beside a bare iSCSI echo, with one load generator, in turn, in one run.
+//!
+//! Machines are noisy, so only the ratios mean something: each round measures all three one behind the other, and the table gives the median of
+//! the rounds. `--instructions` counts user instructions per request under callgrind instead, which does not depend on what else the machine does.
+
+mod echo;
+mod instructions;
+
+use std::process::Command;
+use std::time::Duration;
+
+use interop::process::{Running, run as run_command};
+use interop::programs::{Ramdisk, free_port, iscsi, wait_for_listener};
+use interop::tgt::Tgt;
+use interop::{Context, Failure, Result};
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3)]
+    runtime: u64,
+    /// Rounds; the table gives the medians
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Bytes of one request
+    #[arg(long, default_value = "512")]
+    bs: String,
+    /// Requests in flight
+    #[arg(long, default_value_t = 128)]
+    iodepth: usize,
+    /// Count our target's user instructions per request under callgrind (needs valgrind)
+    #[arg(long)]
+    instructions: bool,
+    /// Only be the echo, on this address
+    #[arg(long, value_name = "ADDR:PORT", hide = true)]
+    echo: Option<std::net::SocketAddr>,
+}
+
+/// One target under test.
+struct Contender {
+    name: &'static str,
+    url: String,
+    pid: u32,
+}
+
+/// What one measurement gave.
+#[derive(Clone, Copy)]
+struct Sample {
+    iops: f64,
+    /// Processor seconds of the target for a million requests.
+    cpu_per_million: f64,
+}
+
+/// Processor time that a process has used so far, in seconds, user and system, all threads.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).context(format!("reading the times of process {pid}"))?;
+    // The name in parentheses may hold anything: the fields begin behind its end.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn measure(contender: &Contender, arguments: &Arguments, rw: &str) -> Result<Sample> {
+    let before = cpu_seconds(contender.pid)?;
+    let mut command = iscsi(["--json", "bench", &contender.url, "--rw", rw, "--bs", &arguments.bs])?;
+    command.args(["--iodepth", &arguments.iodepth.to_string(), "--runtime", &arguments.runtime.to_string()]);
+    let finished = run_command(&command, Duration::from_secs(arguments.runtime + 30))?.success()?;
+    let cpu = cpu_seconds(contender.pid)? - before;
+    let figures: serde_json::Value =
+        serde_json::from_str(&finished.stdout).context("reading the figures of iscsi bench")?;
+    let side = &figures[if rw.ends_with("write") { "write" } else { "read" }];
+    let number = |name: &str| side[name].as_f64().ok_or_else(|| Failure::new(format!("iscsi bench gave no {name}")));
+    Ok(Sample { iops: number("iops")?, cpu_per_million: cpu / number("ios")? * 1e6 })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    if let Some(address) = arguments.echo {
+        echo::serve(address).context(format!("the echo on {address}"))?;
+        return Ok(true);
+    }
+    if arguments.instructions {
+        return instructions::run();
+    }
+    // One worker: all three then run on one thread.
+    let ours = Ramdisk::serve(["--workers", "1", "--target", Ramdisk::TARGET, "--lun", "1G"])?;
+    let tgt = Tgt::start(1, 1024)?;
+    let port = free_port()?;
+    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    command.args(["bench", "--echo", &format!("127.0.0.1:{port}")]);
+    let mut echo = Running::start(&command)?;
+    wait_for_listener(port, &mut echo, Duration::from_secs(10))?;
+    let contenders = [
+        Contender { name: "ours", url: ours.url(0), pid: ours.pid() },
+        Contender { name: "tgt", url: tgt.url(1), pid: tgt.pid() },
+        Contender {
+            name: "bare echo",
+            url: format!("iscsi://127.0.0.1:{port}/iqn.2026-11.example.echo:bare/0"),
+            pid: echo.pid(),
+        },
+    ];
+    println!(
+        "{} bytes, {} in flight, {} rounds of {} s, one thread each:",
+        arguments.bs, arguments.iodepth, arguments.rounds, arguments.runtime
+    );
+    println!(
+        "  {:<10} {:<10} {:>10} {:>16} {:>12} {:>12}",
+        "load", "target", "IOPS", "CPU s / million", "ours / it", "CPU it/ours"
+    );
+    for rw in ["randread", "randwrite"] {
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); contenders.len()];
+        for _ in 0..arguments.rounds.max(1) {
+            for (contender, samples) in contenders.iter().zip(&mut samples) {
+                samples.push(measure(contender, arguments, rw)?);
+            }
+        }
+        let medians: Vec<Sample> = samples
+            .iter()
+            .map(|samples| Sample {
+                iops: median(samples.iter().map(|sample| sample.iops).collect()),
+                cpu_per_million: median(samples.iter().map(|sample| sample.cpu_per_million).collect()),
+            })
+            .collect();
+        for (contender, median) in contenders.iter().zip(&medians) {
+            println!(
+                "  {rw:<10} {:<10} {:>10.0} {:>16.2} {:>12.2} {:>12.2}",
+                contender.name,
+                median.iops,
+                median.cpu_per_million,
+                medians[0].iops / median.iops,
+                median.cpu_per_million / medians[0].cpu_per_million
+            );
+        }
+    }
+    ours.stop()?;
+    Ok(true)
+}
