@@ -8,14 +8,14 @@ use core::time::Duration;
 use iscsi_memory::{ReceiveWindow, SendList};
 use iscsi_proto::connection::{StreamConnection, StreamEnd, StreamMover};
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
-use iscsi_proto::login::LoginError;
+use iscsi_proto::login::{InitiatorLogin, InitiatorStep, LoginError};
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{PduError, RejectReason};
+use iscsi_proto::pdu::{Bhs, LoginResponse, PduError, RejectReason};
 use iscsi_proto::time::Instant;
 
 use crate::application::{Application, Event};
 use crate::engine::Engine;
-use crate::login::{Login, LoginConfig, Progress};
+use crate::login::{LoginConfig, begin_with};
 
 /// Why a connection is over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,7 @@ pub struct LoginSummary {
 #[derive(Debug)]
 enum Phase {
     Login {
-        login: Box<Login>,
+        login: Box<InitiatorLogin>,
         deadline: Instant,
     },
     FullFeature,
@@ -118,8 +118,9 @@ pub struct InitiatorConnection<M, A> {
 impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
     /// Begins a login.
     pub fn new(mut mover: M, engine: Engine<A>, config: LoginConfig, timeout: Duration, now: Instant) -> Self {
-        let (login, bhs, text) = Login::begin(config);
-        mover.send_control(bhs, &text);
+        let mut login = config.into_machine();
+        let (request, text) = login.first_request();
+        mover.send_control(request.emit(), &text);
         let phase = Phase::Login { login: Box::new(login), deadline: now + timeout };
         Self { mover, engine, phase, end: None, logged_in_at: None, time2wait: None }
     }
@@ -185,9 +186,10 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
             Notification::Malformed { error, .. } => return self.close(ConnectionEnd::BadPdu(error), now),
             _ => return,
         };
-        match login.handle(&bhs, self.mover.control_data()) {
-            Ok(Progress::Send(bhs, text)) => self.mover.send_control(bhs, &text),
-            Ok(Progress::Done(summary, numbers)) => {
+        match answer_login(login, &bhs, self.mover.control_data()) {
+            Ok(InitiatorStep::Send(request, text)) => self.mover.send_control(request.emit(), &text),
+            Ok(InitiatorStep::Established(grant)) => {
+                let (summary, numbers) = begin_with(*grant);
                 self.mover.notice_key_values(&summary.parameters);
                 self.mover.enable_datamover();
                 self.phase = Phase::FullFeature;
@@ -196,7 +198,7 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
                 self.logged_in_at = Some(now);
                 self.time2wait = Some(Duration::from_secs(summary.parameters.default_time2wait.into()));
             }
-            Ok(Progress::Moved(address)) => self.close(ConnectionEnd::Moved(address), now),
+            Ok(InitiatorStep::Redirected { address, .. }) => self.close(ConnectionEnd::Moved(address), now),
             Err(error) => self.close(ConnectionEnd::Login(error), now),
         }
     }
@@ -250,6 +252,12 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
         }
         self.drain(now);
     }
+}
+
+/// Gives the login machine what came from the target.
+fn answer_login(login: &mut InitiatorLogin, bhs: &Bhs, data: &[u8]) -> Result<InitiatorStep, LoginError> {
+    let response = LoginResponse::parse(bhs).map_err(|_| LoginError::NotALogin)?;
+    login.handle_response(&response, data)
 }
 
 impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M, A> {

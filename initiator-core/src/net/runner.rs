@@ -52,9 +52,9 @@ pub(super) fn random_seed() -> u64 {
 }
 
 /// Bytes from the system's cryptographic random number generator.
-pub(super) fn random() -> Result<[u8; 32], Error> {
+pub(super) fn random() -> Result<[u8; 64], Error> {
     use std::io::Read;
-    let mut bytes = [0; 32];
+    let mut bytes = [0; 64];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|error| Error::Config(format!("the system gives no random bytes for CHAP: {error}")))?;
     Ok(bytes)
