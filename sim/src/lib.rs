@@ -1,10 +1,40 @@
-//! The deterministic simulator, and the harnesses of the fuzz targets.
+//! The deterministic simulator: initiators and a target on one thread and virtual time, with links and stores that fail, and an oracle that knows what
+//! every read may bring. And the harnesses of the fuzz targets.
+//!
+//! One seed makes a whole run: [`scenario`] says what it means, [`world`] lives it. Every failure names the command that replays it.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`rng`], [`trace`] | decisions out of a seed; what happened, as a hash and as lines |
+//! | [`link`] | a byte stream with delay, chunks, stalls, cuts, half-open ends, flipped bits |
+//! | [`store`] | a backstore with delay, reordering, errors, no space; all three doors |
+//! | [`pipe`] | drives a connection over its side of a link, and checks the driving contract |
+//! | [`model`] | the oracle |
+//! | [`workload`] | the operations of a session |
+//! | [`hostile`] | a peer that sends anything |
+//! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
 
 pub mod fuzzed;
+pub mod hostile;
 pub mod input;
 pub mod link;
 pub mod model;
+pub mod pipe;
 pub mod rng;
+pub mod scenario;
 pub mod store;
 pub mod trace;
+pub mod workload;
+pub mod world;
+
+pub use scenario::Scenario;
+pub use world::{Failure, Report, run};
+
+/// Runs the scenario of a seed.
+///
+/// # Errors
+/// What it found.
+pub fn run_seed(seed: u64, print: bool) -> Result<Report, Failure> {
+    run(&Scenario::new(seed), print)
+}

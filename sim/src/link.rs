@@ -117,6 +117,12 @@ impl Link {
         self.guarded = true;
     }
 
+    /// No faults from now on; a cut link stays cut.
+    pub fn calm(&mut self) {
+        let calm = LinkPlan::calm();
+        self.plan = LinkPlan { capacity: self.plan.capacity.max(calm.capacity), notice: self.plan.notice, ..calm };
+    }
+
     /// Whether the link was cut.
     #[must_use]
     pub fn is_cut(&self) -> bool {
@@ -138,7 +144,9 @@ impl Link {
 
     /// How many of `most` bytes are taken or given in one go.
     pub fn chunk(&mut self, most: usize) -> usize {
-        let most = most.min(self.plan.chunk);
+        // Now and then a larger piece, or single bytes would make every run long.
+        let limit = if self.rng.permille(250) { self.plan.chunk.max(1460) } else { self.plan.chunk };
+        let most = most.min(limit);
         if most < 2 || self.rng.permille(300) { most } else { self.rng.between(1, most as u64) as usize }
     }
 

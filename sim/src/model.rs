@@ -69,12 +69,14 @@ pub struct Model {
     reads: BTreeMap<ReadId, Read>,
     clock: u64,
     next_value: Value,
+    torn: bool,
 }
 
 impl Model {
-    /// A disk of zeroes.
+    /// A disk of zeroes. `torn`: data are placed as they come, so that a block under a write that is not acknowledged may hold bytes of each value that it
+    /// may hold; else it holds one of them whole.
     #[must_use]
-    pub fn new(blocks: u64, block_size: usize) -> Self {
+    pub fn new(blocks: u64, block_size: usize, torn: bool) -> Self {
         let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0) };
         Self {
             block_size,
@@ -83,6 +85,7 @@ impl Model {
             reads: BTreeMap::new(),
             clock: 0,
             next_value: 1,
+            torn,
         }
     }
 
@@ -190,27 +193,45 @@ impl Model {
         let Some(read) = self.reads.remove(&read) else { return Ok(()) };
         for ((at, allowed), block) in (read.lba..).zip(read.allowed).zip(data.chunks(self.block_size)) {
             let found = value_of(block);
-            if !found.is_some_and(|value| allowed.contains(&value)) {
+            let whole = found.is_some_and(|value| allowed.contains(&value));
+            if !(whole || self.torn && is_mix(block, &allowed)) {
                 return Err(Wrong { lba: at, found, allowed });
             }
         }
         Ok(())
     }
 
-    /// The compared values were found equal, or not, by an atomic compare: was that possible? Ends the read.
+    /// An atomic compare found these values: was that possible? Ends the read.
     ///
     /// # Errors
     /// A block for which it was not.
-    pub fn end_compare(&mut self, read: ReadId, expected: &[Value], equal: bool) -> Result<(), Wrong> {
+    pub fn end_equal(&mut self, read: ReadId, expected: &[Value]) -> Result<(), Wrong> {
         let Some(read) = self.reads.remove(&read) else { return Ok(()) };
-        let mut sure = true;
         for ((at, allowed), value) in (read.lba..).zip(read.allowed).zip(expected) {
-            if equal && !allowed.contains(value) {
+            if !allowed.contains(value) {
                 return Err(Wrong { lba: at, found: Some(*value), allowed });
             }
-            sure &= allowed.iter().all(|other| other == value);
         }
-        if !equal && sure { Err(Wrong { lba: read.lba, found: None, allowed: expected.to_vec() }) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// An atomic compare found other values than these; `own` are those that it would have written itself. Was that possible? Ends the read.
+    ///
+    /// # Errors
+    /// The first block, when every block can only have held what was expected.
+    pub fn end_different(
+        &mut self,
+        read: ReadId,
+        expected: &[Value],
+        own: impl Fn(Value) -> bool,
+    ) -> Result<(), Wrong> {
+        let Some(read) = self.reads.remove(&read) else { return Ok(()) };
+        let sure = read
+            .allowed
+            .iter()
+            .zip(expected)
+            .all(|(allowed, value)| allowed.iter().all(|other| other == value || own(*other)));
+        if sure { Err(Wrong { lba: read.lba, found: None, allowed: expected.to_vec() }) } else { Ok(()) }
     }
 
     /// Something that the block may hold now, the last that was handed in.
@@ -239,6 +260,19 @@ pub fn fill_block(value: Value, block: &mut [u8]) {
         };
         word.copy_from_slice(&bytes.to_le_bytes()[..word.len()]);
     }
+}
+
+/// Whether each byte is that of one of these values at its place.
+fn is_mix(block: &[u8], values: &[Value]) -> bool {
+    let contents: Vec<Vec<u8>> = values
+        .iter()
+        .map(|value| {
+            let mut content = vec![0; block.len()];
+            fill_block(*value, &mut content);
+            content
+        })
+        .collect();
+    block.iter().enumerate().all(|(at, byte)| contents.iter().any(|content| content[at] == *byte))
 }
 
 /// The value whose content this block is.
@@ -274,7 +308,7 @@ mod tests {
 
     #[test]
     fn an_acknowledged_write_must_be_seen() {
-        let mut model = Model::new(4, 512);
+        let mut model = Model::new(4, 512, false);
         let first = model.begin_write(0, 2, |_| 7);
         assert_eq!((read(&mut model, 0, 0), read(&mut model, 1, 7)), (Ok(()), Ok(())));
         model.acknowledge(first);
@@ -284,8 +318,22 @@ mod tests {
     }
 
     #[test]
+    fn a_torn_block_holds_bytes_of_what_it_may_hold() {
+        let mut model = Model::new(1, 512, true);
+        let write = model.begin_write(0, 1, |_| 7);
+        let mut block = vec![0; 512];
+        fill_block(7, &mut block);
+        block[100..].fill(0);
+        let read = model.begin_read(0, 1);
+        assert_eq!(model.end_read(read, &block), Ok(()));
+        model.acknowledge(write);
+        let read = model.begin_read(0, 1);
+        assert!(model.end_read(read, &block).is_err());
+    }
+
+    #[test]
     fn a_failed_write_may_or_may_not_be_seen_until_it_is_overwritten() {
-        let mut model = Model::new(1, 512);
+        let mut model = Model::new(1, 512, false);
         let failed = model.begin_write(0, 1, |_| 7);
         model.fail(failed);
         assert!(read(&mut model, 0, 0).is_ok() && read(&mut model, 0, 7).is_ok());
@@ -303,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_read_may_see_what_was_written_while_it_ran() {
-        let mut model = Model::new(1, 512);
+        let mut model = Model::new(1, 512, false);
         let read = model.begin_read(0, 1);
         let write = model.begin_write(0, 1, |_| 7);
         model.acknowledge(write);

@@ -3,11 +3,31 @@
 //! The targets in `fuzz/` are thin entries to these; the corpora there are replayed by `sim/tests/corpus.rs`, so that every crash ever found is a test
 //! on stable Rust.
 
+mod cdb;
+mod connection;
+mod login;
 mod pdu;
 mod scsi;
+mod text;
 
+pub use cdb::cdb;
+pub use connection::{initiator_connection, target_connection};
+pub use login::{login_initiator, login_target};
 pub use pdu::pdu;
 pub use scsi::scsi;
+pub use text::text;
 
-/// All harnesses by the names of their targets.
-pub const ALL: &[(&str, fn(&[u8]))] = &[("pdu", pdu), ("scsi", scsi)];
+/// A harness and the name of its target.
+pub type Named = (&'static str, fn(&[u8]));
+
+/// All harnesses.
+pub const ALL: &[Named] = &[
+    ("cdb", cdb),
+    ("initiator_connection", initiator_connection),
+    ("login_initiator", login_initiator),
+    ("login_target", login_target),
+    ("pdu", pdu),
+    ("scsi", scsi),
+    ("target_connection", target_connection),
+    ("text", text),
+];

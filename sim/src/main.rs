@@ -1,0 +1,73 @@
+//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--trace]`, or `--seeds A..B`.
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--trace]";
+
+struct Arguments {
+    seeds: Range<u64>,
+    trace: bool,
+}
+
+fn arguments() -> Option<Arguments> {
+    let mut seeds = None;
+    let mut trace = false;
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--seed" => {
+                let seed = words.next()?.parse().ok()?;
+                seeds = Some(seed..seed + 1);
+            }
+            "--seeds" => {
+                let range = words.next()?;
+                let (from, to) = range.split_once("..")?;
+                seeds = Some(from.parse().ok()?..to.parse().ok()?);
+            }
+            "--trace" => trace = true,
+            _ => return None,
+        }
+    }
+    Some(Arguments { seeds: seeds?, trace })
+}
+
+fn main() -> ExitCode {
+    let Some(Arguments { seeds, trace }) = arguments() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let begun = Instant::now();
+    let (mut total, mut failed, mut hash) = (sim::Report::default(), 0, 0);
+    for seed in seeds.clone() {
+        match sim::run_seed(seed, trace) {
+            Ok(report) => {
+                total.commands += report.commands;
+                total.writes += report.writes;
+                total.logins += report.logins;
+                total.cuts += report.cuts;
+                total.flips += report.flips;
+                total.time += report.time;
+                hash = report.hash;
+            }
+            Err(failure) => {
+                failed += 1;
+                eprintln!("{failure}");
+            }
+        }
+    }
+    let count = seeds.end.saturating_sub(seeds.start);
+    let took = begun.elapsed().as_secs_f64();
+    println!(
+        "{count} seeds in {took:.1} s ({:.1} a second), {failed} failed: {} commands, {} acknowledged writes, {} logins, {} cuts, {} flipped bits, {:.0} s of virtual time; trace {hash:016x}",
+        count as f64 / took,
+        total.commands,
+        total.writes,
+        total.logins,
+        total.cuts,
+        total.flips,
+        total.time.as_secs_f64(),
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,103 @@
+//! The fuzz targets' harnesses on stable Rust: over the checked-in corpora, and over random bytes.
+
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+use sim::fuzzed::ALL;
+use sim::rng::Rng;
+
+fn corpus(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name)
+}
+
+#[test]
+fn every_corpus_passes() {
+    for (name, harness) in ALL {
+        let mut files: Vec<_> =
+            fs::read_dir(corpus(name)).expect("each target has a corpus").map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "the corpus of {name} is empty");
+        for file in files {
+            let data = fs::read(&file).unwrap();
+            assert!(catch_unwind(|| harness(&data)).is_ok(), "{} fails", file.display());
+        }
+    }
+}
+
+#[test]
+fn random_bytes_pass() {
+    for (name, harness) in ALL {
+        for seed in 0..500 {
+            let mut rng = Rng::new(seed, 0);
+            let mut data = vec![0; rng.magnitude(1, 2000) as usize];
+            rng.fill(&mut data);
+            assert!(catch_unwind(|| harness(&data)).is_ok(), "{name} fails on the bytes of seed {seed}");
+        }
+    }
+}
+
+/// The seeds made by hand, by target. `cargo test -p sim --test corpus -- --ignored` writes them.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut rng = Rng::new(7, 7);
+    let mut cmd_sn = 1;
+    let mut requests = Vec::new();
+    for _ in 0..12 {
+        let pdu = sim::hostile::any_request(&mut rng, &mut cmd_sn);
+        requests.extend_from_slice(&pdu[..pdu.len().min(48)]);
+    }
+    let command = |slot: u8, lun: u8, flags: u8, cdb: &[u8]| {
+        let mut operation = vec![0, flags, slot, lun, 2, cdb.len() as u8];
+        operation.extend_from_slice(cdb);
+        operation
+    };
+    let mut disk = command(0, 0, 1, &[0x12, 1, 0x83, 0, 255, 0]);
+    disk.extend(command(1, 1, 1, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]));
+    disk.extend(command(2, 2, 2, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 8, 0]));
+    disk.extend(command(3, 0, 2, &[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]));
+    disk.extend([4, 1, 0, 3, 1, 2, 3, 6, 1, 0, 4, 0x11, 0, 1, 9, 7, 5, 2, 6, 255, 255]);
+    let sense = vec![0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xc0, 0, 2];
+    let pairs = b"\0InitiatorName=iqn.2026-11.example:a\0TargetAddress=[::1]:3260,1\0X-any=0x1f\0".to_vec();
+    let mut exchange = vec![2, 1, 0, 16];
+    exchange.extend_from_slice(b"SendTargets=All\0");
+    exchange.extend([9, 4]);
+    vec![
+        ("pdu", "requests", requests),
+        ("pdu", "extended_cdb", [&[0; 48][..], &[0, 5, 1, 0, 1, 2, 3, 4, 0, 5, 2, 0, 0, 0, 16, 0]].concat()),
+        ("scsi", "sense", sense),
+        ("scsi", "identification", vec![0, 0x83, 0, 12, 1, 3, 0, 8, 0x60, 1, 2, 3, 4, 5, 6, 7]),
+        (
+            "scsi",
+            "unmap",
+            [&[0, 22, 0, 16, 0, 0, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0, 0, 0]].concat(),
+        ),
+        ("text", "pairs", pairs),
+        ("text", "exchange", exchange),
+        (
+            "text",
+            "negotiation",
+            [&[1, 10, 1, 1, 4, 0, 2, 0, 1, 0, 4, 0, 0, 0, 0, 15][..], b"InitialR2T=No\0\0"].concat(),
+        ),
+        ("cdb", "disk", disk),
+        ("login_target", "straight", vec![0, 0, 1, 2, 0]),
+        ("login_target", "chap", vec![3, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4]),
+        ("login_initiator", "straight", vec![0, 6, 6, 14, 7]),
+        ("login_initiator", "chap", vec![2, 2, 0, 2, 2, 0, 5]),
+        ("target_connection", "commands", vec![0, 1, 0, 1, 1, 0, 2, 4, 0, 10, 2, 0, 3, 1, 0, 9, 4, 255, 255]),
+        ("target_connection", "garbage", vec![1, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8, 4, 255, 255]),
+        (
+            "initiator_connection",
+            "answers",
+            vec![0, 5, 0, 10, 3, 3, 0, 0, 4, 0, 1, 0, 2, 0, 2, 1, 0x80, 0, 0, 1, 0, 0, 5, 255, 255],
+        ),
+    ]
+}
+
+#[test]
+#[ignore = "writes the checked-in corpora"]
+fn write_the_corpora() {
+    for (target, name, data) in seeds() {
+        fs::create_dir_all(corpus(target)).unwrap();
+        fs::write(corpus(target).join(name), data).unwrap();
+    }
+}

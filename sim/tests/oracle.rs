@@ -1,0 +1,66 @@
+//! The simulator can fail, and a seed is a whole run.
+
+use sim::store::Door;
+use sim::{Scenario, run, run_seed};
+
+/// A scenario of a calm world, in which nothing goes wrong by itself.
+fn calm(seed: u64) -> Scenario {
+    let mut scenario = Scenario::new(seed);
+    scenario.weather.cuts = 0;
+    scenario.weather.flips = 0;
+    scenario.weather.refused = 0;
+    scenario.store.door = Door::Queue;
+    scenario.mangled = None;
+    scenario.hostile = 0;
+    for session in &mut scenario.sessions {
+        session.work.operations = 60;
+        session.work.functions = 0;
+        session.work.reads = 500;
+    }
+    scenario
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in [1, 2, 3, 17, 42, 99] {
+        let (first, second) = (run_seed(seed, false).unwrap(), run_seed(seed, false).unwrap());
+        assert!(first.events > 0);
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+    }
+    assert_ne!(run_seed(1, false).unwrap().hash, run_seed(2, false).unwrap().hash);
+}
+
+#[test]
+fn a_store_that_loses_an_acknowledged_write_is_caught() {
+    let mut caught = 0;
+    for seed in 0..20 {
+        let mut scenario = calm(seed);
+        run(&scenario, false).unwrap();
+        scenario.store.lose_write = Some(20);
+        // A lost write that is overwritten before anybody reads it leaves no trace.
+        if let Err(failure) = run(&scenario, false) {
+            assert!(failure.what.contains("block"), "{failure}");
+            caught += 1;
+        }
+    }
+    assert!(caught >= 12, "{caught} of 20 lost writes were caught");
+}
+
+#[test]
+fn a_bit_that_flips_without_digests_is_caught() {
+    let (mut flipped, mut caught) = (0, 0);
+    for seed in 0..40 {
+        let mut scenario = calm(seed);
+        for session in &mut scenario.sessions {
+            session.offer.header_digest = vec![iscsi_proto::parameters::Digest::None];
+            session.offer.data_digest = vec![iscsi_proto::parameters::Digest::None];
+        }
+        scenario.limits.offer.header_digest = vec![iscsi_proto::parameters::Digest::None];
+        scenario.limits.offer.data_digest = vec![iscsi_proto::parameters::Digest::None];
+        scenario.weather.flips = 1000;
+        scenario.weather.cut_after = 100_000;
+        flipped += 1;
+        caught += u32::from(run(&scenario, false).is_err());
+    }
+    assert!(caught * 4 >= flipped, "{caught} of {flipped} flips were caught");
+}
