@@ -21,7 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Job {
     /// Ask a portal for its targets (SendTargets).
     Discover {
-        /// The portal: HOST[:PORT], or a URL iscsi://[user%secret@]host[:port].
+        // Given as an attribute: rustdoc takes brackets in a doc comment for links.
+        #[arg(help = "The portal: HOST[:PORT], or a URL iscsi://[user%secret@]host[:port]")]
         address: String,
     },
     /// Log in, show what was negotiated, log out.

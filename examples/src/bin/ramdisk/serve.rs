@@ -88,7 +88,7 @@ pub(crate) fn run(args: &ServeArgs, matches: &ArgMatches) -> Result<(), Ending> 
         println!("To attach on Linux (open-iscsi):");
         for node in server.target().config().nodes() {
             if let Some(portal) = node.portal_groups().iter().flat_map(|group| group.portals()).next() {
-                print!("{}", attach_lines(&node.name().to_string(), portal.bound_address(), &layout));
+                print!("{}", attach_lines(node.name().as_str(), portal.bound_address(), &layout));
             }
         }
         println!("\nServing. Ctrl-C ends it.");

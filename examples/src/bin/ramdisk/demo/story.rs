@@ -24,7 +24,8 @@ pub(super) fn tell_all(stage: &Stage, store: Arc<dyn Backstore>) -> Result<(), E
     tell(format!("{}, vendor ISCSI-RS, product RAM DISK", bytes(store.geometry().bytes())));
     step(4, "A portal");
     let at = portal();
-    let config = TargetConfig::builder().node(open_node(&target, at, &[store.clone()])?).build().map_err(failed)?;
+    let config =
+        TargetConfig::builder().node(open_node(&target, at, std::slice::from_ref(&store))?).build().map_err(failed)?;
     let (server, at) = serve(config)?;
     tell(at);
     step(5, "The configuration");
