@@ -313,6 +313,7 @@ impl<'a> World<'a> {
         for host in self.hosts.iter_mut().filter(|host| host.mangle.is_none()) {
             host.state = match std::mem::replace(&mut host.state, State::Moving) {
                 State::Over(mut app) => {
+                    host.recovery = Recovery::new(host.plan.reconnect, seed);
                     tell(&mut app);
                     State::Waiting { engine: Box::new(host.engine(*app, seed)), until: self.now }
                 }

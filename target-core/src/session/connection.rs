@@ -346,11 +346,12 @@ impl<M: StreamMover> StreamConnection for TargetConnection<M> {
             if let Some(seat) = &self.seat {
                 seat.mailbox.set_waker(&self.waker);
             }
-            if let Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) = &mut self.phase
-                && let Some(executor) = &mut session.executor
-            {
-                executor.set_waker(&self.waker);
-            }
+        }
+        // A store's wake-up uses the waker up: it is given anew each time.
+        if let Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) = &mut self.phase
+            && let Some(executor) = &mut session.executor
+        {
+            executor.set_waker(&self.waker);
         }
         while let Some(event) = self.seat.as_ref().and_then(|seat| seat.mailbox.take()) {
             self.event(event, now);

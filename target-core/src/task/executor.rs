@@ -210,7 +210,7 @@ impl TaskExecutor {
         self.leave(work.slot);
     }
 
-    /// Who is woken when a store has something to say.
+    /// Who is woken, once, when a store has something to say: to be set again after each wake, before [`poll`](Self::poll).
     pub fn set_waker(&mut self, waker: &Waker) {
         self.bell.0.register(waker);
     }

@@ -1,0 +1,41 @@
+//! What the simulator has found, each as a scenario of its own.
+
+use std::time::Duration;
+
+use sim::store::Door;
+use sim::{Scenario, run};
+
+/// A calm world with one session that has one operation under way at a time.
+fn quiet() -> Scenario {
+    let mut scenario = Scenario::new(1);
+    scenario.weather.cuts = 0;
+    scenario.weather.flips = 0;
+    scenario.weather.refused = 0;
+    scenario.weather.stalls = (0, Duration::ZERO);
+    scenario.mangled = None;
+    scenario.hostile = 0;
+    scenario.limits.nop_in_idle = None;
+    scenario.sessions.truncate(1);
+    let session = &mut scenario.sessions[0];
+    session.timeouts.keepalive_interval = Duration::ZERO;
+    session.timeouts.command = Duration::from_secs(60);
+    session.work.depth = 1;
+    session.work.operations = 30;
+    session.work.think = Duration::ZERO;
+    session.work.functions = 0;
+    session.work.abandons = 0;
+    scenario
+}
+
+/// A store's completion wakes the connection each time, also when nothing else has woken it since the last.
+#[test]
+fn a_slow_store_is_heard_each_time() {
+    for door in [Door::Queue, Door::Easy] {
+        let mut scenario = quiet();
+        scenario.store.door = door;
+        scenario.store.slow = (1000, Duration::from_secs(3));
+        let report = run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
+        // Thirty operations of at most two steps, and the time that login and logout take.
+        assert!(report.time < Duration::from_secs(30 * 6 + 60), "{:?}", report.time);
+    }
+}
