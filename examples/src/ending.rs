@@ -1,7 +1,7 @@
 //! How a program ends: one sentence that says what to do, and an exit code that a script can tell apart.
 
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 /// Why a program ends early. Exit codes are stable; `--help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,18 @@ pub fn failed(sentence: impl fmt::Display) -> Ending {
 /// Shorthand for an [`Ending`] by a wrong command line.
 pub fn usage(sentence: impl fmt::Display) -> Ending {
     Ending::new(Why::Usage, sentence)
+}
+
+/// An [`Ending`] for a file that cannot be used.
+pub fn no_file(path: impl fmt::Display, error: &io::Error) -> Ending {
+    failed(match error.kind() {
+        io::ErrorKind::NotFound => format!("there is no {path}: check the path"),
+        io::ErrorKind::PermissionDenied => {
+            format!("{path} may not be opened: change its permissions, or run as a user who may")
+        }
+        io::ErrorKind::StorageFull => format!("the file system of {path} is full: make room, or take another one"),
+        _ => format!("{path}: {error}"),
+    })
 }
 
 /// Prints the sentence, if there is one, and gives the exit code.

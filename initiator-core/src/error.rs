@@ -16,8 +16,8 @@ pub enum Error {
     /// The URL or the portal's address cannot be used.
     #[error(transparent)]
     Url(#[from] UrlError),
-    /// The configuration contradicts itself.
-    #[error("the session cannot be configured like this: {0}")]
+    /// What was asked for cannot be: a name, a secret or a size that no target takes.
+    #[error("{0}")]
     Config(String),
     /// The host's name has no address.
     #[error("the host \"{host}\" has no address ({reason}): check its spelling and the name service")]
@@ -76,7 +76,7 @@ pub enum Error {
         portal: String,
     },
     /// Login failed.
-    #[error("{portal}, target {target}: {reason}")]
+    #[error("{portal}, {target}: {reason}")]
     Login {
         /// The portal.
         portal: String,

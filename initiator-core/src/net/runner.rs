@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iscsi_driver::{Clock, Limits as DriverLimits, drive_with};
+use iscsi_proto::chap::ChapError;
 use iscsi_proto::datamover::MoverError;
 use iscsi_proto::login::LoginError;
 use iscsi_proto::pdu::LoginStatus;
@@ -101,7 +102,16 @@ fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -
     match end {
         ConnectionEnd::LoggedOut | ConnectionEnd::LogoutTimeout => Error::LoggedOut,
         ConnectionEnd::Login(error) => {
-            Error::Login { portal: name, target: plan.target(), status: error.status(), reason: error.to_string() }
+            let reason = match error {
+                // Our own machine found it, so it is the target's proof that is wrong.
+                LoginError::Chap(chap @ (ChapError::Failed { .. } | ChapError::TargetName(_))) => {
+                    format!(
+                        "the target did not prove who it is ({chap}): check the target's CHAP name and secret on both sides"
+                    )
+                }
+                _ => error.to_string(),
+            };
+            Error::Login { portal: name, target: plan.target(), status: error.status(), reason }
         }
         ConnectionEnd::LoginTimeout => Error::Silent { portal: name, after: plan.timeouts.login },
         ConnectionEnd::Lost(MoverError::NotIscsi) => Error::NotIscsi { portal: name },

@@ -1,5 +1,6 @@
 //! Why a store could not be opened, in sentences for the person who asked for it.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -21,8 +22,8 @@ pub enum StoreOpenError {
     },
     /// More RAM than this machine can ever hold.
     #[error(
-        "a RAM store of {bytes} bytes is more than this machine can ever hold: it has {memory} bytes of memory, and a thin store may be at most \
-         {most} bytes; give a smaller size, or use a file"
+        "a RAM store of {} is more than this machine can ever hold: it has {} of memory, and a thin store may be at most {}; give a smaller size, or use a file",
+        Binary(*.bytes), Binary(*.memory), Binary(*.most)
     )]
     TooLarge {
         /// Size asked for in bytes.
@@ -43,7 +44,7 @@ pub enum StoreOpenError {
         source: io::Error,
     },
     /// The file is not there.
-    #[error("there is no file {}: check the path, or give a size to have it created", path.display())]
+    #[error("there is no file {}: check the path, or create it with `truncate -s SIZE`", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -108,4 +109,18 @@ pub enum StoreOpenError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// A size as people read it: in the largest unit that leaves at least 1, rounded down to a tenth.
+struct Binary(u64);
+
+impl fmt::Display for Binary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u32); 6] = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let Some((unit, shift)) = UNITS.into_iter().find(|(_, shift)| self.0 >> shift != 0) else {
+            return write!(f, "{} bytes", self.0);
+        };
+        let tenths = (u128::from(self.0) * 10) >> shift;
+        write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+    }
 }

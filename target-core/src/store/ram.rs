@@ -172,6 +172,12 @@ mod builder {
             Self::builder(bytes).open()
         }
 
+        /// The default memory limit in bytes, see [`RamStore`]; `None` where the system does not say what it holds.
+        #[must_use]
+        pub fn default_memory_limit() -> Option<u64> {
+            machine_memory().map(|memory| memory - memory / 8)
+        }
+
         /// A store of `bytes` with options.
         pub fn builder(bytes: u64) -> RamStoreBuilder {
             RamStoreBuilder { bytes, block_size: 512, memory_limit: None }
@@ -210,7 +216,7 @@ mod builder {
                     return Err(StoreOpenError::TooLarge { bytes, memory, most });
                 }
             }
-            let limit = memory_limit.or(memory.map(|memory| memory - memory / 8)).unwrap_or(u64::MAX);
+            let limit = memory_limit.or_else(RamStore::default_memory_limit).unwrap_or(u64::MAX);
             let region =
                 Region::mapped(bytes, limit).map_err(|source| StoreOpenError::AddressSpace { bytes, source })?;
             Ok(RamStore { region, geometry: RamStore::shape(bytes, block_size) })

@@ -13,6 +13,9 @@ pub(crate) struct Cli {
     /// Give the result as JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Give up on a portal that does not take the connection, or a target that does not finish the login, after so many seconds.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
     #[command(subcommand)]
     pub(crate) job: Job,
 }

@@ -1,7 +1,9 @@
 //! From a URL to a session and a disk, and from the library's errors to endings.
 
+use std::time::Duration;
+
 use examples::ending::{Ending, Why, usage};
-use initiator_core::{Disk, Error, Session, SessionConfig, Url};
+use initiator_core::{Disk, Error, Session, SessionConfig, Timeouts, Url};
 
 use crate::args::Cli;
 
@@ -22,6 +24,12 @@ pub(crate) fn ending(error: Error) -> Ending {
     Ending::new(why, error)
 }
 
+/// How long to wait for a portal and its target.
+pub(crate) fn timeouts(cli: &Cli) -> Timeouts {
+    let timeout = Duration::from_secs(cli.timeout);
+    Timeouts { connect: timeout, login: timeout, ..Timeouts::default() }
+}
+
 /// The session that a URL and the global options describe, and the URL's LUN.
 pub(crate) fn session_config(cli: &Cli, url: &str) -> Result<(SessionConfig, Option<u16>), Ending> {
     let url: Url = url.parse().map_err(usage)?;
@@ -29,6 +37,7 @@ pub(crate) fn session_config(cli: &Cli, url: &str) -> Result<(SessionConfig, Opt
     if let Some(initiator) = &cli.initiator {
         config.initiator_name.clone_from(initiator);
     }
+    config.timeouts = timeouts(cli);
     Ok((config, url.lun))
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::Arc;
 
-use examples::ending::{Ending, failed, usage};
+use examples::ending::{Ending, failed, no_file, usage};
 use examples::progress::Progress;
 use examples::report::bytes;
 use futures::stream::{self, TryStreamExt};
@@ -31,10 +31,9 @@ impl Side {
             let size = disk.size();
             return Ok((Self::Disk(session, disk), size));
         }
-        let mut file = File::open(text).map_err(|error| failed(format!("{text}: {error}")))?;
+        let mut file = File::open(text).map_err(|error| no_file(text, &error))?;
         // A block device says its size only by seeking.
-        let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))
-            .map_err(|error| failed(format!("{text}: {error}")))?;
+        let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(|error| no_file(text, &error))?;
         Ok((Self::File(Arc::new(file), text.to_owned()), size))
     }
 
@@ -50,7 +49,7 @@ impl Side {
             }
             return Ok(Self::Disk(session, disk));
         }
-        let fail = |error| failed(format!("{text}: {error}"));
+        let fail = |error| no_file(text, &error);
         let file = File::options().write(true).create(true).truncate(false).open(text).map_err(fail)?;
         if !file.metadata().map_err(fail)?.file_type().is_block_device() {
             file.set_len(size).map_err(fail)?;
@@ -96,9 +95,7 @@ impl Side {
             }
             Self::File(file, name) => match file.sync_all() {
                 // A file opened for reading, or a pipe, has nothing to make durable.
-                Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => {
-                    Err(failed(format!("{name}: {error}")))
-                }
+                Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => Err(no_file(name, &error)),
                 _ => Ok(()),
             },
         }
@@ -116,7 +113,7 @@ async fn on_file(
     tokio::task::spawn_blocking(move || work(&file, &mut buf).map(|()| buf))
         .await
         .map_err(failed)?
-        .map_err(|error| failed(format!("{name}: {error}")))
+        .map_err(|error| no_file(name, &error))
 }
 
 pub(crate) async fn run(cli: &Cli, args: &CopyArgs) -> Result<(), Ending> {
@@ -130,7 +127,7 @@ pub(crate) async fn run(cli: &Cli, args: &CopyArgs) -> Result<(), Ending> {
     }
     if !size.is_multiple_of(to.grain()) {
         return Err(failed(format!(
-            "{} has {size} bytes, which is no whole number of blocks of {} bytes",
+            "{} has {size} bytes, which is no whole number of blocks of {} bytes: make it longer with `truncate -s`",
             args.from,
             to.grain()
         )));

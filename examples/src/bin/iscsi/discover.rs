@@ -6,7 +6,7 @@ use iscsi_proto::chap::ChapSecret;
 use serde_json::json;
 
 use crate::args::Cli;
-use crate::attach::ending;
+use crate::attach::{ending, timeouts};
 
 /// The portal and the credentials of `HOST[:PORT]` or `iscsi://[user%secret@]host[:port]`.
 fn parse(address: &str) -> Result<(Portal, Option<Credentials>), Ending> {
@@ -26,7 +26,7 @@ fn parse(address: &str) -> Result<(Portal, Option<Credentials>), Ending> {
 
 pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
     let (portal, credentials) = parse(address)?;
-    let mut config = DiscoveryConfig { credentials, ..DiscoveryConfig::default() };
+    let mut config = DiscoveryConfig { credentials, timeouts: timeouts(cli), ..DiscoveryConfig::default() };
     if let Some(initiator) = &cli.initiator {
         config.initiator_name.clone_from(initiator);
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
-use examples::ending::{Ending, failed, usage};
+use examples::ending::{Ending, no_file, usage};
 use serde::Deserialize;
 
 use crate::args::ServeArgs;
@@ -99,10 +99,13 @@ struct FileTarget {
 }
 
 fn read_file(path: &Path) -> Result<File, Ending> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| failed(format!("configuration {}: {error}", path.display())))?;
-    // The parser's own message names line and column.
-    toml::from_str(&text).map_err(|error| usage(format!("configuration {}: {error}", path.display())))
+    let text = std::fs::read_to_string(path).map_err(|error| no_file(path.display(), &error))?;
+    toml::from_str(&text).map_err(|error| {
+        let line =
+            error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+        // The parser draws the place over several lines; its message alone is the sentence.
+        usage(format!("{}, line {line}: {}", path.display(), error.message().trim().replace('\n', "; ")))
+    })
 }
 
 impl Layout {

@@ -1,0 +1,220 @@
+//! The programs as a person runs them: started with arguments, judged by what they print and by their exit code. None outlives its test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) const RAMDISK: &str = env!("CARGO_BIN_EXE_ramdisk");
+pub(crate) const ISCSI: &str = env!("CARGO_BIN_EXE_iscsi");
+pub(crate) const EMBED: &str = env!("CARGO_BIN_EXE_embed");
+/// The target of most tests.
+pub(crate) const TARGET: &str = "iqn.2026-11.example:disk";
+
+/// How long a program may take that ends by itself.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// Asserts the exit code and that stderr is one sentence of the program's with `part` in it.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, part: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(self.stderr.contains(part), "{part:?} is not in {:?}", self.stderr);
+        assert_eq!(self.stderr.trim_end().lines().count(), 1, "not one sentence: {:?}", self.stderr);
+        assert!(!self.stderr.contains("os error") && !self.stderr.contains("panicked"), "{:?}", self.stderr);
+    }
+
+    /// Asserts success, and gives what it printed.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    #[track_caller]
+    pub(crate) fn json(self) -> serde_json::Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+/// Kills its child when dropped.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, which is just as well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(program: &str, args: &[&str]) -> Guard {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Guard(command.spawn().unwrap())
+}
+
+/// Runs a program to its end.
+#[track_caller]
+pub(crate) fn run(program: &str, args: &[&str]) -> Ended {
+    let mut guard = spawn(program, args);
+    drop(guard.0.stdin.take());
+    let reader = |pipe: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            BufReader::new(pipe).read_to_string(&mut text).unwrap();
+            text
+        })
+    };
+    let stdout = reader(Box::new(guard.0.stdout.take().unwrap()));
+    let stderr = reader(Box::new(guard.0.stderr.take().unwrap()));
+    let code = wait(&mut guard.0).unwrap_or_else(|| panic!("{program} {args:?} did not end"));
+    Ended { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// The exit code, or `None` if the limit passes.
+fn wait(child: &mut Child) -> Option<Option<i32>> {
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status.code());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// Runs `iscsi` with arguments that blanks part.
+#[track_caller]
+pub(crate) fn iscsi(line: &str) -> Ended {
+    run(ISCSI, &line.split(' ').collect::<Vec<_>>())
+}
+
+/// Runs a `ramdisk` that is to end by itself.
+#[track_caller]
+pub(crate) fn ramdisk(line: &str) -> Ended {
+    run(RAMDISK, &line.split(' ').collect::<Vec<_>>())
+}
+
+/// A server that runs until it is dropped or interrupted.
+pub(crate) struct Serving {
+    guard: Guard,
+    stdout: BufReader<ChildStdout>,
+    /// What it printed until it served.
+    pub(crate) said: String,
+}
+
+impl Serving {
+    /// Starts a program and reads what it prints up to the line that begins with `until`.
+    #[track_caller]
+    pub(crate) fn start(program: &str, args: &[&str], until: &str) -> Self {
+        let mut guard = spawn(program, args);
+        let mut stdout = BufReader::new(guard.0.stdout.take().unwrap());
+        let mut said = String::new();
+        loop {
+            let before = said.len();
+            if stdout.read_line(&mut said).unwrap() == 0 {
+                let mut error = String::new();
+                guard.0.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+                panic!("{args:?} ended: {error}");
+            }
+            if said[before..].starts_with(until) {
+                return Self { guard, stdout, said };
+            }
+        }
+    }
+
+    /// `ramdisk serve` on a free port, with more arguments that blanks part.
+    #[track_caller]
+    pub(crate) fn ramdisk(line: &str) -> Self {
+        let mut args = vec!["serve", "--portal", "127.0.0.1:0"];
+        args.extend(line.split(' ').filter(|arg| !arg.is_empty()));
+        Self::start(RAMDISK, &args, "Serving.")
+    }
+
+    /// The addresses that it printed in its tree, each once.
+    pub(crate) fn portals(&self) -> Vec<String> {
+        let mut portals: Vec<String> = Vec::new();
+        let words =
+            self.said.lines().filter_map(|line| line.trim_start_matches([' ', '|']).strip_prefix("o- 127.0.0."));
+        for word in words {
+            let portal = format!("127.0.0.{}", word.split(' ').next().unwrap());
+            if !portals.contains(&portal) {
+                portals.push(portal);
+            }
+        }
+        portals
+    }
+
+    /// Its first portal.
+    pub(crate) fn portal(&self) -> String {
+        self.portals().remove(0)
+    }
+
+    /// The URL of a LUN of [`TARGET`].
+    pub(crate) fn url(&self, lun: u16) -> String {
+        format!("iscsi://{}/{TARGET}/{lun}", self.portal())
+    }
+
+    /// Sends SIGINT, as Ctrl-C does; gives the exit code and what it still printed.
+    pub(crate) fn interrupt(mut self) -> (Option<i32>, String) {
+        kill_process(Pid::from_child(&self.guard.0), Signal::INT).unwrap();
+        let code = wait(&mut self.guard.0).expect("it ends within the limit");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (code, rest)
+    }
+
+    /// Presses Enter.
+    pub(crate) fn enter(mut self) -> Option<i32> {
+        use std::io::Write;
+        self.guard.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        wait(&mut self.guard.0).expect("it ends within the limit")
+    }
+}
+
+/// A listener of the test's own.
+pub(crate) fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// A file that is removed with its guard.
+pub(crate) struct TempFile(PathBuf);
+
+impl TempFile {
+    /// A file with this content.
+    pub(crate) fn new(name: &str, content: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("programs-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    pub(crate) fn read(&self) -> Vec<u8> {
+        std::fs::read(&self.0).unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // A test may have removed it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,136 @@
+//! The programs at work: what they serve, show, copy, check and measure.
+#![expect(dead_code, reason = "each test program uses a part of the module")]
+
+mod program;
+
+use program::{EMBED, RAMDISK, Serving, TARGET, TempFile, iscsi, ramdisk};
+
+#[test]
+fn ctrl_c_ends_serve_cleanly() {
+    let server = Serving::ramdisk("");
+    assert!(server.said.contains("1GiB, rw"), "{}", server.said);
+    assert!(server.said.contains("iscsiadm -m discovery -t sendtargets"), "{}", server.said);
+    let (code, rest) = server.interrupt();
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(rest.contains("Ending"), "{rest}");
+}
+
+#[test]
+fn several_targets_luns_and_portals() {
+    let image = TempFile::new("image", &vec![7; 1 << 20]);
+    let server = Serving::ramdisk(&format!(
+        "--portal 127.0.0.2:0 --target {TARGET} --lun 16M --lun null:1T --lun file:{} --target iqn.2026-11.example:two --lun 32M",
+        image.path()
+    ));
+    let found = iscsi(&format!("discover {} --json", server.portal())).json();
+    let targets = found["targets"].as_array().unwrap();
+    assert_eq!(targets.len(), 2, "{found}");
+    assert_eq!(targets[0]["portals"].as_array().unwrap().len(), 2, "{found}");
+    let text = iscsi(&format!("discover {}", server.portal())).ok();
+    assert!(text.contains(&format!("{},1 {TARGET}", server.portal())), "{text}");
+    let luns = iscsi(&format!("luns {} --json", server.url(0))).json();
+    let sizes: Vec<_> = luns["luns"].as_array().unwrap().iter().map(|lun| lun["bytes"].as_u64().unwrap()).collect();
+    assert_eq!(sizes, [16 << 20, 1 << 40, 1 << 20], "{luns}");
+    let last = format!("iscsi://{}/iqn.2026-11.example:two/0", server.portals().pop().unwrap());
+    assert!(iscsi(&format!("luns {last}")).ok().contains("LUN 0: ISCSI-RS RAM DISK"));
+    let back = TempFile::new("image-back", b"");
+    iscsi(&format!("copy {} {}", server.url(2), back.path())).ok();
+    assert!(back.read() == image.read());
+}
+
+#[test]
+fn info_shows_the_disk_and_the_session() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 50G --read-only"));
+    let text = iscsi(&format!("info {}", server.url(0))).ok();
+    for line in
+        ["Vendor", "Product", "Revision", "50.0 GiB", "Write protect             on", "Write cache", "Read cache"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let info = iscsi(&format!("info {} --json --initiator iqn.2026-11.example:me", server.url(0))).json();
+    assert_eq!(info["session"]["Initiator"], "iqn.2026-11.example:me");
+    assert_eq!(info["session"]["Target"], TARGET);
+    assert_eq!(info["disk"]["Product"], "RAM DISK");
+}
+
+#[test]
+fn chap_both_ways_with_digests() {
+    let server = Serving::ramdisk(&format!(
+        "--target {TARGET} --lun 16M --chap alice:a-secret-of-alice --mutual-chap disk:a-secret-of-disks"
+    ));
+    let account = "alice%a-secret-of-alice@";
+    let url = format!(
+        "iscsi://{account}{}/{TARGET}/0?target_user=disk&target_password=a-secret-of-disks&header-digest=crc32c&data-digest=crc32c",
+        server.portal()
+    );
+    let text = iscsi(&format!("login-test {url}")).ok();
+    assert!(text.contains("CHAP, both ways") && text.contains("CRC32C"), "{text}");
+    assert!(iscsi(&format!("verify {url}")).ok().contains("16.0 MiB verified"));
+    assert!(iscsi(&format!("discover iscsi://{account}{}", server.portal())).ok().contains(TARGET));
+}
+
+#[test]
+fn only_named_initiators_may_log_in() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 1M --initiator iqn.2026-11.example:me"));
+    iscsi(&format!("info {}", server.url(0))).fails(4, "access list");
+    iscsi(&format!("info {} --initiator iqn.2026-11.example:me", server.url(0))).ok();
+}
+
+#[test]
+fn a_configuration_file_and_json() {
+    let file = TempFile::new(
+        "good.toml",
+        b"portal = [\"127.0.0.1:0\"]\nread_only = false\n[[target]]\nname = \"iqn.2026-11.example:disk\"\nlun = [\"1M\", \"null:2M\"]\n[[target]]\nlun = [\"3M\"]\n",
+    );
+    let server = Serving::start(RAMDISK, &["serve", "--config", file.path(), "--json"], "}");
+    let shown: serde_json::Value = serde_json::from_str(&server.said).unwrap();
+    let targets = shown["targets"].as_array().unwrap();
+    assert_eq!(targets[0]["name"], TARGET);
+    assert_eq!(targets[0]["luns"][1]["bytes"], 2 << 20);
+    assert!(targets[1]["name"].as_str().unwrap().starts_with("iqn."), "{shown}");
+    let portal = targets[0]["portals"][0]["address"].as_str().unwrap();
+    iscsi(&format!("info iscsi://{portal}/{TARGET}/1")).ok();
+    assert_eq!(server.interrupt(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_file_travels_through_a_lun_and_back() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 8M"));
+    let content: Vec<u8> = (0..8u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let there = TempFile::new("there", &content);
+    let back = TempFile::new("back", b"longer or shorter before");
+    let told = iscsi(&format!("copy {} {} --json", there.path(), server.url(0))).json();
+    assert_eq!(told["bytes"], 8 << 20);
+    assert!(
+        iscsi(&format!("copy {} {} --bs 64K --iodepth 4", server.url(0), back.path())).ok().contains("8.0 MiB copied")
+    );
+    assert!(back.read() == content);
+}
+
+#[test]
+fn bench_gives_figures() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 16M --lun 16M"));
+    let url = server.url(0);
+    for rw in ["randread", "randwrite", "read", "write", "randrw"] {
+        let text = iscsi(&format!("bench {url} --rw {rw} --iodepth 8 --number-ios 1000")).ok();
+        assert!(text.contains(&format!("rw={rw}")) && text.contains("IOPS"), "{text}");
+    }
+    let figures = iscsi(&format!("bench {url} {} --threads 2 --runtime 1 --json", server.url(1))).json();
+    assert!(figures["read"]["iops"].as_f64().is_some_and(|iops| iops > 100.0), "{figures}");
+    assert!(figures["read"]["latency_us"]["p99"].as_f64().is_some_and(|latency| latency > 0.0), "{figures}");
+}
+
+#[test]
+fn the_demo_runs_to_its_end() {
+    let text = ramdisk("demo --runtime 1 --size 1G").ok();
+    assert!(text.contains("RAID 0"), "{text}");
+}
+
+#[test]
+fn embed_serves_in_under_50_lines() {
+    assert!(include_str!("../src/bin/embed.rs").lines().count() < 50);
+    let server = Serving::start(EMBED, &["127.0.0.1:0"], "Serving.");
+    let url = format!("iscsi://{}/iqn.2026-11.example.embed:vec/0", server.portal());
+    assert!(iscsi(&format!("verify {url} --size 4M")).ok().contains("verified"));
+    assert_eq!(server.enter(), Some(0));
+}
