@@ -60,7 +60,8 @@ impl Cutter {
         let mut cut = 0;
         for [near, far] in self.shared.lock().drain(..) {
             let alive = near.shutdown(Shutdown::Both).is_ok();
-            let alive = far.shutdown(Shutdown::Both).is_ok() && alive;
+            // By now the relay threads may have closed the far side themselves.
+            let _ = far.shutdown(Shutdown::Both);
             cut += usize::from(alive);
         }
         cut

@@ -109,6 +109,10 @@ fn iscsi_perf_reads_sequentially_and_at_random() -> Result<()> {
 fn chap_lets_the_right_secret_in_and_no_other() -> Result<()> {
     let ramdisk = Ramdisk::serve(["--target", Ramdisk::TARGET, "--lun", "64M", "--chap", "alice:alice-secret-1234"])?;
     tool("iscsi-inq", &[&ramdisk.url_as("alice", "alice-secret-1234", 0)])?.success()?;
+    let portal = ramdisk.portal();
+    tool("iscsi-ls", &[&format!("iscsi://alice%alice-secret-1234@{portal}")])?.success()?.prints(&[Ramdisk::TARGET])?;
+    let listed = tool("iscsi-ls", &[&format!("iscsi://{portal}")])?;
+    assert!(!listed.status.success(), "discovery without an account: {}", listed.output);
     for url in
         [ramdisk.url(0), ramdisk.url_as("alice", "wrong-secret-0000", 0), ramdisk.url_as("bob", "alice-secret-1234", 0)]
     {
@@ -124,8 +128,9 @@ fn tshark_finds_nothing_wrong_on_the_wire() -> Result<()> {
     let ramdisk = Ramdisk::serve(["--target", Ramdisk::TARGET, "--lun", "64M", "--chap", "alice:alice-secret-1234"])?;
     let capture = Capture::start(ramdisk.port())?;
     let url = ramdisk.url_as("alice", "alice-secret-1234", 0);
-    let list = format!("iscsi://{}", ramdisk.portal());
-    tool("iscsi-ls", &[&list])?.success()?;
+    // Discovery asks for the same account.
+    let list = format!("iscsi://alice%alice-secret-1234@{}", ramdisk.portal());
+    tool("iscsi-ls", &[&list])?.success()?.prints(&[Ramdisk::TARGET])?;
     tool("iscsi-inq", &[&url])?.success()?;
     // libiscsi's tools offer "None,CRC32C" whatever they are told; QEMU, through the same library, does not.
     let digests = format!(
