@@ -39,3 +39,23 @@ fn a_slow_store_is_heard_each_time() {
         assert!(report.time < Duration::from_secs(30 * 6 + 60), "{:?}", report.time);
     }
 }
+
+/// Writes that wait for an atomic command, which waits for a slow write, wait without spinning.
+#[test]
+fn writes_behind_a_compare_and_write_rest() {
+    for seed in 1..30 {
+        let mut scenario = quiet();
+        scenario.seed = seed;
+        scenario.limits.command_window = 64;
+        scenario.store.door = Door::Queue;
+        scenario.store.blocks = 64;
+        scenario.store.slow = (200, Duration::from_secs(3));
+        let session = &mut scenario.sessions[0];
+        session.limits.commands = 64;
+        session.work.depth = 16;
+        session.work.most_blocks = 8;
+        session.work.others = 600;
+        session.work.reads = 0;
+        run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}

@@ -60,6 +60,11 @@ impl WriteGate {
     pub(crate) fn try_shared(&self, stripes: Stripes) -> bool {
         let mut taken = 0;
         for index in each(stripes) {
+            // A look before the addition: taking it back would wake every waiter, the caller among them, who would then try again at once and for ever.
+            if self.stripe(index).load(SeqCst) & EXCLUSIVE != 0 {
+                self.release_shared(taken);
+                return false;
+            }
             taken |= 1 << index;
             if self.stripe(index).fetch_add(1, SeqCst) & EXCLUSIVE != 0 {
                 self.release_shared(taken);
@@ -129,6 +134,34 @@ mod tests {
         assert_eq!(WriteGate::stripes(63 * 64, 65), 1 << 63 | 1);
         assert_eq!(WriteGate::stripes(5, 64 * 64), u64::MAX);
         assert_eq!(WriteGate::stripes(u64::MAX, u64::MAX), 1 << 63);
+    }
+
+    #[test]
+    fn a_try_that_fails_wakes_nobody() {
+        use alloc::sync::Arc;
+        use core::sync::atomic::AtomicUsize;
+
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+        impl alloc::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, SeqCst);
+            }
+        }
+        let gate = WriteGate::new();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        assert!(gate.try_shared(0b01));
+        let mut held = 0;
+        gate.wait(&waker);
+        assert!(!gate.try_exclusive(0b01, &mut held));
+        for stripes in [0b01, 0b11] {
+            gate.wait(&waker);
+            assert!(!gate.try_shared(stripes));
+        }
+        assert_eq!(count.0.load(SeqCst), 0);
+        gate.release_shared(0b01);
+        assert_eq!(count.0.load(SeqCst), 1);
     }
 
     #[test]
