@@ -4,6 +4,7 @@
 //! well; an `Err` is a sentence for the person who typed the command.
 
 mod bench;
+mod conformance;
 mod setup;
 mod shell;
 mod suite;
@@ -31,6 +32,8 @@ enum Job {
     Test(test::Arguments),
     /// Run libiscsi's conformance suite against any target.
     Suite(suite::Arguments),
+    /// Check the table of the RFCs' requirements.
+    Conformance(conformance::Arguments),
     /// Boot the virtual machine and run one job in it.
     Vm(vm::Arguments),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Job::Setup(arguments) => setup::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
         Job::Suite(arguments) => suite::run(&arguments),
+        Job::Conformance(arguments) => conformance::run(&arguments),
         Job::Vm(arguments) => vm::run(&arguments),
     };
     match outcome {

@@ -3,8 +3,8 @@
 use interop::{Failure, Result};
 
 use super::{Arguments, Step, fuzz};
-use crate::setup;
 use crate::shell::{self, cargo};
+use crate::{conformance, setup};
 
 /// Crates whose cores build without std.
 const NO_STD: [&str; 4] = ["iscsi-memory", "iscsi-proto", "target-core", "initiator-core"];
@@ -21,6 +21,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "clippy", purpose: "lints, every target, warnings are errors", run: clippy },
     Step { name: "no-std", purpose: "the cores build with no default features", run: no_std },
     Step { name: "doc", purpose: "documentation builds, warnings are errors", run: doc },
+    Step { name: "musts", purpose: "the table of the RFCs' requirements", run: |_| conformance::check_all() },
     Step { name: "unit", purpose: "unit and integration tests of the crates", run: unit },
     Step { name: "doctest", purpose: "examples in the documentation", run: doc_tests },
     Step { name: "sim", purpose: "the simulator, seed after seed", run: sim },
