@@ -179,7 +179,7 @@ fn the_tree_shows_everything() {
         "[one, portal groups: 1]",
         "o- tpg1 ",
         "[any initiator writes, no-auth]",
-        "|   o- iqn.2026-11.example:me ",
+        "| o- iqn.2026-11.example:me ",
         "[mapped LUNs: 1, own account]",
         "o- mapped_lun3 ",
         "[lun0 (ro)]",

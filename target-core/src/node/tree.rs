@@ -23,14 +23,15 @@ impl Branch {
         Self { name: name.into(), summary: summary.into(), below }
     }
 
-    fn write(&self, f: &mut fmt::Formatter<'_>, indent: &str) -> fmt::Result {
+    /// `indent` stands before the branch's own line, `rail` before the lines of what is below it.
+    fn write(&self, f: &mut fmt::Formatter<'_>, indent: &str, rail: &str) -> fmt::Result {
         let used = indent.chars().count() + self.name.chars().count() + self.summary.chars().count() + 7;
         let dots = ".".repeat(WIDTH.saturating_sub(used).max(3));
         writeln!(f, "{indent}o- {} {dots} [{}]", self.name, self.summary)?;
         let last = self.below.len().saturating_sub(1);
         for (at, branch) in self.below.iter().enumerate() {
-            let indent = if at < last { format!("{indent}| ") } else { format!("{indent}  ") };
-            branch.write(f, &indent)?;
+            let below = if at < last { format!("{rail}| ") } else { format!("{rail}  ") };
+            branch.write(f, rail, &below)?;
         }
         Ok(())
     }
@@ -129,7 +130,7 @@ impl fmt::Display for TargetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes: Vec<_> = self.nodes.iter().map(|each| node(each)).collect();
         let discovery = if self.discovery_accounts.is_empty() { "" } else { ", discovery by CHAP" };
-        Branch::new("iscsi", format!("targets: {}{discovery}", nodes.len()), nodes).write(f, "")
+        Branch::new("iscsi", format!("targets: {}{discovery}", nodes.len()), nodes).write(f, "", "  ")
     }
 }
 

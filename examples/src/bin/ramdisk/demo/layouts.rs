@@ -14,8 +14,9 @@ use super::{Stage, attach, name, open_node, session_config, tell, verify};
 
 /// Bytes of each LUN of the table.
 const LUN_BYTES: u64 = 1 << 30;
-/// Bytes of each LUN that are written and compared before it is measured.
-const VERIFIED: u64 = 16 << 20;
+/// Bytes of each LUN that are measured. All of them are written and compared before: the first touch of a page costs a page fault, which is the
+/// price of memory that is allocated when it is written, not of the disk.
+const MEASURED: u64 = 256 << 20;
 
 /// A line of the table.
 pub(super) struct Figures {
@@ -68,7 +69,7 @@ async fn measure(stage: &Stage, places: &[Place], read_percent: u8) -> Result<Me
             depth: stage.depth,
             runtime: stage.args_runtime,
             most_requests: None,
-            span: None,
+            span: Some(MEASURED),
             seed: n as u64 + 1,
         };
         run_load(config, place.lun, load)
@@ -93,7 +94,7 @@ pub(super) fn measure_all(stage: &Stage) -> Result<Vec<Figures>, Ending> {
         let figures = stage.runtime.block_on(async {
             for (n, place) in places.iter().enumerate() {
                 let (session, disk) = attach(place.portal, &place.target, place.lun).await?;
-                verify(&disk, VERIFIED, n as u64).await?;
+                verify(&disk, MEASURED, n as u64).await?;
                 session.logout().await.map_err(failed)?;
             }
             let reads = measure(stage, &places, 100).await?;
