@@ -18,8 +18,8 @@ operational() { iscsiadm --mode session --print 3 | grep -q 'iSCSI Session State
 written() { awk '{print $7}' "/sys/block/${disk##*/}/stat"; }
 resumes() { local before; before=$(written); eventually "$1" eval '[ "$(written)" -gt '"$((before + 200))"' ]'; }
 
-# About 60 s of writes: every block once, at a steady rate, then all of them are read and checked.
-fio --name=cut --filename="$disk" --rw=randwrite --bs=4k --size=96m --rate_iops=400 --direct=1 --ioengine=libaio \
+# About 50 s of writes: every block once, at a steady rate, then all of them are read and checked.
+fio --name=cut --filename="$disk" --rw=randwrite --bs=4k --size=56m --rate_iops=280 --direct=1 --ioengine=libaio \
     --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 > fio.log 2>&1 &
 FIO=$!
 check "writes flow" resumes 30

@@ -46,12 +46,16 @@ refused() {
 story() {
     local name=$1 portal=$2 iqn=$3 who=$4
     check "$name: discover" ours "$iqn" "$portal" -- "$ISCSI" discover "$portal"
+    cat check.log
     check "$name: info" ours LIO-ORG RAMDISK -- "$ISCSI" info "iscsi://$who$portal/$iqn/0"
+    cat check.log
     check "$name: luns" ours 0 1 -- "$ISCSI" luns "iscsi://$who$portal/$iqn/0"
     check "$name: verify" ours -- "$ISCSI" verify "iscsi://$who$portal/$iqn/0"
-    check "$name: bench" ours IOPS -- "$ISCSI" bench "iscsi://$who$portal/$iqn/0" --rw randrw --bs 512 --iodepth 32 --runtime 3
+    cat check.log
+    check "$name: bench" ours IOPS -- "$ISCSI" bench "iscsi://$who$portal/$iqn/0" --rw randrw --bs 512 --iodepth 32 --runtime 2
+    cat check.log
     check "$name: bench over two LUNs" ours IOPS -- "$ISCSI" bench "iscsi://$who$portal/$iqn/0" "iscsi://$who$portal/$iqn/1" \
-        --rw randread --bs 4096 --iodepth 32 --runtime 3
+        --rw randread --bs 4096 --iodepth 32 --runtime 2
 }
 # The programs can be replaced by libiscsi's, to tell a wrong job from a wrong initiator.
 if [ "${INITIATOR_TOOLS:-ours}" = libiscsi ]; then

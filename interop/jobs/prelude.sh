@@ -8,9 +8,10 @@ note() { echo "note: $*"; }
 # check NAME COMMAND...: passes when the command succeeds; shows what it printed when it does not.
 check() {
     # A job's own variables must not be hidden from what it has evaluated here, hence the long names.
-    local check_name=$1 check_code; shift
+    local check_name=$1 check_code check_begin=$SECONDS; shift
     # In this shell, not in a substitution: what the command starts stays a child of the job.
     "$@" > check.log 2>&1; check_code=$?
+    [ $((SECONDS - check_begin)) -lt 3 ] || note "$check_name took $((SECONDS - check_begin)) s"
     if [ $check_code = 0 ]; then pass "$check_name"; else fail "$check_name" "\`$*\` ended with $check_code: $(cat check.log)"; fi
 }
 # need NAME COMMAND...: the same, and the job ends here when it fails: the rest stands on it.
@@ -24,6 +25,7 @@ finish() {
         echo "--- iscsid's output"; tail -n 40 iscsid.log 2>/dev/null
         echo "--- the kernel's log"; dmesg | tail -n 60
     fi
+    note "$SECONDS s since the job began"
     exit $FAILED
 }
 # eventually SECONDS COMMAND...: tries until the command succeeds.

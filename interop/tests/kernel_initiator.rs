@@ -55,7 +55,12 @@ fn attaches_and_uses_four_disks() -> Result<()> {
 
 #[test]
 fn attaches_with_chap_both_ways() -> Result<()> {
-    let checks = ["a wrong secret is refused", "a target with a wrong secret is refused", "session: CHAP both ways"];
+    let checks = [
+        "discovery without a secret is refused",
+        "a wrong secret is refused",
+        "a target with a wrong secret is refused",
+        "session: CHAP both ways",
+    ];
     attach("chap", &checks).map(drop)
 }
 
