@@ -58,11 +58,11 @@ pub enum GeometryError {
 /// What one command may ask of a logical unit. The Block Limits VPD page (SBC-4 6.6.4) tells initiators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// MAXIMUM TRANSFER LENGTH in bytes; a longer READ, WRITE or VERIFY gets INVALID FIELD IN CDB. 16 MiB. At least one block holds anyway.
+    /// MAXIMUM TRANSFER LENGTH in bytes; a longer READ, WRITE or VERIFY gets INVALID FIELD IN CDB. 32 MiB. At least one block holds anyway.
     pub max_transfer: u32,
     /// MAXIMUM COMPARE AND WRITE LENGTH in blocks, 0 to 255; 0 takes the command away. 16.
     pub max_compare_and_write: u8,
-    /// MAXIMUM UNMAP LBA COUNT: the blocks of one UNMAP, over all its descriptors. 2^22 - 1 (2 GiB of 512-byte blocks).
+    /// MAXIMUM UNMAP LBA COUNT: the blocks of one UNMAP, over all its descriptors. 2^20 (512 MiB of 512-byte blocks).
     pub max_unmap_blocks: u32,
     /// MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT, 1 to 4095. 256.
     pub max_unmap_descriptors: u16,
@@ -73,9 +73,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_transfer: 16 << 20,
+            max_transfer: 32 << 20,
             max_compare_and_write: 16,
-            max_unmap_blocks: (1 << 22) - 1,
+            max_unmap_blocks: 1 << 20,
             max_unmap_descriptors: 256,
             max_write_same: (1 << 22) - 1,
         }
