@@ -105,11 +105,10 @@ pub fn judge(file: &Path, port: u16) -> Result<Verdict> {
         verdict.complaints.extend(tshark(&["-Y", filter])?.lines().map(|line| format!("{what}: {}", line.trim())));
     }
     for line in tshark(&["-Y", "iscsi", "-V"])?.lines().filter(|line| line.contains("Digest: 0x")) {
-        let lower = line.to_lowercase();
-        if lower.contains("incorrect") || lower.contains("bad") || lower.contains("should be") {
-            verdict.complaints.push(format!("bad digest: {}", line.trim()));
-        } else if lower.contains("good") || lower.contains("correct") {
-            verdict.good_digests += 1;
+        match digest_verdict(line) {
+            Some(true) => verdict.good_digests += 1,
+            Some(false) => verdict.complaints.push(format!("bad digest: {}", line.trim())),
+            None => {}
         }
     }
     verdict.gaps = tshark(&["-q", "-z", "expert"])?
@@ -117,6 +116,15 @@ pub fn judge(file: &Path, port: u16) -> Result<Verdict> {
         .filter(|line| line.contains("Previous segment") || line.contains("wasn't captured"))
         .count();
     Ok(verdict)
+}
+
+/// What tshark says of a digest. Only its words count: a value such as 0x19fbad16 has "bad" in its digits.
+fn digest_verdict(line: &str) -> Option<bool> {
+    let words = line.split_once('(')?.1.to_lowercase();
+    if ["incorrect", "bad", "should be"].iter().any(|word| words.contains(word)) {
+        return Some(false);
+    }
+    ["good", "correct"].iter().any(|word| words.contains(word)).then_some(true)
 }
 
 impl Verdict {
@@ -146,5 +154,17 @@ impl Verdict {
             self.pdus(),
             shown.join("\n")
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digest_verdict;
+
+    #[test]
+    fn a_digest_is_judged_by_words_not_by_its_digits() {
+        assert_eq!(digest_verdict("    HeaderDigest: 0x19fbad16 (Good CRC32)"), Some(true));
+        assert_eq!(digest_verdict("    DataDigest: 0x00000001 (Bad CRC32, should be 0x00000002)"), Some(false));
+        assert_eq!(digest_verdict("    DataDigest: 0x00000001"), None);
     }
 }
