@@ -33,20 +33,30 @@ pub(crate) fn attach_lines(name: &str, portal: SocketAddr, layout: &Layout) -> S
     let host = if portal.ip().is_unspecified() { "THIS-MACHINE".to_owned() } else { portal.ip().to_string() };
     let portal =
         if host.contains(':') { format!("[{host}]:{}", portal.port()) } else { format!("{host}:{}", portal.port()) };
-    let mut lines = format!("  iscsiadm -m discovery -t sendtargets -p {portal}\n");
-    let update = |name: &str, field: &str, value: &str| {
-        format!("  iscsiadm -m node -T {name} -p {portal} -o update -n node.session.auth.{field} -v {value}\n")
-    };
+    // The configuration makes discovery authenticate like the rest, which open-iscsi keeps in a record of its own.
+    let mut secrets: Vec<(&str, &str)> = Vec::new();
     if let Some(user) = layout.chap.first() {
-        lines += &update(name, "authmethod", "CHAP");
-        lines += &update(name, "username", &user.user);
-        lines += &update(name, "password", "SECRET");
+        secrets.extend([("authmethod", "CHAP"), ("username", user.user.as_str()), ("password", "SECRET")]);
+        if let Some(user) = &layout.mutual_chap {
+            secrets.extend([("username_in", user.user.as_str()), ("password_in", "SECRET")]);
+        }
     }
-    if let Some(user) = &layout.mutual_chap {
-        lines += &update(name, "username_in", &user.user);
-        lines += &update(name, "password_in", "SECRET");
+    let discovery = format!("  iscsiadm -m discoverydb -t sendtargets -p {portal}");
+    let node = format!("  iscsiadm -m node -T {name} -p {portal}");
+    let mut lines = String::new();
+    if secrets.is_empty() {
+        lines += &format!("  iscsiadm -m discovery -t sendtargets -p {portal}\n");
+    } else {
+        lines += &format!("{discovery} -o new\n");
+        for (field, value) in &secrets {
+            lines += &format!("{discovery} -o update -n discovery.sendtargets.auth.{field} -v {value}\n");
+        }
+        lines += &format!("{discovery} --discover\n");
     }
-    lines + &format!("  iscsiadm -m node -T {name} -p {portal} --login\n")
+    for (field, value) in &secrets {
+        lines += &format!("{node} -o update -n node.session.auth.{field} -v {value}\n");
+    }
+    lines + &format!("{node} --login\n")
 }
 
 fn print_json(config: &TargetConfig) {
