@@ -42,6 +42,12 @@ fn measured(mover: &mut TcpMover, received: usize, region: &std::sync::Arc<Regio
                 numbers.stat_sn = numbers.stat_sn.next();
                 mover.set_sequence(numbers);
             }
+            Notification::Control(bhs) if !mover.immediate_data().is_empty() => {
+                region.write(u64::from(bhs.itt()) * 512, mover.immediate_data());
+                mover.put_data(PutData { lun: 0, itt: bhs.itt(), buffer_offset: 0, data: Source::None, status });
+                numbers.stat_sn = numbers.stat_sn.next();
+                mover.set_sequence(numbers);
+            }
             Notification::Control(bhs) => {
                 if let Some(buf) = sink.take() {
                     let task = TaskHandle { slot: bhs.itt() as u16, generation: 0 };

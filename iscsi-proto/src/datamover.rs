@@ -335,6 +335,13 @@ pub trait Datamover {
     /// [`Notification::GetDataComplete`] or [`Notification::GetDataFailed`], exactly once, unless the task's resources are deallocated first.
     fn get_data(&mut self, get: GetData);
 
+    /// Target: the data of the SCSI Command notified last, if all that it has came with it and [`get_data`](Self::get_data) would only copy them;
+    /// else nothing. Who takes them from here has no need of `get_data`. Valid until the next call of `get_data` or
+    /// [`poll_notify`](Self::poll_notify).
+    fn immediate_data(&self) -> &[u8] {
+        &[]
+    }
+
     /// Send_Control of a SCSI Command (initiator). Its Data-Out and Data-In are the mover's business from here on.
     fn send_command(&mut self, command: SendCommand<'_>);
 

@@ -286,13 +286,18 @@ impl Datamover for TcpMover {
     }
 
     fn put_data(&mut self, put: PutData<'_>) {
-        if !self.put_at_once(&put) {
+        if !self.put_at_once(&put) && !self.respond_at_once(&put) {
             self.put(put);
         }
     }
 
     fn get_data(&mut self, get: GetData) {
         self.get(get);
+    }
+
+    #[inline]
+    fn immediate_data(&self) -> &[u8] {
+        self.receive.at_hand()
     }
 
     fn send_command(&mut self, command: SendCommand<'_>) {

@@ -64,6 +64,8 @@ pub(super) struct Receive {
     data_digest: bool,
     /// SCSI Commands may come, and their headers have no digest.
     plain_commands: bool,
+    /// Bytes of the last SCSI Command's data that wait in staging for the session to take them; its header lies before them.
+    at_hand: usize,
     /// Nothing has been parsed yet: the peer has not shown that it speaks iSCSI.
     first: bool,
     ahs: (usize, usize),
@@ -87,6 +89,7 @@ impl Receive {
             header_digest: false,
             data_digest: false,
             plain_commands: false,
+            at_hand: 0,
             first: true,
             ahs: (0, 0),
             data: (0, 0),
@@ -108,6 +111,19 @@ impl Receive {
     #[inline]
     pub(super) fn control_data(&self) -> &[u8] {
         self.staging.span(self.data.0, self.data.1)
+    }
+
+    /// The whole data of the last SCSI Command, as long as they are still in staging.
+    #[inline]
+    pub(super) fn at_hand(&self) -> &[u8] {
+        self.staging.unread().get(..self.at_hand).unwrap_or_default()
+    }
+
+    /// The session has had its chance to take the data at hand.
+    #[inline]
+    fn pass_at_hand(&mut self) {
+        self.staging.consume(padded(self.at_hand));
+        self.at_hand = 0;
     }
 
     /// The payload under way is to be dropped if it is for this slot: its task is gone.
@@ -142,6 +158,12 @@ impl Receive {
     }
 }
 
+/// Bytes of a data segment with its padding.
+#[inline]
+fn padded(len: usize) -> usize {
+    len.next_multiple_of(4)
+}
+
 /// What one step of framing came to.
 enum Step {
     /// Go on.
@@ -155,6 +177,7 @@ enum Step {
 impl TcpMover {
     #[inline]
     pub(super) fn poll_open(&mut self) -> Option<Notification> {
+        self.receive.pass_at_hand();
         if self.receive.plain_commands
             && self.receive.phase == Phase::Header
             && self.events.is_empty()
@@ -182,10 +205,40 @@ impl TcpMover {
         self.receive.data.1 = 0;
         self.receive.staging.consume(BHS_LEN);
         if len > 0 {
+            if self.may_wait_at_hand(&bhs, len) {
+                self.receive.at_hand = len as usize;
+                self.begin_tag(bhs.itt());
+                return Some(bhs);
+            }
             self.receive.begin_payload(&bhs, Purpose::Immediate);
         }
         self.begin_command(&bhs);
         Some(bhs)
+    }
+
+    /// Whether the data of a SCSI Command are all that it writes, allowed to come with it, and here: then they stay in staging, and no payload is under
+    /// way, until the session has taken them, or asked for them with `get_data`.
+    #[inline(always)]
+    fn may_wait_at_hand(&self, bhs: &Bhs, len: u32) -> bool {
+        // F and W set, R clear.
+        bhs.0[1] & 0xe0 == 0xa0
+            && len == bhs.u32_at::<20>()
+            && len <= self.limits.first_burst
+            && self.limits.immediate_data
+            && !self.receive.data_digest
+            && self.receive.staging.len() >= padded(len as usize)
+    }
+
+    /// Data at hand become a payload under way, as if their header had come just now: they are asked for, or staging is about to move.
+    #[inline]
+    pub(super) fn release_at_hand(&mut self) {
+        if self.receive.at_hand > 0 {
+            self.receive.at_hand = 0;
+            let Some(header) = self.receive.staging.consumed::<BHS_LEN>() else { return };
+            let bhs = Bhs(*header);
+            self.receive.begin_payload(&bhs, Purpose::Immediate);
+            self.begin_command(&bhs);
+        }
     }
 
     #[inline(never)]
@@ -529,6 +582,7 @@ impl TcpMover {
     }
 
     pub(super) fn window(&mut self, open: bool) -> ReceiveWindow<'_> {
+        self.release_at_hand();
         self.receive.data.1 = 0;
         self.receive.ahs.1 = 0;
         let empty = ReceiveSlice::Private(&mut []);

@@ -43,6 +43,12 @@ impl Staging {
         self.head += n;
     }
 
+    /// The last `N` bytes that were consumed, if they are still there.
+    #[inline]
+    pub(super) fn consumed<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.bytes.get(..self.head)?.last_chunk()
+    }
+
     /// Room for the next bytes. At least a fourth of the buffer, unless more than that is unread; positions noted before are void.
     pub(super) fn room(&mut self) -> &mut [u8] {
         if self.head == self.tail {

@@ -226,12 +226,11 @@ impl TcpMover {
         let flags = bhs.0[1];
         let write = flags & 0x20 != 0;
         let itt = bhs.itt();
-        self.target.forget_numbering(itt);
         if !write && bhs.data_segment_len() == 0 {
+            self.target.forget_numbering(itt);
             return;
         }
-        // The tag is used anew: whatever was to come for its last use does not come any more.
-        self.target.unsolicited.retain(|entry| entry.itt != itt);
+        self.begin_tag(itt);
         self.target.current = Some(CurrentCommand {
             itt,
             expected_length: bhs.u32_at::<20>(),
@@ -241,6 +240,15 @@ impl TcpMover {
             read: flags & 0x40 != 0,
             taken: None,
         });
+    }
+
+    /// The tag is used anew: whatever was to come for its last use does not come any more.
+    #[inline(always)]
+    pub(super) fn begin_tag(&mut self, itt: u32) {
+        self.target.forget_numbering(itt);
+        if !self.target.unsolicited.is_empty() {
+            self.target.unsolicited.retain(|entry| entry.itt != itt);
+        }
     }
 
     /// The session has had its chance to ask for the last command's data.
@@ -257,6 +265,7 @@ impl TcpMover {
 
     #[inline(always)]
     pub(super) fn get(&mut self, get: GetData) {
+        self.release_at_hand();
         let GetData { task, lun, itt, sink } = get;
         let slot = task.slot;
         if self.target.transfers.len() <= usize::from(slot) {
@@ -493,6 +502,27 @@ impl TcpMover {
         bhs.put_u32::<40>(put.buffer_offset);
         bhs.put_u32::<44>(status.residual.count());
         self.send.pdu(&bhs, len, |to| region.read(offset, to));
+        true
+    }
+
+    /// The short way of a status alone, as one SCSI Response. False if there is more to say.
+    #[inline]
+    pub(super) fn respond_at_once(&mut self, put: &PutData<'_>) -> bool {
+        let (Source::None, Some(status)) = (&put.data, &put.status) else { return false };
+        let alone = self.state == State::Open && self.target.numbering.is_empty();
+        if !alone || !status.sense.is_empty() || status.bidirectional_read_residual != Residual::None {
+            return false;
+        }
+        // What `ScsiResponse::emit` makes of it, with the fields that are zero left out: command completed at target, and no Data-In before.
+        let mut bhs = Bhs::new(Opcode::ScsiResponse);
+        bhs.0[1] = 0x80 | status.residual.flags(0x04, 0x02);
+        bhs.0[3] = status.status;
+        bhs.put_u32::<16>(put.itt);
+        bhs.put_u32::<24>(self.numbers.stat_sn.0);
+        bhs.put_u32::<28>(self.numbers.exp_cmd_sn.0);
+        bhs.put_u32::<32>(self.numbers.max_cmd_sn.0);
+        bhs.put_u32::<44>(status.residual.count());
+        self.send.header(&bhs);
         true
     }
 

@@ -79,6 +79,11 @@ struct Pair {
     given: usize,
     completed: usize,
     numbers: SequenceNumbers,
+    /// Whether the target takes data at hand without `get_data`, and how often it did.
+    take_at_hand: bool,
+    at_hand: usize,
+    /// All that the target sent.
+    sent: Vec<u8>,
 }
 
 impl Pair {
@@ -107,6 +112,9 @@ impl Pair {
             given: 0,
             completed: 0,
             numbers: SequenceNumbers::default(),
+            take_at_hand: false,
+            at_hand: 0,
+            sent: Vec::new(),
         }
     }
 
@@ -149,6 +157,15 @@ impl Pair {
                     let read = bidirectional.unwrap_or(if command.read { expected } else { 0 });
                     let slot = command.itt as u16;
                     if command.write {
+                        let at_hand = self.target.immediate_data();
+                        if !at_hand.is_empty() {
+                            assert_eq!(at_hand, pattern(u32::from(slot), self.operations[usize::from(slot)].write));
+                            if self.take_at_hand {
+                                self.at_hand += 1;
+                                self.answer(slot, command.itt, read);
+                                continue;
+                            }
+                        }
                         self.commands.insert(slot, (command.itt, read));
                         let lent = self.operations[usize::from(slot)].lent;
                         self.given += usize::from(!lent);
@@ -252,6 +269,7 @@ impl Pair {
                 self.initiator_drain();
                 let bytes = take(&mut self.target, sizes.next().unwrap());
                 moved += bytes.len();
+                self.sent.extend(&bytes);
                 self.to_initiator.extend(bytes);
                 self.target_drain();
             }
@@ -330,9 +348,33 @@ proptest! {
         chunks in chunks(),
         copy_limit in prop_oneof![Just(0usize), Just(512), Just(8192)],
         high_water in prop_oneof![Just(0usize), Just(4096), Just(4 << 20)],
+        take_at_hand: bool,
     ) {
         let config = TcpMoverConfig { copy_limit, send_high_water: high_water, ..small() };
-        Pair::new(config, &parameters, operations).run(&chunks);
+        let mut pair = Pair::new(config, &parameters, operations);
+        pair.take_at_hand = take_at_hand;
+        pair.run(&chunks);
+    }
+}
+
+/// Data that came whole with their command are the same to the initiator whether the session takes them from staging or has them put into a sink.
+#[test]
+fn data_at_hand_and_get_data_give_the_same() {
+    let operation = |write, sense| Operation { write, read: 0, lent: true, sense, twice: false };
+    let lengths = [512, 511, 1, 4096, 9000, 70_000];
+    let operations: Vec<_> =
+        lengths.into_iter().flat_map(|len| [operation(len, false), operation(len, true)]).collect();
+    for chunks in [vec![usize::MAX], vec![700], vec![5000, 17]] {
+        let mut sent = Vec::new();
+        for take_at_hand in [false, true] {
+            let config = TcpMoverConfig { max_tasks: 16, ..small() };
+            let mut pair = Pair::new(config, &Parameters::default(), operations.clone());
+            pair.take_at_hand = take_at_hand;
+            pair.run(&chunks);
+            assert_eq!(pair.at_hand > 0, take_at_hand, "{chunks:?}");
+            sent.push(pair.sent);
+        }
+        assert!(sent[0] == sent[1], "{chunks:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use iscsi_proto::datamover::{Datamover, Notification, PutData, SequenceNumbers, Sink, TaskHandle};
+use iscsi_proto::datamover::{Datamover, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Ahs, AhsIter, Bhs, Opcode, PduError, RESERVED_TAG, RejectReason, ScsiCommand};
 use iscsi_proto::serial::Serial;
@@ -23,7 +23,7 @@ use super::task_table::{Flags, Refused, TaskTable};
 use super::{EndReason, Target, wire};
 use crate::registry::{SessionEntry, Tickets};
 use crate::stats::Tally;
-use crate::task::{ExecutorConfig, NewTask, Nexus, Step, TaskExecutor};
+use crate::task::{AtOnce, ExecutorConfig, NewTask, Nexus, Step, TaskExecutor};
 
 /// Largest command window.
 pub(super) const MAX_WINDOW: u16 = 16384;
@@ -118,24 +118,38 @@ impl Core {
                 mover.get_data(iscsi_proto::datamover::GetData { task: handle, lun, itt, sink });
             }
             Step::Respond { data, status } => {
-                let Some(task) = self.retire(handle) else { return };
-                let sent = data.len() as u64;
-                if sent > 0 {
-                    self.tally.reads += 1;
-                    self.tally.read_bytes += sent;
-                } else if task.fetched > 0 {
-                    self.tally.writes += 1;
-                } else {
-                    self.tally.other += 1;
+                if let Some(task) = self.retire(handle) {
+                    self.respond(mover, (task.lun, task.itt), task.fetched, data, status);
                 }
-                self.tally.written_bytes += u64::from(task.fetched);
-                self.tally.errors += u64::from(status.status != 0);
-                self.announce(mover);
-                mover.put_data(PutData { lun: task.lun, itt: task.itt, buffer_offset: 0, data, status: Some(status) });
-                self.stat_sn = self.stat_sn.next();
-                self.announce(mover);
             }
         }
+    }
+
+    /// Answers a task, which is out of the table.
+    #[inline]
+    fn respond<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        (lun, itt): (u64, u32),
+        fetched: u32,
+        data: Source<'_>,
+        status: TaskStatus<'_>,
+    ) {
+        let sent = data.len() as u64;
+        if sent > 0 {
+            self.tally.reads += 1;
+            self.tally.read_bytes += sent;
+        } else if fetched > 0 {
+            self.tally.writes += 1;
+        } else {
+            self.tally.other += 1;
+        }
+        self.tally.written_bytes += u64::from(fetched);
+        self.tally.errors += u64::from(status.status != 0);
+        self.announce(mover);
+        mover.put_data(PutData { lun, itt, buffer_offset: 0, data, status: Some(status) });
+        self.stat_sn = self.stat_sn.next();
+        self.announce(mover);
     }
 }
 
@@ -339,7 +353,7 @@ impl FullFeature {
             };
             return match self.turn(command.immediate, command.cmd_sn) {
                 Turn::Now => {
-                    self.command(mover, bhs, &command, &command.cdb, None);
+                    self.command(mover, bhs, &command, (&command.cdb, None), true);
                     self.after_number(mover, command.immediate)
                 }
                 Turn::Wait => self.hold(mover, bhs, command.cmd_sn),
@@ -447,7 +461,7 @@ impl FullFeature {
                 match extended(bhs, ahs) {
                     Ok((command, cdb, len, read_length)) => {
                         let cdb = cdb.get(..len).unwrap_or(&cdb);
-                        self.command(mover, bhs, &command, cdb, read_length);
+                        self.command(mover, bhs, &command, (cdb, read_length), false);
                     }
                     Err(error) => {
                         self.done_unless_immediate(bhs);
@@ -478,15 +492,15 @@ impl FullFeature {
         }
     }
 
-    /// A SCSI command whose turn it is.
+    /// A SCSI command whose turn it is. `latest`: it is the one that the mover notified last, so that data at hand are its own.
     #[inline]
     fn command<M: Datamover>(
         &mut self,
         mover: &mut M,
         bhs: &Bhs,
         command: &ScsiCommand,
-        cdb: &[u8],
-        bidirectional_read_length: Option<u32>,
+        (cdb, bidirectional_read_length): (&[u8], Option<u32>),
+        latest: bool,
     ) {
         let Some(executor) = &mut self.executor else {
             // RFC 7143 4.3: a discovery session takes Text and Logout only.
@@ -504,12 +518,12 @@ impl FullFeature {
             self.done_unless_immediate(bhs);
             return self.reject(mover, bhs, RejectReason::InvalidPduField);
         }
-        let inserted = if !self.functions.is_empty() && self.functions.has(command.itt) {
+        let vacant = if !self.functions.is_empty() && self.functions.has(command.itt) {
             Err(Refused::TagInUse)
         } else {
-            self.core.tasks.insert(command.itt, command.lun, command.cmd_sn, flags)
+            self.core.tasks.vacant(command.itt)
         };
-        let task = match inserted {
+        let task = match vacant {
             Ok(task) => task,
             Err(refused) => {
                 self.done_unless_immediate(bhs);
@@ -520,8 +534,7 @@ impl FullFeature {
                 return self.reject(mover, bhs, reason);
             }
         };
-        self.core.immediate += u16::from(command.immediate);
-        let step = executor.start(NewTask {
+        let new = NewTask {
             task,
             lun: command.lun,
             itt: command.itt,
@@ -532,8 +545,19 @@ impl FullFeature {
             expected_data_transfer_length: command.expected_data_transfer_length,
             bidirectional_read_length,
             direct_placement: self.direct_placement,
-        });
-        self.core.step(mover, task, step);
+        };
+        let data = if latest { mover.immediate_data() } else { &[] };
+        if let Some(AtOnce { written, data, status }) = executor.start_at_once(&new, data) {
+            // It was never in the table.
+            if !command.immediate {
+                self.core.window.done();
+            }
+            return self.core.respond(mover, (command.lun, command.itt), written, data, status);
+        }
+        if self.core.tasks.add(command.itt, command.lun, command.cmd_sn, flags).is_ok() {
+            self.core.immediate += u16::from(command.immediate);
+            self.core.step(mover, task, executor.start(new));
+        }
     }
 
     /// Rejects a request that cannot be done, and takes its number if it has one and it is its turn, so that those behind it go on.

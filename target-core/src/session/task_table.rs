@@ -121,12 +121,19 @@ impl TaskTable {
         None
     }
 
-    /// Adds a task.
+    /// The handle of the task that [`add`](Self::add) would add with this tag.
     #[inline]
-    pub(super) fn insert(&mut self, itt: u32, lun: u64, cmd_sn: Serial, flags: Flags) -> Result<TaskHandle, Refused> {
+    pub(super) fn vacant(&self, itt: u32) -> Result<TaskHandle, Refused> {
         if self.find(itt).is_some() {
             return Err(Refused::TagInUse);
         }
+        let task = self.slot(self.free).ok_or(Refused::Full)?;
+        Ok(TaskHandle { slot: self.free, generation: task.generation })
+    }
+
+    /// Adds a task, whose tag is [`vacant`](Self::vacant).
+    #[inline]
+    pub(super) fn add(&mut self, itt: u32, lun: u64, cmd_sn: Serial, flags: Flags) -> Result<TaskHandle, Refused> {
         let at = self.free;
         let chain = self.chain(itt);
         let (Some(task), Some(head)) = (self.slots.get_mut(usize::from(at)), self.chains.get_mut(chain)) else {
@@ -192,6 +199,14 @@ mod tests {
     use super::*;
     use alloc::collections::BTreeMap;
     use proptest::prelude::*;
+
+    impl TaskTable {
+        fn insert(&mut self, itt: u32, lun: u64, cmd_sn: Serial, flags: Flags) -> Result<TaskHandle, Refused> {
+            let handle = self.vacant(itt)?;
+            assert_eq!(self.add(itt, lun, cmd_sn, flags), Ok(handle));
+            Ok(handle)
+        }
+    }
 
     #[test]
     fn tags_are_unique_and_slots_bounded() {

@@ -20,7 +20,7 @@ use super::buffers::Buffers;
 use super::lun::Luns;
 use super::short::GOOD;
 use super::slot::{Slot, Transfer};
-use super::{ExecutorConfig, NewTask, Nexus, Step};
+use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
 use crate::lu::{LunMap, Stripes};
 use crate::store::StoreCompletion;
@@ -136,11 +136,24 @@ impl TaskExecutor {
         &self.nexus
     }
 
+    /// Does a command at once if it is one that leaves no task behind: a plain read of a store's memory, or a plain write to it whose `data` have all
+    /// come. Otherwise nothing has happened, and [`start`](Self::start) is to be called.
+    #[inline]
+    pub fn start_at_once(&mut self, new: &NewTask<'_>, data: &[u8]) -> Option<AtOnce<'_>> {
+        if let Some(short) = self.short_read(new) {
+            return Some(AtOnce { written: 0, data: self.source(short), status: GOOD });
+        }
+        if data.is_empty() || !self.write_short(new, data) {
+            return None;
+        }
+        Some(AtOnce { written: data.len() as u32, data: Source::None, status: GOOD })
+    }
+
     /// A command came. A slot whose earlier task has not ended is aborted first.
     #[inline]
     pub fn start(&mut self, new: NewTask<'_>) -> Step<'_> {
         if let Some(short) = self.short_read(&new) {
-            return self.answer_short(short);
+            return Step::Respond { data: self.source(short), status: GOOD };
         }
         self.start_other(&new)
     }

@@ -149,6 +149,8 @@ struct Session {
     next: u16,
     data: VecDeque<(TaskHandle, Vec<u8>)>,
     direct: bool,
+    /// All data come with their command.
+    at_once: bool,
 }
 
 fn done(data: Source<'_>, status: TaskStatus<'_>) -> (Done, Option<Buf>) {
@@ -204,7 +206,13 @@ impl Session {
             portal_group_tag: 1,
         };
         let config = ExecutorConfig { slots: 16, max_buffered: 4 << 20, ..ExecutorConfig::default() };
-        Self { executor: TaskExecutor::new(config, map.clone(), nexus), next: 0, data: VecDeque::new(), direct: true }
+        Self {
+            executor: TaskExecutor::new(config, map.clone(), nexus),
+            next: 0,
+            data: VecDeque::new(),
+            direct: true,
+            at_once: false,
+        }
     }
 
     fn start(
@@ -219,7 +227,7 @@ impl Session {
         field[..cdb.len().min(16)].copy_from_slice(&cdb[..cdb.len().min(16)]);
         let task = TaskHandle { slot: self.next % 16, generation: self.next };
         self.next += 1;
-        let step = asked(self.executor.start(NewTask {
+        let new = NewTask {
             task,
             lun: u64::from(lun) << 48,
             itt: task.to_itt(),
@@ -230,7 +238,14 @@ impl Session {
             expected_data_transfer_length: if out.is_empty() { read } else { out.len() as u32 },
             bidirectional_read_length: None,
             direct_placement: self.direct,
-        }));
+        };
+        if self.at_once
+            && let Some(AtOnce { written, data, status }) = self.executor.start_at_once(&new, out)
+        {
+            assert_eq!(written as usize, out.len());
+            return (task, Some(done(data, status).0));
+        }
+        let step = asked(self.executor.start(new));
         let done = self.take(task, step, out);
         (task, done)
     }
@@ -401,9 +416,19 @@ fn the_short_way_and_the_table_give_the_same() {
             let data = pattern(blocks.min(64) as usize, lba as u8 ^ u8::from(sixteen));
             // An ORDERED task always goes the long way.
             let mut both = |cdb: &[u8], out: &[u8], len| {
-                let short = session.on_lun(0, cdb, out, len, TaskAttribute::Simple);
-                let long = session.on_lun(0, cdb, out, len, TaskAttribute::Ordered);
-                assert_eq!(short, long, "{cdb:02x?}");
+                let mut outcomes = Vec::new();
+                for (at_once, attribute) in
+                    [(true, TaskAttribute::Simple), (false, TaskAttribute::Simple), (false, TaskAttribute::Ordered)]
+                {
+                    if !out.is_empty() {
+                        session.send(&io(opcode::WRITE_16, 0, 64, 0), &[0; 64 * 512]).good();
+                    }
+                    session.at_once = at_once;
+                    let done = session.on_lun(0, cdb, out, len, attribute);
+                    session.at_once = false;
+                    outcomes.push((done, session.receive(&io(opcode::READ_16, 0, 64, 0), 64 * 512)));
+                }
+                assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]), "{cdb:02x?}: {outcomes:?}");
             };
             both(&io(write, lba, blocks, 0), &data, 0);
             both(&io(read, lba, blocks, 0), &[], data.len() as u32);

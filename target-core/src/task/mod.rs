@@ -79,6 +79,17 @@ pub struct NewTask<'a> {
     pub direct_placement: bool,
 }
 
+/// The answer to a command that was done at once.
+#[derive(Debug)]
+pub struct AtOnce<'a> {
+    /// Bytes of the command's data that were written.
+    pub written: u32,
+    /// Data-In.
+    pub data: Source<'a>,
+    /// Status, residual and sense data.
+    pub status: TaskStatus<'a>,
+}
+
 /// What the session does next for a task.
 #[derive(Debug)]
 pub enum Step<'a> {

@@ -7,9 +7,9 @@ use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
 use iscsi_proto::scsi::{Status, opcode};
 
+use super::NewTask;
 use super::executor::TaskExecutor;
 use super::slot::{State, Transfer};
-use super::{NewTask, Step};
 use crate::lu::WriteGate;
 
 /// Blocks of a store's memory.
@@ -68,17 +68,45 @@ impl TaskExecutor {
         self.short(new, plain(new.cdb, opcode::READ_10, opcode::READ_16)?)
     }
 
-    /// The answer of a short read.
+    /// The data of a short read.
     #[inline]
-    pub(super) fn answer_short(&self, short: Short) -> Step<'_> {
+    pub(super) fn source(&self, short: Short) -> Source<'_> {
         let unit = self.luns.get(short.lun).map(|lun| &lun.unit);
-        let data = match unit.and_then(|unit| Some((unit.region()?, unit.block_shift()))) {
+        match unit.and_then(|unit| Some((unit.region()?, unit.block_shift()))) {
             Some((region, shift)) => {
                 Source::Region { region, offset: short.lba << shift, len: (short.blocks << shift) as usize }
             }
             None => Source::None,
-        };
-        Step::Respond { data, status: GOOD }
+        }
+    }
+
+    /// A write whose data are all there: they go to the store's memory. False if it is to go another way, and nothing has happened.
+    #[inline]
+    pub(super) fn write_short(&self, new: &NewTask<'_>, data: &[u8]) -> bool {
+        self.try_write_short(new, data).is_some()
+    }
+
+    #[inline]
+    fn try_write_short(&self, new: &NewTask<'_>, data: &[u8]) -> Option<()> {
+        if !new.write || new.read || data.len() as u64 != u64::from(new.expected_data_transfer_length) {
+            return None;
+        }
+        let short = self.short(new, plain(new.cdb, opcode::WRITE_10, opcode::WRITE_16)?)?;
+        let lun = self.luns.get(short.lun)?;
+        let unit = &lun.unit;
+        let region = unit.region()?;
+        if lun.read_only || unit.is_write_protected() {
+            return None;
+        }
+        let offset = short.lba << unit.block_shift();
+        region.reserve_for_write(offset, data.len() as u64).ok()?;
+        let stripes = WriteGate::stripes(short.lba, short.blocks);
+        if !unit.gate().try_shared(stripes) {
+            return None;
+        }
+        region.write(offset, data);
+        unit.gate().release_shared(stripes);
+        Some(())
     }
 
     /// A write whose data land in the store's memory.
