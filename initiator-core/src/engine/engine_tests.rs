@@ -13,8 +13,9 @@ use iscsi_proto::datamover::{
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, LoginRequest, LoginResponse, LoginStatus, LogoutRequest, LogoutResponse,
-    LogoutResult, NopIn, NopOut, Opcode, RESERVED_TAG, Reject, RejectReason, Residual, ScsiCommand, Stage,
-    TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
+    LogoutResult, NopIn, NopOut, Opcode, RESERVED_TAG, Reject, RejectReason, Residual, ResponseCode, ScsiCommand,
+    ScsiResponse, Stage, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest,
+    TextResponse,
 };
 use iscsi_proto::scsi::{AdditionalSense, BlockIo, CdbBuf, Lun, Sense, SenseFormat, SenseKey, Status, opcode};
 use iscsi_proto::serial::Serial;
@@ -788,4 +789,112 @@ fn the_end_of_the_session_completes_everything_once() {
     tokens.sort_unstable();
     assert_eq!(tokens, (0..40).collect::<Vec<_>>());
     assert!(app.done.iter().all(|completion| completion.data_in.is_some()), "every buffer comes back");
+}
+
+#[test]
+fn requests_outside_the_order_carry_the_next_cmd_sn_and_take_none() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(read(1));
+    net.run();
+    let command = net.expect_command();
+    net.good(&command);
+    let function = TaskFunction::LogicalUnitReset;
+    net.app().controls.push_back(Control::TaskManagement { id: 1, function, lun: Lun::ZERO });
+    net.app().controls.push_back(Control::Text { id: 2, text: Vec::new() });
+    net.run();
+    let next = command.cmd_sn.next();
+    let request = net.expect_function();
+    assert_eq!((request.immediate, request.cmd_sn, request.exp_stat_sn), (true, next, Serial(101)));
+    assert_eq!(request.referenced_task_tag, RESERVED_TAG);
+    let text = TextRequest::parse(&net.expect(Opcode::TextRequest).0).unwrap();
+    assert_eq!((text.immediate, text.cmd_sn, text.exp_stat_sn), (true, next, Serial(101)));
+    net.app().commands.push_back(read(3));
+    net.run();
+    assert_eq!(net.expect_command().cmd_sn, next);
+}
+
+#[test]
+fn the_window_only_moves_forward() {
+    let mut net = Net::new(2);
+    let nop = |exp, max| {
+        let (exp_cmd_sn, max_cmd_sn) = (Serial(exp), Serial(max));
+        NopIn { lun: 0, itt: RESERVED_TAG, ttt: RESERVED_TAG, stat_sn: Serial(100), exp_cmd_sn, max_cmd_sn }.emit()
+    };
+    net.app().commands.extend((0..3).map(read));
+    net.run();
+    net.expect_command();
+    net.expect_command();
+    // RFC 7143 4.2.2.1: MaxCmdSN is behind ExpCmdSN - 1, so neither counts.
+    net.send(nop(10, 8), &[]);
+    assert!(net.got.is_empty());
+    net.send(nop(3, 4), &[]);
+    assert_eq!(net.expect_command().cmd_sn, Serial(3));
+    net.send(nop(1, 2), &[]);
+    net.app().commands.extend((3..5).map(read));
+    net.run();
+    assert_eq!(net.expect_command().cmd_sn, Serial(4));
+    assert!(net.got.is_empty());
+}
+
+#[test]
+fn terminated_tasks_are_acknowledged() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(read(1));
+    net.run();
+    let first = net.expect_command();
+    let message = asynchronous(&mut net, AsyncEvent::TasksTerminated, [0; 3]);
+    net.send(message, &[]);
+    let nop = NopOut::parse(&net.expect(Opcode::NopOut).0).unwrap();
+    assert_eq!((nop.itt, nop.ttt, nop.exp_stat_sn), (RESERVED_TAG, RESERVED_TAG, Serial(101)));
+    let again = net.expect_command();
+    assert_ne!(again.itt, first.itt);
+    net.good(&again);
+    assert!(net.result(1).is_ok());
+}
+
+#[test]
+fn a_wish_for_negotiation_is_answered_with_a_text() {
+    let mut net = Net::new(INFINITE);
+    let message = asynchronous(&mut net, AsyncEvent::NegotiationRequest, [0, 0, 10]);
+    net.send(message, &[]);
+    let (_, text) = net.expect(Opcode::TextRequest);
+    assert!(text.is_empty());
+}
+
+#[test]
+fn a_rejected_text_fails_and_makes_room_for_the_next() {
+    let mut net = Net::new(INFINITE);
+    for id in 0..2 {
+        net.app().controls.push_back(Control::Text { id, text: b"SendTargets=All\0".to_vec() });
+        net.run();
+        let (bhs, _) = net.expect(Opcode::TextRequest);
+        let pdu = reject(&mut net, RejectReason::ProtocolError);
+        net.send(pdu, &bhs.0);
+        let failed = ControlAnswer::Failed(Failure::Rejected(RejectReason::ProtocolError));
+        assert_eq!(net.app().answers.pop(), Some((id, failed)));
+    }
+}
+
+#[test]
+fn a_target_failure_has_no_status() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(read(1));
+    net.run();
+    let command = net.expect_command();
+    let (stat_sn, exp_cmd_sn, max_cmd_sn) = net.numbers();
+    let response = ScsiResponse {
+        bidirectional_read_residual: Residual::None,
+        residual: Residual::Underflow(7),
+        response: ResponseCode::TargetFailure,
+        status: Status::Good.to_byte(),
+        status_qualifier: 0,
+        itt: command.itt,
+        snack_tag: 0,
+        stat_sn,
+        exp_cmd_sn,
+        max_cmd_sn,
+        exp_data_sn: 0,
+    };
+    net.send(response.emit(), &[]);
+    assert_eq!(net.result(1), Err(Failure::TargetFailure(1)));
 }

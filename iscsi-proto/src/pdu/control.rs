@@ -116,7 +116,7 @@ pub enum AsyncEvent {
     NegotiationRequest,
     /// 5: all active tasks for the LU with matching LUN field were terminated.
     TasksTerminated,
-    /// 255: vendor specific, with its AsyncVCode.
+    /// 248 to 255: vendor specific, with its AsyncVCode. It is emitted as 255.
     Vendor(u8),
 }
 
@@ -156,7 +156,7 @@ impl AsyncMessage {
                 3 => AsyncEvent::SessionDrop,
                 4 => AsyncEvent::NegotiationRequest,
                 5 => AsyncEvent::TasksTerminated,
-                255 => AsyncEvent::Vendor(bhs.0[37]),
+                248..=255 => AsyncEvent::Vendor(bhs.0[37]),
                 value => {
                     return Err(PduError::InvalidField {
                         opcode: Opcode::AsyncMessage,
@@ -292,5 +292,21 @@ impl Reject {
         bhs.put_u32::<32>(self.max_cmd_sn.0);
         bhs.put_u32::<36>(self.data_sn);
         bhs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vendor_events_are_read_and_reserved_ones_are_not() {
+        let mut bhs = Bhs::new(Opcode::AsyncMessage);
+        bhs.0[37] = 9;
+        for event in 6..=255 {
+            bhs.0[36] = event;
+            let parsed = AsyncMessage::parse(&bhs).map(|message| message.event);
+            assert_eq!(parsed.ok(), (event >= 248).then_some(AsyncEvent::Vendor(9)), "{event}");
+        }
     }
 }

@@ -370,6 +370,8 @@ fn data_in_is_cut_by_segment_and_burst() {
         .iter()
         .map(|(bhs, data)| {
             let pdu = DataIn::parse(bhs).unwrap();
+            // RFC 7143 11.7.2: not at ErrorRecoveryLevel 0.
+            assert!(!pdu.acknowledge);
             (pdu.data_sn, pdu.buffer_offset, data.len(), pdu.is_final, pdu.status.is_some())
         })
         .collect();

@@ -94,7 +94,9 @@ impl FullFeature {
             (SendTargets::All, None) => config.nodes().iter().map(AsRef::as_ref).for_each(record),
             (SendTargets::Named(name), _) => {
                 let node = IscsiName::new(name).ok().and_then(|name| config.node(&name));
-                node.map(AsRef::as_ref).into_iter().for_each(record);
+                // RFC 7143 Appendix C: a normal session hears of its own target only.
+                let told = |node: &&TargetNode| session.is_none_or(|(own, ..)| own.name() == node.name());
+                node.map(AsRef::as_ref).filter(told).into_iter().for_each(record);
             }
             (SendTargets::Current, Some((node, ..))) => [node.as_ref()].into_iter().for_each(record),
             // RFC 7143 Appendix C: All is for discovery sessions, and there the empty value means nothing.

@@ -86,6 +86,10 @@ fn a_normal_session_hears_of_its_own_target() {
     assert_eq!(ask(&mut peer, &[("SendTargets", "")]).0, record);
     assert_eq!(ask(&mut peer, &[("SendTargets", "All")]).0, "SendTargets=Reject\n");
     log_out(&mut peer);
+    // Of another one that it may use it hears in a discovery session.
+    let mut peer = world.logged_in(OTHER);
+    assert_eq!(ask(&mut peer, &[("SendTargets", "iqn.2026-11.example:hidden")]).0, "");
+    assert_eq!(ask(&mut peer, &[("SendTargets", TARGET)]).0, record);
 }
 
 #[test]
@@ -157,4 +161,18 @@ fn a_text_exchange_that_is_none_is_rejected() {
     peer.send(broken, b"no equals sign\0");
     peer.expect_reject(RejectReason::ProtocolError, &broken);
     peer.ping(4);
+}
+
+#[test]
+fn a_failed_negotiation_leaves_the_values() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    let twice = request(&mut peer, RESERVED_TAG).emit();
+    let key = "MaxRecvDataSegmentLength";
+    peer.send(twice, &text(&[(key, "512"), (key, "1024")]));
+    peer.expect_reject(RejectReason::ProtocolError, &twice);
+    let nop =
+        NopOut { immediate: true, lun: 0, itt: 2, ttt: RESERVED_TAG, cmd_sn: peer.cmd_sn, exp_stat_sn: Serial(0) };
+    peer.send(nop.emit(), &[1; 2000]);
+    assert_eq!(peer.expect(Opcode::NopIn).data.len(), 2000);
 }

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use iscsi_proto::pdu::{
-    Bhs, Opcode, RESERVED_TAG, RejectReason, ScsiResponse, SnackRequest, SnackType, emit_bidirectional_read_length,
-    emit_extended_cdb,
+    Bhs, Opcode, RESERVED_TAG, RejectReason, ScsiResponse, SnackRequest, SnackType, TaskFunction, TaskResponse,
+    emit_bidirectional_read_length, emit_extended_cdb,
 };
 use iscsi_proto::serial::Serial;
 
@@ -213,4 +213,36 @@ fn additional_header_segments_reach_the_device_server_or_are_rejected() {
     peer.expect_reject(RejectReason::InvalidPduField, &command);
     peer.read(3, 0);
     assert_eq!(peer.status(3), 0);
+}
+
+#[test]
+fn a_full_window_leaves_room_for_immediate_requests() {
+    let world = World::with(Limits { command_window: 2, ..Limits::default() }, |node| node);
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    world.stores[0].shut();
+    peer.read(1, 0);
+    peer.read(2, 0);
+    peer.ping(3);
+    let abort = peer.task_function(TaskFunction::AbortTaskSet, 0, 4);
+    peer.send(abort.emit(), &[]);
+    peer.ping(5);
+    world.stores[0].open();
+    peer.wake();
+    assert_eq!(peer.function_response(4), TaskResponse::Complete);
+}
+
+#[test]
+fn a_gap_is_not_acknowledged() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    let missing = peer.cmd_sn;
+    let mut ahead = peer.command(2, 0, read10(0, 1), 512);
+    ahead.cmd_sn = missing.next();
+    peer.send(ahead.emit(), &[]);
+    assert_eq!(peer.connection_window().0, missing);
+    peer.read(1, 0);
+    assert_eq!((peer.status(1), peer.status(2)), (0, 0));
+    assert_eq!(peer.connection_window().0, missing.advance(2));
 }

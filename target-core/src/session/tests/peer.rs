@@ -166,6 +166,9 @@ impl Peer {
         if opcode != Opcode::LoginResponse && self.max_cmd_sn != Serial(0) {
             assert!(max >= self.max_cmd_sn, "MaxCmdSN went back in {bhs:?}");
         }
+        if opcode != Opcode::LoginResponse {
+            assert!(Serial(word(28)).distance(max) >= -1, "MaxCmdSN is below ExpCmdSN - 1 in {bhs:?}");
+        }
         self.max_cmd_sn = max;
     }
 
