@@ -10,6 +10,8 @@ mod command;
 mod control;
 mod data;
 mod login;
+#[cfg(test)]
+mod pdu_tests;
 
 pub use ahs::{Ahs, AhsIter, BIDI_READ_AHS_LEN, emit_bidirectional_read_length, emit_extended_cdb};
 pub use command::{
