@@ -359,7 +359,7 @@ fn ranges_lengths_and_reserved_bits_are_checked() {
         session.send(&io(opcode::WRITE_16, 1 << 40, 1, 0), &[0; 512]).illegal(AdditionalSense::LBA_OUT_OF_RANGE);
         session.receive(&io(opcode::READ_10, BLOCKS, 0, 0), 0).good();
         session.receive(&io(opcode::READ_10, BLOCKS + 1, 0, 0), 0).illegal(AdditionalSense::LBA_OUT_OF_RANGE);
-        let long = session.receive(&io(opcode::READ_16, 0, 40_000, 0), 512);
+        let long = session.receive(&io(opcode::READ_16, 0, 70_000, 0), 512);
         assert_eq!(long.illegal(AdditionalSense::INVALID_FIELD_IN_CDB), Sense::invalid_field_in_cdb(10));
         let protect = session.receive(&io(opcode::READ_10, 0, 1, 0x20), 512);
         let sense = protect.illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
