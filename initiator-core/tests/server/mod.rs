@@ -1,0 +1,71 @@
+//! The real target on a port of the system's choice, and a proxy that cuts.
+
+use std::sync::Arc;
+
+use initiator_core::{Portal, SessionConfig};
+use iscsi_proto::chap::ChapSecret;
+use iscsi_proto::login::ChapAccount;
+use target_core::lu::{Identity, LogicalUnit};
+use target_core::node::{TargetConfig, TargetNode};
+use target_core::server::{Server, ServerHandle};
+use target_core::store::{Backstore, RamStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+pub(crate) const NAME: &str = "iqn.2026-11.example:real";
+pub(crate) const BYTES: u64 = 64 << 20;
+
+/// A server with one RAM LUN; with an account, it asks for CHAP both ways.
+pub(crate) fn serve(account: Option<(&str, &str, &str, &str)>) -> (ServerHandle, Portal, Arc<RamStore>) {
+    let store = Arc::new(RamStore::new(BYTES).unwrap());
+    let unit = Arc::new(LogicalUnit::new(store.clone(), Identity::from_seed("real")).unwrap());
+    let mut node = TargetNode::builder().name(NAME).open().portal("127.0.0.1:0".parse().unwrap()).lun(0, unit);
+    let mut config = TargetConfig::builder();
+    if let Some((user, secret, target_user, target_secret)) = account {
+        let account = ChapAccount {
+            user: user.into(),
+            secret: ChapSecret::new(secret),
+            mutual: Some((target_user.into(), ChapSecret::new(target_secret))),
+        };
+        let attributes =
+            target_core::node::Attributes { authentication: true, ..target_core::node::Attributes::open() };
+        node = node.attributes(attributes).account(account.clone());
+        config = config.discovery_account(account);
+    }
+    let server = Server::builder(config.node(node).build().unwrap()).workers(2).start().unwrap();
+    let portal = Portal { host: "127.0.0.1".into(), port: server.local_addrs()[0].port() };
+    (server, portal, store)
+}
+
+/// A session to it.
+pub(crate) fn config(portal: &Portal) -> SessionConfig {
+    SessionConfig::new(portal.clone(), NAME)
+}
+
+/// What the store holds, read behind the target's back.
+pub(crate) async fn held(store: &RamStore, offset: u64, len: usize) -> Vec<u8> {
+    let mut data = vec![0; len];
+    store.read(offset / 512, &mut data).await.unwrap();
+    data
+}
+
+/// Passes bytes on until it is told to cut.
+pub(crate) async fn proxy(to: Portal) -> (Portal, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let cut = Arc::new(Notify::new());
+    let cuts = cut.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let Ok(mut far) = TcpStream::connect((to.host.as_str(), to.port)).await else { continue };
+            let cut = cuts.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = cut.notified() => {}
+                }
+            });
+        }
+    });
+    (portal, cut)
+}
