@@ -87,6 +87,8 @@ if [ "$MODE" = digests ]; then
     # Something of both directions and of every size of PDU, then the capture is enough for the host to
     # judge: tshark would take minutes here, and a capture of all that follows would be gigabytes.
     fio --name=wire --filename="${disk[3]}" --rw=randrw --bsrange=512-256k --size=8m --direct=1 --ioengine=libaio --iodepth=8 > fio-wire.log
+    # FirstBurstLength is 256 KiB: only what is longer is asked for by R2T and sent in Data-Outs.
+    fio --name=long --filename="${disk[3]}" --rw=write --bs=512k --size=4m --direct=1 >> fio-wire.log
     sleep 1; kill -INT $TCPDUMP; wait $TCPDUMP
     check "capture kept" cp wire.pcap /interop/wire.pcap
 fi
