@@ -13,11 +13,11 @@ share=trans=virtio,version=9p2000.L,msize=500000
 mount -t 9p -o "$share,cache=loose,ro" host /host || exec sh
 mount -t tmpfs -o size=50% tmpfs /overlay
 mkdir /overlay/upper /overlay/work
-mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work overlay /root || exec sh
-mkdir -p /root/proc /root/sys /root/dev /root/interop
+mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work overlay /newroot || exec sh
+mkdir -p /newroot/proc /newroot/sys /newroot/dev /newroot/interop
 # No cache here: the host reads what the job wrote even when the guest's kernel dies.
-mount -t 9p -o "$share,cache=none" run /root/interop || exec sh
-mount --move /dev /root/dev
-mount -t proc proc /root/proc
-mount -t sysfs sysfs /root/sys
-exec switch_root /root /bin/bash /interop/first-process
+mount -t 9p -o "$share,cache=none" run /newroot/interop || exec sh
+mount --move /dev /newroot/dev
+mount -t proc proc /newroot/proc
+mount -t sysfs sysfs /newroot/sys
+exec switch_root /newroot /bin/bash /interop/first-process

@@ -139,7 +139,7 @@ fn make_initrd(directory: &Path, modules_root: &Path, release: &str, recipe: &Pa
     let busybox = packages::program("busybox")?;
     let work = directory.join(format!("initrd-{}", std::process::id()));
     let tree = work.join("tree");
-    for name in ["bin", "dev", "proc", "sys", "host", "overlay", "root", "modules"] {
+    for name in ["bin", "dev", "proc", "sys", "host", "overlay", "newroot", "modules"] {
         fs::create_dir_all(tree.join(name)).context("making the initrd's directories")?;
     }
     fs::copy(&busybox, tree.join("bin/busybox")).context("copying busybox")?;
