@@ -4,8 +4,9 @@
 //! forbids unsafe code and handles payload only through these types.
 //!
 //! - [`Buf`] is an exclusive, page-aligned buffer that moves between layers; [`BufPool`] recycles buffers, so that no I/O allocates in steady state.
-//! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, later an RDMA Write leaves straight from it.
+//! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write leaves straight from it.
 //!   [`RegionSlice`] is a part of a region that keeps it alive.
+//! - [`Lease`] is memory of either kind that moves into a work request of RDMA and comes back in its completion.
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without copying.
 //! - `CountingAllocator` (feature `counting-allocator`) is for tests that assert that a path allocates nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -15,6 +16,7 @@ extern crate alloc;
 mod buf;
 #[cfg(feature = "counting-allocator")]
 mod counting;
+mod lease;
 mod region;
 mod vectored;
 
@@ -24,5 +26,6 @@ pub mod socket;
 pub use buf::{Buf, BufPool};
 #[cfg(feature = "counting-allocator")]
 pub use counting::CountingAllocator;
+pub use lease::{Lease, Memory};
 pub use region::{OutOfMemory, Region, RegionSlice};
 pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};

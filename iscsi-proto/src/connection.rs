@@ -85,3 +85,18 @@ pub trait StreamMover: Datamover {
     /// Whether [`Notification::Terminated`](crate::datamover::Notification::Terminated) was delivered: the stream is to be closed.
     fn is_closed(&self) -> bool;
 }
+
+/// A [`Datamover`] over a queue pair that tells of completions: what lets a session run over a transport that is no byte stream.
+///
+/// After [`handle_completions`](Self::handle_completions) the owner drains [`Datamover::poll_notify`] until it gives nothing, then calls
+/// [`ring`](Self::ring).
+pub trait QueueMover: Datamover {
+    /// Takes what has completed since the last call.
+    fn handle_completions(&mut self);
+
+    /// Starts what the calls since the last one have posted, as one batch.
+    fn ring(&mut self);
+
+    /// Whether [`Notification::Terminated`](crate::datamover::Notification::Terminated) was delivered: nothing is in flight any more.
+    fn is_closed(&self) -> bool;
+}

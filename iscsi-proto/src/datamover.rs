@@ -358,6 +358,10 @@ pub trait Datamover {
     /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);
 
+    /// Ends the connection at once: what is queued is dropped. [`Notification::Released`] gives buffers back, then comes
+    /// [`Notification::Terminated`], once no buffer is in the transport's hands any more. Idempotent.
+    fn connection_abort(&mut self);
+
     /// The next notification.
     fn poll_notify(&mut self) -> Option<Notification>;
 

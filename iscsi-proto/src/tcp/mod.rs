@@ -334,6 +334,10 @@ impl Datamover for TcpMover {
         }
     }
 
+    fn connection_abort(&mut self) {
+        self.fail(MoverError::Broken);
+    }
+
     #[inline]
     fn poll_notify(&mut self) -> Option<Notification> {
         if self.state == State::Open { self.poll_open() } else { self.poll_ending() }

@@ -1,0 +1,114 @@
+//! Memory that moves into a work request and comes back in its completion.
+
+use crate::{Buf, ReceiveSlice, RegionSlice, SendSlice};
+
+/// Memory of either kind, owned: a private buffer or a part of a store's lent memory.
+#[derive(Debug)]
+pub enum Memory {
+    /// A private buffer.
+    Buf(Buf),
+    /// Lent memory, kept alive.
+    Region(RegionSlice),
+}
+
+impl Memory {
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Buf(buf) => buf.len(),
+            Self::Region(slice) => slice.len(),
+        }
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies bytes out, from `start` on.
+    ///
+    /// # Panics
+    /// If they lie outside the memory.
+    pub fn read(&self, start: usize, to: &mut [u8]) {
+        match self {
+            Self::Buf(buf) => to.copy_from_slice(&buf[start..start + to.len()]),
+            Self::Region(slice) => slice.read(start, to),
+        }
+    }
+
+    /// Copies bytes in, from `start` on.
+    ///
+    /// # Panics
+    /// If they lie outside the memory.
+    pub fn write(&mut self, start: usize, from: &[u8]) {
+        match self {
+            Self::Buf(buf) => buf[start..start + from.len()].copy_from_slice(from),
+            Self::Region(slice) => slice.write(start, from),
+        }
+    }
+
+    /// Bytes `start..end` as a piece to send.
+    ///
+    /// # Panics
+    /// If they lie outside the memory.
+    #[must_use]
+    pub fn send_slice(&self, start: usize, end: usize) -> SendSlice<'_> {
+        match self {
+            Self::Buf(buf) => SendSlice::Private(&buf[start..end]),
+            Self::Region(slice) => SendSlice::Lent(slice, start, end),
+        }
+    }
+
+    /// Bytes `start..end` as a place to receive into.
+    ///
+    /// # Panics
+    /// If they lie outside the memory.
+    #[must_use]
+    pub fn receive_slice(&mut self, start: usize, end: usize) -> ReceiveSlice<'_> {
+        match self {
+            Self::Buf(buf) => ReceiveSlice::Private(&mut buf[start..end]),
+            Self::Region(slice) => ReceiveSlice::Lent(slice, start, end),
+        }
+    }
+}
+
+/// A range of [`Memory`] that belongs to whoever holds the lease, and to nobody else, until it is given back.
+///
+/// A device, and with its consent a peer, may read or write the range at any time while the lease is in a work request: that is why it moves in, and
+/// comes back only in the completion.
+///
+/// ```
+/// use iscsi_memory::{Buf, Lease, Memory};
+/// let lease = Lease::whole(Memory::Buf(Buf::zeroed(512)));
+/// assert_eq!((lease.start, lease.len), (0, 512));
+/// ```
+#[derive(Debug)]
+pub struct Lease {
+    /// The memory.
+    pub memory: Memory,
+    /// First byte of the range.
+    pub start: usize,
+    /// Bytes of the range.
+    pub len: usize,
+}
+
+impl Lease {
+    /// All of a memory.
+    #[must_use]
+    pub fn whole(memory: Memory) -> Self {
+        let len = memory.len();
+        Self { memory, start: 0, len }
+    }
+
+    /// Bytes `start..start + len` of a memory.
+    ///
+    /// # Panics
+    /// If they lie outside it.
+    #[must_use]
+    pub fn part(memory: Memory, start: usize, len: usize) -> Self {
+        assert!(start.checked_add(len).is_some_and(|end| end <= memory.len()), "a lease lies inside its memory");
+        Self { memory, start, len }
+    }
+}
