@@ -82,6 +82,9 @@ impl Guest {
     /// the end of the kernel's log. What the job finds is in the report.
     pub fn run(&self, job: &Job) -> Result<Report> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
+        let script = fs::read_to_string(&job.script).context(format!("reading {}", job.script.display()))?;
+        let needs_siw = script.lines().any(|line| line == "# needs: siw");
+        let siw = if needs_siw { Some(self.soft_iwarp()?) } else { None };
         let _turn = Lock::take(&self.directory().join("boot.lock"))?;
         let stem = job.script.file_stem().unwrap_or_default().to_string_lossy();
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +92,7 @@ impl Guest {
         // A process id may come again; what an earlier run left must not pass for this one's.
         let _ = fs::remove_dir_all(&run);
         self.forget_old_runs();
-        self.fill_run_directory(&run, job)?;
+        self.fill_run_directory(&run, job, siw.as_deref())?;
         let machine = Running::start(&self.qemu(&run, job.mebibytes)?)?;
         let ended = machine.wait(job.limit);
         let read = |name: &str| {
@@ -125,7 +128,7 @@ impl Guest {
         }
     }
 
-    fn fill_run_directory(&self, run: &Path, job: &Job) -> Result<()> {
+    fn fill_run_directory(&self, run: &Path, job: &Job, siw: Option<&Path>) -> Result<()> {
         let what = || format!("filling {}", run.display());
         let checkout = programs::checkout();
         fs::create_dir_all(run).context(what())?;
@@ -137,7 +140,8 @@ impl Guest {
             ("MODULES", self.modules().display().to_string()),
             ("GUEST", self.directory().display().to_string()),
         ];
-        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let siw = siw.map(|path| ("SIW", path.display().to_string()));
+        let own = own.into_iter().chain(siw).map(|(key, value)| (key.to_owned(), value));
         let lines: String = own
             .chain(job.environment.iter().cloned())
             .map(|(key, value)| format!("export {key}='{}'\n", value.replace('\'', r"'\''")))

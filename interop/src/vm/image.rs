@@ -203,7 +203,7 @@ fn set_executable(path: &Path) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).context(format!("chmod {}", path.display()))
 }
 
-fn only_entry(directory: &Path) -> Result<String> {
+pub(super) fn only_entry(directory: &Path) -> Result<String> {
     let what = || format!("reading {}", directory.display());
     let mut entries = fs::read_dir(directory).context(what())?;
     let entry = entries.next().ok_or_else(|| Failure::new(format!("{} is empty", directory.display())))?;

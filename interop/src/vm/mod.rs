@@ -9,10 +9,12 @@
 //! A *job* is a bash script from `interop/jobs`. The host hands it over in a *run directory*, which
 //! the guest mounts read-write as `/interop`; the job's output comes back as a file there. [`Guest::made`]
 //! makes the guest once (kernel, modules, initrd) below `target/vm`, [`Guest::run`] boots it, runs one
-//! job and powers off. A boot takes about ten seconds, so a job does many checks.
+//! job and powers off. A boot takes about ten seconds, so a job does many checks. A job that needs the
+//! kernel's soft-iWARP says so in a line of its own, `# needs: siw`, and finds the module's path in `SIW`.
 
 mod boot;
 mod image;
+mod soft_iwarp;
 
 use std::path::PathBuf;
 
