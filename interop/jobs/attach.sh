@@ -128,14 +128,6 @@ rm -f /run/mnt/file1 /run/mnt/file3
 check "fstrim" eval 'said=$(fstrim --verbose /run/mnt); echo "$said"; grep -q trimmed <<< "$said"'
 umount /run/mnt
 
-fio_verify() {
-    # Without this fio would make a file of the device's name.
-    [ -b "$2" ] || { echo "$2 is no block device"; return 1; }
-    fio --name="$1" --filename="$2" --rw=randrw --bsrange=512-64k --size="$3" --direct=1 --ioengine=libaio \
-        --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 > "fio-$1.log" 2>&1
-    local code=$?
-    [ $code = 0 ] && grep -q 'err= 0' "fio-$1.log" && ! grep -q 'verify:.*bad' "fio-$1.log" || { cat "fio-$1.log"; return 1; }
-}
 check "fio randrw verify" fio_verify disk "${disk[1]}" 32m
 
 modprobe -a raid0 dm_mod

@@ -13,21 +13,16 @@ need "login" iscsiadm --mode node --targetname "$IQN" --login
 need "one disk" eventually 30 disk_count 1
 disk=$(disks)
 
-operational() { iscsiadm --mode session --print 3 | grep -q 'iSCSI Session State: LOGGED_IN'; }
-# Sectors written so far, as the kernel counts what completed.
-written() { awk '{print $7}' "/sys/block/${disk##*/}/stat"; }
-resumes() { local before; before=$(written); eventually "$1" eval '[ "$(written)" -gt '"$((before + 200))"' ]'; }
-
 # About 50 s of writes: every block once, at a steady rate, then all of them are read and checked.
 fio --name=cut --filename="$disk" --rw=randwrite --bs=4k --size=56m --rate_iops=280 --direct=1 --ioengine=libaio \
     --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 > fio.log 2>&1 &
 FIO=$!
-check "writes flow" resumes 30
+check "writes flow" resumes "$disk" 30
 
 for round in 1 2 3; do
     ss -K dst "$IP" dport = $PORT > /dev/null 2> ss.log || cat ss.log
     SECONDS_BEFORE=$SECONDS
-    check "reset $round: I/O resumes" resumes 40
+    check "reset $round: I/O resumes" resumes "$disk" 40
     note "reset $round: resumed after $((SECONDS - SECONDS_BEFORE)) s"
 done
 check "resets were noticed" test "$(dmesg | grep -c 'detected conn error')" -ge 3
@@ -42,11 +37,11 @@ table inet cut {
 }
 RULES
 sleep 1
-before=$(written); sleep 8
-check "silence stops the writes" test "$(($(written) - before))" -lt 200
+before=$(written "$disk"); sleep 8
+check "silence stops the writes" test "$(($(written "$disk") - before))" -lt 200
 check "silence ends" nft delete table inet cut
 SECONDS_BEFORE=$SECONDS
-check "silence: I/O resumes" resumes 60
+check "silence: I/O resumes" resumes "$disk" 60
 note "silence: resumed $((SECONDS - SECONDS_BEFORE)) s after its end"
 check "session is back" eventually 30 operational
 

@@ -1,34 +1,17 @@
 #!/bin/bash
 # Our initiator against LIO, the kernel's target: discover, info, luns, verify and bench, without and with CHAP.
-# LIO is told what to do through configfs, as targetcli would.
 source "$JOBS/prelude.sh"
-modprobe -a target_core_mod iscsi_target_mod
-mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
-mkdir -p /etc/target
-core=/sys/kernel/config/target/core iscsi=/sys/kernel/config/target/iscsi
+source "$JOBS/lio-target.sh"
 PLAIN=$IQN-plain CHAP=$IQN-chap
 
-# lio IQN PORT AUTHENTICATION: a target with two RAM disks of 64 MiB, LUN 0 and LUN 1.
-lio() {
-    local group=$iscsi/$1/tpgt_1 disk store attribute
-    mkdir -p "$group/np/$IP:$2" || return
-    for disk in 0 1; do
-        store=$core/rd_mcp_0/ram$2-$disk
-        mkdir -p "$store" "$group/lun/lun_$disk" || return
-        echo rd_pages=16384 > "$store/control" && echo 1 > "$store/enable" || return
-        ln -s "$store" "$group/lun/lun_$disk/store" || return
-    done
-    for attribute in "authentication=$3" demo_mode_write_protect=0 generate_node_acls=1 cache_dynamic_acls=1; do
-        echo "${attribute#*=}" > "$group/attrib/${attribute%=*}" || return
-    done
-    if [ "$3" = 1 ]; then
-        echo -n "$USER_NAME" > "$group/auth/userid"; echo -n "$SECRET" > "$group/auth/password"
-        echo -n "$TARGET_USER" > "$group/auth/userid_mutual"; echo -n "$TARGET_SECRET" > "$group/auth/password_mutual"
-    fi
-    echo 1 > "$group/enable"
+# serve_lio IQN PORT [chap]: two RAM disks of 64 MiB.
+serve_lio() {
+    lio_ready && lio_target "$1" 2 64 "$IP:$2" || return
+    [ "${3:-}" != chap ] || lio_chap "$1" || return
+    lio_enable "$1"
 }
-need "LIO serves" lio "$PLAIN" 3260 0
-need "LIO serves with CHAP" lio "$CHAP" 3261 1
+need "LIO serves" serve_lio "$PLAIN" 3260
+need "LIO serves with CHAP" serve_lio "$CHAP" 3261 chap
 
 # ours WORDS... -- COMMAND...: runs the command; it must succeed and print every word.
 ours() {

@@ -107,3 +107,18 @@ parameter() { iscsiadm --mode node --targetname "$IQN" --op update --name "$1" -
 # disks: the kernel's names of our disks, in the order of their LUNs.
 disks() { lsscsi --transport | awk -v iqn="$IQN" '$2 == "disk" && index($3, iqn) {print $1, $NF}' | sort -V | awk '{print $2}'; }
 disk_count() { [ "$(disks | grep -c ^/dev/)" = "$1" ]; }
+operational() { iscsiadm --mode session --print 3 | grep -q 'iSCSI Session State: LOGGED_IN'; }
+
+# fio_verify NAME DEVICE SIZE: random reads and writes of many sizes, then everything is read and checked.
+fio_verify() {
+    # Without this fio would make a file of the device's name.
+    [ -b "$2" ] || { echo "$2 is no block device"; return 1; }
+    fio --name="$1" --filename="$2" --rw=randrw --bsrange=512-64k --size="$3" --direct=1 --ioengine=libaio \
+        --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 > "fio-$1.log" 2>&1
+    local code=$?
+    [ $code = 0 ] && grep -q 'err= 0' "fio-$1.log" && ! grep -q 'verify:.*bad' "fio-$1.log" || { cat "fio-$1.log"; return 1; }
+}
+# written DISK: sectors written so far, as the kernel counts what completed.
+written() { awk '{print $7}' "/sys/block/${1##*/}/stat"; }
+# resumes DISK SECONDS: writes complete again.
+resumes() { local before; before=$(written "$1"); eventually "$2" eval '[ "$(written '"$1"')" -gt '"$((before + 200))"' ]'; }

@@ -1,0 +1,44 @@
+# Sourced after prelude.sh by the jobs that use LIO, the kernel's target. LIO is told what to do through
+# configfs, as targetcli would.
+
+LIO=/sys/kernel/config/target
+lio_ready() {
+    modprobe -a target_core_mod iscsi_target_mod || return
+    mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config || return
+    mkdir -p /etc/target
+}
+# lio_target IQN DISKS MEBIBYTES PORTAL[,iser]...: a target node with RAM disks, LUN 0 and on, that lets
+# every initiator in. It listens when lio_enable says so. With `,iser` a portal takes TCP and iSER.
+lio_target() {
+    local group=$LIO/iscsi/$1/tpgt_1 disks=$2 pages=$(($3 * 256)) disk store attribute portal
+    local name=${1##*:}
+    shift 3
+    for ((disk = 0; disk < disks; disk++)); do
+        store=$LIO/core/rd_mcp_$disk/$name
+        mkdir -p "$store" "$group/lun/lun_$disk" || return
+        echo rd_pages=$pages > "$store/control" && echo 1 > "$store/enable" || return
+        ln -s "$store" "$group/lun/lun_$disk/store" || return
+    done
+    for portal in "$@"; do
+        mkdir -p "$group/np/${portal%,iser}" || return
+        [[ $portal != *,iser ]] || { modprobe ib_isert && echo 1 > "$group/np/${portal%,iser}/iser"; } || return
+    done
+    for attribute in authentication=0 demo_mode_write_protect=0 generate_node_acls=1 cache_dynamic_acls=1; do
+        echo "${attribute#*=}" > "$group/attrib/${attribute%=*}" || return
+    done
+}
+# lio_chap IQN: demands CHAP of every initiator, and proves itself.
+lio_chap() {
+    local group=$LIO/iscsi/$1/tpgt_1
+    echo 1 > "$group/attrib/authentication" || return
+    echo -n "$USER_NAME" > "$group/auth/userid"; echo -n "$SECRET" > "$group/auth/password"
+    echo -n "$TARGET_USER" > "$group/auth/userid_mutual"; echo -n "$TARGET_SECRET" > "$group/auth/password_mutual"
+}
+lio_enable() { echo 1 > "$LIO/iscsi/$1/tpgt_1/enable"; }
+# lio_remove IQN: takes the target node and its disks away.
+lio_remove() {
+    local group=$LIO/iscsi/$1/tpgt_1 name=${1##*:} entry
+    echo 0 > "$group/enable"
+    for entry in "$group"/lun/lun_*; do rm "$entry/store" && rmdir "$entry" || return; done
+    rmdir "$group"/np/* && rmdir "$group" && rmdir "${group%/*}" && rmdir "$LIO"/core/rd_mcp_*/"$name"
+}
