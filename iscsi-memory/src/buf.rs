@@ -1,17 +1,21 @@
 //! Exclusive, page-aligned buffers and the pool that recycles them.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+
+use crate::{Access, DevicePiece, RegisterFailure, Registrar, Registration};
 
 /// Alignment of every [`Buf`] in bytes: what `O_DIRECT` files and registered memory ask for.
 const ALIGNMENT: usize = 4096;
 
 /// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a mover, and back.
 ///
-/// It dereferences to its first `len()` bytes.
+/// It dereferences to its first `len()` bytes. It carries the registration that an RDMA device asked for when it first met the buffer; the registration
+/// goes where the buffer goes, and ends when the buffer is freed or meets another device.
 ///
 /// ```
 /// use iscsi_memory::Buf;
@@ -24,6 +28,7 @@ pub struct Buf {
     ptr: NonNull<u8>,
     capacity: usize,
     len: usize,
+    registration: Option<Arc<dyn Registration>>,
 }
 
 // SAFETY: a Buf owns its allocation exclusively, like a Vec<u8>.
@@ -39,13 +44,13 @@ impl Buf {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { ptr: NonNull::dangling(), capacity: 0, len: 0 };
+            return Self { ptr: NonNull::dangling(), capacity: 0, len: 0, registration: None };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
-        Self { ptr, capacity: len, len }
+        Self { ptr, capacity: len, len, registration: None }
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -66,10 +71,62 @@ impl Buf {
         assert!(len <= self.capacity, "length {len} is above the buffer's capacity of {} bytes", self.capacity);
         self.len = len;
     }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn as_raw(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// Bytes `start..start + len` as a work request of the domain names them. The first call for a domain registers the whole buffer, and gives back
+    /// what it had from another.
+    ///
+    /// # Errors
+    /// When a limit is reached or the device refuses.
+    ///
+    /// # Panics
+    /// If the bytes are none or lie outside the buffer.
+    pub fn device_piece(
+        &mut self,
+        registrar: &dyn Registrar,
+        start: usize,
+        len: usize,
+    ) -> Result<DevicePiece, RegisterFailure> {
+        assert!(
+            len != 0 && start.checked_add(len).is_some_and(|end| end <= self.capacity),
+            "a work request names bytes of its buffer"
+        );
+        let key = match &self.registration {
+            Some(registration) if registration.domain() == registrar.domain() => registration.local_key(),
+            _ => self.register(registrar)?,
+        };
+        Ok(DevicePiece { address: (self.ptr.as_ptr().expose_provenance() + start) as u64, len, key })
+    }
+
+    #[cold]
+    fn register(&mut self, registrar: &dyn Registrar) -> Result<u32, RegisterFailure> {
+        if let Some(old) = &self.registration
+            && !old.release()
+        {
+            // The slot is taken for good; the buffer then is leaked when it is dropped.
+            return Err(RegisterFailure::Device(0));
+        }
+        self.registration = None;
+        // SAFETY: `drop` frees the memory only after the registration that is stored here has ended, and until then it stays where it is.
+        let registration = unsafe { registrar.register(self.ptr.as_ptr(), self.capacity, Access::Local) }?;
+        let key = registration.local_key();
+        self.registration = Some(registration);
+        Ok(key)
+    }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
+        if let Some(registration) = &self.registration
+            && !registration.release()
+        {
+            // A device may still write there: better lost than given to somebody else.
+            return;
+        }
         if self.capacity != 0 {
             // SAFETY: allocated in `zeroed` with this very layout, and owned by us alone.
             unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.capacity)) }

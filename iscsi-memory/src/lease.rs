@@ -1,6 +1,8 @@
 //! Memory that moves into a work request and comes back in its completion.
 
 use crate::{Buf, ReceiveSlice, RegionSlice, SendSlice};
+#[cfg(feature = "std")]
+use crate::{DevicePiece, RegisterFailure, Registrar};
 
 /// Memory of either kind, owned: a private buffer or a part of a store's lent memory.
 #[derive(Debug)]
@@ -70,6 +72,35 @@ impl Memory {
         match self {
             Self::Buf(buf) => ReceiveSlice::Private(&mut buf[start..end]),
             Self::Region(slice) => ReceiveSlice::Lent(slice, start, end),
+        }
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn as_ptr(&self, start: usize) -> *mut u8 {
+        match self {
+            Self::Buf(buf) => buf.as_raw().wrapping_add(start),
+            Self::Region(slice) => slice.as_ptr(start),
+        }
+    }
+
+    /// The first of bytes `start..start + len` as a work request names them: all of them, or as many as lie in one registration. What was not registered
+    /// with the domain before is registered now.
+    ///
+    /// # Errors
+    /// When a limit is reached or the device refuses.
+    ///
+    /// # Panics
+    /// If the bytes are none or lie outside the memory.
+    #[cfg(feature = "std")]
+    pub fn device_piece(
+        &mut self,
+        registrar: &dyn Registrar,
+        start: usize,
+        len: usize,
+    ) -> Result<DevicePiece, RegisterFailure> {
+        match self {
+            Self::Buf(buf) => buf.device_piece(registrar, start, len),
+            Self::Region(slice) => slice.device_piece(registrar, start, len),
         }
     }
 }

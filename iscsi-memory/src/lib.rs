@@ -7,25 +7,37 @@
 //! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write leaves straight from it.
 //!   [`RegionSlice`] is a part of a region that keeps it alive.
 //! - [`Lease`] is memory of either kind that moves into a work request of RDMA and comes back in its completion.
+//! - [`Registration`]s are how RDMA devices come to reach memory: they are attached to the memory, bounded by a [`RegistrationBudget`], and end before
+//!   the memory does. [`Advertised`] is memory that a peer may reach.
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without copying.
 //! - `CountingAllocator` (feature `counting-allocator`) is for tests that assert that a path allocates nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+#[cfg(feature = "std")]
+mod advertised;
 mod buf;
+#[cfg(feature = "std")]
+mod chunks;
 #[cfg(feature = "counting-allocator")]
 mod counting;
 mod lease;
 mod region;
+mod registration;
 mod vectored;
 
 #[cfg(feature = "std")]
 pub mod socket;
 
+#[cfg(feature = "std")]
+pub use advertised::Advertised;
 pub use buf::{Buf, BufPool};
 #[cfg(feature = "counting-allocator")]
 pub use counting::CountingAllocator;
 pub use lease::{Lease, Memory};
 pub use region::{OutOfMemory, Region, RegionSlice};
+pub use registration::{
+    Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
+};
 pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};

@@ -8,6 +8,11 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(feature = "std")]
+use crate::chunks::{CHUNK, Chunk, Chunks};
+#[cfg(feature = "std")]
+use crate::{Access, DevicePiece, DomainId, RegisterFailure, Registrar};
+
 /// Bytes of one page, the grain of allocation and of [`Region::discard`].
 const PAGE: u64 = 4096;
 const PAGE_SHIFT: u32 = 12;
@@ -44,8 +49,8 @@ enum Backing {
 
 /// A long-lived range of memory that a store lends to movers and to the kernel.
 ///
-/// Reads and writes copy through raw pointers and never form a Rust reference to the memory, because peers on several threads, the kernel and,
-/// later, RDMA devices access it at the same time. Overlapping concurrent accesses give whichever bytes the hardware gives, as on any disk: SCSI
+/// Reads and writes copy through raw pointers and never form a Rust reference to the memory, because peers on several threads, the kernel and
+/// RDMA devices access it at the same time. Overlapping concurrent accesses give whichever bytes the hardware gives, as on any disk: SCSI
 /// promises nothing about commands that overlap in time (SBC-4 4.6).
 ///
 /// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory. Pages are those of 4 KiB: huge pages
@@ -54,10 +59,18 @@ enum Backing {
 /// A [`discard`](Self::discard) between [`reserve_for_write`](Self::reserve_for_write) and the write itself takes the reservation away, and the page
 /// reads as zero. Who lets the kernel write, which may take long, reserves again when the data are in place: it then counts as the later of the two.
 ///
+/// # RDMA devices
+///
+/// A device registers the region in chunks of 16 MiB, each when it is first used with a protection domain. That pins the chunk's pages, whether they
+/// were written or not: they count in the [`RegistrationBudget`](crate::RegistrationBudget), not in [`allocated`](Self::allocated). A device keeps to the
+/// pages that it has seen, so a page of a registered chunk is never given back to the machine: [`discard`](Self::discard) zeroes it by hand. What was
+/// pinned and is not written goes back when the last registration of its chunk ends ([`forget`](Self::forget)).
+///
 /// # Soundness
 ///
 /// The memory is one allocation (or mapping) that lives as long as the region. Its pointer leaves this crate only inside the `iovec`s of
-/// the `socket` module, whose lists hold the slice, and with it the region, until the call returns. No reference to the memory is ever formed, so
+/// the `socket` module, whose lists hold the slice, and with it the region, until the call returns, and in registrations, which end before the memory
+/// is freed; where one cannot be ended, the memory is not freed. No reference to the memory is ever formed, so
 /// that writes by others while it is read break no rule of Rust's references. Copies that race are a data race by the letter of the memory model,
 /// as every access to memory that is shared with a device or another process is; each is one `memcpy` between the shared memory and
 /// private memory, and no decision depends on the bytes.
@@ -82,6 +95,8 @@ pub struct Region {
     written: Vec<AtomicU64>,
     allocated_pages: AtomicU64,
     limit: u64,
+    #[cfg(feature = "std")]
+    chunks: Chunks,
 }
 
 // SAFETY: the memory is owned by the Region until it drops, and is only ever accessed through raw-pointer copies.
@@ -132,7 +147,16 @@ impl Region {
         let words = len.div_ceil(PAGE).div_ceil(64) as usize;
         // `AtomicU64` has no cheap `vec![]`: collecting zeroes is what allocates them; 50 GiB of region is 1.6 MiB here.
         let written = core::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect();
-        Self { ptr, len, backing, written, allocated_pages: AtomicU64::new(0), limit }
+        Self {
+            ptr,
+            len,
+            backing,
+            written,
+            allocated_pages: AtomicU64::new(0),
+            limit,
+            #[cfg(feature = "std")]
+            chunks: Chunks::default(),
+        }
     }
 
     /// Length in bytes.
@@ -230,6 +254,9 @@ impl Region {
             if word.load(Ordering::Relaxed) & bit != 0 {
                 continue;
             }
+            // `forget` gives back pages that nobody has taken: not while one is being taken.
+            #[cfg(feature = "std")]
+            let _chunks = self.chunks.read();
             let count = self.allocated_pages.fetch_add(1, Ordering::Relaxed);
             if (count + 1) << PAGE_SHIFT > self.limit {
                 self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
@@ -252,7 +279,7 @@ impl Region {
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) }
     }
 
-    /// Makes a range read as zero and gives its whole pages back to the machine.
+    /// Makes a range read as zero and gives its whole pages back to the machine, except those that an RDMA device has registered.
     ///
     /// # Panics
     /// If the range is outside the region.
@@ -284,18 +311,30 @@ impl Region {
                 self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let len = (range.end - range.start) as usize;
         match self.backing {
             // SAFETY: checked range; heap pages stay ours and are zeroed.
-            Backing::Heap => unsafe { core::ptr::write_bytes(self.at(range.start), 0, len) },
-            #[cfg(feature = "std")]
-            // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure leaves old bytes
-            // there, so they are zeroed by hand.
-            Backing::Mapped => unsafe {
-                if rustix::mm::madvise(self.at(range.start).cast(), len, rustix::mm::Advice::LinuxDontNeed).is_err() {
-                    core::ptr::write_bytes(self.at(range.start), 0, len);
-                }
+            Backing::Heap => unsafe {
+                core::ptr::write_bytes(self.at(range.start), 0, (range.end - range.start) as usize);
             },
+            #[cfg(feature = "std")]
+            Backing::Mapped => {
+                let chunks = self.chunks.read();
+                let mut at = range.start;
+                while at < range.end {
+                    let (is_free, mut end) = (is_free_at(&chunks, at), chunk_end(at));
+                    while end < range.end && is_free_at(&chunks, end) == is_free {
+                        end = chunk_end(end);
+                    }
+                    let end = end.min(range.end);
+                    if is_free {
+                        self.give_back(at..end);
+                    } else {
+                        // SAFETY: checked range of our own mapping.
+                        unsafe { core::ptr::write_bytes(self.at(at), 0, (end - at) as usize) }
+                    }
+                    at = end;
+                }
+            }
         }
     }
 
@@ -333,8 +372,102 @@ impl Region {
     }
 }
 
+#[cfg(feature = "std")]
+fn chunk_end(offset: u64) -> u64 {
+    (offset / CHUNK + 1) * CHUNK
+}
+
+#[cfg(feature = "std")]
+fn is_free_at(chunks: &[Chunk], offset: u64) -> bool {
+    chunks.get((offset / CHUNK) as usize).is_none_or(Chunk::is_free)
+}
+
+#[cfg(feature = "std")]
+impl Region {
+    /// Gives whole pages of a mapped region back to the machine. They are in no registration, and the caller holds the lock that keeps it so.
+    fn give_back(&self, range: Range<u64>) {
+        let len = (range.end - range.start) as usize;
+        // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure leaves old bytes
+        // there, so they are zeroed by hand.
+        unsafe {
+            if rustix::mm::madvise(self.at(range.start).cast(), len, rustix::mm::Advice::LinuxDontNeed).is_err() {
+                core::ptr::write_bytes(self.at(range.start), 0, len);
+            }
+        }
+    }
+
+    /// The key of the chunk around `offset` for a domain, and the chunk's end. Registers it if the domain does not have it.
+    fn chunk_key(&self, registrar: &dyn Registrar, offset: u64) -> Result<(u32, u64), RegisterFailure> {
+        let index = (offset / CHUNK) as usize;
+        let end = chunk_end(offset).min(self.len);
+        if let Some(key) = self.chunks.read().get(index).and_then(|chunk| chunk.key(registrar.domain())) {
+            return Ok((key, end));
+        }
+        let mut chunks = self.chunks.write(self.len);
+        let chunk = &mut chunks[index];
+        if let Some(key) = chunk.key(registrar.domain()) {
+            return Ok((key, end));
+        }
+        let start = index as u64 * CHUNK;
+        // SAFETY: a range of our own memory, which is freed only after every registration has ended, and whose pages stay while the chunk is not free.
+        let registration = unsafe { registrar.register(self.at(start), (end - start) as usize, Access::Local) }?;
+        let key = registration.local_key();
+        chunk.held.push(registration);
+        Ok((key, end))
+    }
+
+    /// Bytes of the region that are registered as whole chunks, counted once for each domain.
+    #[must_use]
+    pub fn registered(&self) -> u64 {
+        let size = |index: usize| (self.len - index as u64 * CHUNK).min(CHUNK);
+        self.chunks.read().iter().enumerate().map(|(index, chunk)| chunk.held.len() as u64 * size(index)).sum()
+    }
+
+    /// Ends the registrations of a domain, and gives back what they pinned and nobody has written.
+    pub fn forget(&self, domain: DomainId) {
+        let mut chunks = self.chunks.write(self.len);
+        for (index, chunk) in chunks.iter_mut().enumerate() {
+            let before = chunk.held.len();
+            let mut stuck = 0;
+            chunk.held.retain(|held| {
+                let ours = held.domain() == domain;
+                stuck += usize::from(ours && !held.release());
+                !ours
+            });
+            chunk.pins += stuck;
+            if chunk.held.len() < before && chunk.is_free() && matches!(self.backing, Backing::Mapped) {
+                self.give_back_unwritten(index as u64 * CHUNK);
+            }
+        }
+    }
+
+    /// Gives back the pages of a chunk that nobody has written. The caller holds the lock for writing: no page is taken meanwhile.
+    fn give_back_unwritten(&self, start: u64) {
+        let end = chunk_end(start).min(self.len);
+        let mut at = start;
+        while at < end {
+            let (is_written, run) = self.extent(at);
+            let run = run.min(end);
+            if !is_written && run / PAGE > at / PAGE {
+                self.give_back(at..run / PAGE * PAGE);
+            }
+            at = run;
+        }
+    }
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
+        #[cfg(feature = "std")]
+        {
+            let chunks = self.chunks.write(self.len);
+            // Each one is asked, also after one has refused.
+            let stuck = |chunk: &Chunk| chunk.held.iter().filter(|held| !held.release()).count() + chunk.pins;
+            if chunks.iter().map(stuck).sum::<usize>() > 0 {
+                // A device may still write there: better lost than given to somebody else.
+                return;
+            }
+        }
         match self.backing {
             // SAFETY: allocated in `heap` with this very layout; no slice of it is alive, since slices hold the Arc.
             Backing::Heap => unsafe { dealloc(self.ptr.as_ptr(), heap_layout(self.len as usize)) },
@@ -390,6 +523,57 @@ impl RegionSlice {
     pub fn write(&self, start: usize, from: &[u8]) {
         assert!(start.checked_add(from.len()).is_some_and(|end| end <= self.len), "write outside a lent slice");
         self.region.write(self.offset + start as u64, from);
+    }
+
+    /// The region that the slice is a part of.
+    #[must_use]
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their chunk, which is registered with the
+    /// domain if it was not.
+    ///
+    /// # Errors
+    /// When a limit is reached or the device refuses.
+    ///
+    /// # Panics
+    /// If the bytes are none or lie outside the slice.
+    #[cfg(feature = "std")]
+    pub fn device_piece(
+        &self,
+        registrar: &dyn Registrar,
+        start: usize,
+        len: usize,
+    ) -> Result<DevicePiece, RegisterFailure> {
+        assert!(
+            len != 0 && start.checked_add(len).is_some_and(|end| end <= self.len),
+            "a work request names bytes of its slice"
+        );
+        let offset = self.offset + start as u64;
+        let (key, end) = self.region.chunk_key(registrar, offset)?;
+        let address = self.as_ptr(start).expose_provenance() as u64;
+        Ok(DevicePiece { address, len: len.min((end - offset) as usize), key })
+    }
+
+    /// Keeps the pages under bytes of the slice where they are.
+    #[cfg(feature = "std")]
+    pub(crate) fn pin(&self, start: usize, len: usize) {
+        self.each_chunk(start, len, |chunk| chunk.pins += 1);
+    }
+
+    /// The reverse of [`pin`](Self::pin).
+    #[cfg(feature = "std")]
+    pub(crate) fn unpin(&self, start: usize, len: usize) {
+        self.each_chunk(start, len, |chunk| chunk.pins -= 1);
+    }
+
+    #[cfg(feature = "std")]
+    fn each_chunk(&self, start: usize, len: usize, each: impl FnMut(&mut Chunk)) {
+        let first = self.offset + start as u64;
+        let last = first + len as u64 - 1;
+        let mut chunks = self.region.chunks.write(self.region.len);
+        chunks[(first / CHUNK) as usize..=(last / CHUNK) as usize].iter_mut().for_each(each);
     }
 
     #[cfg(feature = "std")]
