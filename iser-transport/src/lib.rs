@@ -13,4 +13,5 @@
 
 extern crate alloc;
 
+pub mod loopback;
 pub mod queue;

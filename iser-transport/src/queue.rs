@@ -11,9 +11,10 @@
 //! 2. Receives are consumed in the order in which they were posted. Work is started in the order in which it was posted, and completes in that order;
 //!    receives and other work complete independently of each other. A receive that answers a Send may be reported before that Send is done.
 //! 3. The peer that takes a Send also sees the data of every Write posted before it. A Send does *not* wait for a Read posted before it.
-//! 4. The mover keeps within [`QueueLimits`]. [`Completion::Established`] comes before any other completion; work and receives may be posted before it.
+//! 4. The mover keeps within [`QueueLimits`]; Reads beyond the [read depth](Established::read_depth) wait in the queue pair, and what is posted behind
+//!    them. [`Completion::Established`] comes before any other completion; work and receives may be posted before it.
 //! 5. Work that fails, a peer that breaks a rule, and the loss of the connection all end the queue pair: what is posted comes back flushed, then
-//!    [`Completion::Ended`], and nothing after it.
+//!    [`Completion::Ended`], and nothing after it but what is posted later still.
 //! 6. Memory under a work request or an advertisement is touched by nobody else until it comes back.
 //! 7. An advertised buffer can be reached by the peer of this connection only, within its bounds, in the granted direction, until it is withdrawn, or
 //!    invalidated by the peer, or the connection ends. What comes for an STag that does not allow it ends the connection and touches no memory.
