@@ -6,8 +6,8 @@ use core::task::Context;
 use core::time::Duration;
 
 use iscsi_memory::{ReceiveWindow, SendList};
-use iscsi_proto::connection::{StreamConnection, StreamEnd, StreamMover};
-use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
+use iscsi_proto::connection::{Connection, QueueConnection, QueueMover, StreamConnection, StreamEnd, StreamMover};
+use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, Notification};
 use iscsi_proto::login::{InitiatorLogin, InitiatorStep, LoginError};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{Bhs, LoginResponse, PduError, RejectReason};
@@ -96,15 +96,21 @@ enum Phase {
     Closing {
         deadline: Instant,
     },
+    /// Nothing is sent any more; the transport still holds buffers.
+    Aborting {
+        deadline: Instant,
+    },
     Closed,
 }
 
 /// How long a connection that is ending waits for its last bytes to be sent.
 const CLOSING: Duration = Duration::from_millis(500);
+/// How long a transport may take to give its buffers back. What a device has not let go of by then is never used again.
+const ABORTING: Duration = Duration::from_secs(10);
 
 /// A connection over a mover `M` that carries the session of an application `A`.
 ///
-/// It starts with login. When it is over ([`StreamConnection::is_finished`]), [`into_parts`](Self::into_parts) gives the engine back for the next one.
+/// It starts with login. When it is over ([`Connection::is_finished`]), [`into_parts`](Self::into_parts) gives the engine back for the next one.
 #[derive(Debug)]
 pub struct InitiatorConnection<M, A> {
     mover: M,
@@ -115,12 +121,13 @@ pub struct InitiatorConnection<M, A> {
     time2wait: Option<Duration>,
 }
 
-impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
+impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
     /// Begins a login.
     pub fn new(mut mover: M, engine: Engine<A>, config: LoginConfig, timeout: Duration, now: Instant) -> Self {
         let mut login = config.into_machine();
         let (request, text) = login.first_request();
         mover.send_control(request.emit(), &text);
+        mover.ring();
         let phase = Phase::Login { login: Box::new(login), deadline: now + timeout };
         Self { mover, engine, phase, end: None, logged_in_at: None, time2wait: None }
     }
@@ -155,8 +162,11 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
 
     /// Gives back the session, how the connection ended, and how long to wait before the next one: what the target said at its end, else
     /// the DefaultTime2Wait of the negotiation. What was under way is ready to be sent again, or has completed.
+    ///
+    /// A connection that has not finished is cut off; a command with a buffer that a device still holds then fails.
     pub fn into_parts(mut self, now: Instant) -> (Engine<A>, ConnectionEnd, Option<Duration>) {
         self.close(ConnectionEnd::Lost(MoverError::Broken), now);
+        self.abort(now);
         self.closed(now);
         let end = self.end.unwrap_or(ConnectionEnd::Lost(MoverError::Broken));
         let time2wait = self.engine.take_time2wait().or(self.time2wait);
@@ -172,9 +182,17 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
                     self.engine.handle(&mut self.mover, notification, now);
                     self.check_end(now);
                 }
-                (Phase::Closing { .. }, Notification::Terminated(_)) => self.closed(now),
-                (Phase::Closing { .. } | Phase::Closed, _) => {}
+                (Phase::Closing { .. } | Phase::Aborting { .. } | Phase::Closed, _) => {}
             }
+        }
+        // What the transport itself has to say may come behind the last notification.
+        let over = match self.phase {
+            Phase::Closing { .. } => self.mover.is_closed() && self.mover.backlog() == 0,
+            Phase::Aborting { .. } => self.mover.is_closed(),
+            _ => false,
+        };
+        if over {
+            self.closed(now);
         }
     }
 
@@ -217,10 +235,19 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
         let broken = matches!(end, ConnectionEnd::Lost(_) | ConnectionEnd::KeepaliveTimeout);
         self.end = Some(end);
         if broken {
-            self.closed(now);
+            self.mover.connection_abort();
         } else {
             self.mover.connection_terminate();
-            self.phase = Phase::Closing { deadline: now + CLOSING };
+        }
+        self.phase = Phase::Closing { deadline: now + CLOSING };
+    }
+
+    /// The connection ends at once, as soon as its buffers are free.
+    fn abort(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Closed) {
+            self.mover.connection_abort();
+            self.phase = Phase::Aborting { deadline: now + ABORTING };
+            self.drain(now);
         }
     }
 
@@ -230,12 +257,6 @@ impl<M: StreamMover, A: Application> InitiatorConnection<M, A> {
             return;
         }
         self.phase = Phase::Closed;
-        self.mover.handle_stream_end(StreamEnd::Broken);
-        while let Some(notification) = self.mover.poll_notify() {
-            if let Notification::Released(buf) = notification {
-                self.engine.released(buf, now);
-            }
-        }
         self.engine.connection_lost(&mut self.mover, now);
         if let Some(end) = &self.end {
             self.engine.app().event(Event::Disconnected(end));
@@ -260,40 +281,12 @@ fn answer_login(login: &mut InitiatorLogin, bhs: &Bhs, data: &[u8]) -> Result<In
     login.handle_response(&response, data)
 }
 
-impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M, A> {
-    fn receive_window(&mut self) -> ReceiveWindow<'_> {
-        self.mover.receive_window()
-    }
-
-    fn handle_received(&mut self, n: usize, now: Instant) {
-        self.mover.handle_received(n);
-        self.drain(now);
-        self.pump(now);
-    }
-
-    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant) {
-        self.mover.handle_stream_end(end);
-        self.drain(now);
-        if !matches!(self.phase, Phase::Closed) {
-            let error = if end == StreamEnd::EndOfStream { MoverError::EndOfStream } else { MoverError::Broken };
-            self.close(ConnectionEnd::Lost(error), now);
-            self.closed(now);
-        }
-    }
-
-    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
-        self.mover.fill_send_list(list);
-    }
-
-    fn handle_sent(&mut self, n: usize, now: Instant) {
-        self.mover.handle_sent(n);
-        self.drain(now);
-        self.pump(now);
-    }
-
+impl<M: Datamover, A: Application> Connection for InitiatorConnection<M, A> {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Login { deadline, .. } | Phase::Closing { deadline } => Some(*deadline),
+            Phase::Login { deadline, .. } | Phase::Closing { deadline } | Phase::Aborting { deadline } => {
+                Some(*deadline)
+            }
             Phase::FullFeature => self.engine.poll_timeout(),
             Phase::Closed => None,
         }
@@ -305,7 +298,8 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
                 self.close(ConnectionEnd::LoginTimeout, now);
                 self.drain(now);
             }
-            Phase::Closing { deadline } if *deadline <= now => self.closed(now),
+            Phase::Closing { deadline } if *deadline <= now => self.abort(now),
+            Phase::Aborting { deadline } if *deadline <= now => self.closed(now),
             Phase::FullFeature => {
                 self.engine.handle_timeout(&mut self.mover, now);
                 self.check_end(now);
@@ -313,14 +307,63 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
             }
             _ => {}
         }
+        self.mover.ring();
     }
 
     fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.engine.app().register(cx.waker());
         self.pump(now);
+        self.mover.ring();
     }
 
     fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+}
+
+impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M, A> {
+    fn receive_window(&mut self) -> ReceiveWindow<'_> {
+        self.mover.receive_window()
+    }
+
+    fn handle_received(&mut self, n: usize, now: Instant) {
+        self.mover.handle_received(n);
+        self.drain(now);
+        self.pump(now);
+        self.mover.ring();
+    }
+
+    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant) {
+        self.mover.handle_stream_end(end);
+        self.drain(now);
+        if !matches!(self.phase, Phase::Closed) {
+            let error = if end == StreamEnd::EndOfStream { MoverError::EndOfStream } else { MoverError::Broken };
+            self.close(ConnectionEnd::Lost(error), now);
+            self.abort(now);
+        }
+        self.mover.ring();
+    }
+
+    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
+        self.mover.fill_send_list(list);
+    }
+
+    fn handle_sent(&mut self, n: usize, now: Instant) {
+        self.mover.handle_sent(n);
+        self.drain(now);
+        self.pump(now);
+        self.mover.ring();
+    }
+}
+
+impl<M: QueueMover, A: Application> QueueConnection for InitiatorConnection<M, A> {
+    fn handle_completions(&mut self, now: Instant) -> bool {
+        let any = self.mover.handle_completions();
+        if any {
+            self.drain(now);
+            self.pump(now);
+            self.mover.ring();
+        }
+        any
     }
 }

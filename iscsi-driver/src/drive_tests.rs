@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use iscsi_memory::{Buf, ReceiveSlice, ReceiveWindow, SendList, SendSlice};
-use iscsi_proto::connection::{StreamConnection, StreamEnd};
+use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 use iscsi_proto::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
@@ -158,7 +158,9 @@ impl StreamConnection for Echo {
             self.output.pop_front();
         }
     }
+}
 
+impl Connection for Echo {
     fn poll_timeout(&self) -> Option<Instant> {
         self.timeout
     }
@@ -348,6 +350,8 @@ async fn a_timeout_that_moves_away_fires_at_its_last_place() {
         fn handle_sent(&mut self, n: usize, now: Instant) {
             self.0.handle_sent(n, now);
         }
+    }
+    impl Connection for Hurried<'_> {
         fn poll_timeout(&self) -> Option<Instant> {
             self.0.poll_timeout()
         }

@@ -6,7 +6,7 @@
 //! # One wake
 //!
 //! Whatever woke the future (bytes, room to send, a timer, a store, an application), one pass does the same things in the same order:
-//! [`handle_wake`](StreamConnection::handle_wake), [`handle_timeout`](StreamConnection::handle_timeout) if it is due, then reads of everything that has
+//! [`handle_wake`](iscsi_proto::connection::Connection::handle_wake), [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due, then reads of everything that has
 //! come and sends of everything that waits, until the socket gives no more or [`Limits::bytes_per_wake`] is used up. Commands that came together are
 //! read together and answered together: parking between passes is what lets them gather, so a short read ends the pass instead of asking the kernel
 //! again for what has not come yet.
@@ -65,7 +65,7 @@ impl Default for Limits {
     }
 }
 
-/// Runs `connection` over `socket` until it [`is_finished`](StreamConnection::is_finished), with the default [`Limits`].
+/// Runs `connection` over `socket` until it [`is_finished`](iscsi_proto::connection::Connection::is_finished), with the default [`Limits`].
 ///
 /// The future belongs to whoever awaits it: dropping it closes the socket at once. It needs a tokio runtime with I/O and time enabled.
 ///
@@ -75,7 +75,7 @@ impl Default for Limits {
 /// ```
 /// # use std::task::Context;
 /// # use iscsi_memory::{ReceiveSlice, ReceiveWindow, SendList};
-/// # use iscsi_proto::connection::{StreamConnection, StreamEnd};
+/// # use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 /// # use iscsi_proto::time::Instant;
 /// use iscsi_driver::{Clock, drive};
 /// # struct Done;
@@ -87,6 +87,8 @@ impl Default for Limits {
 /// #     fn handle_stream_end(&mut self, _: StreamEnd, _: Instant) {}
 /// #     fn fill_send_list<'a>(&'a mut self, _: &mut SendList<'a>) {}
 /// #     fn handle_sent(&mut self, _: usize, _: Instant) {}
+/// # }
+/// # impl Connection for Done {
 /// #     fn poll_timeout(&self) -> Option<Instant> { None }
 /// #     fn handle_timeout(&mut self, _: Instant) {}
 /// #     fn handle_wake(&mut self, _: &mut Context<'_>, _: Instant) {}

@@ -1,6 +1,7 @@
-//! What a byte-stream driver runs: a connection of either role over any stream.
+//! What a driver runs: a connection of either role, over a byte stream ([`StreamConnection`]) or over a queue pair ([`QueueConnection`]).
 //!
-//! There is one driver for sockets (crate `iscsi-driver`); the simulator and the fuzzers drive the same trait by hand.
+//! There is one driver for sockets (crate `iscsi-driver`) and one for RDMA devices (crate `iser-transport`); the simulator and the fuzzers drive the same
+//! traits by hand.
 
 use core::task::Context;
 
@@ -18,13 +19,29 @@ pub enum StreamEnd {
     Broken,
 }
 
-/// A sans-IO connection over a byte stream: a target's or an initiator's, mover and session together.
+/// What all sans-IO connections have, a target's or an initiator's, mover and session together: time, wake-ups, and an end.
+pub trait Connection {
+    /// When [`handle_timeout`](Self::handle_timeout) is due, if ever.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Time has passed.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Something outside the transport may have happened: a store completed, an application submitted, another session sent an event. The waker of
+    /// `cx` is kept to be woken for the next such event. Called once before anything else, and after each wake.
+    fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant);
+
+    /// Nothing is left to send or to wait for: the transport is to be closed.
+    fn is_finished(&self) -> bool;
+}
+
+/// A connection over a byte stream.
 ///
-/// The driver's loop: [`handle_wake`](Self::handle_wake); receive into [`receive_window`](Self::receive_window) and tell
+/// The driver's loop: [`handle_wake`](Connection::handle_wake); receive into [`receive_window`](Self::receive_window) and tell
 /// [`handle_received`](Self::handle_received); send from [`fill_send_list`](Self::fill_send_list) and tell [`handle_sent`](Self::handle_sent);
-/// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) has passed; close the stream when
-/// [`is_finished`](Self::is_finished).
-pub trait StreamConnection {
+/// [`handle_timeout`](Connection::handle_timeout) when [`poll_timeout`](Connection::poll_timeout) has passed; close the stream when
+/// [`is_finished`](Connection::is_finished).
+pub trait StreamConnection: Connection {
     /// Where the next bytes go. An empty window means: drain the output first.
     fn receive_window(&mut self) -> ReceiveWindow<'_>;
 
@@ -39,19 +56,16 @@ pub trait StreamConnection {
 
     /// The first `n` bytes of the last list were sent.
     fn handle_sent(&mut self, n: usize, now: Instant);
+}
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due, if ever.
-    fn poll_timeout(&self) -> Option<Instant>;
-
-    /// Time has passed.
-    fn handle_timeout(&mut self, now: Instant);
-
-    /// Something outside the stream may have happened: a store completed, an application submitted, another session sent an event. The waker of `cx`
-    /// is kept to be woken for the next such event. Called once before anything else, and after each wake.
-    fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant);
-
-    /// Nothing is left to send or to wait for: the stream is to be closed.
-    fn is_finished(&self) -> bool;
+/// A connection over a queue pair, which tells of completions.
+///
+/// The driver's loop: [`handle_wake`](Connection::handle_wake); [`handle_completions`](Self::handle_completions) whenever the queue pair may have some,
+/// its end among them; [`handle_timeout`](Connection::handle_timeout) when [`poll_timeout`](Connection::poll_timeout) has passed; let go of the
+/// connection when [`is_finished`](Connection::is_finished). What a call has posted is started before the call returns.
+pub trait QueueConnection: Connection {
+    /// Something may have completed, or the queue pair may have ended. Returns whether anything did.
+    fn handle_completions(&mut self, now: Instant) -> bool;
 }
 
 /// A [`Datamover`] that runs over a byte stream: what lets a session implement [`StreamConnection`] over any such mover.
@@ -73,7 +87,7 @@ pub trait StreamMover: Datamover {
     /// The stream ended. What came whole before is still notified, then [`Notification::Terminated`](crate::datamover::Notification::Terminated).
     fn handle_stream_end(&mut self, end: StreamEnd);
 
-    /// Adds what is to be sent, in order, as far as the list has room.
+    /// Adds what is to be sent, in order, as far as the list has room: what was asked for before the last [`Datamover::ring`].
     fn fill_send_list<'a>(&'a self, list: &mut SendList<'a>);
 
     /// The first `n` bytes of what [`fill_send_list`](Self::fill_send_list) gave were sent.
@@ -81,22 +95,13 @@ pub trait StreamMover: Datamover {
     /// # Panics
     /// If `n` is above [`Datamover::backlog`].
     fn handle_sent(&mut self, n: usize);
-
-    /// Whether [`Notification::Terminated`](crate::datamover::Notification::Terminated) was delivered: the stream is to be closed.
-    fn is_closed(&self) -> bool;
 }
 
 /// A [`Datamover`] over a queue pair that tells of completions: what lets a session run over a transport that is no byte stream.
 ///
 /// After [`handle_completions`](Self::handle_completions) the owner drains [`Datamover::poll_notify`] until it gives nothing, then calls
-/// [`ring`](Self::ring).
+/// [`Datamover::ring`].
 pub trait QueueMover: Datamover {
-    /// Takes what has completed since the last call.
-    fn handle_completions(&mut self);
-
-    /// Starts what the calls since the last one have posted, as one batch.
-    fn ring(&mut self);
-
-    /// Whether [`Notification::Terminated`](crate::datamover::Notification::Terminated) was delivered: nothing is in flight any more.
-    fn is_closed(&self) -> bool;
+    /// Takes what has completed since the last call. Returns whether anything had.
+    fn handle_completions(&mut self) -> bool;
 }

@@ -372,6 +372,14 @@ pub trait Datamover {
     /// [`Datamover::get_data`] says. For a SCSI Response: the sense and response data.
     fn control_data(&self) -> &[u8];
 
-    /// Bytes queued to be sent: what back-pressure is measured by.
+    /// Bytes queued to be sent: what back-pressure is measured by. Bytes that are still to be fetched are none of them.
     fn backlog(&self) -> usize;
+
+    /// Starts what was asked for since the last call, as one batch. The owner calls it at the end of whatever it does with the mover; a transport that
+    /// needs no doorbell has nothing to do here.
+    fn ring(&mut self) {}
+
+    /// Whether [`Notification::Terminated`] was delivered: no buffer is in the transport's hands any more. A mover may still have bytes of its own to
+    /// send then ([`backlog`](Self::backlog)), such as the reason that the peer is told.
+    fn is_closed(&self) -> bool;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use initiator_core::{Credentials, Engine, InitiatorConnection, LoginConfig, Recovery, may_heal};
 use iscsi_proto::chap::ChapSecret;
-use iscsi_proto::connection::StreamConnection as _;
+use iscsi_proto::connection::Connection as _;
 use iscsi_proto::login::ChapAccount;
 use iscsi_proto::parameters::{Digest, SessionType};
 use iscsi_proto::scsi::Lun;

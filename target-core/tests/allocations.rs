@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use iscsi_memory::{CountingAllocator, SendList};
-use iscsi_proto::connection::StreamConnection;
+use iscsi_proto::connection::{Connection, StreamConnection};
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, LoginRequest, Opcode, R2t, ScsiCommand, Stage, TaskAttribute};
 use iscsi_proto::serial::Serial;

@@ -6,7 +6,7 @@ use core::task::{Context, Waker};
 use core::time::Duration;
 
 use iscsi_memory::{Buf, SendList};
-use iscsi_proto::connection::{StreamConnection, StreamEnd, StreamMover};
+use iscsi_proto::connection::{Connection as _, StreamConnection, StreamEnd, StreamMover};
 use iscsi_proto::datamover::{
     CommandData, Datamover, GetData, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
 };

@@ -338,7 +338,9 @@ impl<A: Application> Engine<A> {
             let handle = self.slots.handle(index);
             self.reclaim(mover, handle);
             let Some(task) = self.slots.get_mut(index) else { continue };
-            let lost = task.expected_out > 0 && task.command.data_out.is_none();
+            // A buffer that a device does not let go of is gone.
+            let lost = task.expected_out > 0 && task.command.data_out.is_none()
+                || task.expected_in > 0 && task.command.data_in.is_none();
             match state {
                 State::Held => {
                     if let After::Finish(result, data_in_len) = task.after {

@@ -357,6 +357,10 @@ impl Datamover for TcpMover {
     fn backlog(&self) -> usize {
         self.send.backlog()
     }
+
+    fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
 }
 
 impl StreamMover for TcpMover {
@@ -386,9 +390,5 @@ impl StreamMover for TcpMover {
 
     fn handle_sent(&mut self, n: usize) {
         self.send.sent(n, &mut self.events);
-    }
-
-    fn is_closed(&self) -> bool {
-        self.state == State::Closed
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use initiator_core::{Engine, InitiatorConnection, Limits, LoginConfig, Timeouts};
-use iscsi_proto::connection::{StreamConnection, StreamEnd};
+use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::{Digest, SessionType};
 use iscsi_proto::pdu::{BHS_LEN, Bhs, DataIn, DataInStatus, LoginResponse, LoginStatus, R2t, Residual, Stage};

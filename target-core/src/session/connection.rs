@@ -6,8 +6,8 @@ use core::mem;
 use core::task::{Context, Waker};
 
 use iscsi_memory::{ReceiveSlice, ReceiveWindow, SendList};
-use iscsi_proto::connection::{StreamConnection, StreamEnd, StreamMover};
-use iscsi_proto::datamover::{MoverError, Notification};
+use iscsi_proto::connection::{Connection, QueueConnection, QueueMover, StreamConnection, StreamEnd, StreamMover};
+use iscsi_proto::datamover::{Datamover, MoverError, Notification};
 use iscsi_proto::pdu::AsyncEvent;
 use iscsi_proto::time::Instant;
 
@@ -17,7 +17,8 @@ use super::login::{LoggedIn, LoginPhase};
 use super::{EndReason, Target};
 use crate::registry::{Endpoints, Seat, SessionEvent, Tickets};
 
-/// A target's end of one connection over a byte stream. See the [module](super) for its phases; [`StreamConnection`] is how it is driven.
+/// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`] or [`QueueConnection`], as its mover allows, is how
+/// it is driven.
 ///
 /// The future or loop that drives it may drop it at any time: its session then leaves the registry, and sessions that wait for it go on.
 pub struct TargetConnection<M> {
@@ -45,12 +46,12 @@ struct Ending {
     session: Option<Box<FullFeature>>,
     /// What is queued is still to be sent, until then.
     flushing: Option<Instant>,
-    /// How long aborted store operations may take.
+    /// How long aborted store operations, and the transport with buffers of ours, may take.
     until: Instant,
 }
 
-impl<M: StreamMover> TargetConnection<M> {
-    /// A connection that has just been accepted. `None` when the target has as many as it takes, or stops: the stream is then to be closed.
+impl<M: Datamover> TargetConnection<M> {
+    /// A connection that has just been accepted. `None` when the target has as many as it takes, or stops: the transport is then to be closed.
     ///
     /// The mover is a new one in the target's role. `entropy` comes from a cryptographic random number generator and is used for this connection only
     /// (CHAP challenge, first StatSN).
@@ -162,10 +163,12 @@ impl<M: StreamMover> TargetConnection<M> {
             }
             Phase::Login(_) => None,
         };
-        let flushing = polite.then(|| now + limits.close_timeout);
+        let flushing = Some(now + limits.close_timeout);
         self.phase = Phase::Ending(Ending { session, flushing, until: now + limits.drain_timeout });
         if polite {
             self.mover.connection_terminate();
+        } else {
+            self.mover.connection_abort();
         }
         self.reason.get_or_insert(reason);
     }
@@ -173,20 +176,24 @@ impl<M: StreamMover> TargetConnection<M> {
     #[cold]
     fn pump_ending(&mut self, now: Instant) {
         let Phase::Ending(ending) = &mut self.phase else { return };
-        while let Some(notification) = self.mover.poll_notify() {
-            match notification {
-                Notification::Terminated(_) => ending.flushing = None,
-                Notification::Released(buf) => {
-                    if let Some(executor) = ending.session.as_mut().and_then(|session| session.executor.as_mut()) {
-                        executor.give(buf);
-                    }
+        loop {
+            while let Some(notification) = self.mover.poll_notify() {
+                // Nobody is left to hear of anything else.
+                if let Notification::Released(buf) = notification
+                    && let Some(executor) = ending.session.as_mut().and_then(|session| session.executor.as_mut())
+                {
+                    executor.give(buf);
                 }
-                // Nobody is left to hear of it.
-                _ => {}
             }
-        }
-        if ending.flushing.is_some_and(|until| now >= until) {
-            ending.flushing = None;
+            // What the transport itself has to say may come behind the last notification.
+            if self.mover.is_closed() && self.mover.backlog() == 0 {
+                ending.flushing = None;
+            } else if ending.flushing.is_some_and(|until| now >= until) {
+                ending.flushing = None;
+                self.mover.connection_abort();
+                continue;
+            }
+            break;
         }
         let drained = ending.session.as_mut().is_none_or(|session| {
             if let Some(executor) = &mut session.executor {
@@ -195,7 +202,8 @@ impl<M: StreamMover> TargetConnection<M> {
             }
             session.drained()
         });
-        if ending.flushing.is_none() && (drained || now >= ending.until) {
+        // Until the mover is closed, a device may write into buffers of ours.
+        if ending.flushing.is_none() && (drained && self.mover.is_closed() || now >= ending.until) {
             self.finish();
         }
     }
@@ -255,60 +263,7 @@ impl<M> Drop for TargetConnection<M> {
     }
 }
 
-impl<M: StreamMover> StreamConnection for TargetConnection<M> {
-    fn receive_window(&mut self) -> ReceiveWindow<'_> {
-        let closed = match &self.phase {
-            Phase::FullFeature(session) => session.is_stalled(),
-            Phase::Login(_) | Phase::Ending(Ending { flushing: Some(_), .. }) => false,
-            Phase::Reinstating(..) | Phase::Ending(_) | Phase::Finished => true,
-        };
-        if closed {
-            return ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut [] };
-        }
-        self.mover.receive_window()
-    }
-
-    fn handle_received(&mut self, n: usize, now: Instant) {
-        self.mover.handle_received(n);
-        if let Phase::FullFeature(session) = &mut self.phase {
-            session.keepalive.heard(now);
-        }
-        self.pump(now);
-    }
-
-    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant) {
-        self.mover.handle_stream_end(end);
-        match &mut self.phase {
-            Phase::FullFeature(session) => session.unstall(),
-            Phase::Ending(ending) if end == StreamEnd::Broken => ending.flushing = None,
-            Phase::Reinstating(..) if end == StreamEnd::Broken => {
-                self.end(EndReason::Transport(MoverError::Broken), now);
-            }
-            _ => {}
-        }
-        self.pump(now);
-    }
-
-    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
-        match &self.phase {
-            Phase::Finished | Phase::Ending(Ending { flushing: None, .. }) => {}
-            _ => self.mover.fill_send_list(list),
-        }
-    }
-
-    fn handle_sent(&mut self, n: usize, now: Instant) {
-        self.mover.handle_sent(n);
-        match &mut self.phase {
-            Phase::FullFeature(session) => {
-                session.keepalive.sent(now);
-                if session.is_stalled() {
-                    self.pump(now);
-                }
-            }
-            _ => self.pump_rarely(now),
-        }
-    }
-
+impl<M: Datamover> Connection for TargetConnection<M> {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Login(login) => Some(login.deadline),
@@ -338,6 +293,7 @@ impl<M: StreamMover> StreamConnection for TargetConnection<M> {
             _ => {}
         }
         self.pump(now);
+        self.mover.ring();
     }
 
     fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -357,9 +313,91 @@ impl<M: StreamMover> StreamConnection for TargetConnection<M> {
             self.event(event, now);
         }
         self.pump(now);
+        self.mover.ring();
     }
 
     fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Finished)
+    }
+}
+
+impl<M: StreamMover> StreamConnection for TargetConnection<M> {
+    fn receive_window(&mut self) -> ReceiveWindow<'_> {
+        let closed = match &self.phase {
+            Phase::FullFeature(session) => session.is_stalled(),
+            Phase::Login(_) | Phase::Ending(Ending { flushing: Some(_), .. }) => false,
+            Phase::Reinstating(..) | Phase::Ending(_) | Phase::Finished => true,
+        };
+        if closed {
+            return ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut [] };
+        }
+        self.mover.receive_window()
+    }
+
+    fn handle_received(&mut self, n: usize, now: Instant) {
+        self.mover.handle_received(n);
+        if let Phase::FullFeature(session) = &mut self.phase {
+            session.keepalive.heard(now);
+        }
+        self.pump(now);
+        self.mover.ring();
+    }
+
+    fn handle_stream_end(&mut self, end: StreamEnd, now: Instant) {
+        self.mover.handle_stream_end(end);
+        match &mut self.phase {
+            Phase::FullFeature(session) => session.unstall(),
+            Phase::Reinstating(..) if end == StreamEnd::Broken => {
+                self.end(EndReason::Transport(MoverError::Broken), now);
+            }
+            _ => {}
+        }
+        self.pump(now);
+        if end == StreamEnd::Broken
+            && let Phase::Ending(ending) = &mut self.phase
+        {
+            // Nothing can be sent any more.
+            ending.flushing = None;
+            self.mover.connection_abort();
+            self.pump_ending(now);
+        }
+        self.mover.ring();
+    }
+
+    fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
+        match &self.phase {
+            Phase::Finished | Phase::Ending(Ending { flushing: None, .. }) => {}
+            _ => self.mover.fill_send_list(list),
+        }
+    }
+
+    fn handle_sent(&mut self, n: usize, now: Instant) {
+        self.mover.handle_sent(n);
+        match &mut self.phase {
+            Phase::FullFeature(session) => {
+                session.keepalive.sent(now);
+                if session.is_stalled() {
+                    self.pump(now);
+                }
+            }
+            _ => self.pump_rarely(now),
+        }
+        self.mover.ring();
+    }
+}
+
+impl<M: QueueMover> QueueConnection for TargetConnection<M> {
+    fn handle_completions(&mut self, now: Instant) -> bool {
+        let any = self.mover.handle_completions();
+        if any {
+            // Reliable transports complete what is sent when the peer has it: both directions are alive.
+            if let Phase::FullFeature(session) = &mut self.phase {
+                session.keepalive.heard(now);
+                session.keepalive.sent(now);
+            }
+            self.pump(now);
+            self.mover.ring();
+        }
+        any
     }
 }

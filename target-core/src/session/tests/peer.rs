@@ -10,7 +10,7 @@ use core::time::Duration;
 use std::task::Wake;
 
 use iscsi_memory::SendList;
-use iscsi_proto::connection::{StreamConnection, StreamEnd};
+use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 use iscsi_proto::pdu::{
     Bhs, DataIn, LoginRequest, LoginResponse, LoginStatus, NopIn, NopOut, Opcode, RESERVED_TAG, Reject, RejectReason,
     ScsiCommand, ScsiResponse, Stage, TaskAttribute, TaskFunction, TaskManagementRequest, TaskManagementResponse,
