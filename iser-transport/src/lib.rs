@@ -13,5 +13,7 @@
 
 extern crate alloc;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod loopback;
 pub mod queue;

@@ -137,17 +137,18 @@ impl LoopbackConfig {
             advertisements: 1024,
         };
         let (active, passive) = (end(), end());
-        let mut chance = |most: u32| if rng.below(4) == 0 { rng.below(u64::from(most)) as u32 } else { 0 };
+        // Some end a connection in its first steps, others let it live for a while.
+        let mut chance = |most: u64| if rng.below(3) == 0 { (rng.below(most) >> rng.below(8)) as u32 } else { 0 };
         let mut faults = Faults {
-            stall: chance(10_000),
-            mute: chance(200),
-            cut: chance(500),
-            device_gone: chance(100),
-            fail_work: chance(2000),
-            drop_receive: chance(2000),
-            overlong: chance(2000),
-            alter_stag: chance(5000),
-            reject: chance(100_000),
+            stall: chance(20_000),
+            mute: chance(5000),
+            cut: chance(10_000),
+            device_gone: chance(5000),
+            fail_work: chance(40_000),
+            drop_receive: chance(40_000),
+            overlong: chance(40_000),
+            alter_stag: chance(40_000),
+            reject: chance(200_000),
         };
         if rng.below(4) == 0 {
             faults = Faults { stall: faults.stall, ..Faults::default() };

@@ -39,4 +39,4 @@ pub use config::{End, EndConfig, Faults, LoopbackConfig, NoReceive};
 pub use fabric::{Fabric, Step, pair};
 pub use queue::LoopbackQueue;
 
-use random::Random;
+pub(crate) use random::Random;

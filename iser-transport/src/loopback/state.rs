@@ -200,8 +200,13 @@ impl State {
     }
 
     pub(super) fn flush_receive(&mut self) {
-        if !self.received.is_empty() {
-            return self.show_received();
+        match self.received.pop_front() {
+            // Who never heard that the connection stands cannot hear of a message.
+            Some(Completion::Received { buf, .. }) if !self.established => {
+                return self.visible.push_back(Completion::ReceiveFlushed(buf));
+            }
+            Some(received) => return self.visible.push_back(received),
+            None => {}
         }
         let next = self.receives.pop_front().or_else(|| self.staged_receives.pop_front());
         self.visible.extend(next.map(Completion::ReceiveFlushed));

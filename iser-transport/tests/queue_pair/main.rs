@@ -1,0 +1,3 @@
+//! The conformance cases of queue pairs, over the providers that need no device.
+
+mod loopback;
