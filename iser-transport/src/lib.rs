@@ -15,5 +15,6 @@ extern crate alloc;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod iwarp;
 pub mod loopback;
 pub mod queue;

@@ -1,0 +1,347 @@
+//! Framing: FPDUs out of the stream, payload to where it belongs (RFC 5044 4).
+
+use iscsi_memory::{ReceiveSlice, ReceiveWindow};
+use iscsi_proto::digest::{Crc32c, crc32c};
+
+use super::IwarpQueue;
+use super::fault;
+use super::header::{CRC, Header, LENGTH, Opcode, TAGGED, padding};
+use super::place::{Place, Target};
+use super::staging::Staging;
+
+/// Smallest receive buffer: the longest startup frame fits.
+const SMALLEST_STAGING: usize = 4 << 10;
+/// Segments with a longer payload are streamed: while one is under way, no more is received than it and the next header, so that the next payload too
+/// goes straight to its place.
+const STREAMED: usize = 8 << 10;
+/// How much is received behind the last segment of a streamed message: anything may follow.
+const BEHIND: usize = 4 << 10;
+
+/// How far the FPDU under way has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Its headers are to come.
+    Header,
+    /// It is looked at as a whole: so many bytes from the first unread on.
+    Whole(usize),
+    /// Its payload is going to its place.
+    Payload,
+    /// Padding and CRC are to come.
+    Trailer,
+}
+
+/// The segment whose payload is under way.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    header: Header,
+    len: usize,
+    place: Place,
+    /// Where in the place the next byte goes.
+    at: usize,
+    /// Bytes still to come, without trailer.
+    remaining: usize,
+    /// Bytes of padding and CRC.
+    trailer: usize,
+    digest: Crc32c,
+}
+
+#[derive(Debug)]
+pub(super) struct Receive {
+    pub(super) staging: Staging,
+    phase: Phase,
+    segment: Segment,
+    /// Message sequence numbers that are due.
+    pub(super) sends: u32,
+    pub(super) read_requests: u32,
+    /// What has come of the Send under way, and which kind of Send it is.
+    pub(super) message: (usize, Opcode),
+    /// How much more than the payload under way is to be received at once.
+    appetite: usize,
+}
+
+impl Receive {
+    pub(super) fn new(size: usize) -> Self {
+        let header = super::header::Tagged { opcode: Opcode::Write, last: true, stag: 0, to: 0 };
+        Self {
+            staging: Staging::new(size.max(SMALLEST_STAGING)),
+            phase: Phase::Header,
+            segment: Segment {
+                header: Header::Tagged(header),
+                len: 0,
+                place: Place::Nothing,
+                at: 0,
+                remaining: 0,
+                trailer: 0,
+                digest: Crc32c::default(),
+            },
+            sends: 1,
+            read_requests: 1,
+            message: (0, Opcode::Send),
+            appetite: usize::MAX,
+        }
+    }
+
+    /// Whether the last FPDU ended with the last byte.
+    pub(super) fn is_between(&self) -> bool {
+        self.phase == Phase::Header && self.staging.len() == 0
+    }
+
+    /// The advertised buffer of this slot is gone. Whether payload was on its way to it.
+    pub(super) fn forget(&mut self, slot: usize) -> bool {
+        self.phase == Phase::Payload && self.segment.remaining > 0 && self.segment.place == Place::Advertised(slot)
+    }
+
+    /// Turns to the payload of the FPDU at hand, whose header is `header`.
+    #[inline]
+    fn begin(&mut self, crc: bool, header: Header, len: usize, place: Place, at: usize) {
+        let head = LENGTH + header.len();
+        let mut digest = Crc32c::default();
+        if crc {
+            digest.update(self.staging.unread().get(..head).unwrap_or_default());
+        }
+        self.staging.consume(head);
+        let trailer = padding(header.len() + len) + CRC;
+        self.segment = Segment { header, len, place, at, remaining: len, trailer, digest };
+        self.phase = Phase::Payload;
+        self.savour(&header, len);
+    }
+
+    /// How much to receive behind this segment.
+    #[inline]
+    fn savour(&mut self, header: &Header, len: usize) {
+        let last = match header {
+            Header::Tagged(header) => header.last,
+            Header::Untagged(header) => header.last,
+        };
+        self.appetite = match (len > STREAMED, last) {
+            (false, _) => usize::MAX,
+            (true, false) => LENGTH + TAGGED,
+            (true, true) => BEHIND,
+        };
+    }
+
+    /// Bytes to receive into staging.
+    #[inline]
+    fn wanted(&self) -> usize {
+        if self.appetite == usize::MAX {
+            return usize::MAX;
+        }
+        let due = match self.phase {
+            Phase::Header => 0,
+            Phase::Whole(total) => total,
+            Phase::Payload | Phase::Trailer => self.segment.trailer,
+        };
+        // An untagged header is longer than what is wanted of a tagged one.
+        (due + self.appetite).saturating_sub(self.staging.len()).max(4)
+    }
+}
+
+/// What one step of framing came to.
+enum Step {
+    /// Go on.
+    On,
+    /// More bytes are needed, or none any more.
+    Rest,
+}
+
+impl IwarpQueue {
+    /// Takes in all FPDUs that have come.
+    pub(super) fn parse(&mut self) {
+        loop {
+            let step = match self.receive.phase {
+                Phase::Header => self.parse_header(),
+                Phase::Whole(total) => self.take_whole(total),
+                Phase::Payload => self.take_payload(),
+                Phase::Trailer => self.take_trailer(),
+            };
+            if matches!(step, Step::Rest) {
+                return;
+            }
+        }
+    }
+
+    fn refused(&mut self, fault: fault::Fault) -> Step {
+        self.refuse(fault);
+        Step::Rest
+    }
+
+    #[inline]
+    fn parse_header(&mut self) -> Step {
+        let fpdu = self.receive.staging.unread();
+        let Some(parsed) = Header::parse(fpdu) else { return Step::Rest };
+        let ulpdu = usize::from(u16::from_be_bytes(fpdu.first_chunk().copied().unwrap_or_default()));
+        let total = LENGTH + ulpdu + padding(ulpdu) + CRC;
+        let header = match parsed {
+            Ok(header) => header,
+            // Under the CRC a header is believed only once it is verified.
+            Err(_) if self.crc => return self.whole(total),
+            Err(fault) => return self.refused(fault),
+        };
+        if let Header::Untagged(header) = header
+            && matches!(header.opcode, Opcode::ReadRequest | Opcode::Terminate)
+        {
+            return self.whole(total);
+        }
+        let len = ulpdu - header.len();
+        match self.admit(&header, len) {
+            Ok((place, at)) => {
+                // What may be refused yet is placed only in private memory, and only where it spares a copy.
+                if self.crc && (fpdu.len() >= total || len <= STREAMED || self.is_lent(place)) {
+                    self.receive.savour(&header, len);
+                    return self.whole(total);
+                }
+                self.receive.begin(self.crc, header, len, place, at);
+                Step::On
+            }
+            Err(_) if self.crc => self.whole(total),
+            Err(fault) => self.refused(fault),
+        }
+    }
+
+    #[inline]
+    fn whole(&mut self, total: usize) -> Step {
+        self.receive.phase = Phase::Whole(total);
+        self.receive.staging.make_room(total);
+        Step::On
+    }
+
+    fn take_whole(&mut self, total: usize) -> Step {
+        let Some(fpdu) = self.receive.staging.unread().get(..total) else { return Step::Rest };
+        if self.crc && !fpdu.split_last_chunk::<CRC>().is_some_and(|(covered, field)| crc32c(covered) == *field) {
+            return self.refused(fault::CRC_MISMATCH);
+        }
+        let header = match Header::parse(fpdu) {
+            Some(Ok(header)) => header,
+            Some(Err(fault)) => return self.refused(fault),
+            // An FPDU whose length holds its headers has them.
+            None => return self.refused(fault::SHORT),
+        };
+        if let Header::Untagged(header) = header
+            && matches!(header.opcode, Opcode::ReadRequest | Opcode::Terminate)
+        {
+            if let Err(fault) = self.take_control(&header) {
+                return self.refused(fault);
+            }
+            if !self.takes_in() {
+                return Step::Rest;
+            }
+        } else {
+            let ulpdu = usize::from(u16::from_be_bytes(fpdu.first_chunk().copied().unwrap_or_default()));
+            let len = ulpdu - header.len();
+            let (place, at) = match self.admit(&header, len) {
+                Ok(place) => place,
+                Err(fault) => return self.refused(fault),
+            };
+            self.place(LENGTH + header.len(), len, place, at);
+            self.deliver(&header, len);
+        }
+        self.receive.staging.consume(total);
+        self.receive.phase = Phase::Header;
+        Step::On
+    }
+
+    /// Copies `len` bytes of staging, from the unread byte `from` on, to their place.
+    #[inline]
+    fn place(&mut self, from: usize, len: usize, place: Place, at: usize) {
+        let bytes = self.receive.staging.unread().get(from..from + len).unwrap_or_default();
+        let target = match place {
+            Place::Nothing => None,
+            Place::Message => self.receives.front_mut().map(|buf| Target::Private(buf)),
+            Place::Read(number) => self.works.memory_mut(number).map(Target::of),
+            Place::Advertised(slot) => self.stags.memory_mut(slot).map(Target::of),
+        };
+        if let Some(mut target) = target {
+            target.write(at, bytes);
+            self.copied += len as u64;
+        }
+    }
+
+    #[inline]
+    fn take_payload(&mut self) -> Step {
+        let Segment { place, at, remaining, .. } = self.receive.segment;
+        let n = remaining.min(self.receive.staging.len());
+        if n > 0 {
+            self.place(0, n, place, at);
+        }
+        let segment = &mut self.receive.segment;
+        if self.crc {
+            segment.digest.update(self.receive.staging.unread().get(..n).unwrap_or_default());
+        }
+        segment.at += n;
+        segment.remaining -= n;
+        self.receive.staging.consume(n);
+        if segment.remaining > 0 {
+            return Step::Rest;
+        }
+        self.receive.phase = Phase::Trailer;
+        Step::On
+    }
+
+    #[inline]
+    fn take_trailer(&mut self) -> Step {
+        let Segment { header, len, trailer, mut digest, .. } = self.receive.segment;
+        let Some(bytes) = self.receive.staging.unread().get(..trailer) else { return Step::Rest };
+        if self.crc
+            && let Some((pad, field)) = bytes.split_last_chunk::<CRC>()
+        {
+            digest.update(pad);
+            if digest.finish() != *field {
+                return self.refused(fault::CRC_MISMATCH);
+            }
+        }
+        self.receive.staging.consume(trailer);
+        self.receive.phase = Phase::Header;
+        self.deliver(&header, len);
+        Step::On
+    }
+
+    /// Whether payload goes straight to its place: everything staged has been taken.
+    #[inline]
+    fn direct(&self) -> Option<(Place, usize, usize)> {
+        let Segment { place, at, remaining, .. } = self.receive.segment;
+        let direct = self.takes_in() && self.receive.phase == Phase::Payload && remaining > 0;
+        direct.then_some((place, at, remaining))
+    }
+
+    pub(super) fn window(&mut self) -> ReceiveWindow<'_> {
+        let direct = self.direct();
+        let wanted = if self.takes_in() { self.receive.wanted() } else { usize::MAX };
+        let Self { receive, receives, works, stags, .. } = self;
+        let staging = receive.staging.room(wanted);
+        let target = match direct {
+            Some((Place::Message, _, _)) => receives.front_mut().map(|buf| Target::Private(buf)),
+            Some((Place::Read(number), _, _)) => works.memory_mut(number).map(Target::of),
+            Some((Place::Advertised(slot), _, _)) => stags.memory_mut(slot).map(Target::of),
+            Some((Place::Nothing, _, _)) | None => None,
+        };
+        let payload = match (direct, target) {
+            (Some((_, at, n)), Some(Target::Private(bytes))) => {
+                ReceiveSlice::Private(bytes.get_mut(at..at + n).unwrap_or_default())
+            }
+            (Some((_, at, n)), Some(Target::Lent(slice))) => ReceiveSlice::Lent(slice, at, at + n),
+            _ => ReceiveSlice::Private(&mut []),
+        };
+        ReceiveWindow { payload, staging }
+    }
+
+    /// The first `n` bytes of the window are filled.
+    #[inline]
+    pub(super) fn received(&mut self, n: usize) {
+        let mut rest = n;
+        if let Some((place, at, remaining)) = self.direct() {
+            let placed = remaining.min(n);
+            rest -= placed;
+            if self.crc {
+                let mut digest = self.receive.segment.digest;
+                // Lent memory is never received into straight under the CRC.
+                if let Some(Target::Private(bytes)) = self.memory_at(place) {
+                    digest.update(bytes.get(at..at + placed).unwrap_or_default());
+                }
+                self.receive.segment.digest = digest;
+            }
+            self.receive.segment.at += placed;
+            self.receive.segment.remaining -= placed;
+        }
+        self.receive.staging.filled(rest);
+    }
+}

@@ -1,0 +1,79 @@
+//! The staging buffer: where headers, small payloads and whatever must be verified before it is placed gather.
+
+use alloc::vec::Vec;
+
+/// Bytes received and not yet consumed lie at `head..tail`.
+#[derive(Debug)]
+pub(super) struct Staging {
+    bytes: Vec<u8>,
+    head: usize,
+    tail: usize,
+}
+
+impl Staging {
+    pub(super) fn new(size: usize) -> Self {
+        Self { bytes: alloc::vec![0; size], head: 0, tail: 0 }
+    }
+
+    #[inline]
+    pub(super) fn unread(&self) -> &[u8] {
+        self.bytes.get(self.head..self.tail).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.tail - self.head
+    }
+
+    #[inline]
+    pub(super) fn consume(&mut self, n: usize) {
+        debug_assert!(n <= self.len());
+        self.head += n;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.head = 0;
+        self.tail = 0;
+    }
+
+    /// Room for at most `most` bytes, and for at least one.
+    #[inline]
+    pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
+        if self.head == self.tail {
+            self.clear();
+        } else if self.bytes.len() - self.tail < most.min(self.bytes.len() / 4).max(1) {
+            self.compact();
+        }
+        let end = self.tail.saturating_add(most).min(self.bytes.len());
+        self.bytes.get_mut(self.tail..end).unwrap_or_default()
+    }
+
+    fn compact(&mut self) {
+        self.bytes.copy_within(self.head..self.tail, 0);
+        self.tail -= self.head;
+        self.head = 0;
+    }
+
+    /// Bytes came into [`room`](Self::room).
+    #[inline]
+    pub(super) fn filled(&mut self, n: usize) {
+        assert!(n <= self.bytes.len() - self.tail, "more bytes than the window held");
+        self.tail += n;
+    }
+
+    /// Sees to it that `need` bytes from the first unread on fit. An FPDU's length field bounds `need`.
+    #[inline]
+    pub(super) fn make_room(&mut self, need: usize) {
+        if self.bytes.len() - self.head < need {
+            self.grow(need);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, need: usize) {
+        self.compact();
+        if self.bytes.len() < need {
+            self.bytes.resize(need.next_power_of_two(), 0);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the whole queue.
+
+mod paired;
+mod wire;
