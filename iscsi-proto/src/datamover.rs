@@ -315,6 +315,9 @@ pub enum MoverError {
     /// A rule whose breach leaves no way on.
     #[error("protocol error: {0}")]
     Protocol(&'static str),
+    /// RDMA below the mover failed, or the peer refused or ended it with an error.
+    #[error("the RDMA connection failed: {0}")]
+    Rdma(&'static str),
 }
 
 /// A mover: one connection's data movement, for both roles. Sans-IO; see the module's page for the rules.

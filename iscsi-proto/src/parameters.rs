@@ -69,8 +69,9 @@ pub struct Parameters {
     pub max_outstanding_unexpected_pdus: u32,
     /// MaxAHSLength in bytes (RFC 7145 6.8); 0 is no limit.
     pub max_ahs_length: u32,
-    /// TaggedBufferForSolicitedDataOnly (RFC 7145 6.9).
-    pub tagged_buffer_for_solicited_data_only: bool,
+    /// TaggedBufferForSolicitedDataOnly (RFC 7145 6.9), if the initiator declared it. The default is No, but initiators that never declare it act as if
+    /// it were Yes.
+    pub tagged_buffer_for_solicited_data_only: Option<bool>,
     /// iSERHelloRequired (RFC 7145 6.10).
     pub iser_hello_required: bool,
 }
@@ -118,7 +119,7 @@ impl Default for Parameters {
             target_recv_data_segment_length: 8192,
             max_outstanding_unexpected_pdus: 0,
             max_ahs_length: 256,
-            tagged_buffer_for_solicited_data_only: false,
+            tagged_buffer_for_solicited_data_only: None,
             iser_hello_required: false,
         }
     }

@@ -10,11 +10,15 @@
 //! | `verbs` | rdma_cm and ibverbs, loaded when they are needed |
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
+// Until the target's side uses all of it.
+#![allow(dead_code)]
 
 extern crate alloc;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod header;
 pub mod iwarp;
 pub mod loopback;
+pub mod mover;
 pub mod queue;

@@ -22,7 +22,7 @@ pub(super) fn set_boolean(parameters: &mut Parameters, key: Key, yes: bool) {
         Key::ImmediateData => parameters.immediate_data = yes,
         Key::DataPduInOrder => parameters.data_pdu_in_order = yes,
         Key::DataSequenceInOrder => parameters.data_sequence_in_order = yes,
-        Key::TaggedBufferForSolicitedDataOnly => parameters.tagged_buffer_for_solicited_data_only = yes,
+        Key::TaggedBufferForSolicitedDataOnly => parameters.tagged_buffer_for_solicited_data_only = Some(yes),
         Key::IserHelloRequired => parameters.iser_hello_required = yes,
         _ => {}
     }

@@ -190,8 +190,7 @@ mod tests {
     #[test]
     fn stags_differ_and_their_number_is_bounded() {
         let mut stags = Stags::new(3, Random::new(7));
-        let all: Vec<u32> =
-            (0..3).map(|_| stags.advertise(memory(8), RemoteAccess::Read).unwrap().stag.0).collect();
+        let all: Vec<u32> = (0..3).map(|_| stags.advertise(memory(8), RemoteAccess::Read).unwrap().stag.0).collect();
         let error = stags.advertise(memory(9), RemoteAccess::Read).unwrap_err();
         assert_eq!((error.memory.len(), error.reason), (9, RegisterReason::TooMany));
         let mut last = all[1];

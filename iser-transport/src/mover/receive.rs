@@ -1,0 +1,263 @@
+//! Receives, and what comes in them: one iSER message each (RFC 7145 9).
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
+use iscsi_proto::pdu::{BHS_LEN, Bhs, Opcode};
+use iscsi_proto::tcp::Role;
+
+use super::config::{LOGIN_DATA_SEGMENT_LEN, padded};
+use super::{IserMover, State};
+use crate::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
+use crate::queue::{QueuePair, Stag};
+
+/// A message that came and was not looked at.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    buf: Buf,
+    len: usize,
+    invalidated: Option<Stag>,
+}
+
+/// Place of a part of the message that was notified last.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Receive {
+    inbox: VecDeque<Arrived>,
+    /// The message that was notified last; its buffer is posted again at the next notification.
+    message: Option<Buf>,
+    ahs: Span,
+    data: Span,
+    /// Login: buffers that are not posted.
+    spare: Vec<Buf>,
+    /// Receives that are posted and not used.
+    posted: usize,
+    /// Bytes of a full-feature receive; zero until they are posted.
+    full_len: usize,
+    /// The most that one data segment may have.
+    segment: u32,
+    /// No full-feature message came yet.
+    pub(super) first: bool,
+}
+
+impl Receive {
+    pub(super) fn new(receives: usize) -> Self {
+        Self {
+            inbox: VecDeque::with_capacity(receives),
+            message: None,
+            ahs: Span::default(),
+            data: Span::default(),
+            spare: Vec::with_capacity(2),
+            posted: 0,
+            full_len: 0,
+            segment: LOGIN_DATA_SEGMENT_LEN,
+            first: true,
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Option<Arrived> {
+        self.inbox.pop_front()
+    }
+
+    pub(super) fn has_next(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    pub(super) fn drop_inbox(&mut self) {
+        self.inbox.clear();
+    }
+
+    /// A receive came back unused.
+    pub(super) fn flushed(&mut self) {
+        self.posted = self.posted.saturating_sub(1);
+    }
+
+    /// Bytes of the message that was notified last.
+    pub(super) fn span(&self, span: Span) -> &[u8] {
+        let message = self.message.as_deref().unwrap_or_default();
+        message.get(span.start..span.start + span.len).unwrap_or_default()
+    }
+
+    pub(super) fn control_ahs(&self) -> &[u8] {
+        self.span(self.ahs)
+    }
+
+    pub(super) fn control_data(&self) -> &[u8] {
+        self.span(self.data)
+    }
+}
+
+impl<Q: QueuePair> IserMover<Q> {
+    fn post_receive(&mut self, buf: Buf) {
+        self.receive.posted += 1;
+        self.unrung = true;
+        self.queue.post_receive(buf);
+    }
+
+    /// Login is lock-step: one receive is there for the next PDU of the peer, from before the message that asks for it.
+    pub(super) fn ensure_login_receive(&mut self) {
+        if self.receive.posted == 0 {
+            let len = self.config.receive_len(LOGIN_DATA_SEGMENT_LEN);
+            let buf = self.receive.spare.pop().unwrap_or_else(|| Buf::zeroed(len));
+            self.post_receive(buf);
+        }
+    }
+
+    /// Posts the receives of the Full Feature Phase, for data segments of `segment` bytes, unless they are there.
+    pub(super) fn open_receives(&mut self, segment: u32) {
+        let len = self.config.receive_len(segment);
+        if self.receive.full_len > 0 {
+            if len > self.receive.full_len {
+                self.fail(MoverError::Rdma(
+                    "login settled on a larger data segment than the receives are configured for",
+                ));
+            }
+            return;
+        }
+        let count = self.config.receives().min(self.queue.limits().receives);
+        if count.saturating_mul(len) > self.config.receive_memory {
+            self.fail(MoverError::Rdma(
+                "the receives for the negotiated data segment need more than the configured memory: raise it, or declare a smaller segment",
+            ));
+            return;
+        }
+        self.receive.full_len = len;
+        // The one that login uses is among them, posted again or replaced when login is over.
+        while self.receive.posted < count {
+            self.post_receive(Buf::zeroed(len));
+        }
+    }
+
+    /// A message came.
+    pub(super) fn arrived(&mut self, buf: Buf, len: usize, invalidated: Option<Stag>) {
+        self.receive.posted = self.receive.posted.saturating_sub(1);
+        if self.state == State::Open {
+            self.receive.inbox.push_back(Arrived { buf, len, invalidated });
+        }
+    }
+
+    /// The session is done with the message that was notified last: its buffer takes another one.
+    pub(super) fn release_message(&mut self) {
+        if self.config.role == Role::Target {
+            self.settle_command();
+        }
+        let Some(buf) = self.receive.message.take() else { return };
+        self.receive.ahs = Span::default();
+        self.receive.data = Span::default();
+        if self.receive.full_len == 0 {
+            // Posted when there is an answer to be expected.
+            self.receive.spare.push(buf);
+        } else if buf.len() >= self.receive.full_len && self.state == State::Open {
+            self.post_receive(buf);
+        }
+    }
+
+    /// A rule is broken that leaves no way on (RFC 7145 10.1.3.3, 10.1.3.4).
+    #[cold]
+    pub(super) fn broken(&mut self, why: &'static str) -> Option<Notification> {
+        self.fail(MoverError::Protocol(why));
+        None
+    }
+
+    /// Looks at a message.
+    pub(super) fn message(&mut self, arrived: Arrived) -> Option<Notification> {
+        let Arrived { buf, len, invalidated } = arrived;
+        let parsed = Header::parse(buf.get(..len).unwrap_or_default());
+        let header = buf.get(HEADER_LEN..len).and_then(<[u8]>::first_chunk::<BHS_LEN>).map(|bhs| Bhs(*bhs));
+        self.receive.message = Some(buf);
+        let control = match parsed {
+            Err(error) => return self.broken(error.as_str()),
+            Ok(Header::Control(control)) => control,
+            Ok(_) if !self.full_feature => return self.broken("a Hello came before login was over (RFC 7145 5.1.3)"),
+            Ok(Header::Hello(hello)) if self.config.role == Role::Target => return self.hello(hello),
+            Ok(Header::HelloReply(reply)) if self.config.role == Role::Initiator => return self.hello_reply(reply),
+            Ok(_) => {
+                return self.broken("a Hello came from a target, or a HelloReply from an initiator (RFC 7145 5.1.3)");
+            }
+        };
+        let Some(bhs) = header else {
+            return self.broken("a message is too short for a PDU's header (RFC 7145 9.2)");
+        };
+        let (ahs, data) = (bhs.ahs_len(), bhs.data_segment_len());
+        if data > self.receive.segment {
+            self.fail(MoverError::DataSegmentTooLong { got: data, limit: self.receive.segment });
+            return None;
+        }
+        let end = HEADERS_LEN + ahs + data as usize;
+        // The lengths of the PDU say it all; its padding may be there or not.
+        if len < end || len > HEADERS_LEN + ahs + padded(data) as usize {
+            return self.broken("a message is not as long as its PDU's header says");
+        }
+        self.receive.ahs = Span { start: HEADERS_LEN, len: ahs };
+        let data = Span { start: HEADERS_LEN + ahs, len: data as usize };
+        if self.full_feature {
+            self.pdu(control, &bhs, data, invalidated)
+        } else {
+            self.login_pdu(&bhs, data, invalidated)
+        }
+    }
+
+    /// Before login is over there are login PDUs only.
+    fn login_pdu(&mut self, bhs: &Bhs, data: Span, invalidated: Option<Stag>) -> Option<Notification> {
+        let opcode = bhs.opcode();
+        let expected = match self.config.role {
+            Role::Target => opcode == Ok(Opcode::LoginRequest),
+            Role::Initiator => matches!(opcode, Ok(Opcode::LoginResponse | Opcode::Reject)),
+        };
+        if !expected {
+            return self.broken("a PDU that is none of login came before login was over (RFC 7143 6.3)");
+        }
+        if invalidated.is_some() {
+            return self.broken("a login PDU invalidates an STag");
+        }
+        self.receive.data = data;
+        Some(Notification::Control(*bhs))
+    }
+
+    /// A PDU of the Full Feature Phase.
+    fn pdu(
+        &mut self,
+        control: ControlHeader,
+        bhs: &Bhs,
+        data: Span,
+        invalidated: Option<Stag>,
+    ) -> Option<Notification> {
+        self.receive.first = false;
+        let malformed = match bhs.opcode() {
+            Err(error) => MalformedPdu::Header(error),
+            // RFC 7145 7.3.5, 7.3.6: what they do is done by RDMA Write and RDMA Read.
+            Ok(Opcode::DataIn | Opcode::R2t) => MalformedPdu::Protocol("a Data-In or R2T PDU crossed iSER"),
+            Ok(opcode) if opcode.is_request() != (self.config.role == Role::Target) => {
+                MalformedPdu::Protocol("a PDU came that the peer's role never sends")
+            }
+            Ok(opcode) => {
+                return match self.config.role {
+                    Role::Target => self.request(opcode, control, bhs, data),
+                    Role::Initiator => {
+                        self.receive.data = data;
+                        self.response(bhs, invalidated)
+                    }
+                };
+            }
+        };
+        Some(Notification::Malformed { bhs: *bhs, error: malformed })
+    }
+
+    /// The data segment of the message at hand is for [`control_data`](iscsi_proto::datamover::Datamover::control_data).
+    pub(super) fn show_data(&mut self, data: Span) {
+        self.receive.data = data;
+    }
+
+    /// The Full Feature Phase holds from the next message on.
+    pub(super) fn open_segment(&mut self) {
+        self.receive.segment = self.parameters.max_recv_data_segment_length;
+        self.receive.spare.clear();
+    }
+}

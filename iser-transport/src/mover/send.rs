@@ -1,0 +1,330 @@
+//! What waits for a place in the queue pair, what is in it, and what becomes of it.
+
+use alloc::collections::VecDeque;
+
+use iscsi_memory::{Buf, BufPool, Lease, Memory};
+use iscsi_proto::datamover::Notification;
+use iscsi_proto::pdu::Bhs;
+
+use super::config::padded;
+use super::{IserMover, State};
+use crate::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
+use crate::queue::{QueuePair, RemoteBuffer, Stag, Work};
+
+/// What a completion is for; it travels as the work's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkId {
+    /// A message, or data in a buffer of the pool, where it goes back: so many bytes.
+    Pooled(u32),
+    /// Data in the session's buffer or lent memory: so many bytes in all.
+    Write(u32),
+    /// A part of the data that is first in the queue; the rest goes on when it is done.
+    PartOfWrite,
+    /// A part of a transfer's data: its slot, and which read it is.
+    Read(u16, u32),
+}
+
+impl WorkId {
+    fn pack(self) -> u64 {
+        match self {
+            Self::Pooled(len) => u64::from(len),
+            Self::Write(len) => 1 << 56 | u64::from(len),
+            Self::PartOfWrite => 2 << 56,
+            Self::Read(slot, serial) => 3 << 56 | u64::from(slot) << 32 | u64::from(serial),
+        }
+    }
+
+    fn unpack(id: u64) -> Self {
+        match id >> 56 {
+            0 => Self::Pooled(id as u32),
+            1 => Self::Write(id as u32),
+            2 => Self::PartOfWrite,
+            _ => Self::Read((id >> 32) as u16, id as u32),
+        }
+    }
+}
+
+/// Work that waits, in the order in which it is to be posted.
+#[derive(Debug)]
+enum Waiting {
+    Send { message: Buf, invalidate: Option<Stag> },
+    Write { memory: Memory, range: Range },
+}
+
+/// What of a memory is to be written, and where.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    start: usize,
+    end: usize,
+    to: RemoteBuffer,
+    /// The memory is the pool's.
+    pooled: bool,
+    /// Bytes of the whole write.
+    whole: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct SendQueue {
+    pool: BufPool,
+    /// Hello or HelloReply, ahead of everything.
+    first: Option<Buf>,
+    waiting: VecDeque<Waiting>,
+    rest: Option<Range>,
+    /// Transfers that wait for an RDMA Read: slot and serial.
+    reads: VecDeque<(u16, u32)>,
+    /// Work that is posted and not done, and the Reads among it.
+    posted: usize,
+    reads_posted: usize,
+    /// Reads in flight whose task is gone.
+    pub(super) orphans: usize,
+    /// The Hello exchange is not over: nothing else goes out (RFC 7145 5.1.3).
+    pub(super) awaits_hello: bool,
+    pub(super) established: bool,
+    /// RDMA Reads that may be in flight.
+    pub(super) read_depth: usize,
+    /// Bytes of messages and data that are not yet sent.
+    backlog: usize,
+}
+
+impl SendQueue {
+    pub(super) fn new(memory: usize, tasks: usize) -> Self {
+        Self {
+            pool: BufPool::new(memory),
+            first: None,
+            waiting: VecDeque::with_capacity(tasks * 2),
+            rest: None,
+            reads: VecDeque::with_capacity(tasks),
+            posted: 0,
+            reads_posted: 0,
+            orphans: 0,
+            awaits_hello: false,
+            established: false,
+            read_depth: 0,
+            backlog: 0,
+        }
+    }
+
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog
+    }
+
+    /// A buffer for a message or for copied data.
+    pub(super) fn take_buffer(&mut self, len: usize) -> Buf {
+        self.pool.take(len)
+    }
+
+    /// An RDMA Read waits for its turn.
+    pub(super) fn queue_read(&mut self, slot: u16, serial: u32) {
+        self.reads.push_back((slot, serial));
+    }
+
+    /// A transfer's RDMA Read is not wanted any more.
+    pub(super) fn forget_read(&mut self, slot: u16, serial: u32) {
+        self.reads.retain(|read| *read != (slot, serial));
+    }
+
+    /// Data to write before everything that is queued later. `pooled`: the memory is the pool's.
+    pub(super) fn queue_write(&mut self, from: Lease, to: RemoteBuffer, pooled: bool) {
+        let Lease { memory, start, len } = from;
+        self.backlog += len;
+        let range = Range { start, end: start + len, to, pooled, whole: len as u32 };
+        self.waiting.push_back(Waiting::Write { memory, range });
+    }
+
+    fn queue_send(&mut self, message: Buf, invalidate: Option<Stag>) {
+        self.backlog += message.len();
+        self.waiting.push_back(Waiting::Send { message, invalidate });
+    }
+
+    /// Whether nothing but what is posted is left to send.
+    fn is_idle(&self) -> bool {
+        self.first.is_none() && self.waiting.is_empty() && self.rest.is_none()
+    }
+}
+
+impl<Q: QueuePair> IserMover<Q> {
+    /// Sends a control-type PDU (RFC 7145 9.2). `fill` writes its data segment of `len` bytes; the lengths in `bhs` are set here. `ahs` is padded.
+    pub(super) fn send_pdu(
+        &mut self,
+        header: ControlHeader,
+        mut bhs: Bhs,
+        ahs: &[u8],
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+        invalidate: Option<Stag>,
+    ) {
+        bhs.set_ahs_len(ahs.len());
+        bhs.set_data_segment_len(len as u32);
+        let data_at = HEADERS_LEN + ahs.len();
+        let mut message = self.send.take_buffer(data_at + padded(len as u32) as usize);
+        let (headers, data) = message.split_at_mut(data_at);
+        let (iser, iscsi) = headers.split_at_mut(HEADER_LEN);
+        iser.copy_from_slice(&Header::Control(header).emit());
+        let (basic, additional) = iscsi.split_at_mut(bhs.0.len());
+        basic.copy_from_slice(&bhs.0);
+        additional.copy_from_slice(ahs);
+        let (data, padding) = data.split_at_mut(len);
+        fill(data);
+        padding.fill(0);
+        self.send.queue_send(message, invalidate);
+        self.pump();
+    }
+
+    /// Sends a Hello or HelloReply ahead of everything that waits.
+    pub(super) fn send_hello(&mut self, header: Header) {
+        let mut message = self.send.take_buffer(HEADER_LEN);
+        message.copy_from_slice(&header.emit());
+        self.send.backlog += message.len();
+        self.send.first = Some(message);
+        self.pump();
+    }
+
+    /// Posts what there is room for.
+    pub(super) fn pump(&mut self) {
+        if !matches!(self.state, State::Open | State::Closing) {
+            return;
+        }
+        let limits = self.queue.limits();
+        let most = limits.work.max(1);
+        // Reads go first, as they take the longest, and leave half of the places to everything else.
+        let most_reads = self.send.read_depth.min((most / 2).max(1));
+        while self.send.posted < most && self.send.reads_posted < most_reads {
+            let Some((slot, serial)) = self.send.reads.pop_front() else { break };
+            if let Some((into, from)) = self.take_read(slot, serial, limits.transfer) {
+                self.send.reads_posted += 1;
+                self.counters.read += into.len as u64;
+                self.post(Work::Read { id: WorkId::Read(slot, serial).pack(), into, from });
+            }
+        }
+        while self.send.posted < most {
+            if let Some(message) = self.send.first.take() {
+                self.post_send(message, None);
+                continue;
+            }
+            if self.send.orphans > 0 || self.send.awaits_hello || self.send.rest.is_some() {
+                break;
+            }
+            let Some(next) = self.send.waiting.pop_front() else { break };
+            match next {
+                Waiting::Send { message, invalidate } => self.post_send(message, invalidate),
+                Waiting::Write { memory, range } => self.post_write(memory, range, limits.transfer),
+            }
+        }
+        if self.state == State::Closing && !self.disconnected && self.send.is_idle() {
+            self.disconnected = true;
+            self.queue.disconnect();
+            self.unrung = true;
+        }
+    }
+
+    fn post(&mut self, work: Work) {
+        self.send.posted += 1;
+        self.unrung = true;
+        self.queue.post(work);
+    }
+
+    fn post_send(&mut self, message: Buf, invalidate: Option<Stag>) {
+        self.counters.sends += 1;
+        self.counters.invalidates += u64::from(invalidate.is_some());
+        self.post(Work::Send {
+            id: WorkId::Pooled(message.len() as u32).pack(),
+            message: Lease::whole(Memory::Buf(message)),
+            invalidate,
+        });
+    }
+
+    /// Posts a write, or as much of it as one RDMA Write takes: the rest follows when its memory is back.
+    fn post_write(&mut self, memory: Memory, range: Range, transfer: usize) {
+        let Range { start, end, to, pooled, whole } = range;
+        let len = (end - start).min(transfer.max(1));
+        let id = if len < end - start {
+            let to = RemoteBuffer { offset: to.offset.wrapping_add(len as u64), ..to };
+            self.send.rest = Some(Range { start: start + len, to, ..range });
+            WorkId::PartOfWrite
+        } else if pooled {
+            WorkId::Pooled(whole)
+        } else {
+            WorkId::Write(whole)
+        };
+        self.counters.written += len as u64;
+        self.post(Work::Write { id: id.pack(), from: Lease::part(memory, start, len), to });
+    }
+
+    /// Work is done, or was flushed.
+    pub(super) fn work_done(&mut self, id: u64, memory: Memory, done: bool) {
+        self.send.posted = self.send.posted.saturating_sub(1);
+        match WorkId::unpack(id) {
+            WorkId::Pooled(len) => {
+                self.send.backlog = self.send.backlog.saturating_sub(len as usize);
+                self.give_pooled(memory);
+            }
+            WorkId::Write(len) => {
+                self.send.backlog = self.send.backlog.saturating_sub(len as usize);
+                self.release(memory);
+            }
+            WorkId::PartOfWrite => match self.send.rest.take() {
+                Some(range) if done => self.send.waiting.push_front(Waiting::Write { memory, range }),
+                Some(Range { pooled: true, .. }) => self.give_pooled(memory),
+                _ => self.release(memory),
+            },
+            WorkId::Read(slot, serial) => {
+                self.send.reads_posted = self.send.reads_posted.saturating_sub(1);
+                self.read_done(slot, serial, memory, done);
+            }
+        }
+    }
+
+    fn give_pooled(&mut self, memory: Memory) {
+        if let Memory::Buf(buf) = memory {
+            self.send.pool.give(buf);
+        }
+    }
+
+    /// Gives the session its buffer back; lent memory is let go.
+    pub(super) fn release(&mut self, memory: Memory) {
+        if let Memory::Buf(buf) = memory {
+            self.events.push_back(Notification::Released(buf));
+        }
+    }
+
+    /// Drops what waits to be sent and received, because the connection is over. What the queue pair has comes back by itself.
+    #[cold]
+    pub(super) fn drop_waiting(&mut self) {
+        self.receive.drop_inbox();
+        self.drop_unsent();
+    }
+
+    /// Drops what waits to be sent.
+    #[cold]
+    pub(super) fn drop_unsent(&mut self) {
+        self.send.first = None;
+        self.send.rest = None;
+        self.send.reads.clear();
+        while let Some(waiting) = self.send.waiting.pop_front() {
+            if let Waiting::Write { memory, range: Range { pooled: false, .. } } = waiting {
+                self.release(memory);
+            }
+        }
+        self.send.backlog = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_back_as_they_were() {
+        let all = [
+            WorkId::Pooled(0),
+            WorkId::Pooled(u32::MAX),
+            WorkId::Write(7),
+            WorkId::PartOfWrite,
+            WorkId::Read(0, 0),
+            WorkId::Read(0xffff, u32::MAX),
+        ];
+        for id in all {
+            assert_eq!(WorkId::unpack(id.pack()), id);
+        }
+    }
+}
