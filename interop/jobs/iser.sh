@@ -105,5 +105,13 @@ grep -E 'IOPS|clat.*max|err=' fio.log
 check "every acknowledged write is there" eval '[ $code = 0 ] && grep -q "err= 0" fio.log || { cat fio.log; false; }'
 check "no I/O error reached the disk" eval '! dmesg | grep -E "I/O error, dev|critical target|BUG:|WARNING:"'
 check "logout at last" logout
+if [ "${TARGET:-ramdisk}" = ramdisk ] && [ "${TRANSPORT:-iser}" = iser ]; then
+    url=iser://$IP:$ISER_PORT/$IQN/0
+    # The other provider at the initiator's end, where there is one: each must understand the other.
+    case $FABRIC-$PROVIDER in
+        siw-verbs) initiator_of_ours "our iwarp to our verbs" "$url" iwarp ;;
+        siw-iwarp) initiator_of_ours "our verbs to our iwarp" "$url" verbs near_rdma ;;
+    esac
+fi
 [ "${TARGET:-ramdisk}" != ramdisk ] || check "target ends at Ctrl-C" stop_serving
 finish

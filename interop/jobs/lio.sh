@@ -13,19 +13,6 @@ serve_lio() {
 need "LIO serves" serve_lio "$PLAIN" 3260
 need "LIO serves with CHAP" serve_lio "$CHAP" 3261 chap
 
-# ours WORDS... -- COMMAND...: runs the command; it must succeed and print every word.
-ours() {
-    local words=() word said code
-    while [ "$1" != -- ]; do words+=("$1"); shift; done; shift
-    said=$(timeout 120 "$@" 2>&1); code=$?; echo "$said"
-    [ $code = 0 ] || { echo "exit code $code"; return 1; }
-    for word in "${words[@]}"; do grep -qF -- "$word" <<< "$said" || { echo "does not print $word"; return 1; }; done
-}
-refused() {
-    local said code
-    said=$(timeout 60 "$@" 2>&1); code=$?; echo "$said"
-    [ $code != 0 ] && [ $code -lt 100 ] && [ -n "$said" ] && ! grep -q 'panicked at' <<< "$said"
-}
 story() {
     local name=$1 portal=$2 iqn=$3 who=$4
     check "$name: discover" ours "$iqn" "$portal" -- "$ISCSI" discover "$portal"

@@ -122,3 +122,21 @@ fio_verify() {
 written() { awk '{print $7}' "/sys/block/${1##*/}/stat"; }
 # resumes DISK SECONDS: writes complete again.
 resumes() { local before; before=$(written "$1"); eventually "$2" eval '[ "$(written '"$1"')" -gt '"$((before + 200))"' ]'; }
+
+# timed SECONDS COMMAND...: `timeout`, for functions of the job, too.
+timed() {
+    if [ "$(type -t "$2")" = function ]; then shift; "$@"; else timeout "$@"; fi
+}
+# ours WORDS... -- COMMAND...: runs the command; it must succeed and print every word.
+ours() {
+    local words=() word said code
+    while [ "$1" != -- ]; do words+=("$1"); shift; done; shift
+    said=$(timed 120 "$@" 2>&1); code=$?; echo "$said"
+    [ $code = 0 ] || { echo "exit code $code"; return 1; }
+    for word in "${words[@]}"; do grep -qF -- "$word" <<< "$said" || { echo "does not print $word"; return 1; }; done
+}
+refused() {
+    local said code
+    said=$(timeout 60 "$@" 2>&1); code=$?; echo "$said"
+    [ $code != 0 ] && [ $code -lt 100 ] && [ -n "$said" ] && ! grep -q 'panicked at' <<< "$said"
+}

@@ -30,19 +30,23 @@ wire() {
     ip rule add pref 13 iif far0 to $NEAR lookup 52
     ip route get $FAR | grep 'dev near0' && ip route get $NEAR | grep 'dev far0'
 }
-# fabric rxe|siw near|both: an RDMA device at the initiator's end of the wire, or at both.
+# loopback: one interface, far0, that leads nowhere, for devices that hand packets to themselves.
+loopback() {
+    modprobe dummy && ip link add far0 mtu 9000 type dummy && ip addr add $FAR/24 dev far0 && ip link set far0 up
+}
+# fabric rxe|siw near|far|both: an RDMA device at the initiator's end of the wire, at the target's, or at both.
 fabric() {
-    local end
+    local ends=$2 end
     modprobe -a rdma_ucm ib_uverbs iw_cm libcrc32c || return
     case $1 in
         rxe) modprobe rdma_rxe || return ;;
         siw) insmod "$SIW" || return ;;
     esac
-    for end in near far; do
+    [ "$ends" != both ] || ends="near far"
+    for end in $ends; do
         rdma link add ${end}_rdma type "$1" netdev ${end}0 || return
         rdma link show ${end}_rdma/1
         eventually 5 eval "rdma link show ${end}_rdma/1 | grep -q 'state ACTIVE'" || return
-        [ "$2" = both ] || break
     done
 }
 # Silence on the wire, for RDMA and TCP alike.
@@ -79,4 +83,33 @@ serve_iser() {
     "$RAMDISK" "${arguments[@]}" > target.log 2>&1 &
     TARGET_PID=$!
     eventually 30 listening $PORT
+}
+
+# tgt_iser IQN MEBIBYTES: tgt serves a disk, LUN 1, over iSER, on port 3260 of every RDMA device; its option for
+# another port does not work (it looks at an old errno). Its buffers need huge pages. Debian 12's tgt lets an
+# initiator in only if both its address and its name are bound, hence the name.
+tgt_iser() {
+    local admin="tgtadm --lld iser --mode"
+    export TGT_IPC_SOCKET=$PWD/tgt-control
+    sysctl -qw vm.nr_hugepages=72 || return
+    tgtd --foreground --iscsi "portal=$IP:3270" --iser pool_sz_mb=128 > tgt.log 2>&1 &
+    eventually 20 listening 3270 || return
+    truncate -s "$2M" tgt-disk
+    $admin target --op new --tid 1 --targetname "$1" &&
+        $admin logicalunit --op new --tid 1 --lun 1 --backing-store "$PWD/tgt-disk" &&
+        $admin target --op bind --tid 1 --initiator-address ALL &&
+        $admin target --op bind --tid 1 --initiator-name "$INITIATOR"
+}
+
+# initiator_of_ours NAME URL PROVIDER WORD...: our initiator, on that provider, writes to the disk and checks what it
+# wrote. What it says of the session must have every word.
+initiator_of_ours() {
+    local name=$1 url=$2?rdma=$3 provider=$3
+    shift 3
+    check "$name: info" ours "$provider" "read depth" "$@" -- "$ISCSI" --initiator "$INITIATOR" info "$url"
+    cat check.log
+    check "$name: verify" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --size 32M
+    check "$name: verify in large requests" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --bs 1M --iodepth 4 --size 32M
+    check "$name: bench" ours IOPS -- "$ISCSI" --initiator "$INITIATOR" bench "$url" --rw randrw --bs 512 --iodepth 128 --runtime 2
+    cat check.log
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use interop::vm::{Guest, Job};
-use interop::{Context, Failure, Result};
+use interop::{Context, Failure, Result, programs};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The job: a bash script, for example interop/jobs/attach.sh
+    /// The job: a bash script, or the name of one of interop/jobs, for example attach
     job: PathBuf,
     /// Variables for the job's environment, for example MODE=chap
     #[arg(value_name = "KEY=VALUE")]
@@ -26,7 +26,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let script = arguments.job.canonicalize().context(format!("the job {}", arguments.job.display()))?;
+    let own = programs::checkout().join("interop/jobs").join(&arguments.job).with_extension("sh");
+    let script = if own.exists() { &own } else { &arguments.job };
+    let script = script.canonicalize().context(format!("the job {}", arguments.job.display()))?;
     let mut job = Job::script(script).limit(Duration::from_secs(arguments.limit)).memory(arguments.memory);
     if !arguments.no_programs {
         job = job.with_programs()?;

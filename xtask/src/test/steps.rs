@@ -33,7 +33,7 @@ pub(super) const STEPS: &[Step] = &[
 ];
 
 /// Integration tests that boot the virtual machine, by nextest's and libtest's common name filter.
-const VM_TESTS: [&str; 2] = ["kernel_initiator", "lio_with_and_without_chap"];
+const VM_TESTS: [&str; 3] = ["kernel_initiator", "lio_with_and_without_chap", "iser"];
 
 fn install(_: &Arguments) -> Result<()> {
     match setup::run(&setup::Arguments::default())? {
@@ -96,7 +96,8 @@ fn interop_host(_: &Arguments) -> Result<()> {
 fn interop_vm(_: &Arguments) -> Result<()> {
     let kernel = interop_tests(&["--test", VM_TESTS[0]], &[]);
     let lio = interop_tests(&["--test", "other_targets"], &[VM_TESTS[1]]);
-    kernel.and(lio)
+    let iser = interop_tests(&["--test", VM_TESTS[2]], &[]);
+    kernel.and(lio).and(iser)
 }
 
 fn asan(_: &Arguments) -> Result<()> {
