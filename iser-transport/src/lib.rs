@@ -10,8 +10,6 @@
 //! | `verbs` | rdma_cm and ibverbs, loaded when they are needed |
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
-// Until the target's side uses all of it.
-#![allow(dead_code)]
 
 extern crate alloc;
 

@@ -32,9 +32,11 @@ use crate::header::{ControlHeader, PrivateData};
 use crate::queue::{Completion, EndCause, QueuePair, StreamQueue};
 
 mod config;
+mod fetch;
 mod initiator;
 mod receive;
 mod send;
+mod tags;
 mod target;
 
 pub use config::IserMoverConfig;
@@ -81,6 +83,8 @@ pub struct IserMover<Q> {
     state: State,
     /// Whether [`QueuePair::disconnect`] was called.
     disconnected: bool,
+    /// What is notified when an end of our making has come: [`MoverError::Closed`] if nothing is wrong.
+    parting: MoverError,
     /// What the peer said of itself when the connection came to be.
     peer: PrivateData,
     /// Something was posted since the doorbell was rung.
@@ -108,6 +112,7 @@ impl<Q: QueuePair> IserMover<Q> {
             full_feature: false,
             state: State::Open,
             disconnected: false,
+            parting: MoverError::Closed,
             peer: PrivateData::default(),
             unrung: false,
             throttled: false,
@@ -158,13 +163,25 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
+    /// Sends what is queued, then ends.
+    #[cold]
+    fn close_with(&mut self, parting: MoverError) {
+        if self.state == State::Open {
+            self.state = State::Closing;
+            self.parting = parting;
+            self.receive.drop_inbox();
+            self.pump();
+        }
+    }
+
     /// The queue pair has ended and given everything back.
     #[cold]
     fn ended(&mut self, cause: EndCause) {
         let error = match (self.state, cause) {
             (State::Failed(error), _) => error,
             (State::Ended(_) | State::Closed, _) => return,
-            (State::Closing, EndCause::Closed | EndCause::PeerClosed) | (_, EndCause::Closed) => MoverError::Closed,
+            (State::Closing, EndCause::Closed | EndCause::PeerClosed) => self.parting,
+            (_, EndCause::Closed) => MoverError::Closed,
             (_, EndCause::PeerClosed) => MoverError::EndOfStream,
             (_, EndCause::Broken) => MoverError::Broken,
             (_, EndCause::Rejected) => MoverError::Rdma("the peer refused it: it serves no iSER there"),
@@ -273,11 +290,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
     }
 
     fn connection_terminate(&mut self) {
-        if self.state == State::Open {
-            self.state = State::Closing;
-            self.receive.drop_inbox();
-            self.pump();
-        }
+        self.close_with(MoverError::Closed);
     }
 
     fn connection_abort(&mut self) {

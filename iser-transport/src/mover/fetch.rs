@@ -1,0 +1,347 @@
+//! `get_data`: a command's data from what came unasked and by RDMA Read (RFC 7145 7.3.4, 7.3.6).
+
+use alloc::vec::Vec;
+
+use iscsi_memory::{Lease, Memory};
+use iscsi_proto::datamover::{
+    DataError, GetData, MalformedPdu, MoverError, Notification, Sink, TaskBuffers, TaskHandle,
+};
+use iscsi_proto::pdu::DataOut;
+
+use super::receive::Span;
+use super::tags::Unsolicited;
+use super::{IserMover, State};
+use crate::queue::{QueuePair, RemoteBuffer};
+
+/// One `get_data` under way: the unsolicited burst first (immediate data, and Data-Out without tag), then what is left, in one RDMA Read after another
+/// where one is not enough.
+#[derive(Debug, Default)]
+struct Transfer {
+    active: bool,
+    generation: u16,
+    itt: u32,
+    /// Bytes wanted in all.
+    wanted: u32,
+    /// The most that may come unsolicited.
+    unsolicited_limit: u32,
+    /// Whether FirstBurstLength is what makes the limit, not the command's own length.
+    limited_by_first_burst: bool,
+    /// Immediate bytes: where unsolicited Data-Out begins.
+    immediate: u32,
+    /// Bytes in place.
+    received: u32,
+    data_sn: u32,
+    /// Where the initiator has the rest, and which byte of the command's data its base offset is.
+    write: Option<RemoteBuffer>,
+    write_begins: u32,
+    sink: Option<Sink>,
+    read: Read,
+    /// Tells the reads of this slot apart. It runs on over the slot's uses.
+    serial: u32,
+}
+
+/// Where a transfer's RDMA Read stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Read {
+    #[default]
+    None,
+    /// It waits for a place in the queue pair.
+    Queued,
+    /// So many bytes are being read; the queue pair has the sink.
+    Posted(u32),
+}
+
+#[derive(Debug)]
+pub(super) struct Transfers(Vec<Transfer>);
+
+impl Transfers {
+    pub(super) fn new(tasks: usize) -> Self {
+        let mut transfers = Vec::new();
+        transfers.resize_with(tasks, Transfer::default);
+        Self(transfers)
+    }
+
+    fn get(&mut self, slot: u16) -> Option<&mut Transfer> {
+        self.0.get_mut(usize::from(slot))
+    }
+}
+
+impl Transfer {
+    fn too_much(&self) -> DataError {
+        if self.limited_by_first_burst {
+            DataError::UnexpectedUnsolicitedData
+        } else {
+            DataError::IncorrectAmountOfData
+        }
+    }
+
+    /// Checks an unsolicited Data-Out against its sequence (RFC 7143 11.7, 13.14).
+    fn check_unsolicited(&self, pdu: &DataOut, len: usize, in_order: bool) -> Result<(), DataError> {
+        let limit = u64::from(self.unsolicited_limit);
+        let count = u64::from(self.received) + len as u64;
+        if count > limit {
+            return Err(self.too_much());
+        }
+        let end = u64::from(pdu.buffer_offset) + len as u64;
+        let in_place = if in_order {
+            pdu.buffer_offset == self.received
+        } else {
+            pdu.buffer_offset >= self.immediate && end <= limit
+        };
+        if pdu.data_sn != self.data_sn || !in_place {
+            return Err(DataError::OutOfSequence);
+        }
+        // RFC 7143 11.4.7.2: an unsolicited burst that ends is as long as it may be.
+        if pdu.is_final && count != limit {
+            return Err(DataError::IncorrectAmountOfData);
+        }
+        Ok(())
+    }
+
+    /// Takes data that came in a message. Gives how many of them have a place.
+    fn place(&mut self, at: u32, data: &[u8]) -> usize {
+        let at = at as usize;
+        let Some(sink) = &mut self.sink else { return 0 };
+        let data = data.get(..sink.len().saturating_sub(at)).unwrap_or(data);
+        match sink {
+            Sink::Buf(buf) => {
+                if let Some(to) = buf.get_mut(at..at + data.len()) {
+                    to.copy_from_slice(data);
+                }
+            }
+            Sink::Region(slice) if !data.is_empty() => slice.write(at, data),
+            Sink::Region(_) => {}
+        }
+        data.len()
+    }
+}
+
+fn memory(sink: Sink) -> Memory {
+    match sink {
+        Sink::Buf(buf) => Memory::Buf(buf),
+        Sink::Region(slice) => Memory::Region(slice),
+    }
+}
+
+fn sink(memory: Memory) -> Sink {
+    match memory {
+        Memory::Buf(buf) => Sink::Buf(buf),
+        Memory::Region(slice) => Sink::Region(slice),
+    }
+}
+
+impl<Q: QueuePair> IserMover<Q> {
+    pub(super) fn get(&mut self, get: GetData) {
+        let GetData { task, lun: _, itt, sink } = get;
+        let slot = task.slot;
+        let transfers = &mut self.target.transfers.0;
+        if transfers.len() <= usize::from(slot) {
+            transfers.resize_with(usize::from(slot) + 1, Transfer::default);
+        }
+        if self.target.transfers.get(slot).is_some_and(|transfer| transfer.active) {
+            self.fail_transfer(slot, DataError::IncorrectAmountOfData);
+        }
+        let current = self.target.current.take_if(|current| current.names(itt));
+        let tag = current.map(|current| current.tag).or_else(|| self.target.tags.get(itt).copied()).unwrap_or_default();
+        // RFC 7145 6.9: the base offset is that of all the data where the initiator declared so. Those that declare nothing advertise what is left
+        // behind the unsolicited data.
+        let base_of_all = self.parameters.tagged_buffer_for_solicited_data_only == Some(false);
+        let first_burst = self.parameters.first_burst_length;
+        let Some(transfer) = self.target.transfers.get(slot) else { return };
+        *transfer = Transfer {
+            active: true,
+            generation: task.generation,
+            itt,
+            wanted: u32::try_from(sink.len()).unwrap_or(u32::MAX),
+            unsolicited_limit: tag.write_len.min(first_burst),
+            limited_by_first_burst: first_burst < tag.write_len,
+            immediate: tag.immediate,
+            write: tag.write,
+            sink: Some(sink),
+            serial: transfer.serial,
+            ..Transfer::default()
+        };
+        let Some(current) = current else {
+            // Its unsolicited data are gone: all of it is fetched, if all of it can be reached.
+            if tag.lost && !base_of_all {
+                self.fail_transfer(slot, DataError::IncorrectAmountOfData);
+            } else {
+                self.advance_transfer(slot);
+            }
+            return;
+        };
+        let too_much = transfer.too_much();
+        let limit = transfer.unsolicited_limit;
+        let mut tag = current.tag;
+        if !current.is_final {
+            tag.unsolicited = Unsolicited::Transfer(slot);
+        }
+        self.keep(tag);
+        // RFC 7143 13.10, 13.11, 13.14.
+        if (tag.immediate > 0 && !self.parameters.immediate_data) || (!current.is_final && self.parameters.initial_r2t)
+        {
+            return self.fail_transfer(slot, DataError::UnexpectedUnsolicitedData);
+        }
+        if tag.immediate > limit {
+            return self.fail_transfer(slot, too_much);
+        }
+        self.take_in(slot, 0, current.data);
+        if current.is_final {
+            self.end_unsolicited(slot);
+        }
+    }
+
+    /// Unsolicited data go to their place.
+    fn take_in(&mut self, slot: u16, at: u32, data: Span) {
+        let Some(transfer) = self.target.transfers.get(slot) else { return };
+        transfer.received += data.len as u32;
+        self.counters.copied += transfer.place(at, self.receive.span(data)) as u64;
+    }
+
+    /// The unsolicited data are all there: what is left is fetched.
+    fn end_unsolicited(&mut self, slot: u16) {
+        if let Some(transfer) = self.target.transfers.get(slot)
+            && self.parameters.tagged_buffer_for_solicited_data_only != Some(false)
+        {
+            transfer.write_begins = transfer.received;
+        }
+        self.advance_transfer(slot);
+    }
+
+    /// The transfer is complete, or its next RDMA Read is due.
+    fn advance_transfer(&mut self, slot: u16) {
+        let Some(transfer) = self.target.transfers.get(slot) else { return };
+        if transfer.received >= transfer.wanted {
+            transfer.active = false;
+            let task = TaskHandle { slot, generation: transfer.generation };
+            if let Some(sink) = transfer.sink.take() {
+                self.events.push_back(Notification::GetDataComplete { task, sink });
+            }
+            return;
+        }
+        if transfer.write.is_none() {
+            return self.fail_transfer(slot, DataError::IncorrectAmountOfData);
+        }
+        if self.state != State::Open {
+            return;
+        }
+        if self.send.established && self.send.read_depth == 0 {
+            // RFC 7145 7.3.6.
+            return self.fail(MoverError::Rdma("the initiator serves no RDMA Read, and a write needs one"));
+        }
+        transfer.serial = transfer.serial.wrapping_add(1);
+        transfer.read = Read::Queued;
+        let serial = transfer.serial;
+        self.send.queue_read(slot, serial);
+        self.pump();
+    }
+
+    /// The next RDMA Read of a transfer, of at most `most` bytes.
+    pub(super) fn take_read(&mut self, slot: u16, serial: u32, most: usize) -> Option<(Lease, RemoteBuffer)> {
+        let transfer = self.target.transfers.get(slot)?;
+        if transfer.serial != serial || transfer.read != Read::Queued {
+            return None;
+        }
+        let write = transfer.write?;
+        let sink = transfer.sink.take()?;
+        let len = (transfer.wanted - transfer.received).min(u32::try_from(most.max(1)).unwrap_or(u32::MAX));
+        transfer.read = Read::Posted(len);
+        let behind = transfer.received - transfer.write_begins.min(transfer.received);
+        let from = RemoteBuffer { offset: write.offset.wrapping_add(u64::from(behind)), ..write };
+        Some((Lease::part(memory(sink), transfer.received as usize, len as usize), from))
+    }
+
+    /// An RDMA Read is done, or was flushed.
+    pub(super) fn read_done(&mut self, slot: u16, serial: u32, memory: Memory, done: bool) {
+        match self.target.transfers.get(slot) {
+            Some(transfer) if transfer.serial == serial && matches!(transfer.read, Read::Posted(_)) => {
+                if let Read::Posted(len) = transfer.read
+                    && done
+                {
+                    transfer.received += len;
+                }
+                transfer.read = Read::None;
+                transfer.sink = Some(sink(memory));
+                if done {
+                    self.advance_transfer(slot);
+                }
+            }
+            _ => {
+                self.send.orphans = self.send.orphans.saturating_sub(1);
+                self.release(memory);
+            }
+        }
+    }
+
+    /// Ends a transfer. Gives its sink, unless the queue pair works with it.
+    fn end_transfer(&mut self, slot: u16) -> Option<Sink> {
+        let transfer = self.target.transfers.get(slot)?;
+        transfer.active = false;
+        let (itt, serial, read) = (transfer.itt, transfer.serial, transfer.read);
+        transfer.read = Read::None;
+        let sink = transfer.sink.take();
+        match read {
+            Read::None => {}
+            Read::Queued => self.send.forget_read(slot, serial),
+            Read::Posted(_) => self.send.orphans += 1,
+        }
+        if let Some(tag) = self.target.tags.get_mut(itt)
+            && tag.unsolicited == Unsolicited::Transfer(slot)
+        {
+            tag.unsolicited = Unsolicited::Dropped;
+        }
+        sink
+    }
+
+    /// The initiator broke a rule of this one transfer.
+    #[cold]
+    fn fail_transfer(&mut self, slot: u16, error: DataError) {
+        let Some(transfer) = self.target.transfers.get(slot) else { return };
+        let task = TaskHandle { slot, generation: transfer.generation };
+        if let Some(sink) = self.end_transfer(slot) {
+            self.events.push_back(Notification::GetDataFailed { task, sink, error });
+        }
+    }
+
+    pub(super) fn deallocate_transfer(&mut self, task: TaskHandle) -> TaskBuffers {
+        let Some(transfer) = self.target.transfers.get(task.slot) else { return TaskBuffers::default() };
+        if !transfer.active || transfer.generation != task.generation {
+            return TaskBuffers::default();
+        }
+        let itt = transfer.itt;
+        let data_in = self.end_transfer(task.slot);
+        // RFC 7145 3.1.9: its STags are the initiator's again.
+        if let Some(tag) = self.target.tags.get(itt).copied() {
+            self.keep(super::tags::Tag { read: None, write: None, ..tag });
+        }
+        TaskBuffers { data_in, ..TaskBuffers::default() }
+    }
+
+    /// An unsolicited Data-Out came.
+    pub(super) fn data_out(&mut self, pdu: &DataOut, data: Span) -> Result<(), MalformedPdu> {
+        let mut tag = *self.target.tags.get(pdu.itt).ok_or(MalformedPdu::UnknownTask)?;
+        let slot = match tag.unsolicited {
+            Unsolicited::None => return Err(MalformedPdu::UnknownTask),
+            Unsolicited::Dropped => None,
+            Unsolicited::Transfer(slot) => Some(slot),
+        };
+        if pdu.is_final {
+            tag.unsolicited = Unsolicited::None;
+            self.keep(tag);
+        }
+        let in_order = self.parameters.data_pdu_in_order;
+        let Some(slot) = slot else { return Ok(()) };
+        let Some(transfer) = self.target.transfers.get(slot) else { return Ok(()) };
+        if let Err(error) = transfer.check_unsolicited(pdu, data.len, in_order) {
+            self.fail_transfer(slot, error);
+            return Ok(());
+        }
+        transfer.data_sn = transfer.data_sn.wrapping_add(1);
+        self.counters.immediate += data.len as u64;
+        self.take_in(slot, pdu.buffer_offset, data);
+        if pdu.is_final {
+            self.end_unsolicited(slot);
+        }
+        Ok(())
+    }
+}
