@@ -43,6 +43,8 @@ pub(super) const UNTAGGED_VERSION: Fault = fault(0x1206, "an untagged segment wi
 pub(super) const CRC_MISMATCH: Fault = fault(0x2002, "an MPA CRC that does not match");
 pub(super) const READS_TOO_MANY: Fault = fault(0x2006, "the peer wants more RDMA Reads at a time than it was offered");
 
+pub(super) const NO_RTR: Fault = fault(0x2007, "the peer begins with no empty RDMA Write");
+
 /// What a Terminate of the peer says, from the first two bytes of its control field.
 ///
 /// Linux's soft-iWARP on little-endian machines swaps layer and error type; a pair that means nothing as the standard has it is read that way.
@@ -96,8 +98,10 @@ pub(super) struct Terminate {
 }
 
 impl Terminate {
-    /// Tells of `fault`. `fpdu` is the FPDU that it is about, from its length field on and as far as it is at hand.
+    /// Tells of `fault`. `fpdu` is the FPDU that it is about, from its length field on and as far as it is at hand; anything may follow.
     pub(super) fn new(fault: Fault, fpdu: &[u8]) -> Self {
+        let len = fpdu.first_chunk().map_or(0, |len| usize::from(u16::from_be_bytes(*len)));
+        let fpdu = fpdu.get(..LENGTH + len).unwrap_or(fpdu);
         let mut bytes = [0; LONGEST];
         bytes[..2].copy_from_slice(&fault.code.to_be_bytes());
         let mut len = 4;
@@ -151,7 +155,7 @@ mod tests {
 
         // An error of MPA is about no message, and of headers that did not come nothing is told.
         assert_eq!(Terminate::new(CRC_MISMATCH, &write).as_bytes(), [0x20, 0x02, 0, 0]);
-        assert_eq!(Terminate::new(SHORT, &write).as_bytes().len(), 4 + 16);
+        assert_eq!(Terminate::new(OPCODE, &write).as_bytes().len(), 4 + 16);
         assert_eq!(Terminate::new(SHORT, &write[..10]).as_bytes(), [0x10, 0x00, 0, 0]);
     }
 

@@ -19,7 +19,8 @@
 //! - Markers are not supported: a peer that requires them is refused (RFC 5044 7.1.1 lets a receiver do without, and those of software do).
 //! - A responder sends nothing before the initiator's first FPDU (RFC 5044 7.1.2), an initiator nothing before the reply.
 //! - RDMA Read Responses for the peer and our own work take turns, message by message; the peer's reads under way are bounded by the IRD.
-//! - [`QueuePair::disconnect`] sends Sends and Writes that are posted. RDMA Reads that have not got their data by then come back flushed.
+//! - [`QueuePair::disconnect`] sends Sends and Writes that are posted. RDMA Reads that have not got their data by then come back flushed,
+//!   and with them all work behind them, sent as it may be.
 //! - A peer that breaks a rule is told so with a Terminate, then the queue pair ends.
 //!
 //! The queue keeps no time: whoever drives it bounds how long the startup, and the end, may take, and calls [`QueuePair::abort`].
@@ -68,6 +69,9 @@ pub struct IwarpConfig {
     /// As initiator: ask by revision 2 of MPA (RFC 6581), which agrees on how many RDMA Reads may be under way. A peer without it closes the connection;
     /// [`IwarpQueue::wants_revision_one`] tells. A responder answers in the revision in which it is asked. Default: yes.
     pub revision_two: bool,
+    /// As initiator, with revision 2: begin with an empty RDMA Write, so that the responder may send before we have anything to say (RFC 6581 9.2).
+    /// An iSER initiator speaks first anyway. Default: no.
+    pub peer_to_peer: bool,
     /// RDMA Reads that the peer may have under way (IRD): at most 16382; default 32.
     pub ird: u16,
     /// RDMA Reads of ours that may be under way at most (ORD): at most 16382; default 32. Revision 2 lowers it to what the peer takes.
@@ -90,6 +94,7 @@ impl Default for IwarpConfig {
             private_data: Vec::new(),
             crc: false,
             revision_two: true,
+            peer_to_peer: false,
             ird: 32,
             ord: 32,
             emss: UNKNOWN_EMSS,
@@ -340,6 +345,9 @@ impl IwarpQueue {
             peer_private: self.peer_private.first().copied(),
             read_depth: agreement.ord,
         }));
+        if agreement.empty_write {
+            self.emit_empty_write();
+        }
     }
 
     /// The peer broke a rule: it is told, and nothing of it is taken any more.
@@ -449,13 +457,12 @@ impl QueuePair for IwarpQueue {
 
     fn disconnect(&mut self) {
         match self.state {
-            State::Open if self.role == Role::Initiator || self.heard => {
+            State::Open => {
                 self.state = State::Closing;
                 self.pump.forget_responses();
                 self.advance();
             }
-            // Nothing that is posted can be sent.
-            State::Startup | State::Open => self.end(EndCause::Closed),
+            State::Startup => self.end(EndCause::Closed),
             State::Closing | State::Last(_) | State::Over(_) | State::Ended => {}
         }
     }

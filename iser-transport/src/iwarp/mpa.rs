@@ -166,12 +166,20 @@ pub(super) struct Agreement {
     pub(super) ord: u16,
     /// RDMA Reads of the peer at a time.
     pub(super) ird: u16,
+    /// The initiator's first FPDU is an empty RDMA Write.
+    pub(super) empty_write: bool,
 }
 
 /// How an initiator asks.
 pub(super) fn request(config: &IwarpConfig) -> Frame<'_> {
-    let enhanced =
-        config.revision_two.then(|| Enhanced { ird: config.ird(), ord: config.ord(), ..Enhanced::default() });
+    let enhanced = config.revision_two.then(|| Enhanced {
+        peer_to_peer: config.peer_to_peer,
+        send: false,
+        write: config.peer_to_peer,
+        read: false,
+        ird: config.ird(),
+        ord: config.ord(),
+    });
     Frame {
         reply: false,
         markers: false,
@@ -185,7 +193,8 @@ pub(super) fn request(config: &IwarpConfig) -> Frame<'_> {
 
 /// How a responder answers, and what holds then; no agreement when the answer is a refusal.
 pub(super) fn answer<'a>(config: &'a IwarpConfig, request: &Frame<'_>) -> (Frame<'a>, Option<Agreement>) {
-    let mut agreement = Agreement { crc: config.crc || request.crc, ord: config.ord(), ird: config.ird() };
+    let crc = config.crc || request.crc;
+    let mut agreement = Agreement { crc, ord: config.ord(), ird: config.ird(), empty_write: false };
     let enhanced = request.enhanced.map(|peer| {
         // RFC 6581 9.1: our ORD is at most the initiator's IRD. A depth that is not to be negotiated stays what it is, and the answer says the same.
         let ord = if peer.ird == NOT_NEGOTIATED {
@@ -236,7 +245,8 @@ pub(super) fn conclude(config: &IwarpConfig, reply: &Frame<'_>) -> Answer {
     if reply.markers {
         return Answer::Malformed("the peer wants MPA markers, which are not supported");
     }
-    let mut agreement = Agreement { crc: config.crc || reply.crc, ord: config.ord(), ird: config.ird() };
+    let crc = config.crc || reply.crc;
+    let mut agreement = Agreement { crc, ord: config.ord(), ird: config.ird(), empty_write: false };
     match (config.revision_two, reply.enhanced) {
         (true, None) => return Answer::Malformed("the peer answered an MPA request of revision 2 without its fields"),
         (false, Some(_)) => return Answer::Malformed("the peer answered an MPA request of revision 1 with revision 2"),
@@ -247,6 +257,12 @@ pub(super) fn conclude(config: &IwarpConfig, reply: &Frame<'_>) -> Answer {
             }
             if peer.ord != NOT_NEGOTIATED && peer.ord > agreement.ird {
                 return Answer::Refused(fault::READS_TOO_MANY);
+            }
+            if config.peer_to_peer && peer.peer_to_peer {
+                if !peer.write {
+                    return Answer::Refused(fault::NO_RTR);
+                }
+                agreement.empty_write = true;
             }
         }
     }

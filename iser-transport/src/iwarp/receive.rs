@@ -207,7 +207,7 @@ impl IwarpQueue {
 
     fn take_whole(&mut self, total: usize) -> Step {
         let Some(fpdu) = self.receive.staging.unread().get(..total) else { return Step::Rest };
-        if self.crc && !fpdu.split_last_chunk::<CRC>().is_some_and(|(covered, field)| crc32c(covered) == *field) {
+        if self.crc && fpdu.split_last_chunk::<CRC>().is_none_or(|(covered, field)| crc32c(covered) != *field) {
             return self.refused(fault::CRC_MISMATCH);
         }
         let header = match Header::parse(fpdu) {

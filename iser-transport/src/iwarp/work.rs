@@ -46,11 +46,13 @@ pub(super) struct Works {
     next: u64,
     /// Payload bytes of Sends and Writes that are not started.
     waiting: usize,
+    /// Something came back flushed: so does all that was posted behind it.
+    flushed: bool,
 }
 
 impl Works {
     pub(super) fn new(size: usize) -> Self {
-        Self { entries: VecDeque::with_capacity(size), first: 0, next: 0, waiting: 0 }
+        Self { entries: VecDeque::with_capacity(size), first: 0, next: 0, waiting: 0, flushed: false }
     }
 
     /// Takes work in. What is wrong with it, if anything.
@@ -141,7 +143,7 @@ impl Works {
     #[inline]
     pub(super) fn poll(&mut self, sent: u64, over: bool) -> Option<Completion> {
         let front = self.entries.front()?;
-        let done = front.read || front.end.is_some_and(|end| end <= sent);
+        let done = !self.flushed && (front.read || front.end.is_some_and(|end| end <= sent));
         if !done && !over {
             return None;
         }
@@ -151,6 +153,7 @@ impl Works {
         }
         let Entry { id, lease, .. } = self.entries.pop_front()?;
         self.first += 1;
+        self.flushed = !done;
         let memory = lease.memory;
         Some(if done { Completion::Done { id, memory } } else { Completion::Flushed { id, memory } })
     }

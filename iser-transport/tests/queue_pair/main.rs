@@ -1,3 +1,4 @@
 //! The conformance cases of queue pairs, over the providers that need no device.
 
+mod iwarp;
 mod loopback;

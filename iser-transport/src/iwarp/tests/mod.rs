@@ -1,4 +1,7 @@
 //! Tests of the whole queue.
 
+mod hostile;
 mod paired;
+mod raw;
+mod startup;
 mod wire;

@@ -183,7 +183,7 @@ fn disconnect_sends_what_is_posted() {
     wire.run();
     let [client, server] = &mut wire.ends;
     let expected =
-        [Short::Done(1), Short::Flushed(2), Short::Done(3), Short::ReceiveFlushed, Short::Ended(EndCause::Closed)];
+        [Short::Done(1), Short::Flushed(2), Short::Flushed(3), Short::ReceiveFlushed, Short::Ended(EndCause::Closed)];
     assert_eq!(poll_all(client), expected);
     let expected = [
         Short::Received(pattern(90_000, 4), None),

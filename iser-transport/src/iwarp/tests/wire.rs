@@ -41,7 +41,6 @@ pub(super) fn output(queue: &IwarpQueue) -> Vec<u8> {
 }
 
 /// All that the queue has to send, taken as sent.
-#[allow(dead_code)]
 pub(super) fn drain(queue: &mut IwarpQueue) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
@@ -55,7 +54,6 @@ pub(super) fn drain(queue: &mut IwarpQueue) -> Vec<u8> {
 }
 
 /// Bytes come to the queue, as many at once as the window holds. How many it took.
-#[allow(dead_code)]
 pub(super) fn feed(queue: &mut IwarpQueue, mut bytes: &[u8]) -> usize {
     let mut taken = 0;
     while !bytes.is_empty() {
