@@ -24,7 +24,7 @@ pub(super) const REPLY: &[u8; 16] = b"MPA ID Rep Frame";
 pub(super) fn fpdu(ulpdu: &[u8], crc: bool) -> Vec<u8> {
     let mut bytes = (ulpdu.len() as u16).to_be_bytes().to_vec();
     bytes.extend(ulpdu);
-    while bytes.len() % 4 != 0 {
+    while !bytes.len().is_multiple_of(4) {
         bytes.push(0);
     }
     let field = if crc { crc32c(&bytes) } else { [0x5a; 4] };
