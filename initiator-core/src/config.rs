@@ -140,8 +140,13 @@ impl SessionConfig {
             isid: None,
             credentials: None,
             target_credentials: None,
-            // The larger DefaultTime2Wait of both sides holds (RFC 7143 13.15); a new session in place of the old needs none.
-            offer: Offer { default_time2wait: 0, ..Offer::default() },
+            offer: Offer {
+                // The larger DefaultTime2Wait of both sides holds (RFC 7143 13.15); a new session in place of the old needs none.
+                default_time2wait: 0,
+                // Over iSER every command has a receive of this size waiting for its response, and all that comes in one is sense data or text.
+                initiator_recv_data_segment_length: 8192,
+                ..Offer::default()
+            },
             timeouts: Timeouts::default(),
             reconnect: ReconnectPolicy::default(),
             limits: Limits::default(),

@@ -10,7 +10,7 @@ use iscsi_proto::connection::{Connection, QueueConnection, QueueMover, StreamCon
 use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, Notification};
 use iscsi_proto::login::{InitiatorLogin, InitiatorStep, LoginError};
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{Bhs, LoginResponse, PduError, RejectReason};
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, PduError, RejectReason, Stage};
 use iscsi_proto::time::Instant;
 
 use crate::application::{Application, Event};
@@ -124,9 +124,9 @@ pub struct InitiatorConnection<M, A> {
 impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
     /// Begins a login.
     pub fn new(mut mover: M, engine: Engine<A>, config: LoginConfig, timeout: Duration, now: Instant) -> Self {
-        let mut login = config.into_machine();
+        let mut login = config.into_machine(&mover.caps());
         let (request, text) = login.first_request();
-        mover.send_control(request.emit(), &text);
+        ask(&mut mover, &login, &request, &text);
         mover.ring();
         let phase = Phase::Login { login: Box::new(login), deadline: now + timeout };
         Self { mover, engine, phase, end: None, logged_in_at: None, time2wait: None }
@@ -205,7 +205,7 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
             _ => return,
         };
         match answer_login(login, &bhs, self.mover.control_data()) {
-            Ok(InitiatorStep::Send(request, text)) => self.mover.send_control(request.emit(), &text),
+            Ok(InitiatorStep::Send(request, text)) => ask(&mut self.mover, login, &request, &text),
             Ok(InitiatorStep::Established(grant)) => {
                 let (summary, numbers) = begin_with(*grant);
                 self.mover.notice_key_values(&summary.parameters);
@@ -273,6 +273,14 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         }
         self.drain(now);
     }
+}
+
+/// Sends a login request. The answer to the last one may begin the Full Feature Phase, and the mover is to be ready for it.
+fn ask<M: Datamover>(mover: &mut M, login: &InitiatorLogin, request: &LoginRequest, text: &[u8]) {
+    if request.nsg == Some(Stage::FullFeaturePhase) {
+        mover.notice_key_values(&login.at_most());
+    }
+    mover.send_control(request.emit(), text);
 }
 
 /// Gives the login machine what came from the target.

@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 
 use iscsi_proto::chap::{Algorithm, ChapPolicy, TargetProof};
+use iscsi_proto::datamover::Caps;
 use iscsi_proto::login::{ChapLogin, InitiatorGrant, InitiatorLogin, InitiatorLoginConfig, Offer};
 use iscsi_proto::parameters::SessionType;
 
@@ -59,8 +60,8 @@ impl LoginConfig {
         }
     }
 
-    /// The machine for this login.
-    pub(crate) fn into_machine(self) -> InitiatorLogin {
+    /// The machine for this login over a mover.
+    pub(crate) fn into_machine(self, caps: &Caps) -> InitiatorLogin {
         let credentials = self.credentials.map(|own| ChapLogin {
             user: own.user,
             secret: own.secret,
@@ -78,7 +79,7 @@ impl LoginConfig {
             initiator_alias: self.initiator_alias,
             session_type: self.session_type,
             isid: self.isid,
-            offer: self.offer,
+            offer: self.offer.over(caps),
             credentials,
             chap,
             target_name: self.target_name,

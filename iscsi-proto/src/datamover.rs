@@ -57,6 +57,9 @@ pub struct Caps {
     pub copy_limit: usize,
     /// The transport's name as SendTargets and session listings give it: `tcp` or `iser`.
     pub transport: &'static str,
+    /// Whether a normal session over this mover is an iSER session: login then negotiates RDMAExtensions=Yes and its keys (RFC 7145 6.3), and fails
+    /// without.
+    pub rdma_extensions: bool,
 }
 
 /// The sequence numbers that the mover writes into PDUs it makes itself (Data-In, R2T, Data-Out). The session keeps them current.
@@ -349,6 +352,9 @@ pub trait Datamover {
     fn send_command(&mut self, command: SendCommand<'_>);
 
     /// Notice_Key_Values: the keys as negotiated, before the Full Feature Phase begins.
+    ///
+    /// An initiator calls it before the login request that asks for the Full Feature Phase too, with the largest values that can come out: the answer
+    /// already begins that phase, and what the target sends behind it needs its receive buffers (RFC 7145 5.1.1).
     fn notice_key_values(&mut self, parameters: &Parameters);
 
     /// Enable_Datamover: the final login response has been sent or received; digests, sizes and the Full Feature Phase hold from the next PDU on.

@@ -59,20 +59,24 @@ pub struct Parameters {
     pub iscsi_protocol_level: u8,
     /// TaskReporting is FastAbort (RFC 7143 13.23).
     pub fast_abort: bool,
-    /// RDMAExtensions (RFC 7145 6.3).
+    /// RDMAExtensions (RFC 7145 6.3). With it both MaxRecvDataSegmentLengths hold the values of the two keys that follow (6.2).
     pub rdma_extensions: bool,
     /// InitiatorRecvDataSegmentLength in bytes (RFC 7145 6.5).
     pub initiator_recv_data_segment_length: u32,
     /// TargetRecvDataSegmentLength in bytes (RFC 7145 6.4).
     pub target_recv_data_segment_length: u32,
-    /// MaxOutstandingUnexpectedPDUs (RFC 7145 6.7); 0 is no limit.
+    /// MaxOutstandingUnexpectedPDUs that we declared (RFC 7145 6.7): what the peer may send unasked; 0 is no limit.
     pub max_outstanding_unexpected_pdus: u32,
-    /// MaxAHSLength in bytes (RFC 7145 6.8); 0 is no limit.
+    /// MaxOutstandingUnexpectedPDUs that the peer declared: what we may send unasked; 0 is no limit.
+    pub peer_max_outstanding_unexpected_pdus: u32,
+    /// MaxAHSLength in bytes for what we receive (RFC 7145 6.8): the default, for it is not declared.
     pub max_ahs_length: u32,
-    /// TaggedBufferForSolicitedDataOnly (RFC 7145 6.9), if the initiator declared it. The default is No, but initiators that never declare it act as if
-    /// it were Yes.
+    /// MaxAHSLength in bytes that the peer declared: the longest AHS area that we may send; 0 is no limit.
+    pub peer_max_ahs_length: u32,
+    /// TaggedBufferForSolicitedDataOnly, if the initiator declared it (RFC 7145 6.9). The default is No, but initiators that say nothing of it are known
+    /// to behave as with Yes.
     pub tagged_buffer_for_solicited_data_only: Option<bool>,
-    /// iSERHelloRequired (RFC 7145 6.10).
+    /// iSERHelloRequired (RFC 7145 6.10), agreed to by both.
     pub iser_hello_required: bool,
 }
 
@@ -118,7 +122,9 @@ impl Default for Parameters {
             initiator_recv_data_segment_length: 8192,
             target_recv_data_segment_length: 8192,
             max_outstanding_unexpected_pdus: 0,
+            peer_max_outstanding_unexpected_pdus: 0,
             max_ahs_length: 256,
+            peer_max_ahs_length: 256,
             tagged_buffer_for_solicited_data_only: None,
             iser_hello_required: false,
         }

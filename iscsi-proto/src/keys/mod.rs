@@ -481,6 +481,11 @@ pub enum KeyError {
         /// What was offered.
         offered: String,
     },
+    /// An iSER connection without iSER (RFC 7145 6.3), or a connection that joins a session of the other kind (RFC 7145 5.1).
+    #[error(
+        "the connection runs over RDMA, and the peer did not agree to RDMAExtensions=Yes: enable iSER on its side, or connect over TCP (RFC 7145 6.3)"
+    )]
+    NoRdmaExtensions,
     /// Two values that cannot stand together (RFC 7143 6.2).
     #[error("the negotiated values break a rule: {0}")]
     Integrity(&'static str),

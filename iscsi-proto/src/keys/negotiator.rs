@@ -104,6 +104,7 @@ impl Negotiator {
                     self.offer_number(key, wanted_number(&wish, key), out);
                 }
                 Key::MaxOutstandingUnexpectedPdus if self.wants_rdma() => self.declare_unexpected(out),
+                Key::IserHelloRequired if self.wants_rdma() && wish.iser_hello_required => self.declare_hello(out),
                 _ if !normal => {}
                 Key::IScsiProtocolLevel if wish.iscsi_protocol_level != 1 => {
                     self.offer_number(key, wanted_number(&wish, key), out);
@@ -135,6 +136,8 @@ impl Negotiator {
                 continue;
             }
             match key {
+                // RFC 7145 6.3: an initiator that passes over it is asked at the first opportunity.
+                Key::RdmaExtensions if wish.rdma_extensions => self.offer_boolean(key, out),
                 Key::HeaderDigest | Key::DataDigest if !wanted_digests(&wish, key).contains(&Digest::None) => {
                     self.offer_digests(key, out);
                 }
@@ -183,7 +186,7 @@ impl Negotiator {
             if self.offered.remove(key) {
                 self.settled.insert(key);
                 self.take_answer(key, value)?;
-            } else if self.declared.contains(key) && is_answer_word(value) {
+            } else if self.declared.contains(key) && (is_answer_word(value) || key == Key::IserHelloRequired) {
                 self.take_declaration_answer(key, value)?;
             } else {
                 if !self.settled.insert(key) {
@@ -219,9 +222,27 @@ impl Negotiator {
         &self.parameters
     }
 
+    /// What holds at most when all is answered: what receive buffers are made for while the answer is still out (RFC 7145 5.1.1).
+    #[must_use]
+    pub fn at_most(&self) -> Parameters {
+        let mut parameters = self.parameters.clone();
+        if self.wants_rdma() {
+            parameters.rdma_extensions = true;
+            let key = Key::InitiatorRecvDataSegmentLength;
+            if self.offered.contains(key) {
+                // An offer that is not answered leaves the default.
+                let own = self.offered_number(key) as u32;
+                parameters.initiator_recv_data_segment_length = parameters.initiator_recv_data_segment_length.max(own);
+            }
+            parameters.max_recv_data_segment_length = parameters.initiator_recv_data_segment_length;
+        }
+        parameters
+    }
+
     /// Ends the negotiation: checks the rules between keys and returns what holds. A key that was offered and not answered keeps its default.
     ///
     /// # Errors
+    /// [`KeyError::NoRdmaExtensions`] when the session would not be of the kind that the connection's transport can carry.
     /// [`KeyError::Integrity`], at the target; an initiator keeps to the stricter of the two values instead. [`KeyError::Unanswered`] for a digest that
     /// is asked for and was not answered.
     pub fn finish(self) -> Result<Parameters, KeyError> {
@@ -231,6 +252,11 @@ impl Negotiator {
             return Err(KeyError::Unanswered(key));
         }
         let mut parameters = self.parameters;
+        if parameters.session_type == SessionType::Normal
+            && parameters.rdma_extensions != self.config.offer.rdma_extensions
+        {
+            return Err(KeyError::NoRdmaExtensions);
+        }
         if parameters.session_type == SessionType::Discovery {
             // RFC 7143 13.21: implied whatever was said.
             parameters.max_connections = 1;
@@ -320,7 +346,17 @@ impl Negotiator {
     fn declare_unexpected(&mut self, out: &mut TextWriter) {
         let key = Key::MaxOutstandingUnexpectedPdus;
         if self.declared.insert(key) {
-            out.push(key.name(), &wanted_number(&self.config.offer, key).to_string());
+            let own = wanted_number(&self.config.offer, key);
+            self.parameters.max_outstanding_unexpected_pdus = own as u32;
+            out.push(key.name(), &own.to_string());
+        }
+    }
+
+    fn declare_hello(&mut self, out: &mut TextWriter) {
+        let key = Key::IserHelloRequired;
+        if self.declared.insert(key) {
+            self.parameters.iser_hello_required = true;
+            out.push(key.name(), value::yes_no(true));
         }
     }
 
@@ -481,6 +517,11 @@ impl Negotiator {
     }
 
     fn take_declaration_answer(&mut self, key: Key, value: &str) -> Result<(), KeyError> {
+        if key == Key::IserHelloRequired {
+            // RFC 7145 5.1.3: a target may answer No, and an old one NotUnderstood. Then there is no Hello.
+            self.parameters.iser_hello_required &= value::boolean(value) == Some(true);
+            return Ok(());
+        }
         match value {
             NOT_UNDERSTOOD if !key.spec().later => Err(KeyError::NotUnderstood(key)),
             REJECT => Err(KeyError::Rejected { key, offered: wanted_number(&self.config.offer, key).to_string() }),
@@ -491,6 +532,10 @@ impl Negotiator {
     /// RFC 7143 6.2.2: an answer that the rules do not allow is a protocol error.
     fn take_answer(&mut self, key: Key, text: &str) -> Result<(), KeyError> {
         let spec = key.spec();
+        if key == Key::RdmaExtensions && value::boolean(text) != Some(true) {
+            // Only a side whose transport carries nothing else offers it.
+            return Err(KeyError::NoRdmaExtensions);
+        }
         match text {
             IRRELEVANT => return Ok(()),
             // RFC 7143 6.2: MUST be understood by all, unless the key came with a later document.

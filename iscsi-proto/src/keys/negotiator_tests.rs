@@ -371,7 +371,7 @@ fn digests() -> impl Strategy<Value = Vec<Digest>> {
 prop_compose! {
     fn offers()(
         (header_digest, data_digest) in (digests(), digests()),
-        (initial_r2t, immediate_data, data_pdu_in_order, data_sequence_in_order, fast_abort, rdma_extensions) in any::<(bool, bool, bool, bool, bool, bool)>(),
+        (initial_r2t, immediate_data, data_pdu_in_order, data_sequence_in_order, fast_abort, iser_hello_required) in any::<(bool, bool, bool, bool, bool, bool)>(),
         (max_connections, max_outstanding_r2t, default_time2wait, default_time2retain) in any::<(u16, u16, u16, u16)>(),
         (max_recv_data_segment_length, max_burst_length, first_burst_length) in (0u32..1 << 25, 0u32..1 << 25, 0u32..1 << 25),
         (initiator_recv_data_segment_length, target_recv_data_segment_length, max_outstanding_unexpected_pdus) in (0u32..1 << 25, 0u32..1 << 25, any::<u32>()),
@@ -380,8 +380,8 @@ prop_compose! {
         Offer {
             header_digest, data_digest, max_connections, initial_r2t, immediate_data, max_recv_data_segment_length, max_burst_length,
             first_burst_length, default_time2wait, default_time2retain, max_outstanding_r2t, data_pdu_in_order, data_sequence_in_order,
-            error_recovery_level, fast_abort, iscsi_protocol_level, rdma_extensions, initiator_recv_data_segment_length,
-            target_recv_data_segment_length, max_outstanding_unexpected_pdus,
+            error_recovery_level, fast_abort, iscsi_protocol_level, rdma_extensions: false, initiator_recv_data_segment_length,
+            target_recv_data_segment_length, max_outstanding_unexpected_pdus, iser_hello_required,
         }
     }
 }
@@ -391,17 +391,21 @@ fn mirrored(parameters: Parameters) -> Parameters {
     Parameters {
         max_recv_data_segment_length: parameters.peer_max_recv_data_segment_length,
         peer_max_recv_data_segment_length: parameters.max_recv_data_segment_length,
-        max_outstanding_unexpected_pdus: 0,
+        max_outstanding_unexpected_pdus: parameters.peer_max_outstanding_unexpected_pdus,
+        peer_max_outstanding_unexpected_pdus: parameters.max_outstanding_unexpected_pdus,
         ..parameters
     }
 }
 
 proptest! {
     #[test]
-    fn both_sides_agree_whatever_they_wish(offer in offers(), answer in offers(), discovery: bool) {
+    fn both_sides_agree_whatever_they_wish(offer in offers(), answer in offers(), discovery: bool, iser: bool) {
+        // Whether it is iSER is for the transport to say, and both have the same.
+        let (offer, answer) = (Offer { rdma_extensions: iser, ..offer }, Offer { rdma_extensions: iser, ..answer });
         let session_type = if discovery { SessionType::Discovery } else { SessionType::Normal };
         let (initiator, target) = agree(offer, answer, session_type);
-        prop_assert_eq!(&initiator, &Parameters { max_outstanding_unexpected_pdus: initiator.max_outstanding_unexpected_pdus, ..mirrored(target.clone()) });
+        prop_assert_eq!(&initiator, &mirrored(target));
+        prop_assert_eq!(initiator.rdma_extensions, iser && !discovery);
         prop_assert!(initiator.first_burst_length <= initiator.max_burst_length || initiator.initial_r2t && !initiator.immediate_data || discovery);
         prop_assert!(initiator.error_recovery_level == 0 || !initiator.data_sequence_in_order || initiator.max_outstanding_r2t == 1);
         prop_assert!(!initiator.rdma_extensions || initiator.header_digest == Digest::None);

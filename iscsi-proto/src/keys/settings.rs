@@ -7,6 +7,7 @@ use crate::parameters::{Digest, Parameters};
 pub(super) fn wanted_boolean(offer: &Offer, key: Key) -> bool {
     match key {
         Key::RdmaExtensions => offer.rdma_extensions,
+        Key::IserHelloRequired => offer.iser_hello_required,
         Key::InitialR2T => offer.initial_r2t,
         Key::ImmediateData => offer.immediate_data,
         Key::DataPduInOrder => offer.data_pdu_in_order,
@@ -56,6 +57,8 @@ pub(super) fn wanted_number(offer: &Offer, key: Key) -> u64 {
         // RFC 7143 13.19: MUST be 1 with error recovery and sequences in order.
         Key::MaxOutstandingR2T if offer.error_recovery_level > 0 && offer.data_sequence_in_order => 1,
         Key::MaxOutstandingR2T => offer.max_outstanding_r2t.into(),
+        // RFC 7145 6.7: 1 is no value of this key.
+        Key::MaxOutstandingUnexpectedPdus if offer.max_outstanding_unexpected_pdus == 1 => 2,
         Key::MaxOutstandingUnexpectedPdus => offer.max_outstanding_unexpected_pdus.into(),
         _ => 0,
     };
@@ -78,8 +81,8 @@ pub(super) fn number(parameters: &Parameters, key: Key) -> u64 {
         Key::DefaultTime2Wait => parameters.default_time2wait.into(),
         Key::DefaultTime2Retain => parameters.default_time2retain.into(),
         Key::MaxOutstandingR2T => parameters.max_outstanding_r2t.into(),
-        Key::MaxOutstandingUnexpectedPdus => parameters.max_outstanding_unexpected_pdus.into(),
-        Key::MaxAhsLength => parameters.max_ahs_length.into(),
+        Key::MaxOutstandingUnexpectedPdus => parameters.peer_max_outstanding_unexpected_pdus.into(),
+        Key::MaxAhsLength => parameters.peer_max_ahs_length.into(),
         _ => 0,
     }
 }
@@ -101,8 +104,8 @@ pub(super) fn set_number(parameters: &mut Parameters, key: Key, value: u64) {
         Key::DefaultTime2Wait => parameters.default_time2wait = half,
         Key::DefaultTime2Retain => parameters.default_time2retain = half,
         Key::MaxOutstandingR2T => parameters.max_outstanding_r2t = half,
-        Key::MaxOutstandingUnexpectedPdus => parameters.max_outstanding_unexpected_pdus = word,
-        Key::MaxAhsLength => parameters.max_ahs_length = word,
+        Key::MaxOutstandingUnexpectedPdus => parameters.peer_max_outstanding_unexpected_pdus = word,
+        Key::MaxAhsLength => parameters.peer_max_ahs_length = word,
         _ => {}
     }
 }

@@ -247,6 +247,12 @@ impl InitiatorLogin {
         self.next_request()
     }
 
+    /// What is negotiated at most; see [`Negotiator::at_most`].
+    #[must_use]
+    pub fn at_most(&self) -> Parameters {
+        self.negotiator.at_most()
+    }
+
     fn next_request(&mut self) -> (LoginRequest, Vec<u8>) {
         self.requests = self.requests.saturating_add(1);
         let (piece, incomplete) = self.outgoing.next_piece();
@@ -369,7 +375,7 @@ impl InitiatorLogin {
                 }
                 Some(Key::TargetAlias) => self.target_alias = Some(pair.value.to_string()),
                 Some(Key::TargetAddress | Key::NodeArchitecture) => {}
-                Some(key) if key.spec().senders == Senders::Initiator => {
+                Some(key) if key.spec().senders == Senders::Initiator && key != Key::IserHelloRequired => {
                     self.take_declaration_answer(key, pair.value)?;
                 }
                 Some(Key::AuthMethod) if secure => {

@@ -56,14 +56,39 @@ pub struct Offer {
     pub fast_abort: bool,
     /// Highest iSCSIProtocolLevel.
     pub iscsi_protocol_level: u8,
-    /// Whether RDMAExtensions=Yes is wanted (initiator) or granted (target): set by the transport.
+    /// Whether the transport carries iSER sessions and no others: a normal session's login then comes to RDMAExtensions=Yes or fails. See
+    /// [`over`](Self::over).
     pub rdma_extensions: bool,
     /// InitiatorRecvDataSegmentLength in bytes.
     pub initiator_recv_data_segment_length: u32,
     /// TargetRecvDataSegmentLength in bytes.
     pub target_recv_data_segment_length: u32,
-    /// MaxOutstandingUnexpectedPDUs; 0 is no limit.
+    /// MaxOutstandingUnexpectedPDUs to declare, 0 for no limit or 2 to 2^32-1.
     pub max_outstanding_unexpected_pdus: u32,
+    /// iSERHelloRequired: whether an initiator asks for the Hello exchange (RFC 7145 5.1.3).
+    pub iser_hello_required: bool,
+}
+
+impl Offer {
+    /// What this offer is on a connection of this mover.
+    ///
+    /// ```
+    /// use iscsi_proto::datamover::Caps;
+    /// use iscsi_proto::login::Offer;
+    /// let iser = Caps { digests: false, registered_memory: true, copy_limit: 8192, transport: "iser", rdma_extensions: true };
+    /// assert!(Offer::default().over(&iser).rdma_extensions);
+    /// ```
+    #[must_use]
+    pub fn over(self, caps: &crate::datamover::Caps) -> Self {
+        Self {
+            rdma_extensions: caps.rdma_extensions,
+            // Data beyond the immediate are fetched by RDMA Read into their place; unsolicited Data-Out would come in Sends and be copied.
+            initial_r2t: self.initial_r2t || caps.rdma_extensions,
+            // Holds in discovery sessions alone (RFC 7145 6.2), and there receives of this size would stand idle.
+            max_recv_data_segment_length: if caps.rdma_extensions { 8192 } else { self.max_recv_data_segment_length },
+            ..self
+        }
+    }
 }
 
 impl Default for Offer {
@@ -89,8 +114,9 @@ impl Default for Offer {
             iscsi_protocol_level: 2,
             rdma_extensions: false,
             initiator_recv_data_segment_length: 262_144,
-            target_recv_data_segment_length: 262_144,
-            max_outstanding_unexpected_pdus: 0,
+            target_recv_data_segment_length: 8192,
+            max_outstanding_unexpected_pdus: 16,
+            iser_hello_required: false,
         }
     }
 }

@@ -265,7 +265,13 @@ impl TcpMover {
 
 impl Datamover for TcpMover {
     fn caps(&self) -> Caps {
-        Caps { digests: true, registered_memory: false, copy_limit: self.config.copy_limit, transport: "tcp" }
+        Caps {
+            digests: true,
+            registered_memory: false,
+            copy_limit: self.config.copy_limit,
+            transport: "tcp",
+            rdma_extensions: false,
+        }
     }
 
     #[inline]

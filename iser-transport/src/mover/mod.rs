@@ -226,6 +226,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
             registered_memory: true,
             copy_limit: self.config.immediate_limit as usize,
             transport: "iser",
+            rdma_extensions: true,
         }
     }
 

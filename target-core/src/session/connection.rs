@@ -58,7 +58,7 @@ impl<M: Datamover> TargetConnection<M> {
     #[must_use]
     pub fn new(target: Arc<Target>, mover: M, endpoints: Endpoints, entropy: [u8; 64], now: Instant) -> Option<Self> {
         let seat = target.registry.seat()?;
-        let login = LoginPhase::new(&target, mover.caps().transport, endpoints, seat.mailbox.clone(), entropy, now);
+        let login = LoginPhase::new(&target, mover.caps(), endpoints, seat.mailbox.clone(), entropy, now);
         Some(Self {
             mover,
             phase: Phase::Login(Box::new(login)),

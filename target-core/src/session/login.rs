@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use iscsi_proto::datamover::{Datamover, Notification};
+use iscsi_proto::datamover::{Caps, Datamover, Notification};
 use iscsi_proto::login::{
     Admission, Authority, Identity, LoginError, LoginOutcome, LoginReply, Refusal, TargetGrant, TargetLogin,
     TargetLoginConfig,
@@ -38,7 +38,7 @@ pub(super) struct LoggedIn {
 impl LoginPhase {
     pub(super) fn new(
         target: &Arc<Target>,
-        transport: &'static str,
+        caps: Caps,
         endpoints: Endpoints,
         mailbox: Arc<Mailbox>,
         entropy: [u8; 64],
@@ -56,7 +56,7 @@ impl LoginPhase {
             machine: TargetLogin::new(config, entropy),
             doorman: Doorman {
                 target: target.clone(),
-                transport,
+                caps,
                 endpoints,
                 mailbox,
                 barrier,
@@ -73,7 +73,7 @@ type Granted = (Arc<TargetNode>, u16, crate::node::Access);
 /// Decides on one connection's login.
 struct Doorman {
     target: Arc<Target>,
-    transport: &'static str,
+    caps: Caps,
     endpoints: Endpoints,
     mailbox: Arc<Mailbox>,
     barrier: Arc<Barrier>,
@@ -110,7 +110,7 @@ impl Authority for Doorman {
         let initiator = Self::name(&identity.initiator_name)?;
         self.check_tsih(identity, &initiator)?;
         let config = &self.target.config;
-        let offer = self.target.limits.offer.clone();
+        let offer = self.target.limits.offer.clone().over(&self.caps);
         let target_name = match (identity.session_type, &identity.target_name) {
             (SessionType::Discovery, _) => {
                 return Ok(Admission {
@@ -155,7 +155,7 @@ impl Authority for Doorman {
             normal: granted.map(|(node, tag, access)| (node, tag, access.luns)),
             parameters: parameters.clone(),
             endpoints: self.endpoints,
-            transport: self.transport,
+            transport: self.caps.transport,
             nop_in,
             mailbox: self.mailbox.clone(),
         };

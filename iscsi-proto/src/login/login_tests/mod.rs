@@ -8,6 +8,7 @@ use core::cell::RefCell;
 
 use super::*;
 use crate::chap::{Algorithm, ChapPolicy, ChapSecret, TargetProof};
+use crate::datamover::Caps;
 use crate::keys::{Key, KeyError};
 use crate::parameters::{Digest, Parameters};
 use crate::pdu::{Bhs, LoginRequest, LoginResponse, NopOut, RESERVED_TAG, Stage};

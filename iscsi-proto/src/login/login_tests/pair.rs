@@ -166,7 +166,12 @@ fn a_connection_joins_a_session_with_its_values() {
 #[test]
 fn rdma_extensions_bring_their_keys_and_drop_the_digests() {
     // RFC 7145 6
-    let offer = Offer { rdma_extensions: true, header_digest: vec![Digest::Crc32c], ..Offer::default() };
+    let offer = Offer {
+        rdma_extensions: true,
+        header_digest: vec![Digest::Crc32c],
+        target_recv_data_segment_length: 65_536,
+        ..Offer::default()
+    };
     let house = House { offer: Offer { target_recv_data_segment_length: 16_384, ..offer.clone() }, ..House::open() };
     let rdma = InitiatorLoginConfig {
         offer: Offer { initiator_recv_data_segment_length: 65_536, max_outstanding_unexpected_pdus: 32, ..offer },
@@ -175,10 +180,159 @@ fn rdma_extensions_bring_their_keys_and_drop_the_digests() {
     let (initiator, target) = login(rdma.clone(), TargetLoginConfig::default(), &house).unwrap();
     assert!(initiator.parameters.rdma_extensions && target.parameters.rdma_extensions);
     assert_eq!(initiator.parameters.header_digest, Digest::None);
-    assert_eq!(target.parameters.max_outstanding_unexpected_pdus, 32);
+    assert_eq!(target.parameters.peer_max_outstanding_unexpected_pdus, 32);
+    assert_eq!(initiator.parameters.max_outstanding_unexpected_pdus, 32);
+    assert_eq!(initiator.parameters.peer_max_outstanding_unexpected_pdus, 16);
     let lengths = |p: &Parameters| (p.max_recv_data_segment_length, p.peer_max_recv_data_segment_length);
     assert_eq!((lengths(&initiator.parameters), lengths(&target.parameters)), ((65_536, 16_384), (16_384, 65_536)));
-    // A target that knows nothing of it.
-    let (initiator, _) = login(rdma, TargetLoginConfig::default(), &House::open()).unwrap();
-    assert!(!initiator.parameters.rdma_extensions);
+}
+
+#[test]
+fn an_iser_connection_without_rdma_extensions_does_not_log_in() {
+    // RFC 7145 6.3
+    let iser = Offer { rdma_extensions: true, ..Offer::default() };
+    let wishing = InitiatorLoginConfig { offer: iser.clone(), ..wishes() };
+    let (error, _) = login(wishing, TargetLoginConfig::default(), &House::open()).unwrap_err();
+    assert_eq!(error, LoginError::Key(KeyError::NoRdmaExtensions));
+    assert!(error.to_string().contains("enable iSER"), "{error}");
+
+    // The target asks an initiator that says nothing, takes no No, and refuses.
+    let house = House { offer: iser, ..quiet() };
+    let (error, refused) = login(wishes(), TargetLoginConfig::default(), &house).unwrap_err();
+    assert_eq!(refused, Some(LoginError::Key(KeyError::NoRdmaExtensions)));
+    assert_eq!(error, LoginError::Refused { status: LoginStatus::INITIATOR_ERROR });
+    assert!(house.established.borrow().is_empty());
+
+    let mut target = target();
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names("SessionType=Normal"), &house);
+    assert!(words(&reply.data).contains("RDMAExtensions=Yes"), "{}", words(&reply.data));
+    assert_eq!(reply.response.nsg, None);
+    for (answer, well) in
+        [("RDMAExtensions=Yes", true), ("RDMAExtensions=No", false), ("RDMAExtensions=NotUnderstood", false)]
+    {
+        let mut target = self::target();
+        target.handle_request(&request(OPERATIONAL, None), &names("SessionType=Normal"), &house);
+        let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &text(answer), &house);
+        match reply.outcome {
+            LoginOutcome::Established(grant) => assert!(well && grant.parameters.rdma_extensions, "{answer}"),
+            LoginOutcome::Refused(error) => assert!(!well && error == KeyError::NoRdmaExtensions.into(), "{answer}"),
+            LoginOutcome::Continue => panic!("{answer}"),
+        }
+    }
+}
+
+#[test]
+fn a_discovery_session_over_iser_is_an_ordinary_one() {
+    // RFC 7145 5.1: the key MUST NOT be negotiated for one.
+    let iser = Offer { rdma_extensions: true, ..Offer::default() };
+    let discovery = InitiatorLoginConfig { offer: iser.clone(), ..InitiatorLoginConfig::discovery(HOST) };
+    let (mut first, house) = (InitiatorLogin::new(discovery.clone(), [9; 64]), House { offer: iser, ..quiet() });
+    assert!(!words(&first.first_request().1).contains("RDMAExtensions"));
+    let (initiator, target) = login(discovery, TargetLoginConfig::default(), &house).unwrap();
+    assert!(!initiator.parameters.rdma_extensions && !target.parameters.rdma_extensions);
+}
+
+#[test]
+fn the_offer_of_open_iscsi_over_iser_gets_what_the_kernels_target_answers() {
+    let iser =
+        Caps { digests: false, registered_memory: true, copy_limit: 0, transport: "iser", rdma_extensions: true };
+    let house = House { offer: Offer::default().over(&iser), ..quiet() };
+    let offered = "SessionType=Normal HeaderDigest=None DataDigest=None DefaultTime2Wait=2 DefaultTime2Retain=0 IFMarker=No OFMarker=No \
+                   ErrorRecoveryLevel=0 InitialR2T=No ImmediateData=Yes MaxBurstLength=16776192 FirstBurstLength=262144 MaxOutstandingR2T=1 \
+                   MaxConnections=1 DataPDUInOrder=Yes DataSequenceInOrder=Yes RDMAExtensions=Yes TargetRecvDataSegmentLength=8192 \
+                   InitiatorRecvDataSegmentLength=262144";
+    let mut target = target();
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(offered), &house);
+    let words = words(&reply.data);
+    for answer in [
+        "TargetPortalGroupTag=7",
+        "RDMAExtensions=Yes",
+        "TargetRecvDataSegmentLength=8192",
+        "InitiatorRecvDataSegmentLength=262144",
+        "InitialR2T=Yes",
+        "ImmediateData=Yes",
+    ] {
+        assert!(words.split(' ').any(|word| word == answer), "{answer} in {words}");
+    }
+    // RFC 7145 6.2: it need not be declared. An initiator that knows nothing of the newer keys is told nothing of them.
+    assert!(!words.contains("MaxRecvDataSegmentLength") && !words.contains("Unexpected"), "{words}");
+    let LoginOutcome::Established(grant) = reply.outcome else { panic!("{:?}", reply.outcome) };
+    let Parameters { rdma_extensions, max_recv_data_segment_length, peer_max_recv_data_segment_length, .. } =
+        grant.parameters;
+    assert!(rdma_extensions);
+    assert_eq!((max_recv_data_segment_length, peer_max_recv_data_segment_length), (8192, 262_144));
+    // Nothing was declared, which is not the same as No (RFC 7145 6.9).
+    assert_eq!(grant.parameters.tagged_buffer_for_solicited_data_only, None);
+}
+
+#[test]
+fn an_iser_initiator_says_what_it_needs_before_the_answer_is_known() {
+    // RFC 7145 6.3: RDMAExtensions comes first, digests and MaxRecvDataSegmentLength not at all.
+    let offer = Offer {
+        rdma_extensions: true,
+        initiator_recv_data_segment_length: 16_384,
+        iser_hello_required: true,
+        ..Offer::default()
+    };
+    let mut initiator = InitiatorLogin::new(InitiatorLoginConfig { offer, ..wishes() }, [9; 64]);
+    let (request, data) = initiator.first_request();
+    let offered = words(&data);
+    assert_eq!(request.nsg, Some(FULL));
+    assert!(offered.contains("SessionType=Normal RDMAExtensions=Yes"), "{offered}");
+    assert!(
+        offered.contains("MaxOutstandingUnexpectedPDUs=16") && offered.contains("iSERHelloRequired=Yes"),
+        "{offered}"
+    );
+    assert!(!offered.contains("Digest") && !offered.contains("MaxRecvDataSegmentLength"), "{offered}");
+    // RFC 7145 5.1.1: so that receive buffers stand before this very request goes out.
+    let most = initiator.at_most();
+    assert!(most.rdma_extensions && most.iser_hello_required);
+    assert_eq!((most.max_recv_data_segment_length, most.max_outstanding_unexpected_pdus), (16_384, 16));
+    // A target of RFC 5046 does not know the key: there is no Hello then (RFC 7145 5.1.3).
+    let answers =
+        "TargetPortalGroupTag=1 RDMAExtensions=Yes iSERHelloRequired=NotUnderstood InitiatorRecvDataSegmentLength=512";
+    match initiator.handle_response(&granted(&request, OPERATIONAL, Some(FULL)), &text(answers)).unwrap() {
+        InitiatorStep::Established(grant) => {
+            assert!(!grant.parameters.iser_hello_required);
+            assert_eq!(grant.parameters.max_recv_data_segment_length, 512);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn declarations_of_iser_are_kept_for_the_side_that_needs_them() {
+    // RFC 7145 6.7 to 6.10
+    let house = House { offer: Offer { rdma_extensions: true, ..Offer::default() }, ..quiet() };
+    let declared = "RDMAExtensions=Yes MaxOutstandingUnexpectedPDUs=4 MaxAHSLength=64 TaggedBufferForSolicitedDataOnly=No \
+                    iSERHelloRequired=Yes";
+    let mut target = target();
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(declared), &house);
+    assert!(words(&reply.data).contains("MaxOutstandingUnexpectedPDUs=16"));
+    let LoginOutcome::Established(grant) = reply.outcome else { panic!("{:?}", reply.outcome) };
+    let parameters = grant.parameters;
+    assert_eq!((parameters.peer_max_outstanding_unexpected_pdus, parameters.max_outstanding_unexpected_pdus), (4, 16));
+    assert_eq!((parameters.peer_max_ahs_length, parameters.max_ahs_length), (64, 256));
+    assert_eq!(parameters.tagged_buffer_for_solicited_data_only, Some(false));
+    assert!(parameters.iser_hello_required);
+}
+
+#[test]
+fn a_connection_joins_no_session_of_the_other_kind() {
+    // RFC 7145 5.1: iSER-assisted mode is a session-wide attribute.
+    let joins = |rdma_extensions| {
+        let parameters = Parameters { rdma_extensions, ..Parameters::default() };
+        Some(JoinedSession { parameters, exp_cmd_sn: Serial(1), max_cmd_sn: Serial(2) })
+    };
+    for (session, transport) in [(true, false), (false, true), (true, true)] {
+        let offer = Offer { rdma_extensions: transport, ..Offer::default() };
+        let house = House { offer, joins: joins(session), ..quiet() };
+        let joining = LoginRequest { tsih: 9, ..request(OPERATIONAL, Some(FULL)) };
+        let reply = target().handle_request(&joining, &names(""), &house);
+        assert_eq!(
+            matches!(reply.outcome, LoginOutcome::Established(_)),
+            session == transport,
+            "{session} {transport}"
+        );
+    }
 }
