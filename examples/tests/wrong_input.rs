@@ -110,7 +110,7 @@ fn urls_that_are_malformed() {
     iscsi("info iscsi://127.0.0.1").fails(2, "the URL names no target");
     iscsi(&format!("info iscsi://127.0.0.1:99999/{TARGET}/0")).fails(2, "\"99999\" is no port");
     iscsi(&format!("info iscsi://127.0.0.1/{TARGET}/first")).fails(2, "\"first\" is no LUN");
-    iscsi(&format!("info iser://127.0.0.1/{TARGET}/0")).fails(2, "use iscsi:// to reach the same portal over TCP");
+    iscsi(&format!("info iser://127.0.0.1/{TARGET}/0?transport=tcp")).fails(2, "iser or auto; TCP alone is iscsi://");
     iscsi("discover 127.0.0.1:port").fails(2, "is no port");
 }
 

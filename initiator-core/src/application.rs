@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::task::Waker;
 
+use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::pdu::{TaskFunction, TaskResponse};
 use iscsi_proto::scsi::{AdditionalSense, Lun};
 use iscsi_proto::time::Instant;
@@ -64,6 +65,8 @@ pub struct Counters {
     pub repeated: u64,
     /// Unit attentions met.
     pub unit_attentions: u64,
+    /// What the connection's mover has done, if it moves data by RDMA.
+    pub mover: Option<MoverReport>,
 }
 
 /// What uses a session: gives it commands when it has room for them, and takes the completions.

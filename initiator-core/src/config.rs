@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use iscsi_proto::login::Offer;
 
-use crate::url::{Credentials, Portal, Url};
+use crate::url::{Credentials, Portal, Rdma, Transport, Url};
 
 /// The initiator's name where none is given. Targets with access lists want one of the machine's own.
 pub const DEFAULT_INITIATOR_NAME: &str = "iqn.2026-11.com.example.iscsi:initiator";
@@ -93,6 +93,38 @@ impl Default for Limits {
     }
 }
 
+/// How a session uses iSER, where [`SessionConfig::transport`] lets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IserConfig {
+    /// What carries it.
+    pub rdma: Rdma,
+    /// iWARP in user space: whether the CRC of MPA is asked for (RFC 5044 4.4). TCP has a checksum of its own. Default false; a target that wants it
+    /// gets it.
+    pub crc: bool,
+    /// RDMA Reads that the target may have in flight, 1 to 255; default 32.
+    pub read_depth: u16,
+    /// Writes of at most so many bytes travel whole with their command and are copied; the target fetches larger ones. Default 8192, as far as the
+    /// target takes immediate data.
+    pub immediate_limit: u32,
+    /// Verbs: bytes of memory that may be registered with RDMA devices at a time; default 256 MiB. `ulimit -l` bounds it too.
+    pub registered_memory: u64,
+    /// How long [`Transport::Auto`] waits for an answer to an RDMA connection before it takes TCP. Default 600 ms.
+    pub probe: Duration,
+}
+
+impl Default for IserConfig {
+    fn default() -> Self {
+        Self {
+            rdma: Rdma::Auto,
+            crc: false,
+            read_depth: 32,
+            immediate_limit: 8192,
+            registered_memory: 256 << 20,
+            probe: Duration::from_millis(600),
+        }
+    }
+}
+
 /// A normal session to one target.
 ///
 /// ```
@@ -126,6 +158,10 @@ pub struct SessionConfig {
     pub reconnect: ReconnectPolicy,
     /// Bounds.
     pub limits: Limits,
+    /// The transport. Default TCP.
+    pub transport: Transport,
+    /// How iSER is used.
+    pub iser: IserConfig,
 }
 
 impl SessionConfig {
@@ -150,6 +186,8 @@ impl SessionConfig {
             timeouts: Timeouts::default(),
             reconnect: ReconnectPolicy::default(),
             limits: Limits::default(),
+            transport: Transport::Tcp,
+            iser: IserConfig::default(),
         }
     }
 
@@ -159,6 +197,8 @@ impl SessionConfig {
         let mut config = Self::new(url.portal.clone(), url.target.clone());
         config.credentials = url.credentials.clone();
         config.target_credentials = url.target_credentials.clone();
+        config.transport = url.transport;
+        config.iser.rdma = url.rdma;
         if let Some(name) = &url.initiator {
             config.initiator_name.clone_from(name);
         }
@@ -185,6 +225,10 @@ pub struct DiscoveryConfig {
     pub timeouts: Timeouts,
     /// Bounds.
     pub limits: Limits,
+    /// The transport. Default TCP, on which targets tell all their portals.
+    pub transport: Transport,
+    /// How iSER is used.
+    pub iser: IserConfig,
 }
 
 impl Default for DiscoveryConfig {
@@ -195,6 +239,8 @@ impl Default for DiscoveryConfig {
             target_credentials: None,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            transport: Transport::Tcp,
+            iser: IserConfig::default(),
         }
     }
 }

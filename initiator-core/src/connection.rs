@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use iscsi_memory::{ReceiveWindow, SendList};
 use iscsi_proto::connection::{Connection, QueueConnection, QueueMover, StreamConnection, StreamEnd, StreamMover};
-use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, Notification};
+use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, MoverReport, Notification};
 use iscsi_proto::login::{InitiatorLogin, InitiatorStep, LoginError};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, PduError, RejectReason, Stage};
@@ -41,6 +41,9 @@ pub enum ConnectionEnd {
     /// Login took too long.
     #[error("the target was silent during login")]
     LoginTimeout,
+    /// The transport below did not come to stand in time.
+    #[error("the target did not answer the RDMA connection request")]
+    NotEstablished,
     /// The stream ended.
     #[error(transparent)]
     Lost(MoverError),
@@ -83,6 +86,8 @@ pub struct LoginSummary {
     pub target_portal_group_tag: Option<u16>,
     /// TargetAlias.
     pub target_alias: Option<String>,
+    /// What the mover says of itself at that time, if it moves data by RDMA.
+    pub mover: Option<MoverReport>,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,8 @@ enum Phase {
     Login {
         login: Box<InitiatorLogin>,
         deadline: Instant,
+        /// When the transport has to stand.
+        established_by: Instant,
     },
     FullFeature,
     /// The reason is known; what is queued is sent as far as the peer takes it.
@@ -128,7 +135,8 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         let (request, text) = login.first_request();
         ask(&mut mover, &login, &request, &text);
         mover.ring();
-        let phase = Phase::Login { login: Box::new(login), deadline: now + timeout };
+        let deadline = now + timeout;
+        let phase = Phase::Login { login: Box::new(login), deadline, established_by: deadline };
         Self { mover, engine, phase, end: None, logged_in_at: None, time2wait: None }
     }
 
@@ -147,6 +155,21 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         engine.app().event(Event::LoggedIn(summary));
         let time2wait = Some(Duration::from_secs(summary.parameters.default_time2wait.into()));
         Self { mover, engine, phase: Phase::FullFeature, end: None, logged_in_at: Some(now), time2wait }
+    }
+
+    /// Gives the transport below less time to stand than the whole login has: for whoever would then try another one.
+    #[must_use]
+    pub fn establish_within(mut self, time: Duration, now: Instant) -> Self {
+        if let Phase::Login { established_by, .. } = &mut self.phase {
+            *established_by = (now + time).min(*established_by);
+        }
+        self
+    }
+
+    /// Its mover.
+    #[must_use]
+    pub const fn mover(&self) -> &M {
+        &self.mover
     }
 
     /// When login was done.
@@ -207,7 +230,7 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         match answer_login(login, &bhs, self.mover.control_data()) {
             Ok(InitiatorStep::Send(request, text)) => ask(&mut self.mover, login, &request, &text),
             Ok(InitiatorStep::Established(grant)) => {
-                let (summary, numbers) = begin_with(*grant);
+                let (summary, numbers) = begin_with(*grant, self.mover.report());
                 self.mover.notice_key_values(&summary.parameters);
                 self.mover.enable_datamover();
                 self.phase = Phase::FullFeature;
@@ -232,7 +255,8 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         if self.end.is_some() {
             return;
         }
-        let broken = matches!(end, ConnectionEnd::Lost(_) | ConnectionEnd::KeepaliveTimeout);
+        let broken =
+            matches!(end, ConnectionEnd::Lost(_) | ConnectionEnd::KeepaliveTimeout | ConnectionEnd::NotEstablished);
         self.end = Some(end);
         if broken {
             self.mover.connection_abort();
@@ -261,14 +285,14 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         if let Some(end) = &self.end {
             self.engine.app().event(Event::Disconnected(end));
         }
-        self.engine.flush();
+        self.engine.flush(None);
     }
 
     /// Sends what can be sent, and tells the application what happened.
     fn pump(&mut self, now: Instant) {
         if matches!(self.phase, Phase::FullFeature) {
             self.engine.pump(&mut self.mover, now);
-            self.engine.flush();
+            self.engine.flush(self.mover.report());
             self.check_end(now);
         }
         self.drain(now);
@@ -292,6 +316,7 @@ fn answer_login(login: &mut InitiatorLogin, bhs: &Bhs, data: &[u8]) -> Result<In
 impl<M: Datamover, A: Application> Connection for InitiatorConnection<M, A> {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
+            Phase::Login { established_by, .. } if !self.mover.is_established() => Some(*established_by),
             Phase::Login { deadline, .. } | Phase::Closing { deadline } | Phase::Aborting { deadline } => {
                 Some(*deadline)
             }
@@ -302,6 +327,10 @@ impl<M: Datamover, A: Application> Connection for InitiatorConnection<M, A> {
 
     fn handle_timeout(&mut self, now: Instant) {
         match &self.phase {
+            Phase::Login { established_by, .. } if !self.mover.is_established() && *established_by <= now => {
+                self.close(ConnectionEnd::NotEstablished, now);
+                self.drain(now);
+            }
             Phase::Login { deadline, .. } if *deadline <= now => {
                 self.close(ConnectionEnd::LoginTimeout, now);
                 self.drain(now);

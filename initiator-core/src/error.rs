@@ -75,6 +75,16 @@ pub enum Error {
         /// The portal.
         portal: String,
     },
+    /// The target has no iSER, and nothing else was asked for.
+    #[error(
+        "{portal} offers no iSER ({reason}): check that the target serves it there, or use iscsi:// for TCP, or transport=auto for whichever there is"
+    )]
+    NoIser {
+        /// The portal.
+        portal: String,
+        /// How it shows.
+        reason: String,
+    },
     /// Login failed.
     #[error("{portal}, {target}: {reason}")]
     Login {

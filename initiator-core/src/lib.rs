@@ -35,13 +35,15 @@ mod url;
 mod net;
 
 pub use application::Application;
-pub use config::{DEFAULT_INITIATOR_NAME, DiscoveryConfig, Limits, ReconnectPolicy, SessionConfig, Timeouts};
+pub use config::{
+    DEFAULT_INITIATOR_NAME, DiscoveryConfig, IserConfig, Limits, ReconnectPolicy, SessionConfig, Timeouts,
+};
 pub use connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 pub use engine::Engine;
 pub use error::Error;
 pub use login::LoginConfig;
 pub use recovery::{Recovery, may_heal};
-pub use url::{Credentials, DEFAULT_PORT, Portal, Transport, Url, UrlError};
+pub use url::{Credentials, DEFAULT_PORT, Portal, Rdma, Transport, Url, UrlError};
 
 #[cfg(feature = "tokio")]
 pub use net::*;

@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString};
 
 use iscsi_proto::chap::{Algorithm, ChapPolicy, TargetProof};
-use iscsi_proto::datamover::Caps;
+use iscsi_proto::datamover::{Caps, MoverReport};
 use iscsi_proto::login::{ChapLogin, InitiatorGrant, InitiatorLogin, InitiatorLoginConfig, Offer};
 use iscsi_proto::parameters::SessionType;
 
@@ -90,7 +90,7 @@ impl LoginConfig {
 }
 
 /// What the application learns of a login, and the numbers that the engine begins with.
-pub(crate) fn begin_with(grant: InitiatorGrant) -> (LoginSummary, StartNumbers) {
+pub(crate) fn begin_with(grant: InitiatorGrant, mover: Option<MoverReport>) -> (LoginSummary, StartNumbers) {
     let InitiatorGrant { parameters, tsih, target_portal_group_tag, target_alias, .. } = grant;
     let numbers = StartNumbers {
         cmd_sn: grant.cmd_sn,
@@ -98,5 +98,5 @@ pub(crate) fn begin_with(grant: InitiatorGrant) -> (LoginSummary, StartNumbers) 
         max_cmd_sn: grant.max_cmd_sn,
         exp_stat_sn: grant.exp_stat_sn,
     };
-    (LoginSummary { parameters, tsih, target_portal_group_tag, target_alias }, numbers)
+    (LoginSummary { parameters, tsih, target_portal_group_tag, target_alias, mover }, numbers)
 }

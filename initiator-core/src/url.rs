@@ -1,4 +1,5 @@
-//! iSCSI URLs, in the spelling that libiscsi and QEMU made common: `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`.
+//! iSCSI URLs, in the spelling that libiscsi and QEMU made common: `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`, and
+//! `iser://` likewise for iSER.
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
@@ -17,12 +18,9 @@ const SHAPE: &str = "iscsi://[user[%secret]@]host[:port]/iqn.2004-10.com.example
 /// Why a URL or a portal address cannot be used. Each sentence shows what a right one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// It does not begin with `iscsi://`.
-    #[error("\"{0}\" is no iSCSI URL: it has to look like {SHAPE}")]
+    /// It begins with neither `iscsi://` nor `iser://`.
+    #[error("\"{0}\" is no iSCSI URL: it has to look like {SHAPE}, or the same with iser:// for iSER")]
     Scheme(String),
-    /// `iser://`, or `transport=iser`.
-    #[error("iSER is not built in yet: use iscsi:// to reach the same portal over TCP")]
-    IserNotYet,
     /// No host, or one that cannot be read.
     #[error(
         "\"{0}\" is no host or host:port: write a name, an IPv4 address, or an IPv6 address in brackets such as [fe80::1]:3260"
@@ -44,7 +42,7 @@ pub enum UrlError {
     Percent(String),
     /// An option that is not known.
     #[error(
-        "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, initiator and transport"
+        "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, initiator, transport and rdma"
     )]
     UnknownOption(String),
     /// An option with a value that it cannot have.
@@ -136,14 +134,28 @@ impl PartialEq for Credentials {
 
 impl Eq for Credentials {}
 
-/// Which transport a URL asks for.
+/// Which transport a session uses. Each new connection of the session chooses anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// The best one that is built in: TCP today.
+    /// Plain iSCSI over TCP.
+    #[default]
+    Tcp,
+    /// iSER, and nothing else.
+    Iser,
+    /// iSER where the target has it, else TCP: within a second it is known which.
+    Auto,
+}
+
+/// What carries iSER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rdma {
+    /// Verbs where the machine has an RDMA device with a route to the target and the target answers there, else iWARP in user space.
     #[default]
     Auto,
-    /// TCP.
-    Tcp,
+    /// iWARP in user space, over an ordinary TCP connection to the target's port.
+    Iwarp,
+    /// An RDMA device by the verbs of the system: InfiniBand, RoCE or iWARP hardware, or the kernel's soft devices.
+    Verbs,
 }
 
 /// A parsed URL.
@@ -175,17 +187,19 @@ pub struct Url {
     pub data_digest: Option<Vec<Digest>>,
     /// Option `initiator`: the initiator's name.
     pub initiator: Option<String>,
-    /// Option `transport`: `auto` or `tcp`.
+    /// Option `transport`: `tcp`, `iser` or `auto`. `iser://` says it with the scheme, where TCP is no choice.
     pub transport: Transport,
+    /// Option `rdma`: `iwarp`, `verbs` or `auto`.
+    pub rdma: Rdma,
 }
 
 impl FromStr for Url {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iscsi") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("iser") => return Err(UrlError::IserNotYet),
+        let (transport, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iscsi") => (Transport::Tcp, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iser") => (Transport::Iser, rest),
             _ => return Err(UrlError::Scheme(text.to_owned())),
         };
         let (rest, options) = match rest.split_once('?') {
@@ -218,7 +232,8 @@ impl FromStr for Url {
             header_digest: None,
             data_digest: None,
             initiator: None,
-            transport: Transport::Auto,
+            transport,
+            rdma: Rdma::Auto,
         };
         url.parse_options(options)?;
         Ok(url)
@@ -317,10 +332,27 @@ impl Url {
                 "transport" => {
                     self.transport = match value.as_str() {
                         "auto" => Transport::Auto,
-                        "tcp" => Transport::Tcp,
-                        "iser" => return Err(UrlError::IserNotYet),
+                        "iser" => Transport::Iser,
+                        "tcp" if self.transport == Transport::Tcp => Transport::Tcp,
                         _ => {
-                            return Err(UrlError::OptionValue { option: "transport", value, expected: "auto or tcp" });
+                            let expected = match self.transport {
+                                Transport::Tcp => "tcp, iser or auto",
+                                Transport::Iser | Transport::Auto => "iser or auto; TCP alone is iscsi://",
+                            };
+                            return Err(UrlError::OptionValue { option: "transport", value, expected });
+                        }
+                    }
+                }
+                // As libiscsi has it.
+                "iser" => self.transport = Transport::Iser,
+                "rdma" => {
+                    self.rdma = match value.as_str() {
+                        "auto" => Rdma::Auto,
+                        "iwarp" => Rdma::Iwarp,
+                        "verbs" => Rdma::Verbs,
+                        _ => {
+                            let expected = "iwarp, verbs or auto";
+                            return Err(UrlError::OptionValue { option: "rdma", value, expected });
                         }
                     }
                 }
@@ -348,7 +380,7 @@ impl Url {
     }
 
     fn write(&self, secrets: bool) -> String {
-        let mut out = String::from("iscsi://");
+        let mut out = String::from(if self.transport == Transport::Iser { "iser://" } else { "iscsi://" });
         if let Some(Credentials { user, secret }) = &self.credentials {
             encode(user, &mut out);
             let secret = core::str::from_utf8(secret.as_bytes()).unwrap_or("");
@@ -394,8 +426,13 @@ impl Url {
         if let Some(initiator) = &self.initiator {
             option("initiator", initiator);
         }
-        if self.transport == Transport::Tcp {
-            option("transport", "tcp");
+        if self.transport == Transport::Auto {
+            option("transport", "auto");
+        }
+        match self.rdma {
+            Rdma::Auto => {}
+            Rdma::Iwarp => option("rdma", "iwarp"),
+            Rdma::Verbs => option("rdma", "verbs"),
         }
         out
     }
@@ -431,12 +468,32 @@ mod tests {
     }
 
     #[test]
+    fn the_transport_is_told_by_the_scheme_or_by_an_option() {
+        for (text, transport, rdma) in [
+            ("iscsi://h/t/0", Transport::Tcp, Rdma::Auto),
+            ("iscsi://h/t/0?transport=tcp", Transport::Tcp, Rdma::Auto),
+            ("iser://h/t/0", Transport::Iser, Rdma::Auto),
+            ("ISER://joe%secret@h:99/t/0?rdma=iwarp", Transport::Iser, Rdma::Iwarp),
+            ("iscsi://h/t/0?transport=iser&rdma=verbs", Transport::Iser, Rdma::Verbs),
+            ("iscsi://h/t/0?iser", Transport::Iser, Rdma::Auto),
+            ("iscsi://h/t/0?transport=auto", Transport::Auto, Rdma::Auto),
+            ("iser://h/t/0?transport=auto", Transport::Auto, Rdma::Auto),
+        ] {
+            let url = parse(text).unwrap();
+            assert_eq!((url.transport, url.rdma), (transport, rdma), "{text}");
+        }
+        assert_eq!(parse("iser://h/t/0?rdma=verbs").unwrap().to_string(), "iser://h:3260/t/0?rdma=verbs");
+        assert_eq!(parse("iscsi://h/t/0?transport=auto").unwrap().to_string(), "iscsi://h:3260/t/0?transport=auto");
+    }
+
+    #[test]
     fn each_mistake_has_its_sentence() {
         for (text, words) in [
             ("http://h/t/0", "is no iSCSI URL"),
             ("h/t/0", "iscsi://[user[%secret]@]host[:port]/iqn"),
-            ("iser://h/t/0", "iSER is not built in yet"),
-            ("iscsi://h/t/0?transport=iser", "iSER is not built in yet"),
+            ("iser://h/t/0?transport=tcp", "TCP alone is iscsi://"),
+            ("iscsi://h/t/0?transport=pigeon", "tcp, iser or auto"),
+            ("iser://h/t/0?rdma=roce", "iwarp, verbs or auto"),
             ("iscsi:///t/0", "is no host"),
             ("iscsi://fe80::1/t/0", "in brackets"),
             ("iscsi://h:0/t/0", "from 1 to 65535"),
@@ -466,7 +523,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_parses_back(user in "[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}", target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool) {
+        fn what_is_written_parses_back(user in "[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}", target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool, transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Iser), Just(Transport::Auto)], rdma in prop_oneof![Just(Rdma::Auto), Just(Rdma::Iwarp), Just(Rdma::Verbs)]) {
             let credentials = Credentials { user, secret: ChapSecret::new(secret) };
             let url = Url {
                 portal: Portal { host: "::1".to_owned(), port: 1 },
@@ -477,7 +534,8 @@ mod tests {
                 header_digest: Some(alloc::vec![Digest::Crc32c]),
                 data_digest: None,
                 initiator: Some("iqn.2004-10.com.example:me".to_owned()),
-                transport: Transport::Tcp,
+                transport,
+                rdma,
             };
             prop_assert_eq!(parse(&url.to_string_with_secrets()), Ok(url));
         }

@@ -323,6 +323,35 @@ pub enum MoverError {
     Rdma(&'static str),
 }
 
+/// What a mover that moves data by RDMA tells people. Totals since the connection began, where nothing else is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MoverReport {
+    /// RDMA Reads that may be in flight from this side, as negotiated (ORD).
+    pub read_depth: u16,
+    /// Payload bytes that the CPU copied.
+    pub copied: u64,
+    /// Payload bytes that were written into the peer's memory (RDMA Write).
+    pub written: u64,
+    /// Payload bytes that were read from the peer's memory (RDMA Read).
+    pub read: u64,
+    /// Bytes of memory that the transport holds for this connection now: receives, messages, and what is advertised.
+    pub registered: u64,
+}
+
+impl MoverReport {
+    /// The sum of both; the depth is the larger one.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            read_depth: if self.read_depth > other.read_depth { self.read_depth } else { other.read_depth },
+            copied: self.copied + other.copied,
+            written: self.written + other.written,
+            read: self.read + other.read,
+            registered: self.registered + other.registered,
+        }
+    }
+}
+
 /// A mover: one connection's data movement, for both roles. Sans-IO; see the module's page for the rules.
 pub trait Datamover {
     /// What this mover can do.
@@ -391,4 +420,15 @@ pub trait Datamover {
     /// Whether [`Notification::Terminated`] was delivered: no buffer is in the transport's hands any more. A mover may still have bytes of its own to
     /// send then ([`backlog`](Self::backlog)), such as the reason that the peer is told.
     fn is_closed(&self) -> bool;
+
+    /// Whether the transport below stands. A byte stream does from the start; an RDMA connection has a handshake of its own, in which the peer may turn
+    /// out to know nothing of RDMA. Once true it stays so.
+    fn is_established(&self) -> bool {
+        true
+    }
+
+    /// Figures for people; `None` for a mover that does not move data by RDMA.
+    fn report(&self) -> Option<MoverReport> {
+        None
+    }
 }

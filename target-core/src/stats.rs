@@ -3,6 +3,8 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 
+use iscsi_proto::datamover::MoverReport;
+
 /// What one session did in one wake; added to its [`SessionCounters`] at the wake's end.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tally {
@@ -57,6 +59,37 @@ impl SessionCounters {
             written_bytes: self.written_bytes.load(Relaxed),
             busy_nanos: self.busy_nanos.load(Relaxed),
         }
+    }
+}
+
+/// The last report of a session's mover, read by anyone at any time.
+#[derive(Debug, Default)]
+pub(crate) struct MoverGauge {
+    /// One above the read depth; 0 as long as there is no report.
+    depth: AtomicU64,
+    copied: AtomicU64,
+    written: AtomicU64,
+    read: AtomicU64,
+    registered: AtomicU64,
+}
+
+impl MoverGauge {
+    pub(crate) fn store(&self, report: &MoverReport) {
+        self.copied.store(report.copied, Relaxed);
+        self.written.store(report.written, Relaxed);
+        self.read.store(report.read, Relaxed);
+        self.registered.store(report.registered, Relaxed);
+        self.depth.store(u64::from(report.read_depth) + 1, Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Option<MoverReport> {
+        Some(MoverReport {
+            read_depth: self.depth.load(Relaxed).checked_sub(1)?.try_into().unwrap_or(u16::MAX),
+            copied: self.copied.load(Relaxed),
+            written: self.written.load(Relaxed),
+            read: self.read.load(Relaxed),
+            registered: self.registered.load(Relaxed),
+        })
     }
 }
 
@@ -134,6 +167,16 @@ impl SessionStatistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mover_is_reported_as_it_was_last() {
+        let gauge = MoverGauge::default();
+        assert_eq!(gauge.read(), None);
+        let report = MoverReport { read_depth: 0, copied: 1, written: 2, read: 3, registered: 4 };
+        gauge.store(&report);
+        assert_eq!(gauge.read(), Some(report));
+        assert_eq!(report.plus(&MoverReport { read_depth: 7, ..report }).read_depth, 7);
+    }
 
     #[test]
     fn tallies_add_up() {

@@ -118,7 +118,8 @@ impl Net {
         self.target.enable_datamover();
         (self.stat_sn, self.exp_cmd_sn, self.tasks) = (Serial(100), Serial(1), 0);
         self.got.clear();
-        let summary = LoginSummary { parameters, tsih: 1, target_portal_group_tag: Some(1), target_alias: None };
+        let summary =
+            LoginSummary { parameters, tsih: 1, target_portal_group_tag: Some(1), target_alias: None, mover: None };
         self.initiator = Some(Connection::logged_in(mover, engine, &summary, numbers, self.now));
     }
 

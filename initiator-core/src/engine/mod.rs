@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Datamover, SendCommand, SequenceNumbers, TaskHandle};
+use iscsi_proto::datamover::{CommandData, Datamover, MoverReport, SendCommand, SequenceNumbers, TaskHandle};
 use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extended_cdb};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
@@ -370,7 +370,10 @@ impl<A: Application> Engine<A> {
         self.app.flush(&self.counters);
     }
 
-    pub(crate) fn flush(&mut self) {
+    /// Tells the application what happened. `mover`: the figures of the connection's mover, where it has some.
+    #[inline]
+    pub(crate) fn flush(&mut self, mover: Option<MoverReport>) {
+        self.counters.mover = mover;
         self.app.flush(&self.counters);
     }
 }

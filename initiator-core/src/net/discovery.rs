@@ -85,12 +85,14 @@ pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Vec<D
         timeouts: config.timeouts,
         reconnect: ReconnectPolicy { deadline: std::time::Duration::ZERO, ..ReconnectPolicy::default() },
         commands: 1,
+        transport: config.transport,
+        iser: config.iser,
     };
     plan.login.check()?;
     let limits = crate::config::Limits { commands: 1, ..config.limits };
     let question = Question { text: Some(question("All")), asked: false, answer: None };
     let engine = Engine::new(question, config.timeouts, limits, random_seed());
-    let (mut engine, result) = run(&plan, engine, None, |_, _, _| ()).await;
+    let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
     match engine.app().answer.take() {
         Some(ControlAnswer::Text(answer)) => parse(&answer),
         other => {

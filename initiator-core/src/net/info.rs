@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::parameters::Parameters;
 
 /// A target that SendTargets named (RFC 7143 appendix C).
@@ -46,8 +47,14 @@ pub struct SessionInfo {
     pub portal: SocketAddr,
     /// Our end of the connection.
     pub local: SocketAddr,
-    /// Transport: `tcp`.
+    /// Transport: `tcp` or `iser`.
     pub transport: &'static str,
+    /// What provides it: `tcp`, `iwarp` (in user space) or `verbs`.
+    pub provider: &'static str,
+    /// The RDMA device, where there is one.
+    pub device: Option<String>,
+    /// RDMA Reads that may be in flight from our side, as negotiated; `None` over TCP.
+    pub read_depth: Option<u16>,
     /// TargetPortalGroupTag.
     pub tpgt: Option<u16>,
     /// Our name.
@@ -77,6 +84,8 @@ pub struct SessionStats {
     pub repeated: u64,
     /// Unit attentions met.
     pub unit_attentions: u64,
+    /// What the mover of the last connection did; `None` over TCP.
+    pub mover: Option<MoverReport>,
 }
 
 /// What a disk is: from INQUIRY, vital product data, READ CAPACITY and MODE SENSE.

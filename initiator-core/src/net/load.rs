@@ -176,7 +176,7 @@ pub async fn run_load<W: Workload>(config: SessionConfig, workload: W) -> (W, Re
         logged_out: false,
     };
     let engine = Engine::new(load, config.timeouts, config.limits, random_seed());
-    let (mut engine, result) = run(&plan, engine, None, |_, _, _| ()).await;
+    let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
     engine.app().finished = true;
     let load = engine.into_app(iscsi_driver::Clock::process().now());
     (load.workload, result)

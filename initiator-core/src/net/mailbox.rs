@@ -372,8 +372,10 @@ impl Application for Mailbox {
                 let mut inner = self.shared.lock();
                 inner.stats.connected = true;
                 inner.stats.reconnects = self.logins - 1;
+                inner.stats.mover = summary.mover;
                 if let Some(mut info) = self.draft.take() {
                     info.tsih = summary.tsih;
+                    info.read_depth = summary.mover.map(|mover| mover.read_depth);
                     info.tpgt = summary.target_portal_group_tag;
                     info.target_alias.clone_from(&summary.target_alias);
                     info.parameters = summary.parameters.clone();
@@ -400,6 +402,7 @@ impl Application for Mailbox {
             inner.stats.commands = counters.commands;
             inner.stats.repeated = counters.repeated;
             inner.stats.unit_attentions = counters.unit_attentions;
+            inner.stats.mover = counters.mover.or(inner.stats.mover);
             for completion in self.done.drain(..) {
                 let (index, generation) = split(completion.token);
                 let Some(place) = inner.places.get_mut(index).filter(|place| place.generation == generation) else {

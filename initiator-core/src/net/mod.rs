@@ -7,6 +7,7 @@ mod load;
 mod mailbox;
 mod runner;
 mod session;
+mod transport;
 
 pub use discovery::discover;
 pub use disk::Disk;

@@ -1,34 +1,31 @@
 //! Keeps a session connected: connects, runs the connection, and brings it back when it is lost.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_driver::{Clock, Limits as DriverLimits, drive_with};
+use iscsi_driver::Clock;
 use iscsi_proto::chap::ChapError;
 use iscsi_proto::datamover::MoverError;
 use iscsi_proto::login::LoginError;
 use iscsi_proto::pdu::LoginStatus;
-use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::text::targets::TargetAddress;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::transport::{self, Attempt, Carrier, Outcome, Way};
 use crate::application::Application;
-use crate::config::{ReconnectPolicy, Timeouts};
-use crate::connection::{ConnectionEnd, InitiatorConnection};
+use crate::config::{IserConfig, ReconnectPolicy, Timeouts};
+use crate::connection::ConnectionEnd;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::login::LoginConfig;
 use crate::recovery::{Recovery, may_heal};
-use crate::url::Portal;
+use crate::url::{Portal, Transport};
 
-/// A closed connection waits this long for the target to close its side.
-const LINGER: Duration = Duration::from_millis(200);
 /// Redirections followed in one attempt.
 const REDIRECTIONS: usize = 4;
+/// An iSER connection that is lost so soon after its login gives way to TCP, where that is allowed.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What a session runs by.
 #[derive(Debug, Clone)]
@@ -39,6 +36,8 @@ pub(super) struct Plan {
     pub(super) reconnect: ReconnectPolicy,
     /// Commands under way at a time.
     pub(super) commands: u16,
+    pub(super) transport: Transport,
+    pub(super) iser: IserConfig,
 }
 
 impl Plan {
@@ -59,32 +58,6 @@ pub(super) fn random() -> Result<[u8; 64], Error> {
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|error| Error::Config(format!("the system gives no random bytes for CHAP: {error}")))?;
     Ok(bytes)
-}
-
-/// Resolves and connects within the timeout; tries each address of a name in turn.
-pub(super) async fn connect(portal: &Portal, after: Duration) -> Result<TcpStream, Error> {
-    let name = portal.to_string();
-    let attempt = async {
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((portal.host.as_str(), portal.port))
-            .await
-            .map_err(|error| Error::Resolve { host: portal.host.clone(), reason: error.to_string() })?
-            .collect();
-        let mut last = Error::Resolve { host: portal.host.clone(), reason: "no address".into() };
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    last = Error::Refused { portal: name.clone() };
-                }
-                Err(error) => last = Error::Unreachable { portal: name.clone(), reason: error.to_string() },
-            }
-        }
-        Err(last)
-    };
-    match timeout(after, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::ConnectTimeout { portal: name.clone(), after }),
-    }
 }
 
 /// Whether a login with CHAP ended as it does at targets that cannot deal with our list of algorithms. A wrong secret is not among it.
@@ -114,6 +87,7 @@ fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -
             Error::Login { portal: name, target: plan.target(), status: error.status(), reason }
         }
         ConnectionEnd::LoginTimeout => Error::Silent { portal: name, after: plan.timeouts.login },
+        ConnectionEnd::NotEstablished => Error::NoIser { portal: name, reason: end.to_string() },
         ConnectionEnd::Lost(MoverError::NotIscsi) => Error::NotIscsi { portal: name },
         // Before the first login response, what does not parse is no iSCSI.
         ConnectionEnd::BadPdu(_)
@@ -127,74 +101,94 @@ fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -
     }
 }
 
-/// Runs a session to its end: until it is logged out, or lost for good. `connected` is told each TCP connection's two ends; `ending` is notified when
-/// the session shall end though it has no connection.
+/// Whether a target that ended a connection before login was done may still take one of another transport.
+fn another_way(end: &ConnectionEnd) -> bool {
+    may_heal(end) && !matches!(end, ConnectionEnd::Moved(_))
+}
+
+/// Runs a session to its end: until it is logged out, or lost for good. `connected` is told what carries each connection; `ending` is notified when the
+/// session shall end though it has no connection.
 pub(super) async fn run<A: Application>(
     plan: &Plan,
     mut engine: Engine<A>,
     ending: Option<&Notify>,
-    mut connected: impl FnMut(&mut A, SocketAddr, SocketAddr),
+    mut connected: impl FnMut(&mut A, Carrier),
 ) -> (Engine<A>, Result<(), Error>) {
     let clock = Clock::process();
-    let limits = DriverLimits { linger: LINGER, ..DriverLimits::default() };
     let mut recovery = Recovery::new(plan.reconnect, random_seed());
     let mut ever = false;
     let mut portal = plan.portal.clone();
     let mut redirections = 0;
     let mut md5_only = plan.login.md5_only;
-    loop {
-        let (wait, error) = match connect(&portal, plan.timeouts.connect).await {
-            Err(error) => {
-                portal = plan.portal.clone();
-                (recovery.failed(clock.now()).filter(|_| ever), error)
+    let mut revision_two = true;
+    let mut avoid_iser = false;
+    'attempts: loop {
+        let ways = transport::ways(plan, avoid_iser);
+        let mut left = ways.len();
+        let mut ways = ways.into_iter();
+        let (wait, error) = loop {
+            // There is always at least one.
+            let way = ways.next().unwrap_or(Way::Tcp);
+            left = left.saturating_sub(1);
+            let mut login = plan.login.clone();
+            login.md5_only = md5_only;
+            if let Ok(fresh) = random() {
+                login.random = fresh;
             }
-            Ok(stream) => {
-                if let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) {
-                    connected(engine.app(), local, peer);
+            let attempt = Attempt { plan, portal: &portal, way, more: left > 0, revision_two, login };
+            let outcome;
+            (engine, outcome) = transport::connection(attempt, engine, &mut connected).await;
+            let ended = match outcome {
+                // What a socket cannot reach, another socket cannot either.
+                Outcome::Unreached(_) if left > 0 && way == Way::Verbs => continue,
+                Outcome::Unreached(error) => {
+                    portal = plan.portal.clone();
+                    break (recovery.failed(clock.now()).filter(|_| ever), error);
                 }
-                let mover = TcpMover::new(
-                    Role::Initiator,
-                    TcpMoverConfig { max_tasks: plan.commands, ..TcpMoverConfig::default() },
-                );
-                let mut login = plan.login.clone();
-                login.md5_only = md5_only;
-                if let Ok(fresh) = random() {
-                    login.random = fresh;
-                }
-                let mut connection = InitiatorConnection::new(mover, engine, login, plan.timeouts.login, clock.now());
-                // The connection knows how its stream ended; the socket's error adds nothing that it could act on.
-                let _ = drive_with(stream, &mut connection, clock, limits).await;
-                let logged_in_at = connection.logged_in_at();
-                let (back, end, time2wait) = connection.into_parts(clock.now());
-                engine = back;
-                if let ConnectionEnd::Moved(address) = &end
-                    && let Ok(next) = address.parse::<TargetAddress>()
-                    && redirections < REDIRECTIONS
-                {
-                    redirections += 1;
-                    portal = Portal { host: next.host, port: next.port };
-                    continue;
-                }
-                if !md5_only && logged_in_at.is_none() && plan.login.credentials.is_some() && chokes_on_chap(&end) {
-                    md5_only = true;
-                    continue;
-                }
-                redirections = 0;
-                let error = explain(plan, &portal, &end, logged_in_at.is_some());
-                portal = plan.portal.clone();
-                let now = clock.now();
-                if end.is_logout() {
-                    return (engine, Ok(()));
-                }
-                let wait = if let Some(at) = logged_in_at {
-                    ever = true;
-                    recovery.connected(at);
-                    recovery.lost(time2wait, now)
-                } else {
-                    recovery.failed(now).filter(|_| ever && may_heal(&end))
-                };
-                (wait, error)
+                Outcome::Ended(ended) => ended,
+            };
+            let end = ended.end;
+            let logged_in = ended.logged_in_at.is_some();
+            if let ConnectionEnd::Moved(address) = &end
+                && let Ok(next) = address.parse::<TargetAddress>()
+                && redirections < REDIRECTIONS
+            {
+                redirections += 1;
+                portal = Portal { host: next.host, port: next.port };
+                continue 'attempts;
             }
+            if ended.wants_revision_one && revision_two {
+                revision_two = false;
+                continue 'attempts;
+            }
+            if !md5_only && !logged_in && ended.established && plan.login.credentials.is_some() && chokes_on_chap(&end)
+            {
+                md5_only = true;
+                continue 'attempts;
+            }
+            if !logged_in && left > 0 && another_way(&end) {
+                continue;
+            }
+            redirections = 0;
+            let error = if ended.established {
+                explain(plan, &portal, &end, logged_in)
+            } else {
+                Error::NoIser { portal: portal.to_string(), reason: end.to_string() }
+            };
+            portal = plan.portal.clone();
+            let now = clock.now();
+            if end.is_logout() {
+                return (engine, Ok(()));
+            }
+            let wait = if let Some(at) = ended.logged_in_at {
+                ever = true;
+                avoid_iser = way != Way::Tcp && now - at < SOON;
+                recovery.connected(at);
+                recovery.lost(ended.time2wait, now)
+            } else {
+                recovery.failed(now).filter(|_| ever && may_heal(&end))
+            };
+            break (wait, error);
         };
         let Some(wait) = wait else {
             let gave_up = ever && !plan.reconnect.deadline.is_zero();

@@ -16,6 +16,7 @@ use super::disk::Disk;
 use super::info::{Authentication, DiscoveredTarget, SessionInfo, SessionStats};
 use super::mailbox::{Mailbox, Shared};
 use super::runner::{Plan, random, random_seed, run};
+use super::transport::Carrier;
 use crate::application::{Control, ControlAnswer};
 use crate::command::{Command, Completion, Failure, Repeat};
 use crate::config::SessionConfig;
@@ -102,6 +103,8 @@ pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
         timeouts: config.timeouts,
         reconnect: config.reconnect,
         commands: config.limits.commands,
+        transport: config.transport,
+        iser: config.iser,
     };
     plan.login.check()?;
     Ok(plan)
@@ -121,13 +124,16 @@ impl Session {
         mailbox.ready = Some(sender);
         let engine = Engine::new(mailbox, config.timeouts, config.limits, random_seed());
         tokio::spawn(async move {
-            let draft = |mailbox: &mut Mailbox, local, peer| {
+            let draft = |mailbox: &mut Mailbox, carrier: Carrier| {
                 mailbox.draft = Some(SessionInfo {
                     target_name: config.target_name.clone(),
                     target_alias: None,
-                    portal: peer,
-                    local,
-                    transport: "tcp",
+                    portal: carrier.peer,
+                    local: carrier.local,
+                    transport: carrier.transport,
+                    provider: carrier.provider,
+                    device: carrier.device,
+                    read_depth: None,
                     tpgt: None,
                     initiator_name: config.initiator_name.clone(),
                     isid: plan.login.isid,

@@ -19,7 +19,7 @@ use crate::lu::{LogicalUnit, NexusId};
 pub use mailbox::EndCause;
 pub(crate) use mailbox::{Barrier, Mailbox, SessionEvent, Ticket, Tickets};
 pub(crate) use session_entry::NewSession;
-pub use session_entry::{SessionEntry, SessionInfo};
+pub use session_entry::{Carrier, SessionEntry, SessionInfo};
 
 /// The connections and sessions of one target.
 #[derive(Debug)]

@@ -3,13 +3,29 @@
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 
+use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::Parameters;
 
 use super::{Endpoints, Mailbox};
 use crate::lu::{LogicalUnit, LunMap, NexusId};
 use crate::node::TargetNode;
-use crate::stats::{SessionCounters, SessionStatistics};
+use crate::stats::{MoverGauge, SessionCounters, SessionStatistics};
+
+/// What carries a connection, for people to read. Whoever accepts connections knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carrier {
+    /// `tcp`, `iwarp` (in user space), or `verbs`.
+    pub provider: &'static str,
+    /// The RDMA device, where there is one.
+    pub device: Option<Arc<str>>,
+}
+
+impl Default for Carrier {
+    fn default() -> Self {
+        Self { provider: "tcp", device: None }
+    }
+}
 
 /// A session that is about to be entered.
 #[derive(Debug)]
@@ -23,6 +39,7 @@ pub(crate) struct NewSession {
     pub(crate) parameters: Parameters,
     pub(crate) endpoints: Endpoints,
     pub(crate) transport: &'static str,
+    pub(crate) carrier: Carrier,
     pub(crate) nop_in: bool,
     pub(crate) mailbox: Arc<Mailbox>,
 }
@@ -35,12 +52,13 @@ pub struct SessionEntry {
     pub(crate) session: NewSession,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) counters: SessionCounters,
+    pub(crate) mover: MoverGauge,
 }
 
 impl SessionEntry {
     pub(super) fn new(id: NexusId, tsih: u16, session: NewSession) -> Self {
         let mailbox = session.mailbox.clone();
-        Self { id, tsih, session, mailbox, counters: SessionCounters::default() }
+        Self { id, tsih, session, mailbox, counters: SessionCounters::default(), mover: MoverGauge::default() }
     }
 
     /// Whether `new` is the same I_T nexus (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag. Discovery sessions are none, and
@@ -74,6 +92,8 @@ impl SessionEntry {
             portal_group_tag: self.session.normal.as_ref().map(|(_, tag, _)| *tag),
             endpoints: self.session.endpoints,
             transport: self.session.transport,
+            carrier: self.session.carrier.clone(),
+            mover: self.mover.read(),
             parameters: self.session.parameters.clone(),
             statistics: self.counters.snapshot(),
         }
@@ -99,6 +119,10 @@ pub struct SessionInfo {
     pub endpoints: Endpoints,
     /// Its transport: `tcp` or `iser`.
     pub transport: &'static str,
+    /// What provides the transport, and on which device.
+    pub carrier: Carrier,
+    /// What its mover has done, if it moves data by RDMA.
+    pub mover: Option<MoverReport>,
     /// What login settled on.
     pub parameters: Parameters,
     /// What it did so far.

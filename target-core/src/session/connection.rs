@@ -15,7 +15,7 @@ use super::control::Logout;
 use super::full_feature::FullFeature;
 use super::login::{LoggedIn, LoginPhase};
 use super::{EndReason, Target};
-use crate::registry::{Endpoints, Seat, SessionEvent, Tickets};
+use crate::registry::{Carrier, Endpoints, Seat, SessionEvent, Tickets};
 
 /// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`] or [`QueueConnection`], as its mover allows, is how
 /// it is driven.
@@ -69,6 +69,15 @@ impl<M: Datamover> TargetConnection<M> {
             tickets: Tickets::new(),
             reason: None,
         })
+    }
+
+    /// Tells what carries the connection, for listings of sessions; without it they say TCP. It counts before login is done.
+    #[must_use]
+    pub fn carried_by(mut self, carrier: Carrier) -> Self {
+        if let Phase::Login(login) = &mut self.phase {
+            login.set_carrier(carrier);
+        }
+        self
     }
 
     /// Both ends.

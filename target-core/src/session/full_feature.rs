@@ -247,6 +247,9 @@ impl FullFeature {
         let outcome = self.work(mover);
         self.entry.counters.add(&self.core.tally);
         self.core.tally = Tally::default();
+        if let Some(report) = mover.report() {
+            self.entry.mover.store(&report);
+        }
         outcome
     }
 

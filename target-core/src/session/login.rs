@@ -18,7 +18,7 @@ use iscsi_proto::time::Instant;
 use super::full_feature::{MAX_WINDOW, Start};
 use super::{EndReason, Target};
 use crate::node::TargetNode;
-use crate::registry::{Barrier, Endpoints, Mailbox, NewSession, SessionEntry};
+use crate::registry::{Barrier, Carrier, Endpoints, Mailbox, NewSession, SessionEntry};
 
 /// A connection that is logging in.
 pub(super) struct LoginPhase {
@@ -58,12 +58,19 @@ impl LoginPhase {
                 target: target.clone(),
                 caps,
                 endpoints,
+                carrier: Carrier::default(),
                 mailbox,
                 barrier,
                 access: RefCell::default(),
                 entry: RefCell::default(),
             },
         }
+    }
+}
+
+impl LoginPhase {
+    pub(super) fn set_carrier(&mut self, carrier: Carrier) {
+        self.doorman.carrier = carrier;
     }
 }
 
@@ -75,6 +82,7 @@ struct Doorman {
     target: Arc<Target>,
     caps: Caps,
     endpoints: Endpoints,
+    carrier: Carrier,
     mailbox: Arc<Mailbox>,
     barrier: Arc<Barrier>,
     access: RefCell<Option<Granted>>,
@@ -156,6 +164,7 @@ impl Authority for Doorman {
             parameters: parameters.clone(),
             endpoints: self.endpoints,
             transport: self.caps.transport,
+            carrier: self.carrier.clone(),
             nop_in,
             mailbox: self.mailbox.clone(),
         };

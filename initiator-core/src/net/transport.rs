@@ -1,0 +1,184 @@
+//! The ways to a portal, and one connection of a session by one of them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use iscsi_driver::{Clock, Limits as DriverLimits, drive_with};
+use iscsi_proto::connection::StreamMover;
+use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
+use iscsi_proto::time::Instant;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::runner::Plan;
+use crate::application::Application;
+use crate::connection::{ConnectionEnd, InitiatorConnection};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::login::LoginConfig;
+use crate::url::{Portal, Rdma, Transport};
+
+/// A closed connection waits this long for the target to close its side.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// One way to a portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Plain iSCSI.
+    Tcp,
+    /// iSER over iWARP in user space.
+    Iwarp,
+    /// iSER over an RDMA device.
+    Verbs,
+}
+
+/// The ways to try, the best first; never none.
+pub(super) fn ways(plan: &Plan, avoid_iser: bool) -> Vec<Way> {
+    if plan.transport == Transport::Tcp || plan.transport == Transport::Auto && avoid_iser {
+        return vec![Way::Tcp];
+    }
+    let mut ways = match plan.iser.rdma {
+        Rdma::Auto => vec![Way::Verbs, Way::Iwarp],
+        Rdma::Iwarp => vec![Way::Iwarp],
+        Rdma::Verbs => vec![Way::Verbs],
+    };
+    if plan.transport == Transport::Auto {
+        ways.push(Way::Tcp);
+    }
+    ways
+}
+
+/// What carries a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Carrier {
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) transport: &'static str,
+    pub(super) provider: &'static str,
+    pub(super) device: Option<String>,
+}
+
+/// One connection to be made.
+pub(super) struct Attempt<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) portal: &'a Portal,
+    pub(super) way: Way,
+    /// Another way is there if this one leads nowhere.
+    pub(super) more: bool,
+    /// Ask by revision 2 of MPA.
+    #[expect(dead_code)]
+    pub(super) revision_two: bool,
+    pub(super) login: LoginConfig,
+}
+
+/// What came of it.
+pub(super) enum Outcome {
+    /// There was no connection.
+    Unreached(Error),
+    /// There was one.
+    Ended(Ended),
+}
+
+/// How a connection ended.
+pub(super) struct Ended {
+    pub(super) end: ConnectionEnd,
+    pub(super) logged_in_at: Option<Instant>,
+    pub(super) time2wait: Option<Duration>,
+    /// The transport came to stand.
+    pub(super) established: bool,
+    /// The target seems to know only revision 1 of MPA.
+    pub(super) wants_revision_one: bool,
+}
+
+/// Makes a connection, and runs the session over it until it ends.
+pub(super) async fn connection<A: Application>(
+    attempt: Attempt<'_>,
+    mut engine: Engine<A>,
+    connected: &mut impl FnMut(&mut A, Carrier),
+) -> (Engine<A>, Outcome) {
+    match attempt.way {
+        Way::Tcp => {
+            let (stream, carrier) = match connect(&attempt, "tcp", "tcp").await {
+                Ok(connected) => connected,
+                Err(error) => return (engine, Outcome::Unreached(error)),
+            };
+            connected(engine.app(), carrier);
+            let config = TcpMoverConfig { max_tasks: attempt.plan.commands, ..TcpMoverConfig::default() };
+            let mover = TcpMover::new(Role::Initiator, config);
+            over_stream(attempt, stream, mover, engine, |_| false).await
+        }
+        Way::Iwarp | Way::Verbs => {
+            let reason = "iSER is not built in".into();
+            (engine, Outcome::Unreached(Error::NoIser { portal: attempt.portal.to_string(), reason }))
+        }
+    }
+}
+
+/// Runs a session over a byte stream.
+async fn over_stream<M: StreamMover, A: Application>(
+    attempt: Attempt<'_>,
+    stream: TcpStream,
+    mover: M,
+    engine: Engine<A>,
+    wants_revision_one: impl FnOnce(&M) -> bool,
+) -> (Engine<A>, Outcome) {
+    let clock = Clock::process();
+    let timeouts = attempt.plan.timeouts;
+    let patience = if attempt.more { attempt.plan.iser.probe } else { timeouts.login };
+    let now = clock.now();
+    let mut connection =
+        InitiatorConnection::new(mover, engine, attempt.login, timeouts.login, now).establish_within(patience, now);
+    let limits = DriverLimits { linger: LINGER, ..DriverLimits::default() };
+    // The connection knows how its stream ended; the socket's error adds nothing that it could act on.
+    let _ = drive_with(stream, &mut connection, clock, limits).await;
+    let established = connection.mover().is_established();
+    let wants_revision_one = wants_revision_one(connection.mover());
+    let logged_in_at = connection.logged_in_at();
+    let (engine, end, time2wait) = connection.into_parts(clock.now());
+    (engine, Outcome::Ended(Ended { end, logged_in_at, time2wait, established, wants_revision_one }))
+}
+
+/// Resolves and connects within the timeout; tries each address of a name in turn.
+async fn connect(
+    attempt: &Attempt<'_>,
+    transport: &'static str,
+    provider: &'static str,
+) -> Result<(TcpStream, Carrier), Error> {
+    let after = attempt.plan.timeouts.connect;
+    let name = attempt.portal.to_string();
+    let connecting = async {
+        let mut last = None;
+        for address in resolve(attempt.portal).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => match (stream.local_addr(), stream.peer_addr()) {
+                    (Ok(local), Ok(peer)) => {
+                        return Ok((stream, Carrier { local, peer, transport, provider, device: None }));
+                    }
+                    (Err(error), _) | (_, Err(error)) => {
+                        last = Some(Error::Unreachable { portal: name.clone(), reason: error.to_string() });
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    last = Some(Error::Refused { portal: name.clone() });
+                }
+                Err(error) => {
+                    last = Some(Error::Unreachable { portal: name.clone(), reason: error.to_string() });
+                }
+            }
+        }
+        Err(last.unwrap_or(Error::Resolve { host: attempt.portal.host.clone(), reason: "no address".into() }))
+    };
+    match timeout(after, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::ConnectTimeout { portal: name.clone(), after }),
+    }
+}
+
+/// The addresses of a portal's host.
+async fn resolve(portal: &Portal) -> Result<Vec<SocketAddr>, Error> {
+    let found = tokio::net::lookup_host((portal.host.as_str(), portal.port))
+        .await
+        .map_err(|error| Error::Resolve { host: portal.host.clone(), reason: error.to_string() })?;
+    Ok(found.collect())
+}
