@@ -25,8 +25,7 @@ pub(super) fn private_data_arrive(harness: &mut dyn Harness) {
     let cases: [[&[u8]; 2]; 5] =
         [[&[0x80, 0, 0, 0], &[0xc0, 0, 0, 0]], [&[], &[]], [&[0x40], &[]], [&[], LONG], [LONG, &[0]]];
     for private in cases {
-        let mut rig = Rig::connecting(harness, &Plan { private, ..Plan::default() });
-        rig.until("the connection stands", |rig| End::BOTH.iter().all(|end| rig.established(*end).is_some()));
+        let rig = Rig::connected(harness, &Plan { private, ..Plan::default() });
         for end in End::BOTH {
             let seen = rig.established(end).and_then(|established| established.peer_private);
             let sent = private[end.other() as usize].first().copied();
@@ -39,8 +38,7 @@ pub(super) fn private_data_arrive(harness: &mut dyn Harness) {
 
 pub(super) fn the_read_depth_is_agreed(harness: &mut dyn Harness) {
     for read_depth in [[16, 16], [4, 16], [16, 4], [1, 1]] {
-        let mut rig = Rig::connecting(harness, &Plan { read_depth, ..Plan::default() });
-        rig.until("the connection stands", |rig| End::BOTH.iter().all(|end| rig.established(*end).is_some()));
+        let rig = Rig::connected(harness, &Plan { read_depth, ..Plan::default() });
         for end in End::BOTH {
             let depth = rig.established(end).map_or(0, |established| established.read_depth);
             let most = read_depth[0].min(read_depth[1]);

@@ -97,7 +97,7 @@ pub(super) fn memory_of_either_kind_is_read(harness: &mut dyn Harness) {
 /// Reads, and a message behind them, while only few Reads may be in flight.
 pub(super) fn reads_beyond_the_depth_wait(harness: &mut dyn Harness) {
     for depth in [1, 2, 5] {
-        let mut rig = Rig::connecting(harness, &Plan { read_depth: [depth, depth], ..Plan::default() });
+        let mut rig = Rig::connected(harness, &Plan { read_depth: [depth, depth], ..Plan::default() });
         rig.receive(End::Active, 2, 128);
         let data = pattern(4, 64 * 700);
         let from = rig.advertise(End::Active, buf(&data), RemoteAccess::Read);

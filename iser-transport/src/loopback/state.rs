@@ -119,8 +119,6 @@ pub(super) struct State {
     pub(super) advertised: BTreeMap<u32, Advertised>,
     /// The last STag that was withdrawn.
     pub(super) stale: Option<RemoteBuffer>,
-    /// Once work was flushed all that follows is.
-    flushing: bool,
 }
 
 impl State {
@@ -142,7 +140,6 @@ impl State {
             answering: VecDeque::new(),
             advertised: BTreeMap::new(),
             stale: None,
-            flushing: false,
         }
     }
 
@@ -214,10 +211,9 @@ impl State {
 
     /// Flushes the first work request; one that is done may still say so.
     pub(super) fn flush_work(&mut self, as_done: bool) {
-        if self.work.front().is_some_and(|item| item.done) && as_done && !self.flushing {
+        if self.work.front().is_some_and(|item| item.done) && as_done {
             return self.show_done();
         }
-        self.flushing = true;
         let next = self.work.pop_front().map(|item| item.work).or_else(|| self.staged_work.pop_front());
         if let Some(work) = next {
             let (id, memory) = take(work);
