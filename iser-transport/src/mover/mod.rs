@@ -393,3 +393,6 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
         self.take_completions();
     }
 }
+
+#[cfg(test)]
+mod tests;

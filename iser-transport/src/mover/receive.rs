@@ -41,6 +41,8 @@ pub(super) struct Receive {
     posted: usize,
     /// Bytes of a full-feature receive; zero until they are posted.
     full_len: usize,
+    /// Full-feature receives in all.
+    full_count: usize,
     /// The most that one data segment may have.
     segment: u32,
     /// No full-feature message came yet.
@@ -57,6 +59,7 @@ impl Receive {
             spare: Vec::with_capacity(2),
             posted: 0,
             full_len: 0,
+            full_count: 0,
             segment: LOGIN_DATA_SEGMENT_LEN,
             first: true,
         }
@@ -129,7 +132,7 @@ impl<Q: QueuePair> IserMover<Q> {
             return;
         }
         self.receive.full_len = len;
-        // The one that login uses is among them, posted again or replaced when login is over.
+        self.receive.full_count = count;
         while self.receive.posted < count {
             self.post_receive(Buf::zeroed(len));
         }
@@ -154,7 +157,11 @@ impl<Q: QueuePair> IserMover<Q> {
         if self.receive.full_len == 0 {
             // Posted when there is an answer to be expected.
             self.receive.spare.push(buf);
-        } else if buf.len() >= self.receive.full_len && self.state == State::Open {
+            return;
+        }
+        // The one of login comes on top, and may be too small.
+        let missing = self.receive.posted + self.receive.inbox.len() < self.receive.full_count;
+        if missing && buf.len() >= self.receive.full_len && self.state == State::Open {
             self.post_receive(buf);
         }
     }
