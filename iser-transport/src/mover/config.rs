@@ -87,14 +87,6 @@ impl IserMoverConfig {
         }
     }
 
-    /// The data segment that we declare, for our role.
-    pub(super) const fn own_segment(&self) -> u32 {
-        match self.role {
-            Role::Target => self.target_recv_data_segment_length,
-            Role::Initiator => self.initiator_recv_data_segment_length,
-        }
-    }
-
     /// Bytes of a receive for data segments of `segment` bytes, never too small for a login PDU.
     pub(super) fn receive_len(&self, segment: u32) -> usize {
         let ahs = if matches!(self.role, Role::Target) { self.max_ahs_length.min(1020) } else { 0 };

@@ -242,14 +242,23 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
             self.ensure_login_receive();
             // T=1, NSG=FullFeaturePhase (RFC 7143 11.12): the target may send anything once it has answered.
             if bhs.opcode() == Ok(Opcode::LoginRequest) && bhs.0[1] & 0x83 == 0x83 {
-                self.open_receives(self.config.own_segment());
+                self.open_receives(self.parameters.max_recv_data_segment_length);
             }
         }
-        let invalidate = match self.config.role {
-            Role::Target => self.control_leaves(&bhs, data),
-            Role::Initiator => None,
-        };
-        self.send_pdu(ControlHeader::default(), bhs, &[], data.len(), |to| to.copy_from_slice(data), invalidate);
+        match self.config.role {
+            Role::Target => {
+                let invalidate = self.control_leaves(&bhs, data);
+                let fill = |to: &mut [u8]| to.copy_from_slice(data);
+                self.send_pdu(ControlHeader::default(), bhs, &[], data.len(), fill, invalidate);
+            }
+            Role::Initiator => {
+                let mut message = self.compose(ControlHeader::default(), bhs, &[], data.len());
+                if let Some(segment) = send::data_segment(&mut message, 0, data.len()) {
+                    segment.copy_from_slice(data);
+                }
+                self.send_in_order(message);
+            }
+        }
     }
 
     fn put_data(&mut self, put: PutData<'_>) {
@@ -316,7 +325,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
     fn backlog(&self) -> usize {
         match self.state {
             State::Ended(_) | State::Closed => self.queue.unsent(),
-            _ => self.send.backlog(),
+            _ => self.send.backlog() + self.initiator.backlog(),
         }
     }
 

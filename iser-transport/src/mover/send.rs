@@ -142,17 +142,38 @@ impl SendQueue {
     }
 }
 
+/// Place of the data segment in a message: `len` bytes behind the headers and `ahs` bytes of AHS area.
+pub(super) fn data_segment(message: &mut Buf, ahs: usize, len: usize) -> Option<&mut [u8]> {
+    message.get_mut(HEADERS_LEN + ahs..)?.get_mut(..len)
+}
+
 impl<Q: QueuePair> IserMover<Q> {
     /// Sends a control-type PDU (RFC 7145 9.2). `fill` writes its data segment of `len` bytes; the lengths in `bhs` are set here. `ahs` is padded.
     pub(super) fn send_pdu(
         &mut self,
         header: ControlHeader,
-        mut bhs: Bhs,
+        bhs: Bhs,
         ahs: &[u8],
         len: usize,
         fill: impl FnOnce(&mut [u8]),
         invalidate: Option<Stag>,
     ) {
+        let mut message = self.compose(header, bhs, ahs, len);
+        if let Some(data) = data_segment(&mut message, ahs.len(), len) {
+            fill(data);
+        }
+        self.send.queue_send(message, invalidate);
+        self.pump();
+    }
+
+    /// Sends a message from [`compose`](Self::compose).
+    pub(super) fn send_message(&mut self, message: Buf) {
+        self.send.queue_send(message, None);
+        self.pump();
+    }
+
+    /// A message with a control-type PDU; its data segment of `len` bytes is still to be written. The lengths in `bhs` are set here; `ahs` is padded.
+    pub(super) fn compose(&mut self, header: ControlHeader, mut bhs: Bhs, ahs: &[u8], len: usize) -> Buf {
         bhs.set_ahs_len(ahs.len());
         bhs.set_data_segment_len(len as u32);
         let data_at = HEADERS_LEN + ahs.len();
@@ -163,11 +184,8 @@ impl<Q: QueuePair> IserMover<Q> {
         let (basic, additional) = iscsi.split_at_mut(bhs.0.len());
         basic.copy_from_slice(&bhs.0);
         additional.copy_from_slice(ahs);
-        let (data, padding) = data.split_at_mut(len);
-        fill(data);
-        padding.fill(0);
-        self.send.queue_send(message, invalidate);
-        self.pump();
+        data[len..].fill(0);
+        message
     }
 
     /// Sends a Hello or HelloReply ahead of everything that waits.
@@ -274,7 +292,7 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    fn give_pooled(&mut self, memory: Memory) {
+    pub(super) fn give_pooled(&mut self, memory: Memory) {
         if let Memory::Buf(buf) = memory {
             self.send.pool.give(buf);
         }
