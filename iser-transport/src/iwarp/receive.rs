@@ -14,8 +14,10 @@ const SMALLEST_STAGING: usize = 4 << 10;
 /// Segments with a longer payload are streamed: while one is under way, no more is received than it and the next header, so that the next payload too
 /// goes straight to its place.
 const STREAMED: usize = 8 << 10;
-/// How much is received behind the last segment of a streamed message: anything may follow.
-const BEHIND: usize = 4 << 10;
+/// How much is received behind the last segment of a streamed message: small messages may follow, or the next large one.
+const BEHIND: usize = 2 << 10;
+/// After so many segments that are not streamed, none is expected, and as much is received at once as there is.
+const SMALL_RUN: u8 = 32;
 
 /// How far the FPDU under way has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub(super) struct Receive {
     pub(super) message: (usize, Opcode),
     /// How much more than the payload under way is to be received at once.
     appetite: usize,
+    /// Segments since the last that was streamed.
+    small_run: u8,
 }
 
 impl Receive {
@@ -78,6 +82,7 @@ impl Receive {
             read_requests: 1,
             message: (0, Opcode::Send),
             appetite: usize::MAX,
+            small_run: SMALL_RUN,
         }
     }
 
@@ -113,11 +118,13 @@ impl Receive {
             Header::Tagged(header) => header.last,
             Header::Untagged(header) => header.last,
         };
-        self.appetite = match (len > STREAMED, last) {
-            (false, _) => usize::MAX,
-            (true, false) => LENGTH + TAGGED,
-            (true, true) => BEHIND,
-        };
+        if len > STREAMED {
+            self.small_run = 0;
+            self.appetite = if last { BEHIND } else { LENGTH + TAGGED };
+        } else if self.small_run < SMALL_RUN {
+            self.small_run += 1;
+            self.appetite = if self.small_run < SMALL_RUN { BEHIND } else { usize::MAX };
+        }
     }
 
     /// Bytes to receive into staging.
