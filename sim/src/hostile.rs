@@ -11,6 +11,7 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
 use crate::link::{Link, Side};
+use crate::network::Network;
 use crate::rng::Rng;
 
 /// A hostile initiator's connection.
@@ -253,8 +254,8 @@ impl Hostile {
 
     /// When it has something to do next.
     #[must_use]
-    pub fn next(&self, link: &Link, now: Instant) -> Option<Instant> {
+    pub fn next(&self, network: &Network, now: Instant) -> Option<Instant> {
         let script = self.script.front().map(|(at, _)| *at).filter(|at| *at > now);
-        [script, self.close_at.filter(|at| *at > now), link.next(Side::Initiator, now)].into_iter().flatten().min()
+        [script, self.close_at.filter(|at| *at > now), network.next(Side::Initiator, now)].into_iter().flatten().min()
     }
 }

@@ -15,11 +15,13 @@
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
 
+pub mod fabric;
 pub mod fuzzed;
 pub mod hostile;
 pub mod input;
 pub mod link;
 pub mod model;
+pub mod network;
 pub mod pipe;
 pub mod rng;
 pub mod scenario;

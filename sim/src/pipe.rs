@@ -1,14 +1,21 @@
-//! Drives one sans-IO connection over one side of a link, by the driving contract of `iscsi-proto`, and checks that the connection keeps its part.
+//! Drives one sans-IO connection over its side of a network, by the driving contract of `iscsi-proto`, and checks that the connection keeps its part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
+use initiator_core::{ConnectionEnd, Engine, InitiatorConnection};
 use iscsi_memory::{SendList, SendSlice};
-use iscsi_proto::connection::{StreamConnection, StreamEnd};
+use iscsi_proto::connection::{Connection, QueueConnection, StreamConnection, StreamEnd};
+use iscsi_proto::datamover::Datamover;
 use iscsi_proto::time::Instant;
+use target_core::session::TargetConnection;
 
+use crate::fabric::FabricLink;
 use crate::link::{Link, Side};
+use crate::network::Network;
+use crate::workload::Workload;
 
 /// A waker that remembers.
 #[derive(Debug, Default)]
@@ -23,38 +30,85 @@ impl Wake for Flag {
 /// Timeouts handled at one instant at most: more is a timer that does not move on.
 const MOST_TIMEOUTS: u32 = 100;
 
-/// A connection at its side of a link.
+/// A connection at its side of a network, which is driven by way of `X`.
 #[derive(Debug)]
-pub struct Pipe<C> {
+pub struct Pipe<C, X> {
     /// The connection.
     pub connection: C,
-    /// The link's number.
-    pub link: usize,
+    link: usize,
     side: Side,
+    exchange: X,
     flag: Arc<Flag>,
     waker: Waker,
-    told: Option<StreamEnd>,
     timeouts: (Instant, u32),
 }
 
-impl<C: StreamConnection> Pipe<C> {
-    /// The connection has just begun.
-    pub fn new(connection: C, link: usize, side: Side) -> Self {
-        let flag = Arc::new(Flag(AtomicBool::new(true)));
-        let waker = Waker::from(flag.clone());
-        Self { connection, link, side, flag, waker, told: None, timeouts: (Instant::ZERO, 0) }
-    }
+/// A way to move what a connection has to say.
+pub trait Exchange<C>: Default {
+    /// Does what can be done now. Returns whether anything was.
+    fn run(&mut self, connection: &mut C, network: &mut Network, side: Side, now: Instant) -> bool;
 
+    /// Something was done with the connection.
+    fn touched(&mut self, _network: &mut Network, _now: Instant) {}
+
+    /// When the network has something for this side next.
+    fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant>;
+}
+
+/// A connection that is driven, whatever it runs over.
+pub trait Drive {
     /// Wakes it.
-    pub fn wake(&self) {
-        self.flag.0.store(true, Ordering::Relaxed);
-    }
+    fn wake(&self);
 
     /// Does what can be done now. Returns whether anything was.
     ///
     /// # Errors
     /// A rule of the driving contract that the connection broke.
-    pub fn run(&mut self, link: &mut Link, now: Instant) -> Result<bool, String> {
+    fn run(&mut self, network: &mut Network, now: Instant) -> Result<bool, String>;
+
+    /// When something of this side is due next.
+    fn next(&self, network: &Network, now: Instant) -> Option<Instant>;
+
+    /// Whether it is over.
+    fn is_finished(&self) -> bool;
+
+    /// The network's number.
+    fn link(&self) -> usize;
+}
+
+/// An initiator's.
+pub trait DriveInitiator: Drive {
+    /// What uses the session.
+    fn app(&mut self) -> &mut Workload;
+
+    /// Since when it is logged in.
+    fn logged_in_at(&self) -> Option<Instant>;
+
+    /// Takes the connection apart when it is over.
+    fn into_parts(self: Box<Self>, now: Instant) -> (Engine<Workload>, ConnectionEnd, Option<Duration>);
+}
+
+/// A target's.
+pub trait DriveTarget: Drive {
+    /// Why it has ended.
+    fn end_reason(&self) -> String;
+}
+
+impl<C: Connection, X: Exchange<C>> Pipe<C, X> {
+    /// The connection has just begun.
+    pub fn new(connection: C, link: usize, side: Side) -> Self {
+        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        let waker = Waker::from(flag.clone());
+        Self { connection, link, side, exchange: X::default(), flag, waker, timeouts: (Instant::ZERO, 0) }
+    }
+}
+
+impl<C: Connection, X: Exchange<C>> Drive for Pipe<C, X> {
+    fn wake(&self) {
+        self.flag.0.store(true, Ordering::Relaxed);
+    }
+
+    fn run(&mut self, network: &mut Network, now: Instant) -> Result<bool, String> {
         let mut any = false;
         if self.flag.0.swap(false, Ordering::Relaxed) {
             self.connection.handle_wake(&mut Context::from_waker(&self.waker), now);
@@ -69,10 +123,11 @@ impl<C: StreamConnection> Pipe<C> {
             self.connection.handle_timeout(now);
             any = true;
         }
+        if any {
+            self.exchange.touched(network, now);
+        }
         for _ in 0..64 {
-            let received = self.receive(link, now);
-            let sent = self.send(link, now);
-            if !received && !sent {
+            if !self.exchange.run(&mut self.connection, network, self.side, now) {
                 break;
             }
             any = true;
@@ -83,41 +138,96 @@ impl<C: StreamConnection> Pipe<C> {
         Ok(any)
     }
 
-    fn receive(&mut self, link: &mut Link, now: Instant) -> bool {
-        if self.connection.is_finished() || self.told == Some(StreamEnd::Broken) {
+    fn next(&self, network: &Network, now: Instant) -> Option<Instant> {
+        [self.exchange.next(network, self.side, now), self.connection.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.connection.is_finished()
+    }
+
+    fn link(&self) -> usize {
+        self.link
+    }
+}
+
+impl<M: Datamover, X: Exchange<InitiatorConnection<M, Workload>>> DriveInitiator
+    for Pipe<InitiatorConnection<M, Workload>, X>
+{
+    fn app(&mut self) -> &mut Workload {
+        self.connection.app()
+    }
+
+    fn logged_in_at(&self) -> Option<Instant> {
+        self.connection.logged_in_at()
+    }
+
+    fn into_parts(self: Box<Self>, now: Instant) -> (Engine<Workload>, ConnectionEnd, Option<Duration>) {
+        self.connection.into_parts(now)
+    }
+}
+
+impl<M: Datamover, X: Exchange<TargetConnection<M>>> DriveTarget for Pipe<TargetConnection<M>, X> {
+    fn end_reason(&self) -> String {
+        format!("{:?}", self.connection.end_reason())
+    }
+}
+
+/// By bytes over a [`Link`].
+#[derive(Debug, Default)]
+pub struct Bytes {
+    told: Option<StreamEnd>,
+}
+
+impl<C: StreamConnection> Exchange<C> for Bytes {
+    fn run(&mut self, connection: &mut C, network: &mut Network, side: Side, now: Instant) -> bool {
+        let Network::Bytes(link) = network else { return false };
+        let received = self.receive(connection, link, side, now);
+        let sent = self.send(connection, link, side, now);
+        received || sent
+    }
+
+    fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant> {
+        network.next(side, now).filter(|_| self.told != Some(StreamEnd::Broken))
+    }
+}
+
+impl Bytes {
+    fn receive<C: StreamConnection>(&mut self, connection: &mut C, link: &mut Link, side: Side, now: Instant) -> bool {
+        if connection.is_finished() || self.told == Some(StreamEnd::Broken) {
             return false;
         }
-        let room = self.connection.receive_window().len();
-        let waiting = link.arrived(self.side, now).len();
+        let room = connection.receive_window().len();
+        let waiting = link.arrived(side, now).len();
         if room > 0 && waiting > 0 {
             let n = link.chunk(room.min(waiting));
-            let arrived = link.arrived(self.side, now);
+            let arrived = link.arrived(side, now);
             let bytes: Vec<u8> = arrived.drain(..n).collect();
-            let filled = self.connection.receive_window().fill(&bytes);
+            let filled = connection.receive_window().fill(&bytes);
             assert_eq!(filled, n, "a window does not shrink while it is looked at");
-            self.connection.handle_received(n, now);
+            connection.handle_received(n, now);
             return true;
         }
-        match link.end(self.side, now) {
+        match link.end(side, now) {
             Some(end) if self.told.is_none() || (end == StreamEnd::Broken && self.told != Some(end)) => {
                 self.told = Some(end);
-                self.connection.handle_stream_end(end, now);
+                connection.handle_stream_end(end, now);
                 true
             }
             _ => false,
         }
     }
 
-    fn send(&mut self, link: &mut Link, now: Instant) -> bool {
-        if self.connection.is_finished() || self.told == Some(StreamEnd::Broken) {
+    fn send<C: StreamConnection>(&mut self, connection: &mut C, link: &mut Link, side: Side, now: Instant) -> bool {
+        if connection.is_finished() || self.told == Some(StreamEnd::Broken) {
             return false;
         }
-        let room = link.room(self.side);
+        let room = link.room(side);
         if room == 0 {
             return false;
         }
         let mut list = SendList::default();
-        self.connection.fill_send_list(&mut list);
+        connection.fill_send_list(&mut list);
         let n = link.chunk(list.len().min(room));
         if n == 0 {
             return false;
@@ -135,15 +245,35 @@ impl<C: StreamConnection> Pipe<C> {
             bytes.resize(at + slice.len(), 0);
             slice.copy_to(&mut bytes[at..]);
         }
-        self.connection.handle_sent(n, now);
-        link.send(self.side, bytes, now);
+        connection.handle_sent(n, now);
+        link.send(side, bytes, now);
         true
     }
+}
 
-    /// When something of this side is due next.
-    #[must_use]
-    pub fn next(&self, link: &Link, now: Instant) -> Option<Instant> {
-        let arrival = link.next(self.side, now).filter(|_| self.told != Some(StreamEnd::Broken));
-        [arrival, self.connection.poll_timeout()].into_iter().flatten().min()
+/// By the completions of a queue pair.
+#[derive(Debug, Default)]
+pub struct Completions;
+
+impl<C: QueueConnection> Exchange<C> for Completions {
+    fn run(&mut self, connection: &mut C, network: &mut Network, side: Side, now: Instant) -> bool {
+        let Network::Queues(fabric) = network else { return false };
+        let moved = fabric.advance(now);
+        let ready = fabric.is_ready(side) && !connection.is_finished();
+        if ready {
+            assert!(connection.handle_completions(now), "a queue pair that is ready has a completion");
+            fabric.stir(now);
+        }
+        moved || ready
+    }
+
+    fn touched(&mut self, network: &mut Network, now: Instant) {
+        if let Network::Queues(fabric) = network {
+            FabricLink::stir(fabric, now);
+        }
+    }
+
+    fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant> {
+        network.next(side, now)
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use initiator_core::{Credentials, Engine, InitiatorConnection, LoginConfig, Recovery, may_heal};
 use iscsi_proto::chap::ChapSecret;
-use iscsi_proto::connection::Connection as _;
 use iscsi_proto::login::ChapAccount;
 use iscsi_proto::parameters::{Digest, SessionType};
 use iscsi_proto::scsi::Lun;
@@ -23,7 +22,8 @@ use target_core::session::{Target, TargetConnection};
 use crate::hostile::Hostile;
 use crate::link::{Link, LinkPlan, Side};
 use crate::model::Model;
-use crate::pipe::Pipe;
+use crate::network::Network;
+use crate::pipe::{Bytes, DriveInitiator, DriveTarget, Pipe};
 use crate::rng::Rng;
 use crate::scenario::{Chap, Scenario, SessionPlan};
 use crate::store::{Door, SimStore, StorePlan};
@@ -88,14 +88,12 @@ impl fmt::Display for Failure {
     }
 }
 
-type Initiator = InitiatorConnection<TcpMover, Workload>;
-
 enum State {
     Waiting {
         engine: Box<Engine<Workload>>,
         until: Instant,
     },
-    Up(Box<Pipe<Initiator>>),
+    Up(Box<dyn DriveInitiator>),
     Over(Box<Workload>),
     /// In between two others.
     Moving,
@@ -118,7 +116,7 @@ impl Host {
     fn app<R>(&mut self, look: impl FnOnce(&mut Workload) -> R) -> R {
         match &mut self.state {
             State::Waiting { engine, .. } => look(engine.app()),
-            State::Up(pipe) => look(pipe.connection.app()),
+            State::Up(pipe) => look(pipe.app()),
             State::Over(app) => look(app),
             State::Moving => unreachable!("a host is looked at between its moves"),
         }
@@ -138,9 +136,9 @@ struct World<'a> {
     target: Arc<Target>,
     stores: Vec<SimStore>,
     model: Rc<RefCell<Model>>,
-    links: Vec<Option<Link>>,
+    networks: Vec<Option<Network>>,
     hosts: Vec<Host>,
-    served: Vec<Pipe<TargetConnection<TcpMover>>>,
+    served: Vec<Box<dyn DriveTarget>>,
     /// Sides whose connection is over: what still comes for them is dropped.
     closed: Vec<(usize, Side, Instant)>,
     hostiles: Vec<Hostile>,
@@ -222,7 +220,7 @@ impl<'a> World<'a> {
             target: Target::new(config, scenario.limits.clone()),
             stores: vec![store, other],
             model,
-            links: Vec::new(),
+            networks: Vec::new(),
             hosts: Vec::new(),
             served: Vec::new(),
             closed: Vec::new(),
@@ -336,7 +334,7 @@ impl<'a> World<'a> {
         for store in &self.stores {
             store.calm();
         }
-        for link in self.links.iter_mut().flatten() {
+        for link in self.networks.iter_mut().flatten() {
             link.calm();
         }
         for hostile in &mut self.hostiles {
@@ -429,8 +427,8 @@ impl<'a> World<'a> {
             let due = match &mut host.state {
                 State::Waiting { until, .. } => Some(*until),
                 State::Up(pipe) => {
-                    let due = pipe.connection.app().due().filter(|at| *at > now);
-                    let link = self.links[pipe.link].as_ref();
+                    let due = pipe.app().due().filter(|at| *at > now);
+                    let link = self.networks[pipe.link()].as_ref();
                     [due, link.and_then(|link| pipe.next(link, now))].into_iter().flatten().min()
                 }
                 State::Over(_) | State::Moving => None,
@@ -438,21 +436,21 @@ impl<'a> World<'a> {
             next.push(due);
         }
         for pipe in &self.served {
-            next.push(self.links[pipe.link].as_ref().and_then(|link| pipe.next(link, now)));
+            next.push(self.networks[pipe.link()].as_ref().and_then(|link| pipe.next(link, now)));
         }
         for hostile in &self.hostiles {
-            next.push(self.links[hostile.link].as_ref().and_then(|link| hostile.next(link, now)));
+            next.push(self.networks[hostile.link].as_ref().and_then(|link| hostile.next(link, now)));
         }
         next.push(self.hostile_at.map(|(_, at)| at));
         for (link, side, until) in &self.closed {
             next.push(Some(*until).filter(|at| *at > now));
-            next.push(self.links[*link].as_ref().and_then(|link| link.next(*side, now)));
+            next.push(self.networks[*link].as_ref().and_then(|link| link.next(*side, now)));
         }
         next.into_iter().flatten().min()
     }
 
     fn connect(&mut self, plan: LinkPlan, rng: Rng) -> Option<usize> {
-        let number = self.links.len();
+        let number = self.networks.len();
         if number > MOST_LINKS {
             self.verdict.broken(format!("more than {MOST_LINKS} connections were made"));
             return None;
@@ -467,8 +465,8 @@ impl<'a> World<'a> {
         let mut entropy = [0; 64];
         self.rng.fill(&mut entropy);
         let connection = TargetConnection::new(self.target.clone(), mover, endpoints, entropy, self.now)?;
-        self.links.push(Some(Link::new(plan, rng)));
-        self.served.push(Pipe::new(connection, number, Side::Target));
+        self.networks.push(Some(Network::Bytes(Box::new(Link::new(plan, rng)))));
+        self.served.push(Box::new(Pipe::<_, Bytes>::new(connection, number, Side::Target)));
         Some(number)
     }
 
@@ -479,21 +477,21 @@ impl<'a> World<'a> {
             State::Waiting { engine, until } if until <= now => (self.connect_host(at, *engine), true),
             State::Up(mut pipe) => {
                 let host = &mut self.hosts[at];
-                let due = pipe.connection.app().due().filter(|due| *due <= now);
+                let due = pipe.app().due().filter(|due| *due <= now);
                 if due.is_some() && due != host.woken {
                     host.woken = due;
                     pipe.wake();
                 }
-                let Some(link) = &mut self.links[pipe.link] else {
+                let Some(link) = &mut self.networks[pipe.link()] else {
                     return Err("a link went before its connection".into());
                 };
                 let any = pipe.run(link, now)?;
-                if !host.guarded && pipe.connection.logged_in_at().is_some() {
+                if !host.guarded && pipe.logged_in_at().is_some() {
                     host.guarded = true;
                     link.guard();
                 }
-                if pipe.connection.is_finished() {
-                    (self.disconnect_host(at, *pipe), true)
+                if pipe.is_finished() {
+                    (self.disconnect_host(at, pipe), true)
                 } else {
                     (State::Up(pipe), any)
                 }
@@ -514,7 +512,7 @@ impl<'a> World<'a> {
         };
         let refused = !self.calm && host.rng.permille(weather.refused);
         host.guarded = false;
-        let number = self.links.len() as u64;
+        let number = self.networks.len() as u64;
         let link = if refused { None } else { self.connect(plan, Rng::new(self.scenario.seed, 1000 + number)) };
         let (now, host) = (self.now, &mut self.hosts[at]);
         let Some(link) = link else {
@@ -528,14 +526,14 @@ impl<'a> World<'a> {
         let config = iscsi_proto::tcp::TcpMoverConfig { max_tasks: host.plan.limits.commands, ..host.plan.mover };
         let mover = TcpMover::new(Role::Initiator, config);
         let connection = InitiatorConnection::new(mover, engine, host.login.clone(), host.plan.timeouts.login, now);
-        State::Up(Box::new(Pipe::new(connection, link, Side::Initiator)))
+        State::Up(Box::new(Pipe::<_, Bytes>::new(connection, link, Side::Initiator)))
     }
 
-    fn disconnect_host(&mut self, at: usize, pipe: Pipe<Initiator>) -> State {
+    fn disconnect_host(&mut self, at: usize, pipe: Box<dyn DriveInitiator>) -> State {
         let now = self.now;
-        self.close(pipe.link, Side::Initiator);
-        let logged_in_at = pipe.connection.logged_in_at();
-        let (engine, end, time2wait) = pipe.connection.into_parts(now);
+        self.close(pipe.link(), Side::Initiator);
+        let logged_in_at = pipe.logged_in_at();
+        let (engine, end, time2wait) = pipe.into_parts(now);
         self.trace.event(format_args!("host {at} is disconnected: {end}"));
         if end.is_logout() {
             return self.give_up(engine);
@@ -569,12 +567,12 @@ impl<'a> World<'a> {
         let mut at = 0;
         while at < self.served.len() {
             let pipe = &mut self.served[at];
-            let Some(link) = &mut self.links[pipe.link] else { return Err("a link went before its connection".into()) };
+            let Some(link) = &mut self.networks[pipe.link()] else { return Err("a link went before its connection".into()) };
             any |= pipe.run(link, self.now)?;
-            if pipe.connection.is_finished() {
+            if pipe.is_finished() {
                 let pipe = self.served.remove(at);
-                self.trace.event(format_args!("target ends link {}: {:?}", pipe.link, pipe.connection.end_reason()));
-                self.close(pipe.link, Side::Target);
+                self.trace.event(format_args!("target ends link {}: {}", pipe.link(), pipe.end_reason()));
+                self.close(pipe.link(), Side::Target);
                 any = true;
             } else {
                 at += 1;
@@ -603,7 +601,7 @@ impl<'a> World<'a> {
                 continue;
             }
             let number = hostile.link;
-            let Some(link) = &mut self.links[number] else { continue };
+            let Some(link) = self.networks[number].as_mut().and_then(Network::as_link) else { continue };
             any |= hostile.run(link, self.now);
             if hostile.is_over() {
                 self.close(number, Side::Initiator);
@@ -613,14 +611,14 @@ impl<'a> World<'a> {
     }
 
     fn close(&mut self, number: usize, side: Side) {
-        let Some(link) = &mut self.links[number] else { return };
+        let Some(link) = &mut self.networks[number] else { return };
         link.close(side, self.now);
         let other = self.closed.iter().position(|(other, ..)| *other == number);
         if let Some(other) = other {
             self.closed.swap_remove(other);
             self.cuts += u64::from(link.is_cut());
             self.flips += u64::from(link.has_flipped());
-            self.links[number] = None;
+            self.networks[number] = None;
         } else {
             // Some programs wait for the peer's end, others do not.
             let linger = Duration::from_millis(if self.rng.permille(500) { 1000 } else { 1 });
@@ -632,10 +630,8 @@ impl<'a> World<'a> {
     fn clear_closed(&mut self) -> bool {
         let mut any = false;
         for (number, side, until) in &self.closed {
-            let Some(link) = &mut self.links[*number] else { continue };
-            let arrived = link.arrived(*side, self.now);
-            any |= !arrived.is_empty();
-            arrived.clear();
+            let Some(link) = &mut self.networks[*number] else { continue };
+            any |= link.discard(*side, self.now);
             if *until <= self.now {
                 link.abandon(*side, self.now);
             }

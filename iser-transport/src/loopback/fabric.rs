@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use spin::Mutex;
 
 use super::Random;
-use super::config::{End, LoopbackConfig};
+use super::config::{End, Faults, LoopbackConfig};
 use super::queue::LoopbackQueue;
 use super::state::{Packet, Phase, ReadRequest, State};
 use crate::queue::{Completion, EndCause, Established, Work};
@@ -102,6 +102,20 @@ impl Fabric {
     /// Breaks the connection for both ends.
     pub fn cut(&self) {
         self.shared.lock().cut();
+    }
+
+    /// Breaks the connection for one end; the other hears nothing of it by this.
+    pub fn cut_end(&self, end: End) {
+        self.shared.lock().end(end, EndCause::Broken);
+    }
+
+    /// Nothing goes wrong from here on; what has stays so.
+    pub fn calm(&self) {
+        let shared = &mut *self.shared.lock();
+        shared.config.faults = Faults::default();
+        for wire in &mut shared.wires {
+            wire.stalled = 0;
+        }
     }
 
     /// Takes the device of one end away.

@@ -23,7 +23,8 @@ use crate::hostile::{any_request, login, wire};
 use crate::input::Input;
 use crate::link::{Link, LinkPlan, Side};
 use crate::model::Model;
-use crate::pipe::Pipe;
+use crate::network::Network;
+use crate::pipe::{Bytes, Drive as _, Pipe};
 use crate::rng::Rng;
 use crate::store::{Door, SimStore, StorePlan};
 use crate::trace::Trace;
@@ -33,8 +34,8 @@ const TARGET: &str = "iqn.2026-11.example.sim:fuzzed";
 
 /// A connection under the fuzzer's hand.
 struct Bench<C> {
-    pipe: Pipe<C>,
-    link: Link,
+    pipe: Pipe<C, Bytes>,
+    network: Network,
     side: Side,
     store: Option<SimStore>,
     now: Instant,
@@ -45,7 +46,7 @@ impl<C: StreamConnection> Bench<C> {
         let plan = LinkPlan { delay: Duration::ZERO, chunk, ..LinkPlan::calm() };
         Self {
             pipe: Pipe::new(connection, 0, side),
-            link: Link::new(plan, Rng::new(0, 1)),
+            network: Network::Bytes(Box::new(Link::new(plan, Rng::new(0, 1)))),
             side,
             store,
             now: Instant::ZERO,
@@ -57,11 +58,9 @@ impl<C: StreamConnection> Bench<C> {
             if let Some(store) = &self.store {
                 store.advance(self.now);
             }
-            let any = self.pipe.run(&mut self.link, self.now).expect("the driving contract");
+            let any = self.pipe.run(&mut self.network, self.now).expect("the driving contract");
             // What it sends is taken and not looked at.
-            let taken = self.link.arrived(self.side.other(), self.now);
-            let sent = !taken.is_empty();
-            taken.clear();
+            let sent = self.network.discard(self.side.other(), self.now);
             if !any && !sent {
                 return;
             }
@@ -71,7 +70,9 @@ impl<C: StreamConnection> Bench<C> {
 
     fn feed(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(1 << 16) {
-            self.link.send(self.side.other(), piece.to_vec(), self.now);
+            if let Some(link) = self.network.as_link() {
+                link.send(self.side.other(), piece.to_vec(), self.now);
+            }
             self.settle();
         }
     }
@@ -95,7 +96,7 @@ impl<C: StreamConnection> Bench<C> {
         if broken {
             self.pipe.connection.handle_stream_end(StreamEnd::Broken, self.now);
         } else {
-            self.link.close(self.side.other(), self.now);
+            self.network.close(self.side.other(), self.now);
         }
         self.settle();
         self.wait(Duration::from_secs(200));

@@ -1,0 +1,147 @@
+//! The network between two loopback queue pairs, on virtual time.
+
+use std::time::Duration;
+
+use iscsi_proto::time::Instant;
+use iser_transport::loopback::{End, Fabric, Step};
+
+use crate::link::Side;
+use crate::rng::Rng;
+
+/// How fast a fabric is, and what happens to it.
+#[derive(Debug, Clone)]
+pub struct FabricPlan {
+    /// Time from one burst of steps to the next, at most.
+    pub pace: Duration,
+    /// Steps at a time, at most.
+    pub burst: u64,
+    /// How many bursts in 1000 stall, and for how long at most.
+    pub stalls: (u64, Duration),
+    /// Steps after which the connection is cut.
+    pub cut_after: Option<u64>,
+    /// Which sides hear of a cut by themselves.
+    pub notice: [bool; 2],
+}
+
+impl FabricPlan {
+    /// A fast one without faults.
+    #[must_use]
+    pub const fn calm() -> Self {
+        Self {
+            pace: Duration::from_micros(50),
+            burst: 32,
+            stalls: (0, Duration::ZERO),
+            cut_after: None,
+            notice: [true; 2],
+        }
+    }
+}
+
+/// A fabric that moves as time passes.
+#[derive(Debug)]
+pub struct FabricLink {
+    fabric: Fabric,
+    plan: FabricPlan,
+    rng: Rng,
+    /// When it moves next; `None` while nothing can.
+    due: Option<Instant>,
+    steps: u64,
+    cut: bool,
+}
+
+const fn end(side: Side) -> End {
+    match side {
+        Side::Initiator => End::Active,
+        Side::Target => End::Passive,
+    }
+}
+
+impl FabricLink {
+    /// A fabric that behaves as planned.
+    #[must_use]
+    pub fn new(fabric: Fabric, plan: FabricPlan, rng: Rng, now: Instant) -> Self {
+        Self { fabric, plan, rng, due: Some(now), steps: 0, cut: false }
+    }
+
+    /// An end was used: something may move from now on.
+    pub fn stir(&mut self, now: Instant) {
+        if self.due.is_none() {
+            self.due = Some(self.later(now));
+        }
+    }
+
+    fn later(&mut self, now: Instant) -> Instant {
+        let mut wait = self.plan.pace.mul_f64(self.rng.below(1000) as f64 / 1000.0);
+        if self.rng.permille(self.plan.stalls.0) {
+            wait += self.plan.stalls.1.mul_f64(self.rng.below(1000) as f64 / 1000.0);
+        }
+        now + wait + Duration::from_nanos(1)
+    }
+
+    /// Moves on, if it is time. Returns whether anything moved.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        if self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        let burst = self.rng.between(1, self.plan.burst);
+        for step in 0..burst {
+            self.steps += 1;
+            if self.plan.cut_after.is_some_and(|limit| self.steps > limit) && !self.cut {
+                self.cut();
+            }
+            match self.fabric.step() {
+                Some(Step::Cut | Step::DeviceGone(_) | Step::Muted(_)) => self.cut = true,
+                Some(_) => {}
+                None => {
+                    self.due = None;
+                    return step > 0;
+                }
+            }
+        }
+        self.due = Some(self.later(now));
+        true
+    }
+
+    fn cut(&mut self) {
+        self.cut = true;
+        for (side, hears) in [Side::Initiator, Side::Target].into_iter().zip(self.plan.notice) {
+            if !hears {
+                self.fabric.mute(end(side));
+            }
+        }
+        if self.plan.notice[0] && self.plan.notice[1] {
+            self.fabric.cut();
+        } else {
+            // Who hears of it does so by what the silent one's network says.
+            for (side, hears) in [Side::Initiator, Side::Target].into_iter().zip(self.plan.notice) {
+                if hears {
+                    self.fabric.cut_end(end(side));
+                }
+            }
+        }
+    }
+
+    /// Whether a side has something to poll.
+    #[must_use]
+    pub fn is_ready(&self, side: Side) -> bool {
+        self.fabric.is_ready(end(side))
+    }
+
+    /// When it moves next.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        self.due.map(|due| due.max(now))
+    }
+
+    /// No faults from now on; what is cut stays so.
+    pub fn calm(&mut self) {
+        self.plan = FabricPlan::calm();
+        self.fabric.calm();
+    }
+
+    /// Whether it was cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+}

@@ -1,0 +1,96 @@
+//! What lies between an initiator's connection and the target's: bytes under way, or queue pairs.
+
+use iscsi_proto::time::Instant;
+
+use crate::fabric::FabricLink;
+use crate::link::{Link, Side};
+
+/// A network between two sides.
+#[derive(Debug)]
+pub enum Network {
+    /// A byte stream.
+    Bytes(Box<Link>),
+    /// Two queue pairs.
+    Queues(Box<FabricLink>),
+}
+
+impl Network {
+    /// Both sides have their digests on from now on.
+    pub fn guard(&mut self) {
+        if let Self::Bytes(link) = self {
+            link.guard();
+        }
+    }
+
+    /// No faults from now on.
+    pub fn calm(&mut self) {
+        match self {
+            Self::Bytes(link) => link.calm(),
+            Self::Queues(fabric) => fabric.calm(),
+        }
+    }
+
+    /// Whether it was cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Self::Bytes(link) => link.is_cut(),
+            Self::Queues(fabric) => fabric.is_cut(),
+        }
+    }
+
+    /// Whether a planned bit has flipped.
+    #[must_use]
+    pub fn has_flipped(&self) -> bool {
+        match self {
+            Self::Bytes(link) => link.has_flipped(),
+            Self::Queues(_) => false,
+        }
+    }
+
+    /// When something will next come to `side`.
+    #[must_use]
+    pub fn next(&self, side: Side, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Bytes(link) => link.next(side, now),
+            Self::Queues(fabric) => fabric.next(now),
+        }
+    }
+
+    /// `side` closes.
+    pub fn close(&mut self, side: Side, now: Instant) {
+        match self {
+            Self::Bytes(link) => link.close(side, now),
+            // Its queue pair has gone with its connection.
+            Self::Queues(fabric) => fabric.stir(now),
+        }
+    }
+
+    /// Drops what has come for `side`, which is over. Returns whether there was anything.
+    pub fn discard(&mut self, side: Side, now: Instant) -> bool {
+        match self {
+            Self::Bytes(link) => {
+                let arrived = link.arrived(side, now);
+                let any = !arrived.is_empty();
+                arrived.clear();
+                any
+            }
+            Self::Queues(_) => false,
+        }
+    }
+
+    /// `side` gives up for good.
+    pub fn abandon(&mut self, side: Side, now: Instant) {
+        if let Self::Bytes(link) = self {
+            link.abandon(side, now);
+        }
+    }
+
+    /// The link of a byte stream.
+    pub fn as_link(&mut self) -> Option<&mut Link> {
+        match self {
+            Self::Bytes(link) => Some(link),
+            Self::Queues(_) => None,
+        }
+    }
+}
