@@ -393,6 +393,10 @@ pub trait Datamover {
     /// nothing.
     fn deallocate_task_resources(&mut self, task: TaskHandle) -> TaskBuffers;
 
+    /// Target: a command ends without a response (RFC 7145 3.1.9). What the mover keeps of it by its tag is not needed any more, whether
+    /// [`get_data`](Self::get_data) was called for it or not.
+    fn forget_command(&mut self, _itt: u32) {}
+
     /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);
 

@@ -310,10 +310,8 @@ impl<Q: QueuePair> IserMover<Q> {
         }
         let itt = transfer.itt;
         let data_in = self.end_transfer(task.slot);
-        // RFC 7145 3.1.9: its STags are the initiator's again.
-        if let Some(tag) = self.target.tags.get(itt).copied() {
-            self.keep(super::tags::Tag { read: None, write: None, ..tag });
-        }
+        // RFC 7145 3.1.9.
+        self.forget_tag(itt);
         TaskBuffers { data_in, ..TaskBuffers::default() }
     }
 

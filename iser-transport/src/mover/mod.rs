@@ -299,6 +299,10 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
         }
     }
 
+    fn forget_command(&mut self, itt: u32) {
+        self.forget_tag(itt);
+    }
+
     fn connection_terminate(&mut self) {
         self.close_with(MoverError::Closed);
     }

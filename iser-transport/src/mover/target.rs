@@ -188,6 +188,24 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
+    /// A command ends without an answer: its STags are the initiator's again. What still comes for it is dropped.
+    pub(super) fn forget_tag(&mut self, itt: u32) {
+        let tag = match &mut self.target.current {
+            Some(current) if current.names(itt) => &mut current.tag,
+            _ => match self.target.tags.get_mut(itt) {
+                Some(tag) => tag,
+                None => return,
+            },
+        };
+        tag.read = None;
+        tag.write = None;
+        if tag.unsolicited != Unsolicited::None {
+            tag.unsolicited = Unsolicited::Dropped;
+        } else if self.target.current.is_none_or(|current| !current.names(itt)) {
+            self.target.tags.remove(itt);
+        }
+    }
+
     /// The command that a tag names: the last one, or one that waits for its answer.
     pub(super) fn tag(&self, itt: u32) -> Option<Tag> {
         match &self.target.current {
@@ -254,8 +272,8 @@ impl<Q: QueuePair> IserMover<Q> {
             match self.tag(itt) {
                 Some(Tag { read: Some(to), read_len, .. }) => self.write(data, buffer_offset, to, read_len),
                 // It asked for nothing: the residual tells it what there would have been.
-                Some(_) => self.drop_source(data),
-                None => {
+                Some(Tag { read_len: 0, .. }) => self.drop_source(data),
+                _ => {
                     self.drop_source(data);
                     self.fail(MoverError::Protocol(
                         "read data belong to a command whose Read STag is not known any more",

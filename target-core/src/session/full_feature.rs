@@ -294,7 +294,7 @@ impl FullFeature {
         match notification {
             Notification::Control(bhs) => self.request(mover, &bhs),
             Notification::GetDataComplete { task, sink } => {
-                if let Some(sink) = self.fetched(task, sink)
+                if let Some(sink) = self.fetched(mover, task, sink)
                     && let Some(executor) = &mut self.executor
                 {
                     self.core.step(mover, task, executor.data_arrived(task, sink));
@@ -302,7 +302,7 @@ impl FullFeature {
                 Ok(())
             }
             Notification::GetDataFailed { task, sink, error } => {
-                if let Some(sink) = self.fetched(task, sink)
+                if let Some(sink) = self.fetched(mover, task, sink)
                     && let Some(executor) = &mut self.executor
                 {
                     self.core.step(mover, task, executor.data_failed(task, sink, error));
@@ -329,13 +329,15 @@ impl FullFeature {
 
     /// A task's data phase is over. Gives the sink back to go on with, unless the task was aborted meanwhile.
     #[inline]
-    fn fetched(&mut self, handle: TaskHandle, sink: Sink) -> Option<Sink> {
+    fn fetched<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle, sink: Sink) -> Option<Sink> {
         if let Some(task) = self.core.tasks.get_mut(handle) {
             task.flags = task.flags.without(Flags::FETCHING);
             if !task.flags.has(Flags::ABORTED) {
                 return Some(sink);
             }
-            self.core.retire(handle);
+            if let Some(task) = self.core.retire(handle) {
+                mover.forget_command(task.itt);
+            }
         }
         self.give_sink(sink);
         None

@@ -266,6 +266,7 @@ impl FullFeature {
         {
             executor.abort(handle);
         }
+        mover.forget_command(task.itt);
         if task.flags.has(Flags::FETCHING)
             && let Some(sink) = mover.deallocate_task_resources(handle).data_in
         {

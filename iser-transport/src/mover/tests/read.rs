@@ -243,3 +243,22 @@ fn data_without_a_known_stag_are_never_passed_over() {
     assert!(matches!(rig.terminated(), MoverError::Protocol(_)));
     assert_eq!(rig.sent().len(), 0);
 }
+
+#[test]
+fn commands_that_end_without_an_answer_leave_nothing_behind() {
+    let mut rig = Rig::new();
+    read_command(&mut rig, 0, 512);
+    for itt in 1..500 {
+        read_command(&mut rig, itt, 512);
+        if itt % 2 == 0 {
+            rig.poll();
+        }
+        rig.mover.forget_command(itt);
+    }
+    rig.put(0, Source::Copy(&[1; 512]), Some(GOOD));
+    assert_eq!(rig.write().1, READ);
+    assert_eq!(rig.sent()[0].3, Some(READ.stag));
+    // Nobody has anything to put for one that was forgotten.
+    rig.put(499, Source::Copy(&[1; 512]), Some(GOOD));
+    assert!(matches!(rig.terminated(), MoverError::Protocol(_)));
+}
