@@ -4,7 +4,8 @@
 # LUN, two LUNs of a target, two portals with a LUN each, four targets with a LUN each. Prints a table of medians in
 # Markdown. Only the ratios mean something here.
 # FABRIC and PROVIDER as for iser.sh; LINK=loopback instead of the wire leaves IP out, which only soft-RoCE can;
-# TRANSPORT=tcp compares over TCP. RUNTIME seconds and ROUNDS of each measurement, SIZES of requests.
+# TRANSPORT=tcp compares over TCP; TARGET=lio compares LIO with itself, to see the noise. RUNTIME seconds and ROUNDS of
+# each measurement, SIZES of requests.
 source "$JOBS/prelude.sh"
 source "$JOBS/rdma.sh"
 source "$JOBS/lio-target.sh"
@@ -21,17 +22,17 @@ portal() { case $1 in lio) echo "$IP:$((3260 + $2))" ;; ours) echo "$IP:$((3270 
 luns() { [ "$1" = 1 ] && echo 2 || echo 1; }
 
 serve_lio() {
-    local node attribute
+    local node
     lio_ready || return
     for node in 1 2 3 4; do
-        lio_target "$(name lio $node)" "$(luns $node)" $MEBIBYTES "$(portal lio 0)$iser" "$(portal lio 1)$iser" || return
-        # As many commands at once as the disks below are given; the default is half of it.
-        echo 128 > "$LIO/iscsi/$(name lio $node)/tpgt_1/attrib/default_cmdsn_depth" || return
-        lio_enable "$(name lio $node)" || return
+        lio_target "$(name $1 $node)" "$(luns $node)" $MEBIBYTES "$(portal $1 0)$iser" "$(portal $1 1)$iser" || return
+        [ -z "${LIO_DEPTH:-}" ] || echo "$LIO_DEPTH" > "$LIO/iscsi/$(name $1 $node)/tpgt_1/attrib/default_cmdsn_depth" || return
+        lio_enable "$(name $1 $node)" || return
     done
 }
 serve_ours() {
     local arguments=(serve) node lun
+    if [ "${TARGET:-ramdisk}" = lio ]; then serve_lio ours; return; fi
     [ "$TRANSPORT" = tcp ] || arguments+=(--rdma "$PROVIDER")
     arguments+=(--portal "$(portal ours 0)$iser" --portal "$(portal ours 1)$iser")
     for node in 1 2 3 4; do
@@ -51,7 +52,7 @@ else
     need "link" wire
     need "RDMA devices" fabric "$FABRIC" both
 fi
-need "LIO serves" serve_lio
+need "LIO serves" serve_lio lio
 need "ours serves" serve_ours
 need "initiator" initiator
 modprobe ib_iser
@@ -91,11 +92,13 @@ measure() {
     local access=$1 size=$2 disk jobs=()
     shift 2
     for disk in "$@"; do jobs+=(--name="${disk##*/}" --filename="$disk"); done
-    fio --minimal --group_reporting --rw="$access" --bs="$size" --direct=1 --ioengine=libaio --iodepth=128 --norandommap \
-        --randrepeat=0 --runtime="$RUNTIME" --time_based "${jobs[@]}" > fio.log 2> fio.err || { cat fio.log fio.err >&2; return 1; }
+    timeout 120 fio --minimal --group_reporting --rw="$access" --bs="$size" --direct=1 --ioengine=libaio --iodepth=128 --norandommap \
+        --randrepeat=0 --runtime="$RUNTIME" --time_based "${jobs[@]}" > fio.log 2> fio.err || { cat fio.log fio.err >&2; hung "$*"; return 1; }
     # Terse output, version 3: the error, and the IOPS of reads and of writes.
     awk -F';' '$1 == 3 {error += $5; iops += $8 + $49} END {if (error || !iops) exit 1; printf "%.0f\n", iops}' fio.log
 }
+# What waits for what, when something does not end.
+hung() { fail "no end of I/O" "$1"; echo w > /proc/sysrq-trigger; dmesg | tail -n 100; }
 median() { sort -n | awk '{at[NR] = $1} END {print (NR % 2) ? at[(NR + 1) / 2] : (at[NR / 2] + at[NR / 2 + 1]) / 2}'; }
 
 rows=()
@@ -105,7 +108,7 @@ for shape in "1 LUN" "2 LUNs" "2 portals" "4 targets"; do
     for disk in "${lio_disks[@]}" "${our_disks[@]}"; do
         echo none > "/sys/block/${disk##*/}/queue/scheduler"
         # Written once before: holes are not what the figures are about.
-        dd if=/dev/zero of="$disk" bs=1M count=$MEBIBYTES oflag=direct status=none
+        timeout 60 dd if=/dev/zero of="$disk" bs=1M count=$MEBIBYTES oflag=direct status=none || hung "$disk"
     done
     for size in $SIZES; do
         for access in $ACCESSES; do
@@ -128,6 +131,6 @@ echo "| layout | access | bytes | LIO IOPS | ours IOPS | ours / LIO |"
 echo "|---|---|---:|---:|---:|---:|"
 printf '%s\n' "${rows[@]}"
 echo
-check "no error in the kernel log" eval '! dmesg | grep -E "I/O error|conn error|BUG:|WARNING:|critical target"'
-check "target ends at Ctrl-C" stop_serving
+check "no error in the kernel log" eval '! dmesg | grep -E "I/O error|BUG:|WARNING:|critical target"'
+[ "${TARGET:-ramdisk}" = lio ] || check "target ends at Ctrl-C" stop_serving
 finish
