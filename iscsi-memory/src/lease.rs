@@ -83,6 +83,17 @@ impl Memory {
         }
     }
 
+    /// Virtual address of byte `start`, for devices that copy the memory while they are asked to.
+    ///
+    /// # Panics
+    /// If it lies outside the memory.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn address(&self, start: usize) -> u64 {
+        assert!(start <= self.len(), "an address lies inside its memory");
+        self.as_ptr(start).expose_provenance() as u64
+    }
+
     /// The first of bytes `start..start + len` as a work request names them: all of them, or as many as lie in one registration. What was not registered
     /// with the domain before is registered now.
     ///

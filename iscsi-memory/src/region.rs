@@ -397,7 +397,7 @@ impl Region {
     }
 
     /// The key of the chunk around `offset` for a domain, and the chunk's end. Registers it if the domain does not have it.
-    fn chunk_key(&self, registrar: &dyn Registrar, offset: u64) -> Result<(u32, u64), RegisterFailure> {
+    fn chunk_key(self: &Arc<Self>, registrar: &dyn Registrar, offset: u64) -> Result<(u32, u64), RegisterFailure> {
         let index = (offset / CHUNK) as usize;
         let end = chunk_end(offset).min(self.len);
         if let Some(key) = self.chunks.read().get(index).and_then(|chunk| chunk.key(registrar.domain())) {
@@ -413,6 +413,8 @@ impl Region {
         let registration = unsafe { registrar.register(self.at(start), (end - start) as usize, Access::Local) }?;
         let key = registration.local_key();
         chunk.held.push(registration);
+        drop(chunks);
+        registrar.has_registered(self);
         Ok((key, end))
     }
 

@@ -98,6 +98,12 @@ pub unsafe trait Registrar {
         len: usize,
         access: Access,
     ) -> Result<Arc<dyn Registration>, RegisterFailure>;
+
+    /// A chunk of a region was registered: [`Region::forget`](crate::Region::forget) is to be called when the domain ends before the region.
+    #[cfg(feature = "std")]
+    fn has_registered(&self, region: &Arc<crate::Region>) {
+        let _ = region;
+    }
 }
 
 /// A part of memory as a work request names it.

@@ -20,3 +20,5 @@ pub mod iwarp;
 pub mod loopback;
 pub mod mover;
 pub mod queue;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+pub mod verbs;

@@ -90,6 +90,8 @@ pub struct Knobs {
     pub exact_bounds: bool,
     /// Reads of what is advertised for Writes, and the other way round, are refused.
     pub checks_direction: bool,
+    /// Nothing is taken behind a Read that is not allowed; else what came with it may be, before the connection ends.
+    pub refuses_reads_at_once: bool,
     /// A withdrawn STag is dead at once.
     pub withdraw_revokes: bool,
     /// The STags of one connection are no good on another.
@@ -115,6 +117,7 @@ impl Default for Knobs {
             names_breaches: true,
             exact_bounds: true,
             checks_direction: true,
+            refuses_reads_at_once: true,
             withdraw_revokes: true,
             checks_owner: true,
             invalidates: true,

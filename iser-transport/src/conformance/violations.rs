@@ -83,7 +83,9 @@ fn attempted(
         };
         rig.send(End::Passive, &[1]);
         rig.until_over();
-        assert!(rig.seen(End::Active).iter().all(|seen| !matches!(seen, super::Seen::Message(..))), "it goes on");
+        if tried == RemoteAccess::Write || rig.knobs().refuses_reads_at_once {
+            assert!(rig.seen(End::Active).iter().all(|seen| !matches!(seen, super::Seen::Message(..))), "it goes on");
+        }
         guarded = Some(guard);
     });
     guarded.unwrap_or_else(|| panic!("an attempt was made"))

@@ -1,0 +1,252 @@
+//! Work under way: which requests of the device stand for which work, and what it takes to give its memory back.
+
+use std::collections::VecDeque;
+
+use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Lease, Memory, RegisterFailure, Registrar};
+
+use super::port::Operation;
+use crate::queue::Work;
+
+/// One work request of the mover. It may take several of the device.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: u64,
+    pub(super) operation: Operation,
+    held: Held,
+    start: usize,
+    pub(super) len: usize,
+    /// Bytes that requests of the device stand for already.
+    pub(super) issued: usize,
+    /// One of its requests did not succeed.
+    pub(super) has_failed: bool,
+}
+
+/// How the memory of a job is held.
+#[derive(Debug)]
+enum Held {
+    Plain(Memory),
+    /// With a registration that a peer may write through: iWARP cards want it so of what a Read lands in.
+    Sink(Advertised),
+    /// The device would not let go of it.
+    Lost,
+}
+
+impl Job {
+    pub(super) fn new(work: Work) -> Self {
+        let (id, lease, operation) = match work {
+            Work::Send { id, message, invalidate } => (id, message, Operation::Send(invalidate)),
+            Work::Write { id, from, to } => (id, from, Operation::Write(to)),
+            Work::Read { id, into, from } => (id, into, Operation::Read(from)),
+        };
+        let Lease { memory, start, len } = lease;
+        Self { id, operation, held: Held::Plain(memory), start, len, issued: 0, has_failed: false }
+    }
+
+    pub(super) fn rest(&self) -> usize {
+        self.len - self.issued
+    }
+
+    /// What the device is to do for bytes `issued + ahead..`.
+    pub(super) fn operation_at(&self, ahead: usize) -> Operation {
+        let mut operation = self.operation;
+        if let Operation::Write(remote) | Operation::Read(remote) = &mut operation {
+            remote.offset += (self.issued + ahead) as u64;
+        }
+        operation
+    }
+
+    /// The next piece of memory from `ahead` bytes behind what is issued.
+    pub(super) fn piece(
+        &mut self,
+        registrar: &dyn Registrar,
+        ahead: usize,
+        len: usize,
+    ) -> Result<DevicePiece, RegisterFailure> {
+        let at = self.start + self.issued + ahead;
+        match &mut self.held {
+            Held::Plain(memory) => memory.device_piece(registrar, at, len),
+            Held::Sink(sink) => {
+                let address = sink.address() + (self.issued + ahead) as u64;
+                Ok(DevicePiece { address, len, key: sink.local_key() })
+            }
+            Held::Lost => Err(RegisterFailure::Device(0)),
+        }
+    }
+
+    /// Where a device that copies the memory at once finds it.
+    pub(super) fn inline_piece(&self) -> DevicePiece {
+        let address = match &self.held {
+            Held::Plain(memory) => memory.address(self.start),
+            Held::Sink(_) | Held::Lost => 0,
+        };
+        DevicePiece { address, len: self.len, key: 0 }
+    }
+
+    /// Registers the job's bytes alone, for a peer to write.
+    pub(super) fn become_sink(&mut self, registrar: &dyn Registrar) -> Result<(), RegisterFailure> {
+        let Held::Plain(memory) = std::mem::replace(&mut self.held, Held::Lost) else { return Ok(()) };
+        match Advertised::new(memory, self.start, self.len, registrar, Access::RemoteWrite) {
+            Ok(sink) => {
+                self.held = Held::Sink(sink);
+                Ok(())
+            }
+            Err((memory, failure)) => {
+                self.held = Held::Plain(memory);
+                Err(failure)
+            }
+        }
+    }
+
+    pub(super) fn is_sink(&self) -> bool {
+        matches!(self.held, Held::Sink(_))
+    }
+
+    /// Copies bytes out, from `at` of the job on.
+    pub(super) fn read(&self, at: usize, to: &mut [u8]) {
+        if let Held::Plain(memory) = &self.held {
+            memory.read(self.start + at, to);
+        }
+    }
+
+    /// Copies bytes in, from `at` of the job on.
+    pub(super) fn write(&mut self, at: usize, from: &[u8]) {
+        if let Held::Plain(memory) = &mut self.held {
+            memory.write(self.start + at, from);
+        }
+    }
+
+    /// Gives the memory back: an empty one in its place where the device would not let go.
+    pub(super) fn into_memory(self) -> Memory {
+        match self.held {
+            Held::Plain(memory) => memory,
+            Held::Sink(sink) => sink.end().unwrap_or_else(|| Memory::Buf(Buf::zeroed(0))),
+            Held::Lost => Memory::Buf(Buf::zeroed(0)),
+        }
+    }
+}
+
+/// One request of the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posted {
+    /// The job that it is a part of.
+    pub(super) job: usize,
+    /// Whether the job is done with it.
+    pub(super) is_last: bool,
+    /// Whether it has a completion of its own. Otherwise a later one stands for it.
+    pub(super) is_signaled: bool,
+    pub(super) outcome: Outcome,
+    /// A bounce buffer that it uses, and the bytes of the job that this stands for.
+    pub(super) bounce: Option<Bounced>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Open,
+    Done,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounced {
+    pub(super) buffer: usize,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
+/// Jobs by number, with the free numbers.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    places: Vec<Option<Job>>,
+    free: Vec<usize>,
+}
+
+impl Jobs {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { places: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity) }
+    }
+
+    pub(super) fn insert(&mut self, job: Job) -> usize {
+        match self.free.pop() {
+            Some(index) => {
+                self.places[index] = Some(job);
+                index
+            }
+            None => {
+                self.places.push(Some(job));
+                self.places.len() - 1
+            }
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Job> {
+        self.places.get_mut(index)?.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, index: usize) -> Option<Job> {
+        let job = self.places.get_mut(index)?.take()?;
+        self.free.push(index);
+        Some(job)
+    }
+
+    /// Lets all memory be lost: the device may still use it.
+    pub(super) fn leak(&mut self) {
+        self.places.drain(..).for_each(std::mem::forget);
+    }
+}
+
+/// Registered buffers for data whose own memory cannot be registered.
+#[derive(Debug)]
+pub(super) struct Bounce {
+    buffers: Vec<Buf>,
+    free: VecDeque<usize>,
+    /// Bytes copied through them.
+    pub(super) copied: u64,
+}
+
+impl Bounce {
+    /// Registers all buffers at once: they have to be there when nothing else can be registered.
+    pub(super) fn new(registrar: &dyn Registrar, buffers: usize, bytes: usize) -> Result<Self, RegisterFailure> {
+        let mut all = Vec::with_capacity(buffers);
+        for _ in 0..buffers.max(1) {
+            let mut buf = Buf::zeroed(bytes.max(4096));
+            buf.device_piece(registrar, 0, 1)?;
+            all.push(buf);
+        }
+        let free = (0..all.len()).collect();
+        Ok(Self { buffers: all, free, copied: 0 })
+    }
+
+    /// Bytes that one buffer holds.
+    pub(super) fn size(&self) -> usize {
+        self.buffers.first().map_or(0, Buf::capacity)
+    }
+
+    /// Takes a buffer, with its first `len` bytes as a work request names them.
+    pub(super) fn take(&mut self, registrar: &dyn Registrar, len: usize) -> Option<(usize, DevicePiece)> {
+        let index = self.free.pop_front()?;
+        match self.buffers[index].device_piece(registrar, 0, len) {
+            Ok(piece) => Some((index, piece)),
+            Err(_) => None,
+        }
+    }
+
+    /// Fills a buffer that was taken.
+    pub(super) fn fill(&mut self, job: &Job, bounced: Bounced) {
+        job.read(bounced.at, &mut self.buffers[bounced.buffer][..bounced.len]);
+        self.copied += bounced.len as u64;
+    }
+
+    /// Empties a buffer into the job.
+    pub(super) fn empty(&mut self, job: &mut Job, bounced: Bounced) {
+        job.write(bounced.at, &self.buffers[bounced.buffer][..bounced.len]);
+        self.copied += bounced.len as u64;
+    }
+
+    pub(super) fn give(&mut self, buffer: usize) {
+        self.free.push_back(buffer);
+    }
+
+    pub(super) fn leak(&mut self) {
+        self.buffers.drain(..).for_each(std::mem::forget);
+    }
+}

@@ -1,0 +1,224 @@
+//! How queue pairs come to be: by request of a peer, or by connecting to one. Neither waits here; see `driver` for waiting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::config::VerbsConfig;
+use super::connection::{CmId, Event, EventChannel, Parameters};
+use super::device::{Domain, DomainUse};
+use super::endpoint::{DevicePort, Side};
+use super::error::VerbsError;
+use super::library::Library;
+use super::queue::VerbsQueue;
+
+/// RDMA on this machine: the libraries, the configuration, and the protection domains that connections share.
+#[derive(Debug)]
+pub struct Verbs {
+    pub(super) library: &'static Library,
+    pub(super) config: VerbsConfig,
+    shared: Mutex<Vec<Weak<Domain>>>,
+}
+
+impl Verbs {
+    /// Loads the libraries.
+    ///
+    /// # Errors
+    /// [`VerbsError::Library`] where they are not installed, [`VerbsError::NoRdma`] where the kernel has no RDMA.
+    pub fn open(config: VerbsConfig) -> Result<Arc<Self>, VerbsError> {
+        let library = Library::get()?;
+        EventChannel::new(library)?;
+        Ok(Arc::new(Self { library, config, shared: Mutex::default() }))
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &VerbsConfig {
+        &self.config
+    }
+
+    /// Bytes of memory that are registered with devices now.
+    #[must_use]
+    pub fn registered(&self) -> u64 {
+        self.config.budget.used()
+    }
+
+    /// A protection domain for a connection that is accepted: one for all on a device, so that a store is registered once. They advertise
+    /// nothing, so none can reach what is another's.
+    fn shared_domain(&self, id: &CmId) -> Result<DomainUse, VerbsError> {
+        if !self.config.shares_domain {
+            return self.own_domain(id);
+        }
+        let context = id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(domain) = shared.iter().find_map(|domain| DomainUse::share(domain, context)) {
+            return Ok(domain);
+        }
+        let domain = self.own_domain(id)?;
+        shared.retain(|domain| domain.strong_count() > 0);
+        shared.push(domain.downgrade());
+        Ok(domain)
+    }
+
+    /// A protection domain of its own: what is advertised is for this connection's peer alone.
+    #[allow(unsafe_code, reason = "the device has to stay open, which no type says")]
+    fn own_domain(&self, id: &CmId) -> Result<DomainUse, VerbsError> {
+        let context = id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
+        // SAFETY: librdmacm keeps a device open while an identifier is bound to it, and each endpoint gives up its use of the domain before
+        // its identifier.
+        unsafe { DomainUse::new(self.library, context, self.config.budget.clone()) }
+    }
+
+    fn queue(&self, id: CmId, channel: EventChannel, domain: DomainUse, side: Side) -> Result<VerbsQueue, VerbsError> {
+        let info = domain.info().clone();
+        let port = DevicePort::new(self.library, id, channel, domain, side, &self.config)?;
+        VerbsQueue::new(port, info, &self.config)
+    }
+}
+
+/// Waits for peers that want to connect.
+#[derive(Debug)]
+pub struct VerbsListener {
+    verbs: Arc<Verbs>,
+    // In this order: the identifier goes before its channel.
+    id: CmId,
+    channel: EventChannel,
+}
+
+impl VerbsListener {
+    /// Listens at an address of RDMA's own port space: a TCP listener may have the same. An unspecified address listens on all devices.
+    ///
+    /// # Errors
+    /// [`VerbsError::NoDevice`] when the address belongs to no device, [`VerbsError::InUse`] when another listens there.
+    pub fn bind(verbs: Arc<Verbs>, address: SocketAddr) -> Result<Self, VerbsError> {
+        let channel = EventChannel::new(verbs.library)?;
+        let id = CmId::new(verbs.library, &channel)?;
+        id.listen(address, verbs.config.backlog)?;
+        Ok(Self { verbs, id, channel })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.id.local()
+    }
+
+    /// What becomes readable when a peer wants to connect.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// The next request of a peer, as a queue pair that has not answered yet. `None` when there is none now.
+    ///
+    /// # Errors
+    /// [`VerbsError::NoRdma`] when the listener itself has ended: its device is gone. Any other error is of this one request,
+    /// which has been refused; the listener goes on.
+    pub fn poll_request(&self) -> Result<Option<VerbsQueue>, VerbsError> {
+        loop {
+            match self.channel.poll() {
+                Ok(None) => return Ok(None),
+                Ok(Some(Event::Request(id, asked))) => return self.take(id, asked).map(Some),
+                Ok(Some(Event::DeviceRemoval)) => {
+                    return Err(VerbsError::NoRdma(io::Error::from_raw_os_error(libc::ENODEV)));
+                }
+                Ok(Some(_)) => {}
+                Err(error) => return Err(VerbsError::NoRdma(error)),
+            }
+        }
+    }
+
+    fn take(&self, id: CmId, asked: Parameters) -> Result<VerbsQueue, VerbsError> {
+        let prepare = || {
+            let channel = EventChannel::new(self.verbs.library)?;
+            id.migrate(&channel)?;
+            Ok((channel, self.verbs.shared_domain(&id)?))
+        };
+        match prepare() {
+            Ok((channel, domain)) => self.verbs.queue(id, channel, domain, Side::Passive(asked)),
+            Err(error) => {
+                id.reject();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// How far a [`Connecting`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leg {
+    Address,
+    Route,
+    Done,
+}
+
+/// A way to a peer that is being looked for.
+#[derive(Debug)]
+pub struct Connecting {
+    verbs: Arc<Verbs>,
+    address: SocketAddr,
+    milliseconds: i32,
+    leg: Leg,
+    // In this order: the identifier goes before its channel.
+    id: Option<CmId>,
+    channel: Option<EventChannel>,
+}
+
+impl Connecting {
+    /// Starts to look for the device and the way to an address. Each takes at most so many milliseconds.
+    ///
+    /// # Errors
+    /// [`VerbsError::NoDevice`] when no device leads there.
+    pub fn start(verbs: Arc<Verbs>, address: SocketAddr, milliseconds: i32) -> Result<Self, VerbsError> {
+        let channel = EventChannel::new(verbs.library)?;
+        let id = CmId::new(verbs.library, &channel)?;
+        id.resolve_address(address, milliseconds).map_err(|error| unresolved(address, error))?;
+        Ok(Self { verbs, address, milliseconds, leg: Leg::Address, id: Some(id), channel: Some(channel) })
+    }
+
+    /// What becomes readable when there is news.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The queue pair, when the way is found. It has not asked the peer yet.
+    ///
+    /// # Errors
+    /// [`VerbsError::NoDevice`], [`VerbsError::Unreachable`], or what the device refused.
+    pub fn poll(&mut self) -> Result<Option<VerbsQueue>, VerbsError> {
+        loop {
+            let (Some(id), Some(channel)) = (&self.id, &self.channel) else {
+                return Err(VerbsError::TimedOut(self.address));
+            };
+            match (channel.poll(), self.leg) {
+                (Ok(None), _) => return Ok(None),
+                (Ok(Some(Event::AddressResolved)), Leg::Address) => {
+                    self.leg = Leg::Route;
+                    id.resolve_route(self.milliseconds).map_err(|error| unresolved(self.address, error))?;
+                }
+                (Ok(Some(Event::RouteResolved)), Leg::Route) => break,
+                (Ok(Some(Event::Unresolved(error) | Event::Failed(error))), _) => {
+                    return Err(unresolved(self.address, io::Error::from_raw_os_error(error)));
+                }
+                (Ok(Some(_)), _) => {}
+                (Err(error), _) => return Err(VerbsError::NoRdma(error)),
+            }
+        }
+        self.leg = Leg::Done;
+        let (Some(id), Some(channel)) = (self.id.take(), self.channel.take()) else {
+            return Err(VerbsError::TimedOut(self.address));
+        };
+        let domain = self.verbs.own_domain(&id)?;
+        self.verbs.queue(id, channel, domain, Side::Active).map(Some)
+    }
+}
+
+fn unresolved(address: SocketAddr, error: io::Error) -> VerbsError {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::EADDRNOTAVAIL) => VerbsError::NoDevice(address),
+        Some(libc::ETIMEDOUT) => VerbsError::TimedOut(address),
+        _ => VerbsError::Unreachable(address, error),
+    }
+}
