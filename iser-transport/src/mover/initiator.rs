@@ -28,6 +28,8 @@ use crate::queue::{QueuePair, RemoteAccess, Stag};
 
 mod held;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use held::Held;
 use place::{Blocked, Place};
