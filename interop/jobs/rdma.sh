@@ -106,7 +106,7 @@ tgt_iser() {
 initiator_of_ours() {
     local name=$1 url=$2?rdma=$3 provider=$3
     shift 3
-    check "$name: info" ours "$provider" "read depth" "$@" -- "$ISCSI" --initiator "$INITIATOR" info "$url"
+    check "$name: info" ours "$provider" "Read depth" "$@" -- "$ISCSI" --initiator "$INITIATOR" info "$url"
     cat check.log
     check "$name: verify" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --size 32M
     check "$name: verify in large requests" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --bs 1M --iodepth 4 --size 32M
