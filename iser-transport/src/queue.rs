@@ -221,12 +221,6 @@ pub trait QueuePair {
 
     /// Ends the connection at once: what is posted comes back flushed as soon as nothing touches its memory. Idempotent.
     fn abort(&mut self);
-
-    /// Bytes that are still to be sent after [`Completion::Ended`], such as the reason that the peer is told. A byte stream's own
-    /// [`backlog`](StreamQueue::backlog); none for all others.
-    fn unsent(&self) -> usize {
-        0
-    }
 }
 
 /// A queue pair that runs over a byte stream: what lets an iSER connection be driven like a TCP one.

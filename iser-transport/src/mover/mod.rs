@@ -328,7 +328,8 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
 
     fn backlog(&self) -> usize {
         match self.state {
-            State::Ended(_) | State::Closed => self.queue.unsent(),
+            // A queue pair ends when it has nothing left to send.
+            State::Ended(_) | State::Closed => 0,
             _ => self.send.backlog() + self.initiator.backlog(),
         }
     }

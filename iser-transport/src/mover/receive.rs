@@ -8,7 +8,7 @@ use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
 use iscsi_proto::pdu::{BHS_LEN, Bhs, Opcode};
 use iscsi_proto::tcp::Role;
 
-use super::config::{LOGIN_DATA_SEGMENT_LEN, padded};
+use super::config::{LOGIN_DATA_SEGMENT_LEN, padded, receive_len};
 use super::{IserMover, State};
 use crate::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
 use crate::queue::{QueuePair, Stag};
@@ -107,7 +107,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// Login is lock-step: one receive is there for the next PDU of the peer, from before the message that asks for it.
     pub(super) fn ensure_login_receive(&mut self) {
         if self.receive.posted == 0 {
-            let len = self.config.receive_len(LOGIN_DATA_SEGMENT_LEN);
+            let len = HEADERS_LEN + LOGIN_DATA_SEGMENT_LEN as usize;
             let buf = self.receive.spare.pop().unwrap_or_else(|| Buf::zeroed(len));
             self.post_receive(buf);
         }
@@ -115,7 +115,9 @@ impl<Q: QueuePair> IserMover<Q> {
 
     /// Posts the receives of the Full Feature Phase, for data segments of `segment` bytes, unless they are there.
     pub(super) fn open_receives(&mut self, segment: u32) {
-        let len = self.config.receive_len(segment);
+        // Targets send no AHS (RFC 7143 11.2.2).
+        let ahs = if self.config.role == Role::Target { self.parameters.max_ahs_length } else { 4 };
+        let len = receive_len(ahs, segment);
         if self.receive.full_len > 0 {
             if len > self.receive.full_len {
                 self.fail(MoverError::Rdma(

@@ -112,10 +112,3 @@ fn an_initiator_posts_its_receives_before_it_asks_for_the_full_feature_phase() {
     rig.mover.send_control(login_request(), &[]);
     assert_eq!(rig.mover.queue.receives_before[0], 8 + 4 + 1);
 }
-
-#[test]
-fn what_login_is_to_offer_fits_the_receives() {
-    let offer = config().offer(iscsi_proto::login::Offer::default());
-    assert!(offer.rdma_extensions && offer.initial_r2t);
-    assert_eq!((offer.target_recv_data_segment_length, offer.initiator_recv_data_segment_length), (8192, 8192));
-}
