@@ -5,10 +5,13 @@
 //!
 //! | part | what it is |
 //! |---|---|
+//! | [`transport`] | what sessions run over: TCP, iSER over iWARP, iSER over loopback queue pairs |
 //! | [`rng`], [`trace`] | decisions out of a seed; what happened, as a hash and as lines |
 //! | [`link`] | a byte stream with delay, chunks, stalls, cuts, half-open ends, flipped bits |
+//! | [`fabric`] | the loopback of `iser-transport` on virtual time |
+//! | [`network`] | either of the two |
 //! | [`store`] | a backstore with delay, reordering, errors, no space; all three doors |
-//! | [`pipe`] | drives a connection over its side of a link, and checks the driving contract |
+//! | [`pipe`] | drives a connection over its side of a network, and checks the driving contract |
 //! | [`model`] | the oracle |
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`] | a peer that sends anything |
@@ -27,16 +30,18 @@ pub mod rng;
 pub mod scenario;
 pub mod store;
 pub mod trace;
+pub mod transport;
 pub mod workload;
 pub mod world;
 
 pub use scenario::Scenario;
+pub use transport::Transport;
 pub use world::{Failure, Report, run};
 
 /// Runs the scenario of a seed.
 ///
 /// # Errors
 /// What it found.
-pub fn run_seed(seed: u64, print: bool) -> Result<Report, Failure> {
-    run(&Scenario::new(seed), print)
+pub fn run_seed(seed: u64, transport: Transport, print: bool) -> Result<Report, Failure> {
+    run(&Scenario::over(seed, transport), print)
 }

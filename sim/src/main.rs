@@ -1,19 +1,22 @@
-//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--trace]`, or `--seeds A..B`.
+//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [--trace]`, or `--seeds A..B`.
 
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
 
-const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--trace]";
+use sim::Transport;
+
+const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--trace]";
 
 struct Arguments {
     seeds: Range<u64>,
+    transport: Transport,
     trace: bool,
 }
 
 fn arguments() -> Option<Arguments> {
     let mut seeds = None;
-    let mut trace = false;
+    let (mut transport, mut trace) = (Transport::Tcp, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -26,22 +29,26 @@ fn arguments() -> Option<Arguments> {
                 let (from, to) = range.split_once("..")?;
                 seeds = Some(from.parse().ok()?..to.parse().ok()?);
             }
+            "--transport" => {
+                let name = words.next()?;
+                transport = Transport::ALL.into_iter().find(|transport| transport.name() == name)?;
+            }
             "--trace" => trace = true,
             _ => return None,
         }
     }
-    Some(Arguments { seeds: seeds?, trace })
+    Some(Arguments { seeds: seeds?, transport, trace })
 }
 
 fn main() -> ExitCode {
-    let Some(Arguments { seeds, trace }) = arguments() else {
+    let Some(Arguments { seeds, transport, trace }) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let begun = Instant::now();
     let (mut total, mut failed, mut hash) = (sim::Report::default(), 0, 0);
     for seed in seeds.clone() {
-        match sim::run_seed(seed, trace) {
+        match sim::run_seed(seed, transport, trace) {
             Ok(report) => {
                 total.commands += report.commands;
                 total.writes += report.writes;

@@ -6,12 +6,13 @@ use initiator_core::{Limits as InitiatorLimits, ReconnectPolicy, Timeouts};
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::TaskFunction;
-use iscsi_proto::tcp::TcpMoverConfig;
+use iscsi_proto::tcp::{Role, TcpMoverConfig};
 use target_core::session::Limits as TargetLimits;
 
 use crate::link::{LinkPlan, Side};
 use crate::rng::Rng;
 use crate::store::{Door, StorePlan};
+use crate::transport::{IserEnd, IserPlan, Transport};
 use crate::workload::WorkPlan;
 
 /// How initiators authenticate.
@@ -80,8 +81,10 @@ pub struct SessionPlan {
     pub limits: InitiatorLimits,
     /// Its reconnection.
     pub reconnect: ReconnectPolicy,
-    /// Its mover.
+    /// Its mover over TCP.
     pub mover: TcpMoverConfig,
+    /// Its end of iSER.
+    pub iser: IserEnd,
     /// Its work.
     pub work: WorkPlan,
 }
@@ -91,9 +94,13 @@ pub struct SessionPlan {
 pub struct Scenario {
     /// The seed.
     pub seed: u64,
+    /// What carries the sessions.
+    pub transport: Transport,
     /// The target's bounds and offer.
     pub limits: TargetLimits,
-    /// The target's movers.
+    /// iSER's networks and the target's end of them.
+    pub iser: IserPlan,
+    /// The target's movers over TCP.
     pub mover: TcpMoverConfig,
     /// Authentication.
     pub chap: Chap,
@@ -213,7 +220,9 @@ impl Scenario {
         limits.send_timeout = Duration::from_secs(30);
         Self {
             seed,
+            transport: Transport::Tcp,
             limits,
+            iser: IserPlan::any(&mut Rng::new(seed, 10), faulty),
             mover: mover(rng),
             chap: rng.pick(&[Chap::No, Chap::No, Chap::OneWay, Chap::Mutual]),
             store,
@@ -222,6 +231,26 @@ impl Scenario {
             mangled: rng.permille(200).then(|| rng.magnitude(1, 200)),
             hostile: if rng.permille(300) { rng.between(1, 4) } else { 0 },
         }
+    }
+
+    /// The scenario of a seed over another transport.
+    #[must_use]
+    pub fn over(seed: u64, transport: Transport) -> Self {
+        let mut scenario = Self::new(seed);
+        scenario.transport = transport;
+        if transport == Transport::Tcp {
+            return scenario;
+        }
+        scenario.limits.offer = scenario.iser.target.offer.put_in(scenario.limits.offer);
+        for session in &mut scenario.sessions {
+            session.offer = session.iser.offer.put_in(session.offer.clone());
+            // What guards against bits that flip is iWARP's CRC.
+            session.iser.crc |= scenario.weather.flips > 0;
+        }
+        if transport == Transport::Loopback {
+            scenario.mangled = None;
+        }
+        scenario
     }
 
     fn session(
@@ -262,6 +291,7 @@ impl Scenario {
             limits: InitiatorLimits { commands: rng.magnitude(1, 128) as u16, ..InitiatorLimits::default() },
             reconnect: ReconnectPolicy { seed: Some(rng.u64()), ..ReconnectPolicy::default() },
             mover: mover(rng),
+            iser: IserEnd::any(&mut Rng::new(rng.u64(), 11), Role::Initiator),
             work,
         }
     }

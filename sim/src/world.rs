@@ -9,25 +9,30 @@ use std::time::Duration;
 
 use initiator_core::{Credentials, Engine, InitiatorConnection, LoginConfig, Recovery, may_heal};
 use iscsi_proto::chap::ChapSecret;
+use iscsi_proto::datamover::Datamover;
 use iscsi_proto::login::ChapAccount;
 use iscsi_proto::parameters::{Digest, SessionType};
 use iscsi_proto::scsi::Lun;
-use iscsi_proto::tcp::{Role, TcpMover};
+use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
+use iser_transport::loopback::LoopbackQueue;
+use iser_transport::mover::IserMover;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Attributes, TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::session::{Target, TargetConnection};
 
+use crate::fabric::{FabricLink, FabricPlan};
 use crate::hostile::Hostile;
 use crate::link::{Link, LinkPlan, Side};
 use crate::model::Model;
 use crate::network::Network;
-use crate::pipe::{Bytes, DriveInitiator, DriveTarget, Pipe};
+use crate::pipe::{Bytes, Completions, DriveInitiator, DriveTarget, Exchange, Pipe};
 use crate::rng::Rng;
 use crate::scenario::{Chap, Scenario, SessionPlan};
 use crate::store::{Door, SimStore, StorePlan};
 use crate::trace::Trace;
+use crate::transport::Transport;
 use crate::workload::{Verdict, Workload};
 
 /// The target node of the honest sessions.
@@ -72,6 +77,8 @@ pub struct Report {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
+    /// What carried its sessions.
+    pub transport: Transport,
     /// What is wrong.
     pub what: String,
     /// The last lines of its trace.
@@ -83,8 +90,9 @@ impl fmt::Display for Failure {
         for line in &self.last {
             writeln!(f, "    {line}")?;
         }
-        writeln!(f, "seed {}: {}", self.seed, self.what)?;
-        write!(f, "replay: cargo run -p sim -- --seed {} --trace", self.seed)
+        let name = self.transport.name();
+        writeln!(f, "seed {} over {name}: {}", self.seed, self.what)?;
+        write!(f, "replay: cargo run -p sim -- --seed {} --transport {name} --trace", self.seed)
     }
 }
 
@@ -156,7 +164,8 @@ struct World<'a> {
 pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
     let trace = Trace::new(print);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::new(scenario, trace.clone()).live()));
-    let failed = |what: String| Failure { seed: scenario.seed, what, last: trace.last() };
+    let failed =
+        |what: String| Failure { seed: scenario.seed, transport: scenario.transport, what, last: trace.last() };
     match result {
         Ok(Ok(report)) => Ok(Report { hash: trace.hash(), events: trace.events(), ..report }),
         Ok(Err(what)) => Err(failed(what)),
@@ -449,7 +458,40 @@ impl<'a> World<'a> {
         next.into_iter().flatten().min()
     }
 
-    fn connect(&mut self, plan: LinkPlan, rng: Rng) -> Option<usize> {
+    /// A byte stream to the target.
+    fn connect(&mut self, plan: LinkPlan, rng: Rng, transport: Transport) -> Option<usize> {
+        let link = || Network::Bytes(Box::new(Link::new(plan, rng)));
+        let tasks = self.target_tasks();
+        if transport == Transport::Iwarp {
+            let mover = self.scenario.iser.target.over_iwarp(tasks, self.rng.u64());
+            return self.serve::<_, Bytes>(mover, link);
+        }
+        let config = TcpMoverConfig { max_tasks: tasks, ..self.scenario.mover };
+        self.serve::<_, Bytes>(TcpMover::new(Role::Target, config), link)
+    }
+
+    /// Queue pairs to the target; the initiator's mover.
+    fn connect_loopback(&mut self, at: usize, plan: FabricPlan) -> Option<(usize, IserMover<LoopbackQueue>)> {
+        let (calm, tasks, seed, now) = (self.calm, self.target_tasks(), self.rng.u64(), self.now);
+        let host = &self.hosts[at].plan;
+        let end = (&host.iser, host.limits.commands);
+        let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, calm, seed);
+        let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
+        let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now)));
+        let number = self.serve::<_, Completions>(target, network)?;
+        Some((number, initiator))
+    }
+
+    const fn target_tasks(&self) -> u16 {
+        self.scenario.limits.command_window + self.scenario.limits.immediate_commands
+    }
+
+    /// The target takes a connection, if it does, over a network of which it has one end.
+    fn serve<M, X>(&mut self, mover: M, network: impl FnOnce() -> Network) -> Option<usize>
+    where
+        M: Datamover + 'static,
+        X: Exchange<TargetConnection<M>> + 'static,
+    {
         let number = self.networks.len();
         if number > MOST_LINKS {
             self.verdict.broken(format!("more than {MOST_LINKS} connections were made"));
@@ -457,16 +499,11 @@ impl<'a> World<'a> {
         }
         let endpoints =
             Endpoints { local: ([127, 0, 0, 1], 3260).into(), peer: ([127, 0, 0, 1], 10_000 + number as u16).into() };
-        let config = iscsi_proto::tcp::TcpMoverConfig {
-            max_tasks: self.scenario.limits.command_window + self.scenario.limits.immediate_commands,
-            ..self.scenario.mover
-        };
-        let mover = TcpMover::new(Role::Target, config);
         let mut entropy = [0; 64];
         self.rng.fill(&mut entropy);
         let connection = TargetConnection::new(self.target.clone(), mover, endpoints, entropy, self.now)?;
-        self.networks.push(Some(Network::Bytes(Box::new(Link::new(plan, rng)))));
-        self.served.push(Box::new(Pipe::<_, Bytes>::new(connection, number, Side::Target)));
+        self.networks.push(Some(network()));
+        self.served.push(Box::new(Pipe::<_, X>::new(connection, number, Side::Target)));
         Some(number)
     }
 
@@ -490,11 +527,7 @@ impl<'a> World<'a> {
                     host.guarded = true;
                     link.guard();
                 }
-                if pipe.is_finished() {
-                    (self.disconnect_host(at, pipe), true)
-                } else {
-                    (State::Up(pipe), any)
-                }
+                if pipe.is_finished() { (self.disconnect_host(at, pipe), true) } else { (State::Up(pipe), any) }
             }
             other => (other, false),
         };
@@ -505,6 +538,7 @@ impl<'a> World<'a> {
     fn connect_host(&mut self, at: usize, engine: Engine<Workload>) -> State {
         let host = &mut self.hosts[at];
         let weather = &self.scenario.weather;
+        let transport = self.scenario.transport;
         let plan = match host.mangle {
             _ if self.calm => LinkPlan::calm(),
             None => weather.link(&mut host.rng),
@@ -513,20 +547,52 @@ impl<'a> World<'a> {
         let refused = !self.calm && host.rng.permille(weather.refused);
         host.guarded = false;
         let number = self.networks.len() as u64;
-        let link = if refused { None } else { self.connect(plan, Rng::new(self.scenario.seed, 1000 + number)) };
-        let (now, host) = (self.now, &mut self.hosts[at]);
-        let Some(link) = link else {
-            self.trace.event(format_args!("host {at} is refused"));
-            return match host.recovery.failed(now) {
-                Some(wait) => State::Waiting { engine: Box::new(engine), until: now + wait },
-                None => self.give_up(engine),
-            };
+        let rng = Rng::new(self.scenario.seed, 1000 + number);
+        let commands = host.plan.limits.commands;
+        let up = match transport {
+            _ if refused => Err(engine),
+            Transport::Loopback => {
+                let plan = if self.calm { FabricPlan::calm() } else { weather.fabric(&mut host.rng) };
+                match self.connect_loopback(at, plan) {
+                    Some((link, mover)) => Ok(self.begin::<_, Completions>(at, engine, mover, link)),
+                    None => Err(engine),
+                }
+            }
+            Transport::Iwarp => match self.connect(plan, rng, transport) {
+                Some(link) => {
+                    let mover = self.hosts[at].plan.iser.over_iwarp(commands, self.rng.u64());
+                    Ok(self.begin::<_, Bytes>(at, engine, mover, link))
+                }
+                None => Err(engine),
+            },
+            Transport::Tcp => match self.connect(plan, rng, transport) {
+                Some(link) => {
+                    let config = TcpMoverConfig { max_tasks: commands, ..self.hosts[at].plan.mover };
+                    Ok(self.begin::<_, Bytes>(at, engine, TcpMover::new(Role::Initiator, config), link))
+                }
+                None => Err(engine),
+            },
         };
+        up.unwrap_or_else(|engine| {
+            self.trace.event(format_args!("host {at} is refused"));
+            match self.hosts[at].recovery.failed(self.now) {
+                Some(wait) => State::Waiting { engine: Box::new(engine), until: self.now + wait },
+                None => self.give_up(engine),
+            }
+        })
+    }
+
+    /// A host begins its login over its end of a network.
+    fn begin<M, X>(&mut self, at: usize, engine: Engine<Workload>, mover: M, link: usize) -> State
+    where
+        M: Datamover + 'static,
+        X: Exchange<InitiatorConnection<M, Workload>> + 'static,
+    {
         self.trace.event(format_args!("host {at} connects, link {link}"));
-        let config = iscsi_proto::tcp::TcpMoverConfig { max_tasks: host.plan.limits.commands, ..host.plan.mover };
-        let mover = TcpMover::new(Role::Initiator, config);
-        let connection = InitiatorConnection::new(mover, engine, host.login.clone(), host.plan.timeouts.login, now);
-        State::Up(Box::new(Pipe::<_, Bytes>::new(connection, link, Side::Initiator)))
+        let host = &self.hosts[at];
+        let connection =
+            InitiatorConnection::new(mover, engine, host.login.clone(), host.plan.timeouts.login, self.now);
+        State::Up(Box::new(Pipe::<_, X>::new(connection, link, Side::Initiator)))
     }
 
     fn disconnect_host(&mut self, at: usize, pipe: Box<dyn DriveInitiator>) -> State {
@@ -567,7 +633,9 @@ impl<'a> World<'a> {
         let mut at = 0;
         while at < self.served.len() {
             let pipe = &mut self.served[at];
-            let Some(link) = &mut self.networks[pipe.link()] else { return Err("a link went before its connection".into()) };
+            let Some(link) = &mut self.networks[pipe.link()] else {
+                return Err("a link went before its connection".into());
+            };
             any |= pipe.run(link, self.now)?;
             if pipe.is_finished() {
                 let pipe = self.served.remove(at);
@@ -588,7 +656,7 @@ impl<'a> World<'a> {
         {
             let mut rng = Rng::new(self.scenario.seed, 500 + left);
             let plan = LinkPlan { cut_after: None, flip: None, ..self.scenario.weather.link(&mut rng) };
-            if let Some(link) = self.connect(plan, Rng::new(self.scenario.seed, 600 + left)) {
+            if let Some(link) = self.connect(plan, Rng::new(self.scenario.seed, 600 + left), Transport::Tcp) {
                 self.hostiles.push(Hostile::new(link, &mut rng, OTHER, self.now));
             }
             let wait = Duration::from_millis(rng.magnitude(1, 2000));

@@ -1,7 +1,7 @@
 //! The simulator can fail, and a seed is a whole run.
 
 use sim::store::Door;
-use sim::{Scenario, run, run_seed};
+use sim::{Scenario, Transport, run, run_seed};
 
 /// A scenario of a calm world, in which nothing goes wrong by itself.
 fn calm(seed: u64) -> Scenario {
@@ -23,11 +23,12 @@ fn calm(seed: u64) -> Scenario {
 #[test]
 fn one_seed_is_one_run() {
     for seed in [1, 2, 3, 17, 42, 99] {
-        let (first, second) = (run_seed(seed, false).unwrap(), run_seed(seed, false).unwrap());
+        let (first, second) =
+            (run_seed(seed, Transport::Tcp, false).unwrap(), run_seed(seed, Transport::Tcp, false).unwrap());
         assert!(first.events > 0);
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
     }
-    assert_ne!(run_seed(1, false).unwrap().hash, run_seed(2, false).unwrap().hash);
+    assert_ne!(run_seed(1, Transport::Tcp, false).unwrap().hash, run_seed(2, Transport::Tcp, false).unwrap().hash);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! 1,000 seeds, cut into pieces so that they run beside each other. A failure prints its seed and the command that replays it.
 
 fn seeds(range: std::ops::Range<u64>) {
-    let failures: Vec<String> =
-        range.filter_map(|seed| sim::run_seed(seed, false).err()).map(|failure| failure.to_string()).collect();
+    let failures: Vec<String> = range
+        .filter_map(|seed| sim::run_seed(seed, sim::Transport::Tcp, false).err())
+        .map(|failure| failure.to_string())
+        .collect();
     assert!(failures.is_empty(), "{} seeds failed:\n{}", failures.len(), failures.join("\n"));
 }
 
