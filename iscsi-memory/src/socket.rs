@@ -79,6 +79,27 @@ pub fn max_segment(socket: impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(value).unwrap_or(0))
 }
 
+/// TCP's maximum segment size on a connected socket, in bytes: what one segment holds of the stream now (`TCP_MAXSEG`).
+///
+/// # Errors
+/// The errno of `getsockopt`; the socket is none of TCP, for instance.
+pub fn segment_size(socket: impl AsFd) -> io::Result<u32> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, which `value` has, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_MAXSEG,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    checked(result as isize)?;
+    u32::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};

@@ -221,6 +221,11 @@ pub trait QueuePair {
 
     /// Ends the connection at once: what is posted comes back flushed as soon as nothing touches its memory. Idempotent.
     fn abort(&mut self);
+
+    /// Payload bytes that the provider copied since the connection began.
+    fn copied(&self) -> u64 {
+        0
+    }
 }
 
 /// A queue pair that runs over a byte stream: what lets an iSER connection be driven like a TCP one.

@@ -3,6 +3,8 @@
 mod discovery;
 mod disk;
 mod info;
+#[cfg(feature = "iser")]
+mod iser;
 mod load;
 mod mailbox;
 mod runner;

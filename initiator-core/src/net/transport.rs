@@ -67,7 +67,7 @@ pub(super) struct Attempt<'a> {
     /// Another way is there if this one leads nowhere.
     pub(super) more: bool,
     /// Ask by revision 2 of MPA.
-    #[expect(dead_code)]
+    #[cfg_attr(not(feature = "iser"), expect(dead_code))]
     pub(super) revision_two: bool,
     pub(super) login: LoginConfig,
 }
@@ -108,8 +108,21 @@ pub(super) async fn connection<A: Application>(
             let mover = TcpMover::new(Role::Initiator, config);
             over_stream(attempt, stream, mover, engine, |_| false).await
         }
-        Way::Iwarp | Way::Verbs => {
-            let reason = "iSER is not built in".into();
+        #[cfg(feature = "iser")]
+        Way::Iwarp => {
+            let (stream, carrier) = match connect(&attempt, "iser", "iwarp").await {
+                Ok(connected) => connected,
+                Err(error) => return (engine, Outcome::Unreached(error)),
+            };
+            connected(engine.app(), carrier);
+            let mover = match super::iser::over_iwarp(&attempt, &stream) {
+                Ok(mover) => mover,
+                Err(error) => return (engine, Outcome::Unreached(error)),
+            };
+            over_stream(attempt, stream, mover, engine, |mover| mover.queue().wants_revision_one()).await
+        }
+        _ => {
+            let reason = "it is not built into this program".into();
             (engine, Outcome::Unreached(Error::NoIser { portal: attempt.portal.to_string(), reason }))
         }
     }

@@ -473,6 +473,10 @@ impl QueuePair for IwarpQueue {
             _ => self.end(EndCause::Closed),
         }
     }
+
+    fn copied(&self) -> u64 {
+        self.copied
+    }
 }
 
 impl StreamQueue for IwarpQueue {

@@ -22,7 +22,7 @@ use alloc::collections::VecDeque;
 use iscsi_memory::{ReceiveSlice, ReceiveWindow, SendList};
 use iscsi_proto::connection::{QueueMover, StreamEnd, StreamMover};
 use iscsi_proto::datamover::{
-    Caps, Datamover, GetData, MoverError, Notification, PutData, SendCommand, SequenceNumbers, TaskBuffers, TaskHandle,
+    Caps, Datamover, GetData, MoverError, MoverReport, Notification, PutData, SendCommand, SequenceNumbers, TaskBuffers, TaskHandle,
 };
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{Bhs, Opcode};
@@ -343,6 +343,20 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
 
     fn is_closed(&self) -> bool {
         self.state == State::Closed
+    }
+
+    fn is_established(&self) -> bool {
+        self.send.established
+    }
+
+    fn report(&self) -> Option<MoverReport> {
+        Some(MoverReport {
+            read_depth: self.send.read_depth as u16,
+            copied: self.counters.copied + self.queue.copied(),
+            written: self.counters.written,
+            read: self.counters.read,
+            registered: (self.receive.memory() + self.send.backlog()) as u64,
+        })
     }
 }
 

@@ -69,6 +69,11 @@ impl Receive {
         self.inbox.pop_front()
     }
 
+    /// Bytes that the receives take.
+    pub(super) fn memory(&self) -> usize {
+        self.posted * self.full_len
+    }
+
     pub(super) fn has_next(&self) -> bool {
         !self.inbox.is_empty()
     }

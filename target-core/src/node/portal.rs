@@ -22,7 +22,7 @@ impl Portal {
         Self { address, iser: false, bound_port: AtomicU16::new(0) }
     }
 
-    /// Offers iSER at this address too. What listens there is the server's business; the TCP server does not.
+    /// Offers iSER at this address too, beside plain iSCSI; how is the server's business.
     #[must_use]
     pub const fn with_iser(mut self) -> Self {
         self.iser = true;

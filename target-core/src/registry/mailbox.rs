@@ -79,6 +79,12 @@ impl Mailbox {
         });
     }
 
+    /// Whether an event waits.
+    #[cfg(feature = "iser")]
+    pub(crate) fn has_event(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// The next event; one load when there is none.
     #[inline]
     pub(crate) fn take(&self) -> Option<SessionEvent> {

@@ -1,5 +1,7 @@
 //! The server: portals on TCP sockets, and one worker thread per core (feature `tokio`).
 //!
+//! A portal that offers iSER (feature `iser`) serves it on the same port: an iWARP connection begins otherwise than a login does.
+//!
 //! Each worker is a thread with a single-threaded runtime of its own, so a server runs inside any program, with or without a runtime. A connection is given
 //! to the worker with the fewest when it is accepted, and stays there.
 //!
@@ -39,6 +41,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "iser")]
+mod iser;
 mod worker;
 
 #[cfg(test)]
@@ -52,6 +56,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::tcp::TcpMoverConfig;
 use tokio::sync::{mpsc, watch};
 
@@ -59,7 +64,9 @@ use crate::node::TargetConfig;
 use crate::registry::{Endpoints, SessionInfo};
 use crate::session::{EndReason, Limits, Target};
 use crate::stats::SessionStatistics;
-use worker::{Seats, Worker};
+#[cfg(feature = "iser")]
+pub use iser::IserConfig;
+use worker::{Listening, Seats, Worker};
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +88,9 @@ pub enum ServerError {
         /// The system's error.
         error: io::Error,
     },
+    /// The portal is to offer iSER, and iSER is not built in.
+    #[error("cannot offer iSER on {0}: this program is built without it (feature `iser`)")]
+    NoIser(SocketAddr),
     /// A worker thread or its runtime did not start.
     #[error("cannot start a worker thread: {0}")]
     Worker(io::Error),
@@ -113,6 +123,8 @@ impl Server {
             limits: Limits::default(),
             driver: iscsi_driver::Limits::default(),
             mover: TcpMoverConfig::default(),
+            #[cfg(feature = "iser")]
+            iser: IserConfig::default(),
             workers: None,
             on_end: None,
         }
@@ -125,6 +137,8 @@ pub struct ServerBuilder {
     limits: Limits,
     driver: iscsi_driver::Limits,
     mover: TcpMoverConfig,
+    #[cfg(feature = "iser")]
+    iser: IserConfig,
     workers: Option<usize>,
     on_end: Option<OnEnd>,
 }
@@ -157,6 +171,14 @@ impl ServerBuilder {
         self
     }
 
+    /// How portals that offer iSER do so.
+    #[cfg(feature = "iser")]
+    #[must_use]
+    pub fn iser(mut self, iser: IserConfig) -> Self {
+        self.iser = iser;
+        self
+    }
+
     /// Worker threads, 1 to 256. By default as many as the machine has cores for this process.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
@@ -177,16 +199,26 @@ impl ServerBuilder {
     /// [`ServerError`], one sentence that names the address; nothing runs then.
     pub fn start(self) -> Result<ServerHandle, ServerError> {
         let mut listeners = Vec::new();
+        let mut local_addrs = Vec::new();
         for address in self.config.addresses() {
             let listener = TcpListener::bind(address).map_err(|error| ServerError::listen(address, error))?;
             let ready = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
             let bound = ready.map_err(|error| ServerError::listen(address, error))?;
+            let mut iser = false;
             for portal in self.config.portals().filter(|portal| portal.address() == address) {
                 portal.set_bound_port(bound.port());
+                iser |= portal.iser();
             }
-            listeners.push((bound, listener));
+            #[cfg(feature = "iser")]
+            {
+                iser &= self.iser.iwarp;
+            }
+            if iser && cfg!(not(feature = "iser")) {
+                return Err(ServerError::NoIser(address));
+            }
+            local_addrs.push(bound);
+            listeners.push(Listening { socket: listener, iser });
         }
-        let local_addrs = listeners.iter().map(|(bound, _)| *bound).collect();
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let count = self.workers.unwrap_or_else(cores).clamp(1, 256);
         let slots = self.limits.command_window.saturating_add(self.limits.immediate_commands);
@@ -203,8 +235,8 @@ impl ServerBuilder {
             inboxes.push(inbox);
         }
         let seats: Seats = seats.into();
-        let mut shares: Vec<Vec<TcpListener>> = (0..count).map(|_| Vec::new()).collect();
-        for (at, (_, listener)) in listeners.into_iter().enumerate() {
+        let mut shares: Vec<Vec<Listening>> = (0..count).map(|_| Vec::new()).collect();
+        for (at, listener) in listeners.into_iter().enumerate() {
             if let Some(share) = shares.get_mut(at % count) {
                 share.push(listener);
             }
@@ -215,6 +247,8 @@ impl ServerBuilder {
             let worker = Worker {
                 target: target.clone(),
                 mover,
+                #[cfg(feature = "iser")]
+                iser: self.iser,
                 driver: self.driver,
                 on_end: self.on_end.clone(),
                 seats: seats.clone(),
@@ -261,6 +295,12 @@ impl ServerHandle {
     #[must_use]
     pub fn statistics(&self) -> SessionStatistics {
         self.sessions().iter().fold(SessionStatistics::default(), |sum, session| sum.plus(&session.statistics))
+    }
+
+    /// What the movers of the sessions now have done by RDMA, and hold; `None` when no session is over iSER.
+    #[must_use]
+    pub fn movers(&self) -> Option<MoverReport> {
+        self.sessions().iter().filter_map(|session| session.mover).reduce(|sum, mover| sum.plus(&mover))
     }
 
     /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the time that connections may take to

@@ -58,8 +58,20 @@ impl<M: Datamover> TargetConnection<M> {
     #[must_use]
     pub fn new(target: Arc<Target>, mover: M, endpoints: Endpoints, entropy: [u8; 64], now: Instant) -> Option<Self> {
         let seat = target.registry.seat()?;
+        Some(Self::seated(target, seat, mover, endpoints, entropy, now))
+    }
+
+    /// A connection that has its seat already.
+    pub(crate) fn seated(
+        target: Arc<Target>,
+        seat: Seat,
+        mover: M,
+        endpoints: Endpoints,
+        entropy: [u8; 64],
+        now: Instant,
+    ) -> Self {
         let login = LoginPhase::new(&target, mover.caps(), endpoints, seat.mailbox.clone(), entropy, now);
-        Some(Self {
+        Self {
             mover,
             phase: Phase::Login(Box::new(login)),
             target,
@@ -68,7 +80,7 @@ impl<M: Datamover> TargetConnection<M> {
             waker: Waker::noop().clone(),
             tickets: Tickets::new(),
             reason: None,
-        })
+        }
     }
 
     /// Tells what carries the connection, for listings of sessions; without it they say TCP. It counts before login is done.

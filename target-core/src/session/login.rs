@@ -17,7 +17,7 @@ use iscsi_proto::time::Instant;
 
 use super::full_feature::{MAX_WINDOW, Start};
 use super::{EndReason, Target};
-use crate::node::TargetNode;
+use crate::node::{Portal, TargetNode};
 use crate::registry::{Barrier, Carrier, Endpoints, Mailbox, NewSession, SessionEntry};
 
 /// A connection that is logging in.
@@ -134,6 +134,11 @@ impl Authority for Doorman {
         };
         let node = config.node(&target_name).ok_or(LoginStatus::NOT_FOUND)?;
         let group = node.group_at(self.endpoints.local).ok_or(LoginStatus::NOT_FOUND)?;
+        // Nodes share addresses, and not each of them need offer iSER there.
+        let offers = |portal: &Portal| portal.iser() && portal.accepts(self.endpoints.local);
+        if self.caps.rdma_extensions && !group.portals().iter().any(offers) {
+            return Err(LoginStatus::NOT_FOUND.into());
+        }
         let access = node.access(&initiator).ok_or(LoginStatus::AUTHORIZATION_FAILURE)?;
         let admission = Admission {
             target_portal_group_tag: Some(group.tag()),

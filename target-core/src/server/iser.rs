@@ -1,0 +1,105 @@
+//! iSER at the server's portals: how it is offered, and telling an iWARP connection from a plain one.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use iscsi_proto::tcp::Role;
+use iser_transport::header::PrivateData;
+use iser_transport::iwarp::{IwarpConfig, IwarpQueue, begins_mpa};
+use iser_transport::mover::{IserMover, IserMoverConfig};
+use iser_transport::queue::QueueLimits;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::registry::Seat;
+use crate::session::Limits;
+
+/// How portals that offer iSER ([`Portal::with_iser`](crate::node::Portal::with_iser)) do so.
+///
+/// What login declares (TargetRecvDataSegmentLength and the like) is in [`Limits::offer`](crate::session::Limits::offer).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IserConfig {
+    /// iWARP in user space, on the very port of plain iSCSI. Default true.
+    pub iwarp: bool,
+    /// The RDMA devices of the machine, at the same address and port in the port space of RDMA. Default false.
+    pub verbs: bool,
+    /// iWARP in user space: whether to ask for the CRC of MPA (RFC 5044 4.4). TCP has a checksum of its own. Default false; an initiator that wants it
+    /// gets it.
+    pub crc: bool,
+    /// RDMA Reads in flight at a time on one connection, 1 to 255; default 32. The initiator may allow fewer.
+    pub read_depth: u16,
+    /// Idle memory that one connection keeps for messages in bytes; default 4 MiB.
+    pub send_memory: usize,
+    /// Verbs: bytes of memory that may be registered with RDMA devices at a time; default 1 GiB. Stores that lend their memory are registered as it is
+    /// used. `ulimit -l` bounds it too.
+    pub registered_memory: u64,
+}
+
+impl Default for IserConfig {
+    fn default() -> Self {
+        let mover = IserMoverConfig::new(Role::Target);
+        Self {
+            iwarp: true,
+            verbs: false,
+            crc: false,
+            read_depth: mover.read_depth,
+            send_memory: mover.send_memory,
+            registered_memory: 1 << 30,
+        }
+    }
+}
+
+impl IserConfig {
+    /// The mover's sizes under the target's limits.
+    pub(super) fn mover(&self, limits: &Limits) -> IserMoverConfig {
+        let segment = limits.offer.target_recv_data_segment_length;
+        let mut mover = IserMoverConfig {
+            max_tasks: limits.command_window.saturating_add(limits.immediate_commands),
+            send_memory: self.send_memory,
+            read_depth: self.read_depth.clamp(1, 255),
+            ..IserMoverConfig::new(Role::Target)
+        };
+        // A receive for each request that may come: the command window bounds them.
+        mover.receive_memory = mover.receives() * (segment.max(8192) as usize + 2048);
+        mover
+    }
+
+    /// A mover over iWARP in user space on a connection that begins as one.
+    pub(super) fn over_iwarp(&self, stream: &TcpStream, limits: &Limits, seed: u64) -> IserMover<IwarpQueue> {
+        let mover = self.mover(limits);
+        let defaults = IwarpConfig::default();
+        let queue = IwarpQueue::accept(IwarpConfig {
+            private_data: PrivateData { zero_based: false, send_with_invalidate: true }.emit().to_vec(),
+            crc: self.crc,
+            ord: mover.read_depth,
+            emss: iscsi_memory::socket::segment_size(stream).unwrap_or(defaults.emss),
+            limits: QueueLimits { work: mover.work(), receives: mover.receives(), ..defaults.limits },
+            // A target advertises nothing.
+            advertisements: 0,
+            seed,
+            ..defaults
+        });
+        IserMover::new(queue, mover)
+    }
+}
+
+/// Whether a connection begins as one of iWARP, which its first byte tells: no iSCSI login begins with the one of MPA's. Nothing is taken from the stream.
+///
+/// A connection that stays silent for the time of a login, ends, or is told to end, is none: what becomes of it is the session's business.
+pub(super) async fn is_iwarp(stream: &TcpStream, seat: &Seat, patience: Duration) -> bool {
+    let first = poll_fn(|cx| {
+        seat.mailbox.set_waker(cx.waker());
+        if seat.mailbox.has_event() {
+            return Poll::Ready(false);
+        }
+        let mut byte = [0];
+        let mut byte = ReadBuf::new(&mut byte);
+        stream.poll_peek(cx, &mut byte).map(|peeked| match peeked {
+            Ok(1..) => begins_mpa(byte.filled()) != Some(false),
+            Ok(0) | Err(_) => false,
+        })
+    });
+    timeout(patience, first).await.unwrap_or(false)
+}
