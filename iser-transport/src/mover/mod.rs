@@ -22,7 +22,8 @@ use alloc::collections::VecDeque;
 use iscsi_memory::{ReceiveSlice, ReceiveWindow, SendList};
 use iscsi_proto::connection::{QueueMover, StreamEnd, StreamMover};
 use iscsi_proto::datamover::{
-    Caps, Datamover, GetData, MoverError, MoverReport, Notification, PutData, SendCommand, SequenceNumbers, TaskBuffers, TaskHandle,
+    Caps, Datamover, GetData, MoverError, MoverReport, Notification, PutData, SendCommand, SequenceNumbers,
+    TaskBuffers, TaskHandle,
 };
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{Bhs, Opcode};
