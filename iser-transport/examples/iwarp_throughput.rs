@@ -5,8 +5,10 @@
 //! same bytes, which other work on the machine disturbs less than it does the speed.
 //!
 //! ```text
-//! cargo run --release -p iser-transport --example iwarp_throughput [MiB per measurement]
+//! cargo run --release -p iser-transport --example iwarp_throughput [MiB per measurement] [EMSS]
 //! ```
+//!
+//! The EMSS is what the kernel says of the connection, unless one is given: 65535 makes FPDUs as long as they can be.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -44,7 +46,8 @@ impl Driver {
     fn new(stream: TcpStream, connect: bool, crc: bool) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_nonblocking(true).expect("a non-blocking socket");
-        let emss = socket::max_segment(&stream).unwrap_or(1460);
+        let given = std::env::args().nth(2).and_then(|arg| arg.parse().ok());
+        let emss = given.unwrap_or_else(|| socket::max_segment(&stream).unwrap_or(1460));
         let config = IwarpConfig { crc, emss, seed: 1 + u64::from(connect), ..IwarpConfig::default() };
         let queue = if connect { IwarpQueue::connect(config) } else { IwarpQueue::accept(config) };
         Self { queue, stream, starved: false, full: false }
