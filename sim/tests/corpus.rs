@@ -61,7 +61,25 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut exchange = vec![2, 1, 0, 16];
     exchange.extend_from_slice(b"SendTargets=All\0");
     exchange.extend([9, 4]);
+    // Receives, buffers, then a peer that sends, writes and reads within its bounds, and takes what is sent.
+    let peer = [
+        &[0, 4, 0, 0, 4, 0, 3, 1, 1, 8, 0, 3, 0, 0, 4, 0, 2][..],
+        &[6, 0, 1, 0, 0, 0, 0, 40, 0, 5, 0, 1, 0, 0, 0, 4, 0, 0, 7, 1, 0, 2, 0, 0, 0, 0, 11],
+        &[1, 3, 0, 0, 76, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 200, 0, 0, 0, 7, 0, 0, 0, 1, 2, 11],
+        &[5, 1, 1, 0, 0, 0, 0, 200, 0, 13, 5, 0, 1, 0, 4, 1, 0, 9, 0, 11, 12, 0, 11],
+    ]
+    .concat();
+    let with = |flags: &[u8]| [flags, &peer].concat();
+    let request =
+        [&[8, 0x80, 8, 0, 24][..], b"MPA ID Req Frame\x10\x02\0\x04\0\x07\0\x09", &[11, 9, 0, 2, 1, 2, 0]].concat();
+    let reply = [&[8, 0x80, 11, 8, 0, 24][..], b"MPA ID Rep Frame\x30\x02\0\x04\0\x07\0\x09", &[11]].concat();
     vec![
+        ("iwarp_accept", "peer", with(&[0, 0])),
+        ("iwarp_accept", "peer_crc", with(&[0x35, 2])),
+        ("iwarp_accept", "startup", request),
+        ("iwarp_connect", "peer", with(&[4, 0])),
+        ("iwarp_connect", "peer_crc", with(&[0x3b, 0])),
+        ("iwarp_connect", "startup", reply),
         ("pdu", "requests", requests),
         ("pdu", "extended_cdb", [&[0; 48][..], &[0, 5, 1, 0, 1, 2, 3, 4, 0, 5, 2, 0, 0, 0, 16, 0]].concat()),
         ("scsi", "sense", sense),

@@ -5,6 +5,7 @@
 
 mod cdb;
 mod connection;
+mod iwarp;
 mod login;
 mod pdu;
 mod scsi;
@@ -12,6 +13,7 @@ mod text;
 
 pub use cdb::cdb;
 pub use connection::{initiator_connection, target_connection};
+pub use iwarp::{iwarp_accept, iwarp_connect};
 pub use login::{login_initiator, login_target};
 pub use pdu::pdu;
 pub use scsi::scsi;
@@ -24,6 +26,8 @@ pub type Named = (&'static str, fn(&[u8]));
 pub const ALL: &[Named] = &[
     ("cdb", cdb),
     ("initiator_connection", initiator_connection),
+    ("iwarp_accept", iwarp_accept),
+    ("iwarp_connect", iwarp_connect),
     ("login_initiator", login_initiator),
     ("login_target", login_target),
     ("pdu", pdu),
