@@ -55,16 +55,27 @@ fn locate() -> Result<Programs> {
         .args(["build", "--release", "--package", "examples", "--bins", "--message-format=json-render-diagnostics"])
         .current_dir(checkout());
     let finished = process::run(&build, BUILD_LIMIT)?.success()?;
-    let executable = |name: &str| {
-        finished
-            .stdout
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|message| message["target"]["name"] == name)
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .ok_or_else(|| Failure::new(format!("cargo built the package `examples` without a program {name}")))
-    };
-    Ok(Programs { ramdisk: executable("ramdisk")?, iscsi: executable("iscsi")? })
+    Ok(Programs { ramdisk: executable(&finished, "ramdisk")?, iscsi: executable(&finished, "iscsi")? })
+}
+
+/// Where cargo put a program, by what it said of the build.
+fn executable(build: &Finished, name: &str) -> Result<PathBuf> {
+    let messages = build.stdout.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    messages
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| Failure::new(format!("`{}` built no program {name}", build.command)))
+}
+
+/// The program that runs the cases of queue pairs over RDMA devices, built without optimization.
+///
+/// # Errors
+/// When it does not build.
+pub fn verbs_conformance() -> Result<PathBuf> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--package", "iser-transport", "--features", "verbs,conformance"]);
+    build.args(["--example", "verbs_conformance", "--message-format=json-render-diagnostics"]).current_dir(checkout());
+    executable(&process::run(&build, BUILD_LIMIT)?.success()?, "verbs_conformance")
 }
 
 /// A free port of 127.0.0.1. Another program may take it before it is used; callers that start a
@@ -118,9 +129,33 @@ impl Ramdisk {
         I: IntoIterator<Item = S>,
         S: AsRef<std::ffi::OsStr>,
     {
+        Self::serve_by("", arguments)
+    }
+
+    /// The same with iSER on the portal, too, on the user-space iWARP provider.
+    ///
+    /// # Errors
+    /// As for [`serve`](Self::serve).
+    pub fn serve_iser<I, S>(arguments: I) -> Result<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<std::ffi::OsStr>,
+    {
+        Self::serve_by(",iser", arguments)
+    }
+
+    fn serve_by<I, S>(transports: &str, arguments: I) -> Result<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<std::ffi::OsStr>,
+    {
         let port = free_port()?;
         let mut command = Command::new(programs()?.ramdisk);
-        command.args(["serve", "--portal", &format!("127.0.0.1:{port}")]).args(arguments);
+        command.args(["serve", "--portal", &format!("127.0.0.1:{port}{transports}")]);
+        if !transports.is_empty() {
+            command.args(["--rdma", "iwarp"]);
+        }
+        command.args(arguments);
         let mut running = Running::start(&command)?;
         wait_for_listener(port, &mut running, START_LIMIT)?;
         Ok(Self { running, port })
@@ -147,6 +182,11 @@ impl Ramdisk {
     /// The URL of a LUN of [`TARGET`](Self::TARGET).
     pub fn url(&self, lun: u32) -> String {
         format!("iscsi://{}/{}/{lun}", self.portal(), Self::TARGET)
+    }
+
+    /// The same by iSER, on the user-space iWARP provider whatever else the machine has.
+    pub fn iser_url(&self, lun: u32) -> String {
+        format!("iser://{}/{}/{lun}?rdma=iwarp", self.portal(), Self::TARGET)
     }
 
     /// The same with CHAP credentials, in libiscsi's form.

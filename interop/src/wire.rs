@@ -67,10 +67,23 @@ impl Capture {
     /// # Errors
     /// When tcpdump or tshark fails. What the dissector finds wrong is in the verdict.
     pub fn judge(self) -> Result<Verdict> {
+        let port = self.port;
+        self.judge_by(|file| judge(file, port))
+    }
+
+    /// Ends the capture and has its iWARP connections judged.
+    ///
+    /// # Errors
+    /// As for [`judge`](Self::judge).
+    pub fn judge_iwarp(self) -> Result<IwarpVerdict> {
+        self.judge_by(judge_iwarp)
+    }
+
+    fn judge_by<T>(self, by: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         // What was sent last may still be on its way to tcpdump.
         std::thread::sleep(Duration::from_millis(500));
         self.running.interrupt(Duration::from_secs(20))?.success()?;
-        let verdict = judge(&self.file, self.port);
+        let verdict = by(&self.file);
         let _ = std::fs::remove_file(&self.file);
         verdict
     }
@@ -111,10 +124,7 @@ pub fn judge(file: &Path, port: u16) -> Result<Verdict> {
             None => {}
         }
     }
-    verdict.gaps = tshark(&["-q", "-z", "expert"])?
-        .lines()
-        .filter(|line| line.contains("Previous segment") || line.contains("wasn't captured"))
-        .count();
+    verdict.gaps = gaps(&tshark(&["-q", "-z", "expert"])?);
     Ok(verdict)
 }
 
@@ -125,6 +135,83 @@ fn digest_verdict(line: &str) -> Option<bool> {
         return Some(false);
     }
     ["good", "correct"].iter().any(|word| words.contains(word)).then_some(true)
+}
+
+/// What the dissectors of MPA, DDP and RDMAP found in a capture.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IwarpVerdict {
+    /// How often each RDMAP opcode was seen (RFC 5040 4.3).
+    pub opcodes: BTreeMap<u8, usize>,
+    /// One line for each frame that is malformed, has a length that does not fit, or a wrong CRC.
+    pub complaints: Vec<String>,
+    /// CRCs that the dissector checked and found right.
+    pub good_crcs: usize,
+    /// TCP segments that the capture itself missed. Above 0 the verdict says nothing.
+    pub gaps: usize,
+}
+
+/// Has tshark judge the iWARP connections in a capture file.
+///
+/// # Errors
+/// When tshark fails.
+pub fn judge_iwarp(file: &Path) -> Result<IwarpVerdict> {
+    let tshark = |arguments: &[&str]| -> Result<String> {
+        let mut command = packages::command("tshark")?;
+        // MPA is known by its first frames, not by a port.
+        command.arg("-r").arg(file).args(["-o", "tcp.try_heuristic_first:TRUE"]).args(arguments);
+        Ok(process::run(&command, LIMIT)?.success()?.stdout)
+    };
+    let mut verdict = IwarpVerdict::default();
+    let opcodes = tshark(&["-Y", "iwarp_ddp_rdmap", "-T", "fields", "-e", "iwarp_rdma.opcode"])?;
+    for opcode in opcodes.lines().flat_map(|line| line.split(',')).filter(|opcode| !opcode.is_empty()) {
+        let digits = opcode.trim_start_matches("0x");
+        let value = u8::from_str_radix(digits, 16).context(format!("tshark's opcode {opcode:?}"))?;
+        *verdict.opcodes.entry(value).or_default() += 1;
+    }
+    // The dissector knows revision 1 only, and says so of the revision 2 of RFC 6581: that is no fault.
+    let filters = [
+        ("malformed", "_ws.malformed && iwarp_mpa"),
+        ("bad length", "iwarp_mpa.bad_length"),
+        ("reserved bits", "iwarp_mpa.res.not_set0"),
+        ("reject bit", "iwarp_mpa.reject_bit_responder"),
+    ];
+    for (what, filter) in filters {
+        verdict.complaints.extend(tshark(&["-Y", filter])?.lines().map(|line| format!("{what}: {}", line.trim())));
+    }
+    for line in tshark(&["-Y", "iwarp_mpa.fpdu", "-V"])?.lines().filter(|line| line.trim().starts_with("CRC: 0x")) {
+        match digest_verdict(line) {
+            Some(true) => verdict.good_crcs += 1,
+            Some(false) => verdict.complaints.push(format!("bad CRC: {}", line.trim())),
+            None => {}
+        }
+    }
+    verdict.gaps = gaps(&tshark(&["-q", "-z", "expert"])?);
+    Ok(verdict)
+}
+
+/// TCP segments that a capture missed, by tshark's list of remarks.
+fn gaps(remarks: &str) -> usize {
+    remarks.lines().filter(|line| line.contains("Previous segment") || line.contains("wasn't captured")).count()
+}
+
+impl IwarpVerdict {
+    /// Itself, when messages were seen and all of them are sound.
+    ///
+    /// # Errors
+    /// Listing the first complaints otherwise.
+    pub fn sound(self) -> Result<Self> {
+        if self.gaps > 0 {
+            return Err(Failure::new("the capture missed TCP segments: run the test on a less busy machine"));
+        }
+        if self.opcodes.is_empty() {
+            return Err(Failure::new("the capture has no RDMAP message"));
+        }
+        if self.complaints.is_empty() {
+            return Ok(self);
+        }
+        let shown: Vec<&str> = self.complaints.iter().take(20).map(String::as_str).collect();
+        Err(Failure::new(format!("tshark complains {} times:\n{}", self.complaints.len(), shown.join("\n"))))
+    }
 }
 
 impl Verdict {

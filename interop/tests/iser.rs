@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use interop::Result;
+use interop::programs::verbs_conformance;
 use interop::vm::{Guest, Job};
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -100,4 +101,14 @@ fn lio_tgt_and_libiscsi_understand_us_over_soft_roce() -> Result<()> {
     let fixed =
         ["LIO serves iSER", "tgt serves iSER", "QEMU to ours", "target ends at Ctrl-C", "no error in the kernel log"];
     run(Job::named("iser-peers.sh"), &fixed, &checks)
+}
+
+#[test]
+fn the_verbs_provider_passes_the_cases_of_queue_pairs() -> Result<()> {
+    let program = verbs_conformance()?.display().to_string();
+    let job = Job::named("verbs.sh").with("CONFORMANCE", program).limit(LIMIT);
+    let mut checks = vec!["every case passes", "both devices were judged", "no error in the kernel log"];
+    // The name of one case of each kind: a list that is never printed is noticed.
+    checks.extend(["soft-RoCE: messages_arrive_in_order", "soft-iWARP: disconnect_at_every_step"]);
+    Guest::made()?.run(&job)?.passed(&checks).map(drop)
 }
