@@ -5,7 +5,7 @@
 //! - `open_initiator`: the Full Feature Phase begins; sends the Hello where it is wanted;
 //! - `hello_reply`: the target's answer to it;
 //! - `command`: a SCSI Command with its buffers;
-//! - `send_in_order`: any other PDU, behind the commands that wait;
+//! - `send_in_order`: any other PDU, behind the commands that wait unless it may overtake them;
 //! - `response`: a control-type PDU came, perhaps with an STag of ours that the target invalidated;
 //! - `deallocate_command`: a task is over;
 //! - `withdraw_all`: the queue pair has ended, and nothing is advertised any more.
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 use iscsi_memory::{Buf, Memory};
 use iscsi_proto::datamover::{CommandData, MoverError, Notification, SendCommand, Sink, TaskBuffers, TaskHandle};
-use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse};
+use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse, TaskFunction, TaskManagementRequest};
 use iscsi_proto::scsi::{Sense, SenseKey, Status};
 
 use super::{IserMover, State};
@@ -210,11 +210,29 @@ impl<Q: QueuePair> IserMover<Q> {
     }
 
     /// Any PDU but a command.
-    pub(super) fn send_in_order(&mut self, message: Buf) {
-        if self.initiator.held.is_empty() {
+    pub(super) fn send_in_order(&mut self, bhs: &Bhs, message: Buf) {
+        if self.initiator.held.is_empty() || self.may_overtake(bhs) {
             self.send_message(message);
         } else {
             self.hold(message, None);
+        }
+    }
+
+    /// Whether a PDU may go before commands that wait. Without it a task that never ends could not be aborted once all the others wait for its STag.
+    ///
+    /// What is for immediate delivery may, as it takes no CmdSN (RFC 7143 4.2.2.1), but for functions that concern what waits: the target would answer
+    /// for tasks that it does not have yet.
+    fn may_overtake(&mut self, bhs: &Bhs) -> bool {
+        if !bhs.immediate() {
+            return false;
+        }
+        match TaskManagementRequest::parse(bhs) {
+            Ok(request) => {
+                let task = TaskHandle::from_itt(request.referenced_task_tag);
+                let waits = self.initiator.named(task).is_some_and(|command| command.held);
+                request.function == Ok(TaskFunction::AbortTask) && !waits
+            }
+            Err(_) => bhs.opcode() != Ok(Opcode::TaskManagementRequest),
         }
     }
 

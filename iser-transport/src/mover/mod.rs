@@ -257,7 +257,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
                 if let Some(segment) = send::data_segment(&mut message, 0, data.len()) {
                     segment.copy_from_slice(data);
                 }
-                self.send_in_order(message);
+                self.send_in_order(&bhs, message);
             }
         }
     }

@@ -166,10 +166,11 @@ impl<Q: QueuePair> IserMover<Q> {
             self.receive.spare.push(buf);
             return;
         }
-        // The one of login comes on top, and may be too small.
         let missing = self.receive.posted + self.receive.inbox.len() < self.receive.full_count;
-        if missing && buf.len() >= self.receive.full_len && self.state == State::Open {
-            self.post_receive(buf);
+        if missing && self.state == State::Open {
+            // The one of login may be too small.
+            let fits = buf.len() >= self.receive.full_len;
+            self.post_receive(if fits { buf } else { Buf::zeroed(self.receive.full_len) });
         }
     }
 

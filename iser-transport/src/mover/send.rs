@@ -18,8 +18,8 @@ pub(super) enum WorkId {
     Pooled(u32),
     /// Data in the session's buffer or lent memory: so many bytes in all.
     Write(u32),
-    /// A part of the data that is first in the queue; the rest goes on when it is done.
-    PartOfWrite,
+    /// A part of the data that is first in the queue; the rest goes on when it is done. Whether the memory is the pool's.
+    PartOfWrite(bool),
     /// A part of a transfer's data: its slot, and which read it is.
     Read(u16, u32),
 }
@@ -29,7 +29,7 @@ impl WorkId {
         match self {
             Self::Pooled(len) => u64::from(len),
             Self::Write(len) => 1 << 56 | u64::from(len),
-            Self::PartOfWrite => 2 << 56,
+            Self::PartOfWrite(pooled) => 2 << 56 | u64::from(pooled),
             Self::Read(slot, serial) => 3 << 56 | u64::from(slot) << 32 | u64::from(serial),
         }
     }
@@ -38,7 +38,7 @@ impl WorkId {
         match id >> 56 {
             0 => Self::Pooled(id as u32),
             1 => Self::Write(id as u32),
-            2 => Self::PartOfWrite,
+            2 => Self::PartOfWrite(id & 1 != 0),
             _ => Self::Read((id >> 32) as u16, id as u32),
         }
     }
@@ -258,7 +258,7 @@ impl<Q: QueuePair> IserMover<Q> {
         let id = if len < end - start {
             let to = RemoteBuffer { offset: to.offset.wrapping_add(len as u64), ..to };
             self.send.rest = Some(Range { start: start + len, to, ..range });
-            WorkId::PartOfWrite
+            WorkId::PartOfWrite(pooled)
         } else if pooled {
             WorkId::Pooled(whole)
         } else {
@@ -280,9 +280,9 @@ impl<Q: QueuePair> IserMover<Q> {
                 self.send.backlog = self.send.backlog.saturating_sub(len as usize);
                 self.release(memory);
             }
-            WorkId::PartOfWrite => match self.send.rest.take() {
+            WorkId::PartOfWrite(pooled) => match self.send.rest.take() {
                 Some(range) if done => self.send.waiting.push_front(Waiting::Write { memory, range }),
-                Some(Range { pooled: true, .. }) => self.give_pooled(memory),
+                _ if pooled => self.give_pooled(memory),
                 _ => self.release(memory),
             },
             WorkId::Read(slot, serial) => {
@@ -337,7 +337,8 @@ mod tests {
             WorkId::Pooled(0),
             WorkId::Pooled(u32::MAX),
             WorkId::Write(7),
-            WorkId::PartOfWrite,
+            WorkId::PartOfWrite(false),
+            WorkId::PartOfWrite(true),
             WorkId::Read(0, 0),
             WorkId::Read(0xffff, u32::MAX),
         ];

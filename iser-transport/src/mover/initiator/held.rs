@@ -1,6 +1,7 @@
 //! Messages that wait because a command among them cannot advertise its buffers yet.
 //!
-//! Commands of one connection go out in the order of their CmdSN (RFC 7143 4.2.2.1), so whatever comes behind one that waits waits too.
+//! Commands of one connection go out in the order of their CmdSN (RFC 7143 4.2.2.1), so what comes behind one that waits waits too, unless it is for
+//! immediate delivery.
 
 use alloc::collections::VecDeque;
 
@@ -17,6 +18,12 @@ use crate::queue::QueuePair;
 struct Message {
     buf: Buf,
     task: Option<TaskHandle>,
+}
+
+impl Message {
+    fn pdu(&self) -> Option<Bhs> {
+        self.buf.get(HEADER_LEN..)?.first_chunk::<BHS_LEN>().map(|bhs| Bhs(*bhs))
+    }
 }
 
 /// What waits, in order. The command window bounds it.
@@ -82,7 +89,23 @@ impl<Q: QueuePair> IserMover<Q> {
                 self.set_held(task, true);
                 self.initiator.held.bytes += buf.len();
                 self.initiator.held.messages.push_front(Message { buf, task });
-                return;
+                return self.send_overtakers();
+            }
+        }
+    }
+
+    /// Sends what may overtake by now, such as the abort of a task that was sent since.
+    fn send_overtakers(&mut self) {
+        let mut at = 0;
+        while let Some(message) = self.initiator.held.messages.get(at) {
+            let bhs = message.pdu().filter(|_| message.task.is_none());
+            if bhs.is_some_and(|bhs| self.may_overtake(&bhs))
+                && let Some(Message { buf, .. }) = self.initiator.held.messages.remove(at)
+            {
+                self.initiator.held.bytes -= buf.len();
+                self.send_message(buf);
+            } else {
+                at += 1;
             }
         }
     }
@@ -95,8 +118,7 @@ impl<Q: QueuePair> IserMover<Q> {
         };
         self.set_held(Some(task), false);
         let Some(message) = self.initiator.held.messages.get_mut(at) else { return };
-        let sent = message.buf.get(HEADER_LEN..).and_then(<[u8]>::first_chunk::<BHS_LEN>).map(|bhs| Bhs(*bhs));
-        if let Some(command) = sent.and_then(|bhs| ScsiCommand::parse(&bhs).ok()) {
+        if let Some(command) = message.pdu().and_then(|bhs| ScsiCommand::parse(&bhs).ok()) {
             let nop = NopOut {
                 immediate: false,
                 lun: 0,

@@ -144,3 +144,45 @@ fn a_buffer_that_never_can_be_advertised_ends_the_connection() {
     let buffers = rig.mover.deallocate_task_resources(task(0));
     assert!(buffers.data_in.is_some() && buffers.data_out.is_some());
 }
+
+// RFC 7143 4.2.2.1: what is for immediate delivery takes no CmdSN.
+#[test]
+fn a_stuck_task_can_be_aborted_while_others_wait_for_its_stag() {
+    let abort = |slot: u16, function| {
+        TaskManagementRequest {
+            immediate: true,
+            function: Ok(function),
+            lun: 0,
+            itt: 0x1_ff10,
+            referenced_task_tag: task(slot).to_itt(),
+            cmd_sn: Serial(103),
+            exp_stat_sn: Serial(9),
+            ref_cmd_sn: Serial(100 + u32::from(slot)),
+            exp_data_sn: 0,
+        }
+        .emit()
+    };
+    let mut rig = Rig::new();
+    rig.mover.queue.room = 1;
+    for slot in 0..3 {
+        rig.read(slot, 512);
+    }
+    rig.sent();
+    // The target does not have these tasks yet: it could only say that they do not exist.
+    rig.mover.send_control(abort(1, TaskFunction::AbortTask), &[]);
+    rig.mover.send_control(abort(0, TaskFunction::LogicalUnitReset), &[]);
+    assert!(rig.sent().is_empty());
+    rig.mover.send_control(abort(0, TaskFunction::AbortTask), &[]);
+    assert_eq!(rig.one().bhs, abort(0, TaskFunction::AbortTask));
+    rig.mover.deallocate_task_resources(task(0));
+    // The command that waited, and now the function that concerns it.
+    let sent = rig.sent();
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0].bhs.itt(), task(1).to_itt());
+    assert_eq!(sent[1].bhs, abort(1, TaskFunction::AbortTask));
+    rig.mover.deallocate_task_resources(task(1));
+    let sent = rig.sent();
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0].bhs.itt(), task(2).to_itt());
+    assert_eq!(sent[1].bhs, abort(0, TaskFunction::LogicalUnitReset));
+}
