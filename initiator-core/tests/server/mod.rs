@@ -6,7 +6,7 @@ use initiator_core::{Portal, SessionConfig};
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{TargetConfig, TargetNode};
+use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
 use target_core::store::{Backstore, RamStore};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,11 @@ pub(crate) const BYTES: u64 = 64 << 20;
 pub(crate) fn serve(account: Option<(&str, &str, &str, &str)>) -> (ServerHandle, Portal, Arc<RamStore>) {
     let store = Arc::new(RamStore::new(BYTES).unwrap());
     let unit = Arc::new(LogicalUnit::new(store.clone(), Identity::from_seed("real")).unwrap());
-    let mut node = TargetNode::builder().name(NAME).open().portal("127.0.0.1:0".parse().unwrap()).lun(0, unit);
+    // Both transports on one port; without the feature it is a plain one.
+    let portal = target_core::node::Portal::new("127.0.0.1:0".parse().unwrap());
+    let portal = if cfg!(feature = "iser") { portal.with_iser() } else { portal };
+    let mut node =
+        TargetNode::builder().name(NAME).open().portal_group(PortalGroup::new(1).portal(portal)).lun(0, unit);
     let mut config = TargetConfig::builder();
     if let Some((user, secret, target_user, target_secret)) = account {
         let account = ChapAccount {
