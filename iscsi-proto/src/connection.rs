@@ -73,7 +73,7 @@ pub trait QueueConnection: Connection {
 /// After [`handle_received`](Self::handle_received) and [`handle_stream_end`](Self::handle_stream_end) the owner drains
 /// [`Datamover::poll_notify`] until it gives nothing.
 pub trait StreamMover: Datamover {
-    /// Where the next bytes of the stream go. Empty while too much waits to be sent, and once the connection is ending.
+    /// Where the next bytes of the stream go. Empty while too much is [being sent](Self::is_sending), and once the connection is ending.
     ///
     /// It ends the validity of [`Datamover::control_ahs`] and [`Datamover::control_data`].
     fn receive_window(&mut self) -> ReceiveWindow<'_>;
@@ -89,6 +89,10 @@ pub trait StreamMover: Datamover {
 
     /// Adds what is to be sent, in order, as far as the list has room: what was asked for before the last [`Datamover::ring`].
     fn fill_send_list<'a>(&'a self, list: &mut SendList<'a>);
+
+    /// Whether [`fill_send_list`](Self::fill_send_list) has anything to add. Not so while all that waits to be sent, waits for something to be received:
+    /// who receives nothing until less waits must not do it then.
+    fn is_sending(&self) -> bool;
 
     /// The first `n` bytes of what [`fill_send_list`](Self::fill_send_list) gave were sent.
     ///

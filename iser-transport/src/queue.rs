@@ -245,6 +245,9 @@ pub trait StreamQueue: QueuePair {
     /// The first `n` bytes of what [`fill_send_list`](Self::fill_send_list) gave were sent.
     fn handle_sent(&mut self, n: usize);
 
+    /// Whether [`fill_send_list`](Self::fill_send_list) has anything to add.
+    fn is_sending(&self) -> bool;
+
     /// Bytes that wait to be sent.
     fn backlog(&self) -> usize;
 }

@@ -1,22 +1,23 @@
-//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [--trace]`, or `--seeds A..B`.
+//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [--calm] [--trace]`, or `--seeds A..B`. Calm: without faults.
 
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use sim::Transport;
+use sim::{Scenario, Transport};
 
-const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--trace]";
+const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--calm] [--trace]";
 
 struct Arguments {
     seeds: Range<u64>,
     transport: Transport,
+    calm: bool,
     trace: bool,
 }
 
 fn arguments() -> Option<Arguments> {
     let mut seeds = None;
-    let (mut transport, mut trace) = (Transport::Tcp, false);
+    let (mut transport, mut calm, mut trace) = (Transport::Tcp, false, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -33,22 +34,25 @@ fn arguments() -> Option<Arguments> {
                 let name = words.next()?;
                 transport = Transport::ALL.into_iter().find(|transport| transport.name() == name)?;
             }
+            "--calm" => calm = true,
             "--trace" => trace = true,
             _ => return None,
         }
     }
-    Some(Arguments { seeds: seeds?, transport, trace })
+    Some(Arguments { seeds: seeds?, transport, calm, trace })
 }
 
 fn main() -> ExitCode {
-    let Some(Arguments { seeds, transport, trace }) = arguments() else {
+    let Some(Arguments { seeds, transport, calm, trace }) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let begun = Instant::now();
     let (mut total, mut failed, mut hash) = (sim::Report::default(), 0, 0);
     for seed in seeds.clone() {
-        match sim::run_seed(seed, transport, trace) {
+        let scenario = Scenario::over(seed, transport);
+        let scenario = if calm { scenario.calm() } else { scenario };
+        match sim::run(&scenario, trace) {
             Ok(report) => {
                 total.commands += report.commands;
                 total.writes += report.writes;

@@ -7,6 +7,7 @@ use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::TaskFunction;
 use iscsi_proto::tcp::{Role, TcpMoverConfig};
+use iser_transport::loopback::Faults;
 use target_core::session::Limits as TargetLimits;
 
 use crate::link::{LinkPlan, Side};
@@ -251,6 +252,33 @@ impl Scenario {
             scenario.mangled = None;
         }
         scenario
+    }
+
+    /// The same without faults: only sizes and limits are the seed's.
+    #[must_use]
+    pub fn calm(mut self) -> Self {
+        self.weather = Weather {
+            delay: self.weather.delay.min(Duration::from_millis(1)),
+            stalls: (0, Duration::ZERO),
+            cuts: 0,
+            flips: 0,
+            refused: 0,
+            // Single bytes take so long that keepalive ends the session, rightly.
+            chunk: self.weather.chunk.max(1460),
+            ..self.weather
+        };
+        self.iser.loopback.faults = Faults::default();
+        self.store.slow = (0, Duration::ZERO);
+        self.mangled = None;
+        self.hostile = 0;
+        self.limits.nop_in_timeout = Duration::from_secs(10);
+        for session in &mut self.sessions {
+            session.timeouts.keepalive = Duration::from_secs(10);
+            session.timeouts.command = Duration::from_secs(60);
+            session.work.functions = 0;
+            session.work.abandons = 0;
+        }
+        self
     }
 
     fn session(

@@ -92,6 +92,7 @@ pub struct IserEnd {
 impl IserEnd {
     /// An end of any kind.
     pub fn any(rng: &mut Rng, role: Role) -> Self {
+        let revision_two = rng.permille(800);
         let receive_slack = rng.between(24, 64) as u16;
         let offer = IserOffer {
             segments: [rng.magnitude(512, 32 << 10) as u32, rng.magnitude(512, 32 << 10) as u32],
@@ -104,7 +105,8 @@ impl IserEnd {
             response_data_limit: rng.pick(&[128, 128, 128, 512]),
             send_memory: rng.magnitude(64 << 10, 4 << 20) as usize,
             send_high_water: rng.magnitude(4 << 10, 4 << 20) as usize,
-            read_depth: rng.magnitude(1, 64) as u16,
+            // Revision 1 of MPA has no way to agree on less than the peer asks for.
+            read_depth: if revision_two { rng.magnitude(1, 64) as u16 } else { 64 },
             ..IserMoverConfig::new(role)
         };
         Self {
@@ -116,7 +118,7 @@ impl IserEnd {
             crc: rng.permille(300),
             emss: rng.pick(&[536, 1448, 1460, 8960, 65483]),
             staging_size: rng.magnitude(4096, 128 << 10) as usize,
-            revision_two: rng.permille(800),
+            revision_two,
         }
     }
 

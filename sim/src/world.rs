@@ -18,7 +18,7 @@ use iscsi_proto::time::Instant;
 use iser_transport::loopback::LoopbackQueue;
 use iser_transport::mover::IserMover;
 use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{Attributes, TargetConfig, TargetNode};
+use target_core::node::{Attributes, Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::session::{Target, TargetConnection};
 
@@ -207,14 +207,15 @@ impl<'a> World<'a> {
                     .expect("a geometry that a disk can have"),
             )
         };
-        let mut honest = TargetNode::builder().name(HONEST).lun(0, unit(&store, HONEST)).portal(address);
+        let group = || PortalGroup::new(1).portal(Portal::new(address).with_iser());
+        let mut honest = TargetNode::builder().name(HONEST).lun(0, unit(&store, HONEST)).portal_group(group());
         honest = match scenario.chap {
             Chap::No => honest.open(),
             chap => honest
                 .attributes(Attributes { authentication: true, ..Attributes::open() })
                 .account(account(chap == Chap::Mutual)),
         };
-        let hostile = TargetNode::builder().name(OTHER).lun(0, unit(&other, OTHER)).portal(address).open();
+        let hostile = TargetNode::builder().name(OTHER).lun(0, unit(&other, OTHER)).portal_group(group()).open();
         let config = TargetConfig::builder().node(honest).node(hostile).build().expect("a configuration that can be");
         let model = Rc::new(RefCell::new(Model::new(
             scenario.store.blocks,

@@ -394,6 +394,10 @@ impl StreamMover for TcpMover {
         self.send.fill(list);
     }
 
+    fn is_sending(&self) -> bool {
+        self.send.backlog() > 0
+    }
+
     fn handle_sent(&mut self, n: usize) {
         self.send.sent(n, &mut self.events);
     }

@@ -525,6 +525,10 @@ impl StreamQueue for IwarpQueue {
         self.advance();
     }
 
+    fn is_sending(&self) -> bool {
+        !self.send.is_empty()
+    }
+
     fn backlog(&self) -> usize {
         self.send.len().saturating_add(self.works.waiting()).saturating_add(self.pump.waiting())
     }

@@ -397,7 +397,9 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
         let backlog = self.send.backlog();
         let most = self.config.send_high_water;
         self.throttled = backlog > if self.throttled { most / 2 } else { most };
-        if self.throttled && self.config.role == Role::Target || self.state == State::Closed {
+        // What waits behind an RDMA Read leaves when the Read's data have come.
+        let throttled = self.throttled && self.config.role == Role::Target && self.queue.is_sending();
+        if throttled || self.state == State::Closed {
             return ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut [] };
         }
         self.queue.receive_window()
@@ -415,6 +417,10 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
 
     fn fill_send_list<'a>(&'a self, list: &mut SendList<'a>) {
         self.queue.fill_send_list(list);
+    }
+
+    fn is_sending(&self) -> bool {
+        self.queue.is_sending()
     }
 
     fn handle_sent(&mut self, n: usize) {

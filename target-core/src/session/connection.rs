@@ -345,7 +345,7 @@ impl<M: Datamover> Connection for TargetConnection<M> {
 impl<M: StreamMover> StreamConnection for TargetConnection<M> {
     fn receive_window(&mut self) -> ReceiveWindow<'_> {
         let closed = match &self.phase {
-            Phase::FullFeature(session) => session.is_stalled(),
+            Phase::FullFeature(session) => session.is_stalled() && self.mover.is_sending(),
             Phase::Login(_) | Phase::Ending(Ending { flushing: Some(_), .. }) => false,
             Phase::Reinstating(..) | Phase::Ending(_) | Phase::Finished => true,
         };
