@@ -180,7 +180,6 @@ fn carry(from: &mut Mover, to: &mut Mover, wire: &mut [u8]) -> usize {
         slice.copy_to(&mut wire[n..n + slice.len()]);
         n += slice.len();
     }
-    drop(list);
     from.handle_sent(n);
     let mut rest = &wire[..n];
     while !rest.is_empty() {
