@@ -20,7 +20,7 @@ use super::device_events::{self, Watch};
 use super::error::VerbsError;
 use super::library::Library;
 use super::port::{Batch, Capacity, Operation, Port, PortEvent, Refused, WorkCompletion};
-use crate::queue::Stag;
+use crate::queue::{EndCause, Stag};
 
 /// Bytes that a Send may have to be copied into the request: an iSER header with a BHS, and some. Devices that hold less are asked for less.
 const INLINE: [u32; 4] = [96, 64, 32, 0];
@@ -313,14 +313,19 @@ impl Port for DevicePort {
         self.domain().map(|domain| domain as &dyn Registrar)
     }
 
-    fn establish(&mut self) -> Result<(), ()> {
-        let id = self.id().ok_or(())?;
+    fn establish(&mut self) -> Result<(), EndCause> {
+        let id = self.id().ok_or(EndCause::DeviceGone)?;
         let begun = match self.side {
             Side::Active => id.connect(&self.private, self.depths),
             Side::Passive(_) => id.accept(&self.private, self.depths),
         };
         self.has_begun = true;
-        begun.map_err(drop)
+        begun.map_err(|error| match error.raw_os_error() {
+            // Soft iWARP connects during the call.
+            Some(libc::ECONNREFUSED) => EndCause::Rejected,
+            Some(libc::ENODEV) => EndCause::DeviceGone,
+            _ => EndCause::Broken,
+        })
     }
 
     unsafe fn post(&mut self, batch: &Batch) -> Result<(), Refused> {

@@ -47,7 +47,7 @@ impl Library {
 fn open(name: &str) -> Result<&'static libloading::Library, LibraryError> {
     // SAFETY: the initialisers of rdma-core's libraries have no precondition.
     let library = unsafe { libloading::Library::new(name) };
-    library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| LibraryError(error.to_string()))
+    library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| explain(&error))
 }
 
 /// The default version of a symbol.
@@ -57,8 +57,14 @@ fn symbol(library: &'static libloading::Library, name: &'static str) -> Result<*
     match found.map(|symbol| *symbol) {
         Ok(address) if !address.is_null() => Ok(address),
         Ok(_) => Err(LibraryError(format!("{name} is empty"))),
-        Err(error) => Err(LibraryError(error.to_string())),
+        Err(error) => Err(explain(&error)),
     }
+}
+
+/// What the loader said, which lies beneath what the crate says.
+fn explain(error: &libloading::Error) -> LibraryError {
+    let said = std::error::Error::source(error).map(ToString::to_string);
+    LibraryError(said.unwrap_or_else(|| error.to_string()))
 }
 
 #[cfg(test)]

@@ -217,7 +217,8 @@ impl Connecting {
 
 fn unresolved(address: SocketAddr, error: io::Error) -> VerbsError {
     match error.raw_os_error() {
-        Some(libc::ENODEV | libc::EADDRNOTAVAIL) => VerbsError::NoDevice(address),
+        // EINVAL is what the kernel says of its own addresses when every device is iWARP.
+        Some(libc::ENODEV | libc::EADDRNOTAVAIL | libc::EINVAL) => VerbsError::NoDevice(address),
         Some(libc::ETIMEDOUT) => VerbsError::TimedOut(address),
         _ => VerbsError::Unreachable(address, error),
     }

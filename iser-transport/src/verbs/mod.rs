@@ -34,12 +34,16 @@ mod driver;
 mod endpoint;
 mod error;
 mod events;
+#[cfg(test)]
+mod fake;
 mod jobs;
 mod library;
 mod listener;
 mod port;
 mod queue;
 mod state;
+#[cfg(test)]
+mod state_tests;
 mod status;
 
 pub use config::VerbsConfig;

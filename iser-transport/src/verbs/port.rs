@@ -3,7 +3,7 @@
 use iscsi_memory::{DevicePiece, Registrar};
 
 use super::connection::Parameters;
-use crate::queue::{RemoteBuffer, Stag};
+use crate::queue::{EndCause, RemoteBuffer, Stag};
 
 /// A work request, ready for the device.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +93,7 @@ pub(super) trait Port {
     fn registrar(&self) -> Option<&dyn Registrar>;
 
     /// Connects, or accepts. Receives may be posted before, work only when the connection stands.
-    fn establish(&mut self) -> Result<(), ()>;
+    fn establish(&mut self) -> Result<(), EndCause>;
 
     /// Starts work, with one doorbell.
     ///

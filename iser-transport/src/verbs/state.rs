@@ -193,9 +193,8 @@ impl<P: Port> State<P> {
             return;
         }
         self.phase = Phase::Connecting;
-        if self.port.establish().is_err() {
-            // The peer has gone meanwhile, or the device.
-            self.end(Some(EndCause::Broken));
+        if let Err(cause) = self.port.establish() {
+            self.end(Some(cause));
         }
     }
 

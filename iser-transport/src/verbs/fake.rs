@@ -1,0 +1,460 @@
+//! A device in this process, for tests of the logic above a port: it moves real bytes through the addresses and keys of real registrations, so that
+//! AddressSanitizer sees a use of memory that was given back too early.
+#![allow(unsafe_code, reason = "a device reads and writes memory by its address")]
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use iscsi_memory::{
+    Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
+};
+
+use super::connection::Parameters;
+use super::port::{Batch, Capacity, Operation, Port, PortEvent, Refused, WorkCompletion};
+use super::status::FLUSHED;
+use crate::queue::EndCause;
+
+const LENGTH: i32 = 1;
+const REMOTE_ACCESS: i32 = 10;
+
+/// What the device is like.
+#[derive(Debug, Clone)]
+pub(super) struct Make {
+    pub(super) capacity: Capacity,
+    /// Registered bytes.
+    pub(super) budget: u64,
+    /// Work requests after which it refuses to take more.
+    pub(super) refuses_after: usize,
+    /// Whether it lets go of the queue pair.
+    pub(super) can_destroy: bool,
+    pub(super) private: Vec<u8>,
+    pub(super) read_depth: u8,
+}
+
+impl Default for Make {
+    fn default() -> Self {
+        let capacity =
+            Capacity { work: 64, receives: 64, pieces: 4, read_pieces: 1, inline: 64, read_sink_is_remote: false };
+        Self {
+            capacity,
+            budget: 1 << 30,
+            refuses_after: usize::MAX,
+            can_destroy: true,
+            private: vec![0xC0],
+            read_depth: 16,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Range {
+    domain: DomainId,
+    key: u32,
+    at: u64,
+    len: usize,
+    access: Access,
+}
+
+/// The registrations of all domains: a real device has one table, too.
+#[derive(Debug, Default)]
+struct Table(Mutex<Vec<Range>>);
+
+impl Table {
+    /// Whether bytes may be reached in that way.
+    fn allows(&self, domain: DomainId, key: u32, at: u64, len: usize, remote: Option<Access>) -> bool {
+        self.0.lock().unwrap().iter().any(|range| {
+            let inside =
+                at >= range.at && (at - range.at).checked_add(len as u64).is_some_and(|end| end <= range.len as u64);
+            range.domain == domain && range.key == key && inside && remote.is_none_or(|access| range.access == access)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct FakeDomain {
+    domain: DomainId,
+    table: Arc<Table>,
+    budget: Arc<RegistrationBudget>,
+}
+
+#[derive(Debug)]
+struct FakeMr {
+    domain: DomainId,
+    key: u32,
+    table: Arc<Table>,
+    share: Mutex<Option<BudgetShare>>,
+}
+
+// SAFETY: the device looks up every access in the table, which names the range no more.
+unsafe impl Registration for FakeMr {
+    fn domain(&self) -> DomainId {
+        self.domain
+    }
+    fn local_key(&self) -> u32 {
+        self.key
+    }
+    fn remote_key(&self) -> u32 {
+        self.key
+    }
+    fn release(&self) -> bool {
+        self.table.0.lock().unwrap().retain(|range| range.key != self.key);
+        *self.share.lock().unwrap() = None;
+        true
+    }
+}
+
+// SAFETY: the table has exactly the range.
+unsafe impl Registrar for FakeDomain {
+    fn domain(&self) -> DomainId {
+        self.domain
+    }
+    unsafe fn register(
+        &self,
+        at: *mut u8,
+        len: usize,
+        access: Access,
+    ) -> Result<Arc<dyn Registration>, RegisterFailure> {
+        static KEYS: AtomicU32 = AtomicU32::new(0x1000);
+        let share = self.budget.take(len)?;
+        let key = KEYS.fetch_add(0x100, Ordering::Relaxed);
+        let at = at.expose_provenance() as u64;
+        self.table.0.lock().unwrap().push(Range { domain: self.domain, key, at, len, access });
+        Ok(Arc::new(FakeMr { domain: self.domain, key, table: self.table.clone(), share: Mutex::new(Some(share)) }))
+    }
+}
+
+/// A request that a queue pair has taken.
+#[derive(Debug)]
+struct Taken {
+    id: u64,
+    operation: Operation,
+    pieces: Vec<DevicePiece>,
+    /// What was copied when it was posted.
+    inline: Option<Vec<u8>>,
+    is_signaled: bool,
+}
+
+#[derive(Debug)]
+struct Side {
+    domain: DomainId,
+    work: VecDeque<Taken>,
+    receives: VecDeque<(u64, Option<DevicePiece>)>,
+    completions: VecDeque<WorkCompletion>,
+    events: VecDeque<PortEvent>,
+    make: Make,
+    taken: usize,
+    is_ready: bool,
+    has_failed: bool,
+}
+
+/// Both ends and the wire between them.
+#[derive(Debug)]
+struct Wire {
+    sides: [Side; 2],
+    stands: bool,
+    is_cut: bool,
+}
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct FakePort {
+    wire: Arc<Mutex<Wire>>,
+    table: Arc<Table>,
+    domain: Option<FakeDomain>,
+    side: usize,
+}
+
+/// Two queue pairs of devices of this make, and the budgets of each.
+pub(super) fn pair(makes: [Make; 2]) -> ([FakePort; 2], [Arc<RegistrationBudget>; 2]) {
+    let table = Arc::new(Table::default());
+    let domains = makes.each_ref().map(|make| FakeDomain {
+        domain: DomainId::unique(),
+        table: table.clone(),
+        budget: RegistrationBudget::new(make.budget),
+    });
+    let budgets = domains.each_ref().map(|domain| domain.budget.clone());
+    let ids = domains.each_ref().map(|domain| domain.domain);
+    let [first, second] = makes;
+    let side = |make, domain| Side {
+        domain,
+        work: VecDeque::new(),
+        receives: VecDeque::new(),
+        completions: VecDeque::new(),
+        events: VecDeque::new(),
+        make,
+        taken: 0,
+        is_ready: false,
+        has_failed: false,
+    };
+    let sides = [side(first, ids[0]), side(second, ids[1])];
+    let wire = Arc::new(Mutex::new(Wire { sides, stands: false, is_cut: false }));
+    let mut side = 0;
+    let ports = domains.map(|domain| {
+        side += 1;
+        FakePort { wire: wire.clone(), table: table.clone(), domain: Some(domain), side: side - 1 }
+    });
+    (ports, budgets)
+}
+
+impl Side {
+    fn complete(&mut self, id: u64, status: i32, len: usize) {
+        self.completions.push_back(WorkCompletion { id, status, len, invalidated: None });
+    }
+
+    /// What is posted is flushed, receives and work.
+    fn fail(&mut self) {
+        self.has_failed = true;
+        while let Some((id, _)) = self.receives.pop_front() {
+            self.complete(id, FLUSHED, 0);
+        }
+        while let Some(taken) = self.work.pop_front() {
+            self.complete(taken.id, FLUSHED, 0);
+        }
+    }
+}
+
+impl Wire {
+    /// Does one request of one end. Whether there was one to do.
+    fn step(&mut self, table: &Table, from: usize) -> bool {
+        let (mine, theirs) = {
+            let (first, second) = self.sides.split_at_mut(1);
+            if from == 0 { (&mut first[0], &mut second[0]) } else { (&mut second[0], &mut first[0]) }
+        };
+        if !self.stands || self.is_cut || mine.has_failed || theirs.has_failed {
+            return false;
+        }
+        let Some(taken) = mine.work.front() else { return false };
+        if matches!(taken.operation, Operation::Send(_)) && theirs.receives.is_empty() {
+            // It waits, as with InfiniBand.
+            return false;
+        }
+        let Some(taken) = mine.work.pop_front() else { return false };
+        let total: usize = taken.pieces.iter().map(|piece| piece.len).sum();
+        let local = taken.inline.is_some()
+            || taken.pieces.iter().all(|piece| table.allows(mine.domain, piece.key, piece.address, piece.len, None));
+        assert!(local, "a request names memory that is not registered: {taken:?}");
+        let gather = |taken: &Taken| {
+            taken.inline.clone().unwrap_or_else(|| {
+                // SAFETY: registered, as has just been looked up.
+                taken.pieces.iter().flat_map(|piece| unsafe { read(piece.address, piece.len) }).collect()
+            })
+        };
+        let status = match taken.operation {
+            Operation::Send(_) => {
+                let Some((id, into)) = theirs.receives.pop_front() else { return false };
+                let bytes = gather(&taken);
+                let room = into.map_or(0, |piece| piece.len);
+                if bytes.len() > room {
+                    theirs.complete(id, LENGTH, 0);
+                    theirs.fail();
+                    9
+                } else {
+                    if let Some(piece) = into {
+                        let known = table.allows(theirs.domain, piece.key, piece.address, piece.len, None);
+                        assert!(known, "a receive names memory that is not registered");
+                        // SAFETY: as above.
+                        unsafe { write(piece.address, &bytes) }
+                    }
+                    theirs.complete(id, 0, bytes.len());
+                    0
+                }
+            }
+            Operation::Write(to) => {
+                let access = Some(Access::RemoteWrite);
+                if total > 0 && !table.allows(theirs.domain, to.stag.0, to.offset, total, access) {
+                    theirs.fail();
+                    REMOTE_ACCESS
+                } else {
+                    // SAFETY: as above.
+                    unsafe { write(to.offset, &gather(&taken)) }
+                    0
+                }
+            }
+            Operation::Read(from) => {
+                let access = Some(Access::RemoteRead);
+                if total > 0 && !table.allows(theirs.domain, from.stag.0, from.offset, total, access) {
+                    theirs.fail();
+                    REMOTE_ACCESS
+                } else {
+                    let mut at = from.offset;
+                    for piece in &taken.pieces {
+                        // SAFETY: as above.
+                        unsafe { write(piece.address, &read(at, piece.len)) }
+                        at += piece.len as u64;
+                    }
+                    0
+                }
+            }
+        };
+        if status != 0 {
+            mine.complete(taken.id, status, 0);
+            mine.fail();
+        } else if taken.is_signaled {
+            mine.complete(taken.id, 0, 0);
+        }
+        true
+    }
+
+    fn cut(&mut self) {
+        self.is_cut = true;
+        for side in &mut self.sides {
+            side.fail();
+            side.events.push_back(PortEvent::Disconnected);
+        }
+    }
+
+    fn lock(wire: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        wire.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// # Safety
+/// The bytes are registered.
+unsafe fn read(at: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    // SAFETY: as the caller says; the destination is our own.
+    unsafe {
+        std::ptr::with_exposed_provenance::<u8>(at as usize).copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
+    }
+    bytes
+}
+
+/// # Safety
+/// The bytes are registered.
+unsafe fn write(at: u64, bytes: &[u8]) {
+    // SAFETY: as the caller says; the source is private.
+    unsafe {
+        std::ptr::with_exposed_provenance_mut::<u8>(at as usize).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+    }
+}
+
+impl FakePort {
+    /// Lets both ends do one request each.
+    pub(super) fn step(&self) -> bool {
+        let mut wire = Wire::lock(&self.wire);
+        wire.step(&self.table, 0) | wire.step(&self.table, 1)
+    }
+
+    pub(super) fn cut(&self) {
+        Wire::lock(&self.wire).cut();
+    }
+
+    fn parameters(wire: &Wire, side: usize) -> Parameters {
+        let depth = wire.sides[0].make.read_depth.min(wire.sides[1].make.read_depth);
+        let private = wire.sides[1 - side].make.private.first().copied();
+        Parameters { private, incoming_reads: depth, outgoing_reads: depth }
+    }
+}
+
+impl Port for FakePort {
+    fn capacity(&self) -> Capacity {
+        Wire::lock(&self.wire).sides[self.side].make.capacity
+    }
+
+    fn told(&self) -> Option<Parameters> {
+        (self.side == 1).then(|| Self::parameters(&Wire::lock(&self.wire), 1))
+    }
+
+    fn registrar(&self) -> Option<&dyn Registrar> {
+        self.domain.as_ref().map(|domain| domain as &dyn Registrar)
+    }
+
+    fn establish(&mut self) -> Result<(), EndCause> {
+        let mut wire = Wire::lock(&self.wire);
+        if wire.is_cut || wire.sides[1 - self.side].has_failed {
+            return Err(EndCause::Broken);
+        }
+        wire.sides[self.side].is_ready = true;
+        if wire.sides.iter().all(|side| side.is_ready) {
+            wire.stands = true;
+            for side in 0..2 {
+                let told = Self::parameters(&wire, side);
+                wire.sides[side].events.push_back(PortEvent::Established(told));
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn post(&mut self, batch: &Batch) -> Result<(), Refused> {
+        let mut wire = Wire::lock(&self.wire);
+        let side = &mut wire.sides[self.side];
+        let mut pieces = batch.pieces.iter();
+        for (taken, request) in batch.requests.iter().enumerate() {
+            side.taken += 1;
+            if side.taken > side.make.refuses_after {
+                return Err(Refused { taken });
+            }
+            let pieces: Vec<DevicePiece> = pieces.by_ref().take(request.pieces).copied().collect();
+            let inline = request.is_inline.then(|| {
+                // SAFETY: inline memory is alive during the call.
+                pieces.iter().flat_map(|piece| unsafe { read(piece.address, piece.len) }).collect()
+            });
+            if side.has_failed {
+                side.complete(request.id, FLUSHED, 0);
+                continue;
+            }
+            side.work.push_back(Taken {
+                id: request.id,
+                operation: request.operation,
+                pieces,
+                inline,
+                is_signaled: request.is_signaled,
+            });
+        }
+        Ok(())
+    }
+
+    unsafe fn post_receives(&mut self, receives: &[(u64, Option<DevicePiece>)]) -> Result<(), Refused> {
+        let mut wire = Wire::lock(&self.wire);
+        let side = &mut wire.sides[self.side];
+        for (id, piece) in receives {
+            if side.has_failed {
+                side.complete(*id, FLUSHED, 0);
+            } else {
+                side.receives.push_back((*id, *piece));
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, completions: &mut Vec<WorkCompletion>) -> Result<(), ()> {
+        let mut wire = Wire::lock(&self.wire);
+        let all = &mut wire.sides[self.side].completions;
+        completions.extend(all.drain(..all.len().min(3)));
+        Ok(())
+    }
+
+    fn poll_event(&mut self) -> Option<PortEvent> {
+        Wire::lock(&self.wire).sides[self.side].events.pop_front()
+    }
+
+    fn disconnect(&mut self) {
+        let mut wire = Wire::lock(&self.wire);
+        if wire.stands {
+            wire.stands = false;
+            for side in &mut wire.sides {
+                side.events.push_back(PortEvent::Disconnected);
+            }
+        }
+    }
+
+    fn fail(&mut self) {
+        Wire::lock(&self.wire).sides[self.side].fail();
+    }
+
+    fn destroy(&mut self) -> bool {
+        let mut wire = Wire::lock(&self.wire);
+        let can_destroy = wire.sides[self.side].make.can_destroy;
+        wire.sides[self.side].fail();
+        // The other end waits for somebody who is not there any more.
+        let event =
+            if std::mem::replace(&mut wire.stands, false) { PortEvent::Disconnected } else { PortEvent::Rejected };
+        wire.sides[1 - self.side].events.push_back(event);
+        if can_destroy {
+            wire.sides[self.side].completions.clear();
+            self.domain = None;
+        }
+        can_destroy
+    }
+}
