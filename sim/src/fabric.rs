@@ -127,6 +127,14 @@ impl FabricLink {
         self.fabric.is_ready(end(side))
     }
 
+    /// What the queue pair of a side has not given back, if anything.
+    #[must_use]
+    pub fn held(&self, side: Side) -> Option<String> {
+        let (work, receives, advertised) = self.fabric.held(end(side));
+        (work + receives + advertised > 0)
+            .then(|| format!("{work} work requests, {receives} receives and {advertised} advertised buffers"))
+    }
+
     /// When it moves next.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {

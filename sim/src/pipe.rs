@@ -51,6 +51,11 @@ pub trait Exchange<C>: Default {
     /// Something was done with the connection.
     fn touched(&mut self, _network: &mut Network, _now: Instant) {}
 
+    /// What the network still holds of a connection that is over.
+    fn held(&self, _network: &Network, _side: Side) -> Option<String> {
+        None
+    }
+
     /// When the network has something for this side next.
     fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant>;
 }
@@ -135,7 +140,12 @@ impl<C: Connection, X: Exchange<C>> Drive for Pipe<C, X> {
         if !any && self.connection.poll_timeout().is_some_and(|due| due <= now) && !self.connection.is_finished() {
             return Err(format!("the {:?}'s timeout is in the past after a drain", self.side));
         }
-        Ok(any)
+        match self.exchange.held(network, self.side) {
+            Some(held) if self.connection.is_finished() => {
+                Err(format!("the {:?}'s connection is over, and its queue pair holds {held}", self.side))
+            }
+            _ => Ok(any),
+        }
     }
 
     fn next(&self, network: &Network, now: Instant) -> Option<Instant> {
@@ -270,6 +280,13 @@ impl<C: QueueConnection> Exchange<C> for Completions {
     fn touched(&mut self, network: &mut Network, now: Instant) {
         if let Network::Queues(fabric) = network {
             FabricLink::stir(fabric, now);
+        }
+    }
+
+    fn held(&self, network: &Network, side: Side) -> Option<String> {
+        match network {
+            Network::Queues(fabric) => fabric.held(side),
+            Network::Bytes(_) => None,
         }
     }
 

@@ -31,6 +31,54 @@ fn one_seed_is_one_run() {
     assert_ne!(run_seed(1, Transport::Tcp, false).unwrap().hash, run_seed(2, Transport::Tcp, false).unwrap().hash);
 }
 
+/// The scenario over each transport, with the names of those.
+fn over_all(seed: u64) -> [Scenario; 3] {
+    Transport::ALL.map(|transport| {
+        let mut scenario = Scenario::over(seed, transport).calm();
+        scenario.store.door = Door::Queue;
+        for session in &mut scenario.sessions {
+            session.work.operations = 60;
+            session.work.reads = 500;
+        }
+        scenario
+    })
+}
+
+#[test]
+fn one_seed_is_one_run_over_iser() {
+    for transport in [Transport::Iwarp, Transport::Loopback] {
+        for seed in [1, 2, 3, 17] {
+            let (first, second) =
+                (run_seed(seed, transport, false).unwrap(), run_seed(seed, transport, false).unwrap());
+            assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed} over {transport:?}");
+        }
+    }
+}
+
+#[test]
+fn lost_writes_are_caught_over_iser() {
+    let mut caught = [0; 3];
+    for seed in 0..10 {
+        for (mut scenario, caught) in over_all(seed).into_iter().zip(&mut caught) {
+            scenario.store.lose_write = Some(20);
+            *caught += u32::from(run(&scenario, false).is_err_and(|failure| failure.what.contains("block")));
+        }
+    }
+    assert!(caught.iter().all(|caught| *caught >= 5), "{caught:?} of 10 lost writes were caught");
+}
+
+#[test]
+fn a_byte_that_changes_on_its_way_by_rdma_is_caught() {
+    let (mut changed, mut caught) = (0, 0);
+    for seed in 0..10 {
+        let [.., mut scenario] = over_all(seed);
+        scenario.iser.loopback.faults.corrupt = 20_000;
+        changed += 1;
+        caught += u32::from(run(&scenario, false).is_err());
+    }
+    assert!(caught * 2 >= changed, "{caught} of {changed} worlds with changed bytes were caught");
+}
+
 #[test]
 fn a_store_that_loses_an_acknowledged_write_is_caught() {
     let mut caught = 0;

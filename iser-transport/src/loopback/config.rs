@@ -61,7 +61,7 @@ pub enum NoReceive {
     Ends,
 }
 
-/// How often what goes wrong: each number is a chance in a million, by default 0. All of them end the connection, except the first.
+/// How often what goes wrong: each number is a chance in a million, by default 0. All of them end the connection, except the first and the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     /// Each step: an end reads nothing for up to 300 steps.
@@ -82,6 +82,8 @@ pub struct Faults {
     pub alter_stag: u32,
     /// Each connection: it is refused.
     pub reject: u32,
+    /// Each Write, and each Read: one byte of its data changes on the way, which no network does. For those who want to know whether they would notice.
+    pub corrupt: u32,
 }
 
 /// A loopback connection.
@@ -149,6 +151,7 @@ impl LoopbackConfig {
             overlong: chance(40_000),
             alter_stag: chance(40_000),
             reject: chance(200_000),
+            corrupt: 0,
         };
         if rng.below(4) == 0 {
             faults = Faults { stall: faults.stall, ..Faults::default() };

@@ -141,6 +141,15 @@ impl Shared {
         }
     }
 
+    /// What a fault makes of data.
+    fn corrupted(&mut self, mut data: Vec<u8>) -> Vec<u8> {
+        if !data.is_empty() && self.random.per_million(self.config.faults.corrupt) {
+            let at = self.random.below(data.len() as u64) as usize;
+            data[at] ^= 1 << self.random.below(8);
+        }
+        data
+    }
+
     /// Bytes that arrive at once of `left`.
     fn piece(&mut self, left: usize) -> usize {
         if self.random.below(4) == 0 { self.random.below(left as u64) as usize + 1 } else { left }
@@ -154,7 +163,8 @@ impl Shared {
         placed: usize,
         to: RemoteBuffer,
     ) -> Result<(), &'static str> {
-        let to = if placed == 0 { self.altered(end, to, data.len()) } else { to };
+        let (to, data) =
+            if placed == 0 { (self.altered(end, to, data.len()), self.corrupted(data)) } else { (to, data) };
         let mut placed = placed;
         if let Some((stag, start)) = self.place(end, to, data.len(), RemoteAccess::Write)? {
             let piece = self.piece(data.len() - placed);
@@ -189,6 +199,7 @@ impl Shared {
                 {
                     advertised.memory.read(start, &mut data);
                 }
+                let data = self.corrupted(data);
                 self.send(end, Packet::ReadResponse { number, data, placed: 0 });
             }
             Err(why) => self.leave(end, EndCause::PeerProtocol(why), Packet::Terminate(why)),

@@ -99,6 +99,14 @@ impl Fabric {
         !state.visible.is_empty() || matches!(state.phase, Phase::Settled(_))
     }
 
+    /// What this end has not yet been given back: work requests and receives that are posted, and buffers that are advertised.
+    #[must_use]
+    pub fn held(&self, end: End) -> (usize, usize, usize) {
+        let shared = &mut *self.shared.lock();
+        let state = shared.state(end);
+        (state.outstanding_work, state.outstanding_receives, state.advertised.len())
+    }
+
     /// Breaks the connection for both ends.
     pub fn cut(&self) {
         self.shared.lock().cut();

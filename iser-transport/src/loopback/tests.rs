@@ -157,6 +157,32 @@ fn a_stalled_end_goes_on_and_a_muted_one_does_not() {
 }
 
 #[test]
+fn what_an_end_holds_is_told() {
+    let (mut active, mut passive, fabric) = pair(LoopbackConfig::default(), 1);
+    receives(&mut passive, 3);
+    let to = passive.advertise(Memory::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
+    send(&mut active, 1);
+    assert_eq!((fabric.held(End::Active), fabric.held(End::Passive)), ((1, 0, 0), (0, 3, 1)));
+    fabric.run();
+    drain(&mut active);
+    drain(&mut passive);
+    passive.withdraw(to.stag).unwrap();
+    assert_eq!((fabric.held(End::Active), fabric.held(End::Passive)), ((0, 0, 0), (0, 2, 0)));
+}
+
+#[test]
+fn a_byte_changes_where_that_is_wanted() {
+    let faults = Faults { corrupt: 1_000_000, ..Faults::default() };
+    let (mut active, mut passive, fabric) = pair(LoopbackConfig { faults, ..LoopbackConfig::default() }, 1);
+    let to = passive.advertise(Memory::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
+    active.post(Work::Write { id: 0, from: message(9), to });
+    active.ring();
+    fabric.run();
+    let Some(Memory::Buf(buf)) = passive.withdraw(to.stag) else { panic!("the buffer is still there") };
+    assert_eq!(buf.iter().filter(|byte| **byte != 9).count(), 1);
+}
+
+#[test]
 fn a_dropped_queue_breaks_the_connection() {
     let (active, mut passive, fabric) = pair(LoopbackConfig::default(), 1);
     fabric.run();
