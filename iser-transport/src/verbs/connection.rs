@@ -277,6 +277,35 @@ impl Drop for CmId {
     }
 }
 
+/// An identifier with the channel of its own that its events come on.
+#[derive(Debug)]
+pub(super) struct Link {
+    // In this order: the identifier goes before its channel.
+    pub(super) id: CmId,
+    pub(super) channel: EventChannel,
+}
+
+impl Link {
+    /// A new identifier.
+    pub(super) fn new(library: &'static Library) -> Result<Self, VerbsError> {
+        let channel = EventChannel::new(library)?;
+        let id = CmId::new(library, &channel)?;
+        Ok(Self { id, channel })
+    }
+
+    /// An identifier that came with a request, on the listener's channel. Refuses the request if it cannot be taken over.
+    pub(super) fn take(id: CmId) -> Result<Self, VerbsError> {
+        let channel = EventChannel::new(id.library).and_then(|channel| id.migrate(&channel).map(|()| channel));
+        match channel {
+            Ok(channel) => Ok(Self { id, channel }),
+            Err(error) => {
+                id.reject();
+                Err(error)
+            }
+        }
+    }
+}
+
 fn result(code: libc::c_int) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

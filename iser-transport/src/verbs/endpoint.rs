@@ -14,7 +14,7 @@ use super::abi::{
     ibv_qp_cap, ibv_qp_init_attr, ibv_recv_wr, ibv_send_wr, ibv_sge, ibv_wc,
 };
 use super::config::VerbsConfig;
-use super::connection::{CmId, Event, EventChannel, Parameters, set_nonblocking};
+use super::connection::{CmId, Event, Link, Parameters, set_nonblocking};
 use super::device::DomainUse;
 use super::device_events::{self, Watch};
 use super::error::VerbsError;
@@ -36,8 +36,7 @@ pub(super) struct Parts {
     completions: NonNull<ibv_comp_channel>,
     context: NonNull<ibv_context>,
     domain: Option<DomainUse>,
-    id: Option<CmId>,
-    channel: EventChannel,
+    link: Link,
 }
 
 // SAFETY: objects of libibverbs may be used from any thread.
@@ -76,7 +75,7 @@ impl Parts {
 
     /// What becomes readable when the connection changes.
     pub(super) fn connection_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.link.channel.as_fd()
     }
 
     /// What becomes readable when work completes.
@@ -111,7 +110,6 @@ impl Drop for Parts {
         }
         // The domain needs the context, which the identifier keeps.
         self.domain = None;
-        self.id = None;
     }
 }
 
@@ -148,16 +146,15 @@ pub(super) struct DevicePort {
 unsafe impl Send for DevicePort {}
 
 impl DevicePort {
-    /// An endpoint for an identifier that knows its device, and whose events come on `channel`.
+    /// An endpoint for an identifier that knows its device.
     pub(super) fn new(
         library: &'static Library,
-        id: CmId,
-        channel: EventChannel,
+        link: Link,
         domain: DomainUse,
         side: Side,
         config: &VerbsConfig,
     ) -> Result<Self, VerbsError> {
-        let context = id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
+        let context = link.id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
         let info = domain.info().clone();
         // One entry of a completion queue for each request and receive: it cannot overrun.
         let half = info.max_completions.saturating_sub(1) / 2;
@@ -191,7 +188,7 @@ impl DevicePort {
                 ..depths
             },
         };
-        let parts = Parts { library, cq, completions, context, domain: Some(domain), id: Some(id), channel };
+        let parts = Parts { library, cq, completions, context, domain: Some(domain), link };
         set_nonblocking(parts.completion_fd())?;
         set_nonblocking(parts.device_fd())?;
         let wanted = ibv_qp_cap {
@@ -239,7 +236,7 @@ impl DevicePort {
     }
 
     pub(super) fn id(&self) -> Option<&CmId> {
-        self.parts.as_ref().and_then(|parts| parts.id.as_ref())
+        self.parts.as_ref().map(|parts| &parts.link.id)
     }
 
     pub(super) fn domain(&self) -> Option<&DomainUse> {
@@ -253,9 +250,8 @@ fn create_qp(
     parts: &Parts,
     wanted: ibv_qp_cap,
 ) -> Result<(NonNull<ibv_qp>, ibv_qp_cap), VerbsError> {
-    let (Some(id), Some(domain)) = (&parts.id, &parts.domain) else {
-        return Err(VerbsError::last("making a queue pair"));
-    };
+    let Some(domain) = &parts.domain else { return Err(VerbsError::last("making a queue pair")) };
+    let id = &parts.link.id;
     for inline in INLINE {
         let mut attr = ibv_qp_init_attr {
             qp_context: null_mut(),
@@ -424,7 +420,7 @@ impl Port for DevicePort {
         }
         let parts = self.parts.as_ref()?;
         loop {
-            return Some(match parts.channel.poll() {
+            return Some(match parts.link.channel.poll() {
                 Ok(None) => return None,
                 Ok(Some(Event::Established(told))) => {
                     let outgoing_reads = told.outgoing_reads.min(self.depths.outgoing_reads);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::config::VerbsConfig;
-use super::connection::{CmId, Event, EventChannel, Parameters};
+use super::connection::{CmId, Event, EventChannel, Link, Parameters};
 use super::device::{Domain, DomainUse};
 use super::endpoint::{DevicePort, Side};
 use super::error::VerbsError;
@@ -70,9 +70,9 @@ impl Verbs {
         unsafe { DomainUse::new(self.library, context, self.config.budget.clone()) }
     }
 
-    fn queue(&self, id: CmId, channel: EventChannel, domain: DomainUse, side: Side) -> Result<VerbsQueue, VerbsError> {
+    fn queue(&self, link: Link, domain: DomainUse, side: Side) -> Result<VerbsQueue, VerbsError> {
         let info = domain.info().clone();
-        let port = DevicePort::new(self.library, id, channel, domain, side, &self.config)?;
+        let port = DevicePort::new(self.library, link, domain, side, &self.config)?;
         VerbsQueue::new(port, info, &self.config)
     }
 }
@@ -81,9 +81,7 @@ impl Verbs {
 #[derive(Debug)]
 pub struct VerbsListener {
     verbs: Arc<Verbs>,
-    // In this order: the identifier goes before its channel.
-    id: CmId,
-    channel: EventChannel,
+    link: Link,
 }
 
 impl VerbsListener {
@@ -92,22 +90,21 @@ impl VerbsListener {
     /// # Errors
     /// [`VerbsError::NoDevice`] when the address belongs to no device, [`VerbsError::InUse`] when another listens there.
     pub fn bind(verbs: Arc<Verbs>, address: SocketAddr) -> Result<Self, VerbsError> {
-        let channel = EventChannel::new(verbs.library)?;
-        let id = CmId::new(verbs.library, &channel)?;
-        id.listen(address, verbs.config.backlog)?;
-        Ok(Self { verbs, id, channel })
+        let link = Link::new(verbs.library)?;
+        link.id.listen(address, verbs.config.backlog)?;
+        Ok(Self { verbs, link })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
-        self.id.local()
+        self.link.id.local()
     }
 
     /// What becomes readable when a peer wants to connect.
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.link.channel.as_fd()
     }
 
     /// The next request of a peer, as a queue pair that has not answered yet. `None` when there is none now.
@@ -117,7 +114,7 @@ impl VerbsListener {
     /// which has been refused; the listener goes on.
     pub fn poll_request(&self) -> Result<Option<VerbsQueue>, VerbsError> {
         loop {
-            match self.channel.poll() {
+            match self.link.channel.poll() {
                 Ok(None) => return Ok(None),
                 Ok(Some(Event::Request(id, asked))) => return self.take(id, asked).map(Some),
                 Ok(Some(Event::DeviceRemoval)) => {
@@ -130,15 +127,11 @@ impl VerbsListener {
     }
 
     fn take(&self, id: CmId, asked: Parameters) -> Result<VerbsQueue, VerbsError> {
-        let prepare = || {
-            let channel = EventChannel::new(self.verbs.library)?;
-            id.migrate(&channel)?;
-            Ok((channel, self.verbs.shared_domain(&id)?))
-        };
-        match prepare() {
-            Ok((channel, domain)) => self.verbs.queue(id, channel, domain, Side::Passive(asked)),
+        let link = Link::take(id)?;
+        match self.verbs.shared_domain(&link.id) {
+            Ok(domain) => self.verbs.queue(link, domain, Side::Passive(asked)),
             Err(error) => {
-                id.reject();
+                link.id.reject();
                 Err(error)
             }
         }
@@ -160,9 +153,7 @@ pub struct Connecting {
     address: SocketAddr,
     milliseconds: i32,
     leg: Leg,
-    // In this order: the identifier goes before its channel.
-    id: Option<CmId>,
-    channel: Option<EventChannel>,
+    link: Option<Link>,
 }
 
 impl Connecting {
@@ -171,16 +162,15 @@ impl Connecting {
     /// # Errors
     /// [`VerbsError::NoDevice`] when no device leads there.
     pub fn start(verbs: Arc<Verbs>, address: SocketAddr, milliseconds: i32) -> Result<Self, VerbsError> {
-        let channel = EventChannel::new(verbs.library)?;
-        let id = CmId::new(verbs.library, &channel)?;
-        id.resolve_address(address, milliseconds).map_err(|error| unresolved(address, error))?;
-        Ok(Self { verbs, address, milliseconds, leg: Leg::Address, id: Some(id), channel: Some(channel) })
+        let link = Link::new(verbs.library)?;
+        link.id.resolve_address(address, milliseconds).map_err(|error| unresolved(address, error))?;
+        Ok(Self { verbs, address, milliseconds, leg: Leg::Address, link: Some(link) })
     }
 
     /// What becomes readable when there is news.
     #[must_use]
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.as_ref().map(AsFd::as_fd)
+        self.link.as_ref().map(|link| link.channel.as_fd())
     }
 
     /// The queue pair, when the way is found. It has not asked the peer yet.
@@ -189,14 +179,12 @@ impl Connecting {
     /// [`VerbsError::NoDevice`], [`VerbsError::Unreachable`], or what the device refused.
     pub fn poll(&mut self) -> Result<Option<VerbsQueue>, VerbsError> {
         loop {
-            let (Some(id), Some(channel)) = (&self.id, &self.channel) else {
-                return Err(VerbsError::TimedOut(self.address));
-            };
-            match (channel.poll(), self.leg) {
+            let Some(link) = &self.link else { return Err(VerbsError::TimedOut(self.address)) };
+            match (link.channel.poll(), self.leg) {
                 (Ok(None), _) => return Ok(None),
                 (Ok(Some(Event::AddressResolved)), Leg::Address) => {
                     self.leg = Leg::Route;
-                    id.resolve_route(self.milliseconds).map_err(|error| unresolved(self.address, error))?;
+                    link.id.resolve_route(self.milliseconds).map_err(|error| unresolved(self.address, error))?;
                 }
                 (Ok(Some(Event::RouteResolved)), Leg::Route) => break,
                 (Ok(Some(Event::Unresolved(error) | Event::Failed(error))), _) => {
@@ -207,11 +195,9 @@ impl Connecting {
             }
         }
         self.leg = Leg::Done;
-        let (Some(id), Some(channel)) = (self.id.take(), self.channel.take()) else {
-            return Err(VerbsError::TimedOut(self.address));
-        };
-        let domain = self.verbs.own_domain(&id)?;
-        self.verbs.queue(id, channel, domain, Side::Active).map(Some)
+        let Some(link) = self.link.take() else { return Err(VerbsError::TimedOut(self.address)) };
+        let domain = self.verbs.own_domain(&link.id)?;
+        self.verbs.queue(link, domain, Side::Active).map(Some)
     }
 }
 
