@@ -345,6 +345,24 @@ async fn nobody_there_is_the_same_for_all() {
 }
 
 #[tokio::test]
+async fn no_rdma_device_leads_to_the_loopback_address() {
+    let (_server, portal, _) = serve(None);
+    let mut config = iser(&portal);
+    config.iser.rdma = Rdma::Verbs;
+    let error = Session::connect(config.clone()).await.unwrap_err();
+    // It says what is missing: the libraries, the kernel's modules, or the device.
+    assert!(matches!(error, Error::NoIser { .. }) && error.to_string().contains("RDMA"), "{error}");
+    config.transport = Transport::Auto;
+    let session = Session::connect(config.clone()).await.unwrap();
+    assert_eq!(session.info().transport, "tcp");
+    session.logout().await.unwrap();
+    config.iser.rdma = Rdma::Auto;
+    let session = Session::connect(config).await.unwrap();
+    assert_eq!((session.info().transport, session.info().provider), ("iser", "iwarp"));
+    session.logout().await.unwrap();
+}
+
+#[tokio::test]
 async fn discovery_over_iser_tells_the_same_as_over_tcp() {
     let (_server, portal, _) = serve(None);
     let plain = discover(&portal, &DiscoveryConfig::default()).await.unwrap();

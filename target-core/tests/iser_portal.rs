@@ -253,3 +253,11 @@ fn a_portal_without_iwarp_takes_an_mpa_request_for_what_it_is_in_iscsi() {
     let _ = stream.read_to_end(&mut rest);
     assert!(rest.is_empty(), "no MPA reply: {rest:?}");
 }
+
+#[test]
+fn a_portal_that_cannot_have_its_rdma_device_says_why() {
+    let (builder, _) = builder(Limits::default());
+    let error = builder.iser(IserConfig { verbs: true, ..IserConfig::default() }).start().unwrap_err().to_string();
+    // The libraries, the kernel's modules, or a device at that address: one of them is missing.
+    assert!(error.contains("127.0.0.1:") && error.contains("for RDMA: "), "{error}");
+}

@@ -1,14 +1,23 @@
 //! Movers for sessions over iSER.
 
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use std::sync::Arc;
+
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use iscsi_memory::RegistrationBudget;
 use iscsi_proto::tcp::Role;
 use iser_transport::header::PrivateData;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::QueueLimits;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsQueue};
 use tokio::net::TcpStream;
 
 use super::runner::random;
 use super::transport::Attempt;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use super::transport::{self, Carrier};
 use crate::error::Error;
 
 /// Buffers that a session advertises at a time: two for each command that goes both ways, and the queue's slots are 16 bits.
@@ -46,4 +55,41 @@ pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<Is
         ..defaults
     });
     Ok(IserMover::new(queue, mover))
+}
+
+/// A queue pair of the RDMA device that leads to the portal. The peer has not been asked yet.
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+pub(super) async fn verbs_queue(attempt: &Attempt<'_>) -> Result<(Arc<Verbs>, VerbsQueue, Carrier), Error> {
+    let mover = mover(attempt);
+    let no_iser = |error: VerbsError| Error::NoIser { portal: attempt.portal.to_string(), reason: error.to_string() };
+    let verbs = Verbs::open(VerbsConfig {
+        work: mover.work(),
+        receives: mover.receives(),
+        read_depth: mover.read_depth as u8,
+        advertisements: usize::from(mover.max_tasks) * 2,
+        budget: RegistrationBudget::new(attempt.plan.iser.registered_memory),
+        ..VerbsConfig::default()
+    })
+    .map_err(no_iser)?;
+    let within = attempt.patience().min(attempt.plan.timeouts.connect);
+    let mut last = None;
+    for address in transport::resolve(attempt.portal).await? {
+        let queue = match verbs.connect(address, within).await {
+            Ok(queue) => queue,
+            Err(error) => {
+                last = Some(no_iser(error));
+                continue;
+            }
+        };
+        let (Some(local), Some(peer)) = (queue.local_address(), queue.peer_address()) else { continue };
+        let device = Some(queue.device().name.clone());
+        return Ok((verbs, queue, Carrier { local, peer, transport: "iser", provider: "verbs", device }));
+    }
+    Err(last.unwrap_or(Error::Resolve { host: attempt.portal.host.clone(), reason: "no address".into() }))
+}
+
+/// A mover over an RDMA device.
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+pub(super) fn over_verbs(attempt: &Attempt<'_>, queue: VerbsQueue) -> IserMover<VerbsQueue> {
+    IserMover::new(queue, mover(attempt))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use iscsi_driver::{Clock, Limits as DriverLimits, drive_with};
 use iscsi_proto::connection::StreamMover;
+use iscsi_proto::datamover::Datamover;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
 use tokio::net::TcpStream;
@@ -72,6 +73,19 @@ pub(super) struct Attempt<'a> {
     pub(super) login: LoginConfig,
 }
 
+impl Attempt<'_> {
+    /// How long the transport may take to stand. With [`Transport::Auto`] all ways before TCP have the time of the probe together, and a half.
+    pub(super) fn patience(&self) -> Duration {
+        let plan = self.plan;
+        match (self.more, plan.transport, self.way) {
+            (false, ..) => plan.timeouts.login,
+            (true, Transport::Auto, Way::Verbs) => plan.iser.probe / 2,
+            (true, Transport::Auto, _) => plan.iser.probe,
+            (true, ..) => plan.timeouts.login.min(plan.iser.probe * 4),
+        }
+    }
+}
+
 /// What came of it.
 pub(super) enum Outcome {
     /// There was no connection.
@@ -121,6 +135,22 @@ pub(super) async fn connection<A: Application>(
             };
             over_stream(attempt, stream, mover, engine, |mover| mover.queue().wants_revision_one()).await
         }
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        Way::Verbs => {
+            let (verbs, queue, carrier) = match super::iser::verbs_queue(&attempt).await {
+                Ok(connected) => connected,
+                Err(error) => return (engine, Outcome::Unreached(error)),
+            };
+            connected(engine.app(), carrier);
+            let events = queue.events();
+            let mover = super::iser::over_verbs(&attempt, queue);
+            let clock = Clock::process();
+            let mut connection = begin(attempt, mover, engine, clock);
+            // As with sockets: the connection knows how it ended.
+            let _ = iser_transport::verbs::drive_queue(&mut connection, &events, verbs.spin(), clock).await;
+            end(connection, |_| false, clock)
+        }
+        #[cfg(not(all(feature = "verbs", target_os = "linux")))]
         _ => {
             let reason = "it is not built into this program".into();
             (engine, Outcome::Unreached(Error::NoIser { portal: attempt.portal.to_string(), reason }))
@@ -137,14 +167,30 @@ async fn over_stream<M: StreamMover, A: Application>(
     wants_revision_one: impl FnOnce(&M) -> bool,
 ) -> (Engine<A>, Outcome) {
     let clock = Clock::process();
-    let timeouts = attempt.plan.timeouts;
-    let patience = if attempt.more { attempt.plan.iser.probe } else { timeouts.login };
-    let now = clock.now();
-    let mut connection =
-        InitiatorConnection::new(mover, engine, attempt.login, timeouts.login, now).establish_within(patience, now);
+    let mut connection = begin(attempt, mover, engine, clock);
     let limits = DriverLimits { linger: LINGER, ..DriverLimits::default() };
     // The connection knows how its stream ended; the socket's error adds nothing that it could act on.
     let _ = drive_with(stream, &mut connection, clock, limits).await;
+    end(connection, wants_revision_one, clock)
+}
+
+fn begin<M: Datamover, A: Application>(
+    attempt: Attempt<'_>,
+    mover: M,
+    engine: Engine<A>,
+    clock: Clock,
+) -> InitiatorConnection<M, A> {
+    let now = clock.now();
+    let patience = attempt.patience();
+    let login = attempt.plan.timeouts.login;
+    InitiatorConnection::new(mover, engine, attempt.login, login, now).establish_within(patience, now)
+}
+
+fn end<M: Datamover, A: Application>(
+    connection: InitiatorConnection<M, A>,
+    wants_revision_one: impl FnOnce(&M) -> bool,
+    clock: Clock,
+) -> (Engine<A>, Outcome) {
     let established = connection.mover().is_established();
     let wants_revision_one = wants_revision_one(connection.mover());
     let logged_in_at = connection.logged_in_at();
@@ -189,7 +235,7 @@ async fn connect(
 }
 
 /// The addresses of a portal's host.
-async fn resolve(portal: &Portal) -> Result<Vec<SocketAddr>, Error> {
+pub(super) async fn resolve(portal: &Portal) -> Result<Vec<SocketAddr>, Error> {
     let found = tokio::net::lookup_host((portal.host.as_str(), portal.port))
         .await
         .map_err(|error| Error::Resolve { host: portal.host.clone(), reason: error.to_string() })?;

@@ -108,11 +108,6 @@ impl SendQueue {
         self.backlog
     }
 
-    /// Whether RDMA Reads are in flight.
-    pub(super) fn is_reading(&self) -> bool {
-        self.reads_posted > 0
-    }
-
     /// A buffer for a message or for copied data.
     pub(super) fn take_buffer(&mut self, len: usize) -> Buf {
         self.pool.take(len)

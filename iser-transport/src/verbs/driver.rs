@@ -234,7 +234,14 @@ impl VerbsAcceptor {
     /// # Errors
     /// As there, and when the process has no descriptor left.
     pub fn bind(verbs: Arc<Verbs>, address: SocketAddr) -> Result<Self, VerbsError> {
-        let listener = VerbsListener::bind(verbs, address)?;
+        Self::new(VerbsListener::bind(verbs, address)?)
+    }
+
+    /// Waits at a listener.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new(listener: VerbsListener) -> Result<Self, VerbsError> {
         let ready = listener.descriptor().try_clone_to_owned().and_then(readable);
         let ready = ready.map_err(|error| VerbsError::Refused("waiting for RDMA connections", error))?;
         Ok(Self { listener, ready })

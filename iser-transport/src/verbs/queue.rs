@@ -124,4 +124,8 @@ impl QueuePair for VerbsQueue {
     fn abort(&mut self) {
         self.state.abort();
     }
+
+    fn copied(&self) -> u64 {
+        Self::copied(self)
+    }
 }

@@ -1,14 +1,20 @@
 //! iSER at the server's portals: how it is offered, and telling an iWARP connection from a plain one.
 
 use std::future::poll_fn;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use iscsi_memory::RegistrationBudget;
 use iscsi_proto::tcp::Role;
 use iser_transport::header::PrivateData;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue, begins_mpa};
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::QueueLimits;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -64,6 +70,22 @@ impl IserConfig {
         // A receive for each request that may come: the command window bounds them.
         mover.receive_memory = mover.receives() * (segment.max(8192) as usize + 2048);
         mover
+    }
+
+    /// RDMA devices for connections under the target's limits.
+    ///
+    /// # Errors
+    /// There are none, or their libraries are not installed.
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    pub(super) fn open_verbs(&self, limits: &Limits) -> Result<Arc<Verbs>, VerbsError> {
+        let mover = self.mover(limits);
+        Verbs::open(VerbsConfig {
+            work: mover.work(),
+            receives: mover.receives(),
+            read_depth: mover.read_depth as u8,
+            budget: RegistrationBudget::new(self.registered_memory),
+            ..VerbsConfig::default()
+        })
     }
 
     /// A mover over iWARP in user space on a connection that begins as one.

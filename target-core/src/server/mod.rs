@@ -58,6 +58,8 @@ use std::time::Duration;
 
 use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::tcp::TcpMoverConfig;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use iser_transport::verbs::{Verbs, VerbsError, VerbsListener};
 use tokio::sync::{mpsc, watch};
 
 use crate::node::TargetConfig;
@@ -66,7 +68,7 @@ use crate::session::{EndReason, Limits, Target};
 use crate::stats::SessionStatistics;
 #[cfg(feature = "iser")]
 pub use iser::IserConfig;
-use worker::{Listening, Seats, Worker};
+use worker::{Listening, Seats, Share, Worker};
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,14 @@ pub enum ServerError {
     /// The portal is to offer iSER, and iSER is not built in.
     #[error("cannot offer iSER on {0}: this program is built without it (feature `iser`)")]
     NoIser(SocketAddr),
+    /// The portal is to offer iSER over RDMA devices, and they cannot be used.
+    #[error("cannot listen on {address} for RDMA: {reason}")]
+    Rdma {
+        /// The portal.
+        address: SocketAddr,
+        /// What is missing, or the system's error.
+        reason: String,
+    },
     /// A worker thread or its runtime did not start.
     #[error("cannot start a worker thread: {0}")]
     Worker(io::Error),
@@ -200,6 +210,8 @@ impl ServerBuilder {
     pub fn start(self) -> Result<ServerHandle, ServerError> {
         let mut listeners = Vec::new();
         let mut local_addrs = Vec::new();
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        let (mut verbs, mut verbs_listeners) = (None, Vec::new());
         for address in self.config.addresses() {
             let listener = TcpListener::bind(address).map_err(|error| ServerError::listen(address, error))?;
             let ready = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
@@ -208,6 +220,21 @@ impl ServerBuilder {
             for portal in self.config.portals().filter(|portal| portal.address() == address) {
                 portal.set_bound_port(bound.port());
                 iser |= portal.iser();
+            }
+            #[cfg(feature = "iser")]
+            if iser && self.iser.verbs {
+                #[cfg(all(feature = "verbs", target_os = "linux"))]
+                {
+                    let refused = |error: VerbsError| ServerError::Rdma { address: bound, reason: error.to_string() };
+                    let devices = match &verbs {
+                        Some(devices) => Arc::clone(devices),
+                        None => self.iser.open_verbs(&self.limits).map_err(refused)?,
+                    };
+                    verbs_listeners.push(VerbsListener::bind(devices.clone(), bound).map_err(refused)?);
+                    verbs = Some(devices);
+                }
+                #[cfg(not(all(feature = "verbs", target_os = "linux")))]
+                return Err(ServerError::Rdma { address: bound, reason: "this program is built without verbs".into() });
             }
             #[cfg(feature = "iser")]
             {
@@ -235,27 +262,42 @@ impl ServerBuilder {
             inboxes.push(inbox);
         }
         let seats: Seats = seats.into();
-        let mut shares: Vec<Vec<Listening>> = (0..count).map(|_| Vec::new()).collect();
+        let mut shares: Vec<Share> = (0..count).map(|_| Share::default()).collect();
         for (at, listener) in listeners.into_iter().enumerate() {
             if let Some(share) = shares.get_mut(at % count) {
-                share.push(listener);
+                share.tcp.push(listener);
             }
         }
-        let mut handle =
-            ServerHandle { target: target.clone(), local_addrs, stop, threads: Vec::new(), hard_stop: close_timeout };
-        for (at, (inbox, listeners)) in inboxes.into_iter().zip(shares).enumerate() {
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        for (at, listener) in verbs_listeners.into_iter().enumerate() {
+            if let Some(share) = shares.get_mut(at % count) {
+                share.verbs.push(listener);
+            }
+        }
+        let mut handle = ServerHandle {
+            target: target.clone(),
+            local_addrs,
+            stop,
+            threads: Vec::new(),
+            hard_stop: close_timeout,
+            #[cfg(all(feature = "verbs", target_os = "linux"))]
+            verbs: verbs.clone(),
+        };
+        for (at, (inbox, share)) in inboxes.into_iter().zip(shares).enumerate() {
             let worker = Worker {
                 target: target.clone(),
                 mover,
                 #[cfg(feature = "iser")]
                 iser: self.iser,
+                #[cfg(all(feature = "verbs", target_os = "linux"))]
+                spin: verbs.as_ref().map_or(Duration::ZERO, |verbs| verbs.spin()),
                 driver: self.driver,
                 on_end: self.on_end.clone(),
                 seats: seats.clone(),
                 stopped: stopped.clone(),
             };
             // When one does not start, dropping the handle stops those that did.
-            handle.threads.push(worker.start(at, inbox, listeners).map_err(ServerError::Worker)?);
+            handle.threads.push(worker.start(at, inbox, share).map_err(ServerError::Worker)?);
         }
         Ok(handle)
     }
@@ -270,6 +312,19 @@ pub struct ServerHandle {
     stop: watch::Sender<Option<Duration>>,
     threads: Vec<JoinHandle<()>>,
     hard_stop: Duration,
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    verbs: Option<Arc<Verbs>>,
+}
+
+/// Memory that is registered with RDMA devices, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegisteredMemory {
+    /// Now.
+    pub now: u64,
+    /// The most that it was.
+    pub peak: u64,
+    /// The most that it may be.
+    pub limit: u64,
 }
 
 impl ServerHandle {
@@ -301,6 +356,17 @@ impl ServerHandle {
     #[must_use]
     pub fn movers(&self) -> Option<MoverReport> {
         self.sessions().iter().filter_map(|session| session.mover).reduce(|sum, mover| sum.plus(&mover))
+    }
+
+    /// Memory registered with RDMA devices; `None` for a server that uses none.
+    #[must_use]
+    pub fn registered_memory(&self) -> Option<RegisteredMemory> {
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        if let Some(verbs) = &self.verbs {
+            let budget = &verbs.config().budget;
+            return Some(RegisteredMemory { now: budget.used(), peak: budget.peak(), limit: budget.limit() });
+        }
+        None
     }
 
     /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the time that connections may take to

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use iscsi_driver::{Clock, drive_with};
 use iscsi_proto::connection::StreamMover;
+use iscsi_proto::datamover::Datamover;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
 use tokio::net::{TcpListener, TcpStream};
@@ -29,12 +30,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection on its way to its worker.
 pub(super) struct Arrival {
-    stream: std::net::TcpStream,
+    line: Line,
     endpoints: Endpoints,
-    /// It came in at a portal that offers iSER on its TCP port.
-    #[cfg_attr(not(feature = "iser"), expect(dead_code))]
-    iser: bool,
     load: Load,
+}
+
+/// What a connection came in by.
+pub(super) enum Line {
+    /// A TCP connection, and whether its portal offers iSER on its TCP port.
+    Tcp(std::net::TcpStream, bool),
+    /// A queue pair of an RDMA device that has not been answered.
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    Verbs(Box<iser_transport::verbs::VerbsQueue>),
 }
 
 /// A listener on its way to its worker.
@@ -42,6 +49,14 @@ pub(super) struct Listening {
     pub(super) socket: StdListener,
     /// It offers iSER on its TCP port.
     pub(super) iser: bool,
+}
+
+/// The listeners of one worker.
+#[derive(Default)]
+pub(super) struct Share {
+    pub(super) tcp: Vec<Listening>,
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    pub(super) verbs: Vec<iser_transport::verbs::VerbsListener>,
 }
 
 /// Every worker's inbox, and how many connections it has.
@@ -61,6 +76,8 @@ pub(super) struct Worker {
     pub(super) mover: TcpMoverConfig,
     #[cfg(feature = "iser")]
     pub(super) iser: IserConfig,
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    pub(super) spin: Duration,
     pub(super) driver: iscsi_driver::Limits,
     pub(super) on_end: Option<OnEnd>,
     pub(super) seats: Seats,
@@ -72,18 +89,25 @@ impl Worker {
         self,
         number: usize,
         inbox: mpsc::UnboundedReceiver<Arrival>,
-        listeners: Vec<Listening>,
+        share: Share,
     ) -> io::Result<JoinHandle<()>> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("iscsi-target-{number}")).spawn(move || {
             let local = LocalSet::new();
-            runtime.block_on(local.run_until(self.run(inbox, listeners)));
+            runtime.block_on(local.run_until(self.run(inbox, share)));
         })
     }
 
-    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Arrival>, listeners: Vec<Listening>) {
+    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Arrival>, share: Share) {
         let mut acceptors = JoinSet::new();
-        for Listening { socket, iser } in listeners {
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        for listener in share.verbs {
+            // The runtime takes every listener that the system made.
+            if let Ok(acceptor) = iser_transport::verbs::VerbsAcceptor::new(listener) {
+                acceptors.spawn_local(accept_verbs(acceptor, self.target.clone(), self.seats.clone()));
+            }
+        }
+        for Listening { socket, iser } in share.tcp {
             // The runtime takes every listener that the system made.
             if let Ok(listener) = TcpListener::from_std(socket) {
                 acceptors.spawn_local(accept(listener, iser, self.target.clone(), self.seats.clone()));
@@ -115,21 +139,39 @@ impl Worker {
         let tcp = self.mover;
         #[cfg(feature = "iser")]
         let iser = self.iser;
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        let spin = self.spin;
         async move {
-            let _load = arrival.load;
-            let Ok(stream) = TcpStream::from_std(arrival.stream) else { return };
+            let Arrival { line, endpoints, load: _load } = arrival;
             let since = Clock::process().now();
-            // Too many connections: closing the stream is all that can be said before login.
+            // Too many connections: closing the transport is all that can be said before login.
             let Some(seat) = host.target.registry().seat() else { return };
-            let guest = Guest { seat, endpoints: arrival.endpoints, since, carrier: Carrier::default() };
-            #[cfg(feature = "iser")]
-            if arrival.iser && super::iser::is_iwarp(&stream, &guest.seat, host.target.limits().login_timeout).await {
-                let Some(seed) = random() else { return };
-                let mover = iser.over_iwarp(&stream, host.target.limits(), u64::from_ne_bytes(seed));
-                let guest = Guest { carrier: Carrier { provider: "iwarp", device: None }, ..guest };
-                return host.serve_over(stream, mover, guest).await;
+            let guest = Guest { seat, endpoints, since, carrier: Carrier::default() };
+            match line {
+                Line::Tcp(stream, offers_iser) => {
+                    let Ok(stream) = TcpStream::from_std(stream) else { return };
+                    #[cfg(not(feature = "iser"))]
+                    let _ = offers_iser;
+                    #[cfg(feature = "iser")]
+                    if offers_iser
+                        && super::iser::is_iwarp(&stream, &guest.seat, host.target.limits().login_timeout).await
+                    {
+                        let Some(seed) = random() else { return };
+                        let mover = iser.over_iwarp(&stream, host.target.limits(), u64::from_ne_bytes(seed));
+                        let guest = Guest { carrier: Carrier { provider: "iwarp", device: None }, ..guest };
+                        return host.serve_over(stream, mover, guest).await;
+                    }
+                    host.serve_over(stream, TcpMover::new(Role::Target, tcp), guest).await;
+                }
+                #[cfg(all(feature = "verbs", target_os = "linux"))]
+                Line::Verbs(queue) => {
+                    let device = Some(queue.device().name.as_str().into());
+                    let guest = Guest { carrier: Carrier { provider: "verbs", device }, ..guest };
+                    let events = queue.events();
+                    let mover = iser_transport::mover::IserMover::new(*queue, iser.mover(host.target.limits()));
+                    host.serve_queue(&events, spin, mover, guest).await;
+                }
             }
-            host.serve_over(stream, TcpMover::new(Role::Target, tcp), guest).await;
         }
     }
 }
@@ -153,14 +195,36 @@ struct Host {
 impl Host {
     /// Serves a connection over a byte stream to its end.
     async fn serve_over<M: StreamMover>(self, stream: TcpStream, mover: M, guest: Guest) {
+        let Some((mut connection, host)) = self.begin(mover, guest) else { return };
+        let _ = drive_with(stream, &mut connection, Clock::process(), host.driver).await;
+        host.ended(&connection);
+    }
+
+    /// Serves a connection over an RDMA device to its end.
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    async fn serve_queue<M: iscsi_proto::connection::QueueMover>(
+        self,
+        events: &iser_transport::verbs::VerbsEvents,
+        spin: Duration,
+        mover: M,
+        guest: Guest,
+    ) {
+        let Some((mut connection, host)) = self.begin(mover, guest) else { return };
+        let _ = iser_transport::verbs::drive_queue(&mut connection, events, spin, Clock::process()).await;
+        host.ended(&connection);
+    }
+
+    fn begin<M: Datamover>(self, mover: M, guest: Guest) -> Option<(TargetConnection<M>, Self)> {
         // Without random numbers nobody can be told from anybody else.
-        let Some(entropy) = random() else { return };
+        let entropy = random()?;
         let Guest { seat, endpoints, since, carrier } = guest;
-        let connection = TargetConnection::seated(self.target, seat, mover, endpoints, entropy, since);
-        let mut connection = connection.carried_by(carrier);
-        let _ = drive_with(stream, &mut connection, Clock::process(), self.driver).await;
+        let connection = TargetConnection::seated(self.target.clone(), seat, mover, endpoints, entropy, since);
+        Some((connection.carried_by(carrier), self))
+    }
+
+    fn ended<M: Datamover>(self, connection: &TargetConnection<M>) {
         if let (Some(on_end), Some(reason)) = (self.on_end, connection.end_reason()) {
-            on_end(endpoints, reason);
+            on_end(connection.endpoints(), reason);
         }
     }
 }
@@ -185,10 +249,38 @@ async fn accept(listener: TcpListener, iser: bool, target: Arc<Target>, seats: S
             continue;
         }
         let Ok(stream) = stream.into_std() else { continue };
-        let Some((inbox, load)) = seats.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else { return };
-        load.fetch_add(1, Ordering::Relaxed);
-        let arrival = Arrival { stream, endpoints: Endpoints { local, peer }, iser, load: Load(load.clone()) };
-        if inbox.send(arrival).is_err() {
+        if !seat(&seats, Line::Tcp(stream, iser), Endpoints { local, peer }) {
+            return;
+        }
+    }
+}
+
+/// Gives a connection to the worker that has the fewest. False when the workers have ended.
+fn seat(seats: &Seats, line: Line, endpoints: Endpoints) -> bool {
+    let Some((inbox, load)) = seats.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else { return false };
+    load.fetch_add(1, Ordering::Relaxed);
+    inbox.send(Arrival { line, endpoints, load: Load(load.clone()) }).is_ok()
+}
+
+/// Takes connections of RDMA devices. Each is answered by its worker.
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+async fn accept_verbs(acceptor: iser_transport::verbs::VerbsAcceptor, target: Arc<Target>, seats: Seats) {
+    use iser_transport::verbs::VerbsError;
+    loop {
+        let queue = match acceptor.accept().await {
+            Ok(queue) => queue,
+            // The device is gone. The TCP portal stays.
+            Err(VerbsError::NoRdma(_)) => return,
+            Err(_) => {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if target.registry().connections() >= target.limits().connections {
+            continue;
+        }
+        let (Some(local), Some(peer)) = (queue.local_address(), queue.peer_address()) else { continue };
+        if !seat(&seats, Line::Verbs(Box::new(queue)), Endpoints { local, peer }) {
             return;
         }
     }
