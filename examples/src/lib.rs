@@ -4,6 +4,7 @@
 //! protocol logic: they are what a user of the libraries would write.
 #![forbid(unsafe_code)]
 
+pub mod carrier;
 pub mod ending;
 pub mod load;
 pub mod pattern;

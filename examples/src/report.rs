@@ -76,6 +76,12 @@ impl Measurement {
         (self.reads.ios + self.writes.ios) as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
+    /// Bytes per second, both directions.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> f64 {
+        (self.reads.bytes + self.writes.bytes) as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
     /// The figures for JSON.
     #[must_use]
     pub fn figures(&self) -> Figures {

@@ -121,9 +121,51 @@ fn bench_gives_figures() {
 }
 
 #[test]
+fn a_portal_serves_tcp_and_iser() {
+    let mut server = Serving::iser(&format!("--rdma iwarp --stats --target {TARGET} --lun 16M --lun 8M"));
+    assert!(server.said.contains("[tcp, iser]"), "{}", server.said);
+    assert!(server.said.contains("iSER over iwarp, in user space"), "{}", server.said);
+    let record =
+        format!("iscsiadm -m node -T {TARGET} -p {} -o update -n iface.transport_name -v iser", server.portal());
+    assert!(server.said.contains(&record), "{}", server.said);
+
+    assert_eq!(iscsi(&format!("info {} --json", server.url(0))).json()["session"]["Transport"], "tcp");
+    for url in [server.iser_url(0), format!("{}?transport=auto&rdma=iwarp", server.url(0))] {
+        let session = iscsi(&format!("info {url} --json")).json()["session"].take();
+        assert_eq!(session["Transport"], "iser", "{session}");
+        assert_eq!(session["Provider"], "iwarp", "{session}");
+        assert_eq!(session["RDMAExtensions"], "Yes", "{session}");
+        assert!(session["RDMA Read depth"].as_str().is_some_and(|depth| depth != "0"), "{session}");
+    }
+    assert!(iscsi(&format!("luns {}", server.iser_url(0))).ok().contains("LUN 1: ISCSI-RS RAM DISK"));
+    assert!(iscsi(&format!("login-test {}", server.iser_url(0))).ok().contains("TargetRecvDataSegmentLength"));
+
+    // Written over one transport, read over the other.
+    assert!(iscsi(&format!("verify {}", server.iser_url(0))).ok().contains("16.0 MiB verified"));
+    assert!(iscsi(&format!("verify {} --check-only --bs 512", server.url(0))).ok().contains("16.0 MiB verified"));
+    iscsi(&format!("copy {} {} --bs 1M", server.iser_url(1), server.iser_url(0))).ok();
+    let figures = iscsi(&format!("bench {} --rw randrw --runtime 2 --json", server.iser_url(0))).json();
+    assert!(figures["write"]["iops"].as_f64().is_some_and(|iops| iops > 100.0), "{figures}");
+    let said = server.says("iser over iwarp (user space)");
+    assert!(said.contains("RDMA-written") && said.contains("copied by CPU"), "{said}");
+    assert_eq!(server.interrupt().0, Some(0));
+}
+
+#[test]
 fn the_demo_runs_to_its_end() {
-    let text = ramdisk("demo --runtime 1 --size 1G").ok();
+    let text = ramdisk("demo --runtime 1 --size 1G --json").ok();
     assert!(text.contains("RAID 0"), "{text}");
+    assert!(text.contains("transport iser over iwarp (user space)"), "{text}");
+    assert!(text.contains("its processor copied 0 B of payload"), "{text}");
+    let json = text.find("\n{").expect("the figures");
+    let figures: serde_json::Value = serde_json::from_str(&text[json..]).unwrap();
+    let layouts = figures["layouts"].as_array().unwrap();
+    for transport in ["tcp", "iser"] {
+        let of: Vec<_> = layouts.iter().filter(|entry| entry["transport"] == transport).collect();
+        assert_eq!(of.len(), 4, "{figures}");
+        assert!(of.iter().all(|entry| entry["randread"]["iops"].as_f64().is_some_and(|iops| iops > 0.0)), "{figures}");
+        assert!(of[0]["write"]["bytes_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{figures}");
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn names_that_are_none() {
 #[test]
 fn portals_that_are_none() {
     ramdisk("serve --portal nonsense").fails(2, "write ADDR:PORT, such as 127.0.0.1:3260");
+    ramdisk("serve --portal 127.0.0.1:0,rdma").fails(2, "write 127.0.0.1:0, or 127.0.0.1:0,iser for iSER beside TCP");
     // RFC 5737: nobody has an address for documentation.
     ramdisk("serve --portal 192.0.2.1:3260").fails(1, "this machine has no such address");
 }
@@ -111,7 +112,49 @@ fn urls_that_are_malformed() {
     iscsi(&format!("info iscsi://127.0.0.1:99999/{TARGET}/0")).fails(2, "\"99999\" is no port");
     iscsi(&format!("info iscsi://127.0.0.1/{TARGET}/first")).fails(2, "\"first\" is no LUN");
     iscsi(&format!("info iser://127.0.0.1/{TARGET}/0?transport=tcp")).fails(2, "iser or auto; TCP alone is iscsi://");
+    iscsi(&format!("info iser://127.0.0.1/{TARGET}/0?rdma=roce")).fails(2, "iwarp, verbs or auto");
+    iscsi("discover iser://127.0.0.1")
+        .fails(2, "discovery is by TCP, for targets with iSER too: write iscsi://127.0.0.1");
     iscsi("discover 127.0.0.1:port").fails(2, "is no port");
+}
+
+#[test]
+fn iser_options_that_lead_nowhere() {
+    ramdisk("serve --portal 127.0.0.1:0 --rdma iwarp").fails(2, "no portal has it: write --portal ADDR:PORT,iser");
+    ramdisk("serve --portal 127.0.0.1:0,iser --registered-memory lots").fails(2, "--registered-memory lots: ");
+    let ended = ramdisk("serve --portal 127.0.0.1:0,iser --rdma roce");
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("[possible values: iwarp, verbs, both]"), "{}", ended.stderr);
+}
+
+#[test]
+fn no_rdma_device() {
+    if std::fs::read_dir("/sys/class/infiniband").is_ok_and(|devices| devices.count() > 0) {
+        eprintln!("this machine has an RDMA device: nothing to see here");
+        return;
+    }
+    for rdma in ["verbs", "both"] {
+        ramdisk(&format!("serve --portal 127.0.0.1:0,iser --rdma {rdma}"))
+            .fails(1, "or use --rdma iwarp, which needs nothing");
+    }
+    let server = Serving::iser(&format!("--target {TARGET} --lun 1M"));
+    assert!(server.said.contains("iSER over iwarp, in user space"), "{}", server.said);
+    assert!(server.said.contains("Not over verbs: "), "{}", server.said);
+    iscsi(&format!("info {}?rdma=verbs", server.iser_url(0))).fails(3, "offers no iSER");
+}
+
+#[test]
+fn iser_at_a_target_without_it() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 1M"));
+    for job in ["info", "luns", "login-test", "verify", "bench"] {
+        let started = Instant::now();
+        iscsi(&format!("{job} {}?rdma=iwarp", server.iser_url(0))).fails(3, "offers no iSER");
+        assert!(started.elapsed().as_secs() < 10);
+    }
+    let started = Instant::now();
+    let info = iscsi(&format!("info {}?transport=auto --json", server.url(0))).json();
+    assert_eq!(info["session"]["Transport"], "tcp");
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
 }
 
 #[test]
@@ -120,6 +163,7 @@ fn nobody_listens() {
     drop(listener);
     iscsi(&format!("info iscsi://{address}/{TARGET}/0")).fails(3, "refuses the connection: check that the target runs");
     iscsi(&format!("discover {address}")).fails(3, "refuses the connection: check that the target runs");
+    iscsi(&format!("info iser://{address}/{TARGET}/0")).fails(3, "refuses the connection: check that the target runs");
 }
 
 /// Serves what `answer` does to the first bytes of each connection.

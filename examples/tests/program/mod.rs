@@ -139,7 +139,18 @@ impl Serving {
     /// `ramdisk serve` on a free port, with more arguments that blanks part.
     #[track_caller]
     pub(crate) fn ramdisk(line: &str) -> Self {
-        let mut args = vec!["serve", "--portal", "127.0.0.1:0"];
+        Self::at("127.0.0.1:0", line)
+    }
+
+    /// The same, with iSER.
+    #[track_caller]
+    pub(crate) fn iser(line: &str) -> Self {
+        Self::at("127.0.0.1:0,iser", line)
+    }
+
+    #[track_caller]
+    fn at(portal: &str, line: &str) -> Self {
+        let mut args = vec!["serve", "--portal", portal];
         args.extend(line.split(' ').filter(|arg| !arg.is_empty()));
         Self::start(RAMDISK, &args, "Serving.")
     }
@@ -166,6 +177,24 @@ impl Serving {
     /// The URL of a LUN of [`TARGET`].
     pub(crate) fn url(&self, lun: u16) -> String {
         format!("iscsi://{}/{TARGET}/{lun}", self.portal())
+    }
+
+    /// The same over iSER.
+    pub(crate) fn iser_url(&self, lun: u16) -> String {
+        self.url(lun).replace("iscsi://", "iser://")
+    }
+
+    /// Reads what it prints from now on, up to the line that has `part` in it.
+    #[track_caller]
+    pub(crate) fn says(&mut self, part: &str) -> String {
+        let mut said = String::new();
+        loop {
+            let before = said.len();
+            assert_ne!(self.stdout.read_line(&mut said).unwrap(), 0, "it ended without {part:?}: {said}");
+            if said[before..].contains(part) {
+                return said;
+            }
+        }
     }
 
     /// Sends SIGINT, as Ctrl-C does; gives the exit code and what it still printed.

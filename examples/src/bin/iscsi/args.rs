@@ -3,9 +3,14 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use examples::ending::EXIT_CODES;
 
+/// What a URL looks like, for `--help`.
+const URLS: &str = "\
+A URL is iscsi://[user[%secret]@]host[:port]/iqn/lun, over TCP, or the same with iser://, over iSER. ?transport=auto takes iSER where the target
+has it, else TCP. ?rdma=iwarp (user space) or ?rdma=verbs (an RDMA device) says what carries iSER; without it, whichever works.";
+
 /// Look at iSCSI targets, test them, and move data to and from them, with no kernel module and no privileges.
 #[derive(Debug, Parser)]
-#[command(name = "iscsi", version, after_help = "A URL is iscsi://[user[%secret]@]host[:port]/iqn/lun", after_long_help = EXIT_CODES)]
+#[command(name = "iscsi", version, after_help = URLS, after_long_help = format!("{URLS}\n\n{EXIT_CODES}"))]
 pub(crate) struct Cli {
     /// Log in under this initiator name.
     #[arg(long, global = true, value_name = "IQN")]

@@ -17,6 +17,7 @@ pub(crate) fn ending(error: Error) -> Ending {
         | Error::Unreachable { .. }
         | Error::ConnectTimeout { .. }
         | Error::NotIscsi { .. }
+        | Error::NoIser { .. }
         | Error::Silent { .. }
         | Error::ClosedInLogin { .. } => Why::Unreachable,
         _ => Why::Failed,

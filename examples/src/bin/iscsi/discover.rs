@@ -10,6 +10,9 @@ use crate::attach::{ending, timeouts};
 
 /// The portal and the credentials of `HOST[:PORT]` or `iscsi://[user%secret@]host[:port]`.
 fn parse(address: &str) -> Result<(Portal, Option<Credentials>), Ending> {
+    if let Some(rest) = address.strip_prefix("iser://") {
+        return Err(usage(format!("discovery is by TCP, for targets with iSER too: write iscsi://{rest}")));
+    }
     let rest = address.strip_prefix("iscsi://").unwrap_or(address);
     let (credentials, host) = match rest.rsplit_once('@') {
         None => (None, rest),
@@ -69,6 +72,7 @@ mod tests {
         let (portal, credentials) = parse("iscsi://alice%secret-secret@[::1]:3261/").unwrap();
         assert_eq!(portal, Portal { host: "::1".into(), port: 3261 });
         assert_eq!(credentials.unwrap().user, "alice");
+        assert!(parse("iser://storage").unwrap_err().to_string().contains("write iscsi://storage"));
         assert!(parse("alice@storage").unwrap_err().to_string().contains("user%secret@host"));
     }
 }

@@ -3,7 +3,7 @@
 use examples::ending::Ending;
 use examples::report::bytes;
 use initiator_core::{Authentication, DiskInfo, SessionInfo};
-use iscsi_proto::parameters::Digest;
+use iscsi_proto::parameters::{Digest, Parameters};
 use serde_json::{Value, json};
 
 use crate::args::Cli;
@@ -55,7 +55,7 @@ pub(crate) fn disk_lines(disk: &DiskInfo) -> Vec<(&'static str, String)> {
 pub(crate) fn session_lines(session: &SessionInfo) -> Vec<(&'static str, String)> {
     let keys = &session.parameters;
     let isid: String = session.isid.iter().map(|byte| format!("{byte:02x}")).collect();
-    vec![
+    let mut lines = vec![
         ("Target", session.target_name.clone()),
         ("Target alias", session.target_alias.clone().unwrap_or_else(|| "none".into())),
         (
@@ -63,6 +63,13 @@ pub(crate) fn session_lines(session: &SessionInfo) -> Vec<(&'static str, String)
             format!("{}, group {}", session.portal, session.tpgt.map_or("unknown".into(), |tag| tag.to_string())),
         ),
         ("Transport", session.transport.into()),
+    ];
+    if let Some(depth) = session.read_depth {
+        lines.push(("Provider", session.provider.into()));
+        lines.push(("RDMA device", session.device.clone().unwrap_or_else(|| "none, in user space".into())));
+        lines.push(("RDMA Read depth", depth.to_string()));
+    }
+    lines.extend([
         ("Initiator", session.initiator_name.clone()),
         ("ISID, TSIH, CID", format!("{isid}, {}, {}", session.tsih, session.cid)),
         (
@@ -74,15 +81,9 @@ pub(crate) fn session_lines(session: &SessionInfo) -> Vec<(&'static str, String)
             }
             .into(),
         ),
-        ("HeaderDigest", digest(keys.header_digest).into()),
-        ("DataDigest", digest(keys.data_digest).into()),
-        (
-            "MaxRecvDataSegmentLength",
-            format!(
-                "{} (ours), {} (target's)",
-                keys.max_recv_data_segment_length, keys.peer_max_recv_data_segment_length
-            ),
-        ),
+    ]);
+    lines.extend(if keys.rdma_extensions { iser_keys(keys) } else { tcp_keys(keys) });
+    lines.extend([
         ("MaxBurstLength", keys.max_burst_length.to_string()),
         ("FirstBurstLength", keys.first_burst_length.to_string()),
         ("InitialR2T", yes_no(keys.initial_r2t).into()),
@@ -93,13 +94,47 @@ pub(crate) fn session_lines(session: &SessionInfo) -> Vec<(&'static str, String)
         ("DefaultTime2Wait", format!("{} s", keys.default_time2wait)),
         ("DefaultTime2Retain", format!("{} s", keys.default_time2retain)),
         ("iSCSIProtocolLevel", keys.iscsi_protocol_level.to_string()),
+    ]);
+    lines
+}
+
+/// The keys that only TCP has use for.
+fn tcp_keys(keys: &Parameters) -> Vec<(&'static str, String)> {
+    vec![
+        ("HeaderDigest", digest(keys.header_digest).into()),
+        ("DataDigest", digest(keys.data_digest).into()),
+        (
+            "MaxRecvDataSegmentLength",
+            format!(
+                "{} (ours), {} (target's)",
+                keys.max_recv_data_segment_length, keys.peer_max_recv_data_segment_length
+            ),
+        ),
+    ]
+}
+
+/// The keys of RFC 7145 section 6.
+fn iser_keys(keys: &Parameters) -> Vec<(&'static str, String)> {
+    let limit = |value: u32| if value == 0 { "no limit".to_owned() } else { value.to_string() };
+    vec![
+        ("RDMAExtensions", yes_no(keys.rdma_extensions).into()),
+        ("InitiatorRecvDataSegmentLength", keys.initiator_recv_data_segment_length.to_string()),
+        ("TargetRecvDataSegmentLength", keys.target_recv_data_segment_length.to_string()),
+        ("MaxOutstandingUnexpectedPDUs", limit(keys.max_outstanding_unexpected_pdus)),
+        ("MaxAHSLength", limit(keys.max_ahs_length)),
+        (
+            "TaggedBufferForSolicitedDataOnly",
+            keys.tagged_buffer_for_solicited_data_only.map_or("not declared", yes_no).into(),
+        ),
+        ("iSERHelloRequired", yes_no(keys.iser_hello_required).into()),
     ]
 }
 
 fn print(title: &str, lines: &[(&str, String)]) {
     println!("{title}");
+    let width = lines.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0).max(26);
     for (name, value) in lines {
-        println!("  {name:<26}{value}");
+        println!("  {name:<width$}{value}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use examples::ending::EXIT_CODES;
 
 /// A remote RAM disk: this machine's memory as a disk for other machines, over iSCSI.
@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 pub(crate) enum Job {
     /// Export LUNs until Ctrl-C.
     Serve(ServeArgs),
-    /// Run the whole story on this machine, told step by step: store, target, LUN, portal, discovery, login, I/O, RAID 0.
+    /// Run the whole story on this machine, told step by step: store, target, LUN, portal, discovery, login, I/O over TCP, the same over iSER, RAID 0.
     Demo(DemoArgs),
 }
 
@@ -29,11 +29,18 @@ one 1 GiB RAM LUN and the portal 127.0.0.1:3260.
 Examples:
   ramdisk serve
   ramdisk serve --portal 0.0.0.0:3260 --target iqn.2026-11.example.ramdisk:disks --lun 50G --lun file:/srv/disk.img
+  ramdisk serve --portal 0.0.0.0:3260,iser --lun 50G
   ramdisk serve --chap alice:a-secret-of-12-bytes --mutual-chap ramdisk:another-12-bytes --initiator iqn.1993-08.org.debian:01:host")]
 pub(crate) struct ServeArgs {
-    /// Listen on this address; may be given again. Port 0 takes a free one.
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Listen on this address, with `,iser` for iSER beside TCP; may be given again. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT[,iser]")]
     pub(crate) portal: Vec<String>,
+    /// What carries iSER. Without it, both if this machine has an RDMA device, else iWARP in user space.
+    #[arg(long, value_enum)]
+    pub(crate) rdma: Option<RdmaChoice>,
+    /// Register at most so much memory with RDMA devices at a time (`256M`).
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) registered_memory: Option<String>,
     /// A target by its name; the LUNs that follow belong to it. May be given again.
     #[arg(long, value_name = "IQN")]
     pub(crate) target: Vec<String>,
@@ -55,7 +62,7 @@ pub(crate) struct ServeArgs {
     /// Take the configuration from a TOML file; the other options add to it.
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,
-    /// Show IOPS, throughput and latency of each session, every second.
+    /// Show IOPS, throughput and latency of each session, and what RDMA moved, every second.
     #[arg(long)]
     pub(crate) stats: bool,
     /// Worker threads; 0 takes one per core.
@@ -66,13 +73,25 @@ pub(crate) struct ServeArgs {
     pub(crate) json: bool,
 }
 
+/// What carries iSER on the portals that have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RdmaChoice {
+    /// iWARP in user space, on the portal's own TCP port; needs nothing of the machine.
+    Iwarp,
+    /// RDMA devices, hardware or the kernel's soft ones.
+    Verbs,
+    /// Both.
+    Both,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Size of the first RAM store; it costs nothing until it is written.
     #[arg(long, default_value = "50G", value_name = "SIZE")]
     pub(crate) size: String,
     /// Seconds for each measurement of the table.
-    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     pub(crate) runtime: u64,
     /// Commands in flight for each LUN.
     #[arg(long, default_value_t = 128, value_name = "N")]

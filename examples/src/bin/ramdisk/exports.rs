@@ -8,10 +8,10 @@ use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use iscsi_proto::name::IscsiName;
 use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{Acl, Attributes, TargetConfig, TargetNode};
+use target_core::node::{Acl, Attributes, Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::store::{Backstore, FileOptions, FileStore, NullStore, RamStore};
 
-use crate::layout::{Account, Layout, StoreSpec, TargetLayout};
+use crate::layout::{Account, Layout, PortalSpec, StoreSpec, TargetLayout};
 
 /// What the RAM LUNs of one program may take together, so that all of them filled do not make the system kill it.
 #[derive(Debug, Clone, Copy)]
@@ -73,9 +73,10 @@ fn account(account: &Account, mutual: Option<&Account>) -> ChapAccount {
     }
 }
 
-/// Resolves `ADDR:PORT`; a name takes its first address.
-fn address(text: &str) -> Result<SocketAddr, Ending> {
+/// Resolves a portal's `ADDR:PORT`; a name takes its first address.
+fn address(portal: &PortalSpec) -> Result<SocketAddr, Ending> {
     use std::net::ToSocketAddrs;
+    let text = portal.address.as_str();
     let bad = |why: &dyn std::fmt::Display| {
         usage(format!("portal {text:?}: {why}; write ADDR:PORT, such as 127.0.0.1:3260 or [::1]:3260"))
     };
@@ -86,16 +87,17 @@ fn node(
     layout: &Layout,
     target: &TargetLayout,
     name: &str,
-    portals: &[SocketAddr],
+    portals: &[(SocketAddr, bool)],
     share: MemoryShare,
 ) -> Result<target_core::node::TargetNodeBuilder, Ending> {
     let mut attributes = Attributes::open();
     attributes.authentication = !layout.chap.is_empty();
     attributes.generate_node_acls = layout.initiators.is_empty();
-    let mut node = TargetNode::builder().name(name).attributes(attributes);
-    for portal in portals {
-        node = node.portal(*portal);
-    }
+    let group = portals.iter().fold(PortalGroup::new(1), |group, (address, iser)| {
+        let portal = Portal::new(*address);
+        group.portal(if *iser { portal.with_iser() } else { portal })
+    });
+    let mut node = TargetNode::builder().name(name).attributes(attributes).portal_group(group);
     for initiator in &layout.initiators {
         node = node.acl(Acl::new(initiator));
     }
@@ -120,7 +122,8 @@ pub(crate) fn made_up_name(n: usize) -> Result<String, Ending> {
 
 /// Opens all stores and puts the configuration together.
 pub(crate) fn configure(layout: &Layout) -> Result<TargetConfig, Ending> {
-    let portals = layout.portals.iter().map(|portal| address(portal)).collect::<Result<Vec<_>, _>>()?;
+    let portals =
+        layout.portals.iter().map(|portal| Ok((address(portal)?, portal.iser))).collect::<Result<Vec<_>, _>>()?;
     let share = MemoryShare::new(RamStore::default_memory_limit().unwrap_or(u64::MAX), layout);
     let mut config = TargetConfig::builder();
     for (n, target) in layout.targets.iter().enumerate() {

@@ -6,7 +6,32 @@ use clap::ArgMatches;
 use examples::ending::{Ending, no_file, usage};
 use serde::Deserialize;
 
-use crate::args::ServeArgs;
+use crate::args::{RdmaChoice, ServeArgs};
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PortalSpec {
+    /// `ADDR:PORT`, not resolved yet.
+    pub(crate) address: String,
+    /// iSER beside TCP.
+    pub(crate) iser: bool,
+}
+
+impl PortalSpec {
+    /// Parses `ADDR:PORT` or `ADDR:PORT,iser`.
+    fn parse(text: &str) -> Result<Self, Ending> {
+        let (address, iser) = match text.split_once(',') {
+            None => (text, false),
+            Some((address, "iser")) => (address, true),
+            Some((address, other)) => {
+                return Err(usage(format!(
+                    "portal {text:?}: {other:?} is nothing that a portal can have: write {address}, or {address},iser for iSER beside TCP"
+                )));
+            }
+        };
+        Ok(Self { address: address.to_owned(), iser })
+    }
+}
 
 /// What a LUN keeps its blocks in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +97,11 @@ pub(crate) struct TargetLayout {
 /// All that is to be exported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Layout {
-    pub(crate) portals: Vec<String>,
+    pub(crate) portals: Vec<PortalSpec>,
+    /// What carries iSER, if anybody said it.
+    pub(crate) rdma: Option<RdmaChoice>,
+    /// Most bytes of registered memory, if anybody said it.
+    pub(crate) registered_memory: Option<u64>,
     pub(crate) targets: Vec<TargetLayout>,
     pub(crate) chap: Vec<Account>,
     pub(crate) mutual_chap: Option<Account>,
@@ -84,6 +113,8 @@ pub(crate) struct Layout {
 #[serde(deny_unknown_fields, default)]
 struct File {
     portal: Vec<String>,
+    rdma: Option<RdmaChoice>,
+    registered_memory: Option<String>,
     target: Vec<FileTarget>,
     chap: Vec<String>,
     mutual_chap: Option<String>,
@@ -113,8 +144,16 @@ impl Layout {
     pub(crate) fn gather(args: &ServeArgs, matches: &ArgMatches) -> Result<Self, Ending> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let mut layout = Self { read_only: args.read_only || file.read_only, ..Self::default() };
-        layout.portals = file.portal;
-        layout.portals.extend(args.portal.iter().cloned());
+        for portal in file.portal.iter().chain(&args.portal) {
+            layout.portals.push(PortalSpec::parse(portal)?);
+        }
+        layout.rdma = args.rdma.or(file.rdma);
+        if let Some(size) = args.registered_memory.as_ref().or(file.registered_memory.as_ref()) {
+            let bytes = target_core::store::parse_size(size);
+            layout.registered_memory =
+                Some(bytes.map_err(|error| usage(format!("--registered-memory {size}: {error}")))?);
+        }
+        layout.check_iser()?;
         for target in file.target {
             let luns = target.lun.iter().map(|lun| StoreSpec::parse(lun)).collect::<Result<_, _>>()?;
             layout.targets.push(TargetLayout { name: target.name, luns });
@@ -129,7 +168,7 @@ impl Layout {
         layout.initiators = file.initiator;
         layout.initiators.extend(args.initiator.iter().cloned());
         if layout.portals.is_empty() {
-            layout.portals.push("127.0.0.1:3260".into());
+            layout.portals.push(PortalSpec { address: "127.0.0.1:3260".into(), iser: false });
         }
         if layout.targets.is_empty() {
             layout.targets.push(TargetLayout::default());
@@ -140,6 +179,22 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    /// Whether a portal has iSER.
+    pub(crate) fn iser(&self) -> bool {
+        self.portals.iter().any(|portal| portal.iser)
+    }
+
+    /// Options for iSER without a portal that has it are a mistake, not a wish.
+    fn check_iser(&self) -> Result<(), Ending> {
+        let option = match (self.rdma, self.registered_memory) {
+            _ if self.iser() => return Ok(()),
+            (Some(_), _) => "--rdma",
+            (None, Some(_)) => "--registered-memory",
+            (None, None) => return Ok(()),
+        };
+        Err(usage(format!("{option} is about iSER, but no portal has it: write --portal ADDR:PORT,iser")))
     }
 }
 
@@ -193,8 +248,24 @@ mod tests {
     #[test]
     fn nothing_given_is_one_target_with_one_gibibyte() {
         let layout = gather("ramdisk serve").unwrap();
-        assert_eq!(layout.portals, ["127.0.0.1:3260"]);
+        assert_eq!(layout.portals, [PortalSpec { address: "127.0.0.1:3260".into(), iser: false }]);
+        assert!(!layout.iser());
         assert_eq!(layout.targets, [TargetLayout { name: None, luns: vec![StoreSpec::Ram(1 << 30)] }]);
+    }
+
+    #[test]
+    fn iser_belongs_to_a_portal() {
+        let layout =
+            gather("ramdisk serve --portal a:1 --portal [::1]:2,iser --rdma both --registered-memory 1M").unwrap();
+        assert_eq!(layout.portals[1], PortalSpec { address: "[::1]:2".into(), iser: true });
+        assert_eq!(
+            (layout.iser(), layout.rdma, layout.registered_memory),
+            (true, Some(RdmaChoice::Both), Some(1 << 20))
+        );
+        let told = |line: &str| gather(line).unwrap_err().to_string();
+        assert!(told("ramdisk serve --portal a:1 --rdma verbs").contains("--portal ADDR:PORT,iser"));
+        assert!(told("ramdisk serve --registered-memory 1M").contains("--registered-memory is about iSER"));
+        assert!(told("ramdisk serve --portal a:1,rdma").contains("write a:1, or a:1,iser"));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod attach;
 mod demo;
 mod exports;
+mod iser;
 mod layout;
 mod serve;
 mod stats;

@@ -1,9 +1,11 @@
-//! `ramdisk serve --stats`: IOPS, throughput and latency of each session, live.
+//! `ramdisk serve --stats`: IOPS, throughput and latency of each session, live, and what RDMA moved for those over iSER.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
+use examples::carrier::carrier;
 use examples::report::{bytes, table, thousands};
+use target_core::registry::SessionInfo;
 use target_core::server::ServerHandle;
 use target_core::stats::SessionStatistics;
 
@@ -25,9 +27,10 @@ impl StatsView {
     pub(crate) fn show(&mut self, server: &ServerHandle) {
         let seconds = self.at.elapsed().as_secs_f64().max(1e-3);
         self.at = Instant::now();
+        let sessions = server.sessions();
         let mut rows = Vec::new();
         let mut seen = HashMap::new();
-        for session in server.sessions() {
+        for session in &sessions {
             let now = session.statistics;
             let since = now.since(&self.last.get(&session.tsih).copied().unwrap_or_default());
             seen.insert(session.tsih, now);
@@ -44,13 +47,17 @@ impl StatsView {
             ]);
         }
         self.last = seen;
-        let view = if rows.is_empty() {
+        let mut view = if rows.is_empty() {
             "  no sessions\n".to_owned()
         } else {
             let header =
                 ["initiator", "target", "over", "read IOPS", "write IOPS", "read", "written", "mean us", "errors"];
             table(&header, &rows)
         };
+        if let Some(moved) = moved(&sessions) {
+            view += "\n";
+            view += &moved;
+        }
         if self.redraw && self.drawn > 0 {
             // Up by the lines of the last view, and clear from there on.
             print!("\x1b[{}A\x1b[J", self.drawn);
@@ -58,4 +65,27 @@ impl StatsView {
         self.drawn = view.lines().count() + 1;
         println!("{view}");
     }
+}
+
+/// What RDMA moved for each session over iSER since its login, and what it holds now; `None` if there is no such session.
+fn moved(sessions: &[SessionInfo]) -> Option<String> {
+    let rows: Vec<_> = sessions
+        .iter()
+        .filter_map(|session| {
+            let mover = session.mover?;
+            Some(vec![
+                session.initiator_name.clone(),
+                carrier(session.transport, session.carrier.provider, session.carrier.device.as_deref()),
+                bytes(mover.written),
+                bytes(mover.read),
+                bytes(mover.copied),
+                bytes(mover.registered),
+            ])
+        })
+        .collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let header = ["initiator", "carried by", "RDMA-written", "RDMA-read", "copied by CPU", "transport memory"];
+    Some(table(&header, &rows))
 }

@@ -1,29 +1,47 @@
-//! Step 12: the table. One LUN; two LUNs of a target; two portals with a LUN each; four targets with a LUN each.
+//! Steps 12 and 17: what is measured, over one transport. One LUN; two LUNs of a target; two portals with a LUN each; four targets with a LUN each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use examples::ending::{Ending, failed};
 use examples::load::{Accesses, Load, run as run_load};
-use examples::report::{Measurement, table, thousands};
+use examples::report::{Measurement, bytes, thousands};
+use initiator_core::Transport;
 use target_core::node::TargetConfig;
 use target_core::server::ServerHandle;
 use target_core::store::{Backstore, RamStore};
 
-use super::{Stage, attach, name, open_node, session_config, tell, verify};
+use super::{Stage, attach, check_pattern, iser_config, name, open_node, session_config, tell, write_pattern};
 
 /// Bytes of each LUN of the table.
 const LUN_BYTES: u64 = 1 << 30;
 /// Bytes of each LUN that are measured. All of them are written and compared before: the first touch of a page costs a page fault, which is the
 /// price of memory that is allocated when it is written, not of the disk.
-const MEASURED: u64 = 256 << 20;
+const MEASURED: u64 = 128 << 20;
+/// Bytes of the large requests, and how many are in flight.
+pub(super) const LARGE: u64 = 256 << 10;
+pub(super) const LARGE_DEPTH: usize = 16;
 
-/// A line of the table.
+/// Reads, and then writes, of one kind.
+pub(super) struct Both {
+    pub(super) reads: Measurement,
+    pub(super) writes: Measurement,
+}
+
+/// What was measured of a layout.
 pub(super) struct Figures {
-    layout: &'static str,
-    luns: usize,
-    reads: Measurement,
-    writes: Measurement,
+    pub(super) layout: &'static str,
+    pub(super) luns: usize,
+    /// 512 bytes at random places.
+    pub(super) random: Both,
+    /// [`LARGE`] bytes one behind the other, on one LUN.
+    pub(super) large: Option<Both>,
+}
+
+/// All layouts over one transport.
+pub(super) struct Series {
+    pub(super) over: Transport,
+    pub(super) layouts: Vec<Figures>,
 }
 
 /// A LUN as an initiator knows it.
@@ -45,7 +63,7 @@ pub(super) fn serve(luns: &[u16], own_portal: bool) -> Result<(ServerHandle, Vec
         let stores = (0..*count).map(|_| ram()).collect::<Result<Vec<_>, _>>()?;
         config = config.node(open_node(&name(n.into())?, portal, &stores)?);
     }
-    let server = crate::serve::start(config.build().map_err(failed)?, 0)?;
+    let server = crate::serve::start(config.build().map_err(failed)?, 0, Some(iser_config()))?;
     let mut places = Vec::new();
     for node in server.target().config().nodes() {
         let portal = node.portal_groups().iter().flat_map(|group| group.portals()).next();
@@ -59,20 +77,11 @@ pub(super) fn serve(luns: &[u16], own_portal: bool) -> Result<(ServerHandle, Vec
     Ok((server, places))
 }
 
-async fn measure(stage: &Stage, places: &[Place], read_percent: u8) -> Result<Measurement, Ending> {
+async fn measure(stage: &Stage, places: &[Place], over: Transport, load: &Load) -> Result<Measurement, Ending> {
     let runs = places.iter().enumerate().map(|(n, place)| {
-        let mut config = session_config(place.portal, &place.target);
+        let mut config = session_config(place.portal, &place.target, over);
         config.limits.commands = config.limits.commands.max(stage.depth as u16);
-        let load = Load {
-            accesses: Accesses { random: true, read_percent },
-            block_bytes: 512,
-            depth: stage.depth,
-            runtime: stage.args_runtime,
-            most_requests: None,
-            span: Some(MEASURED),
-            seed: n as u64 + 1,
-        };
-        run_load(config, place.lun, load)
+        run_load(config, place.lun, Load { seed: n as u64 + 1, ..load.clone() })
     });
     let mut total = Measurement::default();
     for result in futures::future::join_all(runs).await {
@@ -81,7 +90,28 @@ async fn measure(stage: &Stage, places: &[Place], read_percent: u8) -> Result<Me
     Ok(total)
 }
 
-pub(super) fn measure_all(stage: &Stage) -> Result<Vec<Figures>, Ending> {
+/// Reads and writes, after each other.
+async fn measure_both(stage: &Stage, places: &[Place], over: Transport, large: bool) -> Result<Both, Ending> {
+    let load = |read_percent: u8| Load {
+        accesses: Accesses { random: !large, read_percent },
+        block_bytes: if large { LARGE } else { 512 },
+        depth: if large { LARGE_DEPTH } else { stage.depth },
+        runtime: stage.args_runtime,
+        most_requests: None,
+        span: Some(MEASURED),
+        seed: 1,
+    };
+    let reads = measure(stage, places, over, &load(100)).await?;
+    let writes = measure(stage, places, over, &load(0)).await?;
+    Ok(Both { reads, writes })
+}
+
+/// Bytes per second of both directions together, in words.
+pub(super) fn rate(measurement: &Measurement) -> String {
+    format!("{}/s", bytes(measurement.bytes_per_second() as u64))
+}
+
+pub(super) fn measure_all(stage: &Stage, over: Transport) -> Result<Series, Ending> {
     let layouts: [(&str, &[u16], bool); 4] = [
         ("1 LUN", &[1], false),
         ("1 target, 2 LUNs", &[2], false),
@@ -93,59 +123,30 @@ pub(super) fn measure_all(stage: &Stage) -> Result<Vec<Figures>, Ending> {
         let (server, places) = serve(luns, own_portal)?;
         let figures = stage.runtime.block_on(async {
             for (n, place) in places.iter().enumerate() {
-                let (session, disk) = attach(place.portal, &place.target, place.lun).await?;
-                verify(&disk, MEASURED, n as u64).await?;
+                let (session, disk) = attach(place.portal, &place.target, place.lun, over).await?;
+                write_pattern(&disk, MEASURED, n as u64).await?;
+                check_pattern(&disk, MEASURED, n as u64).await?;
                 session.logout().await.map_err(failed)?;
             }
-            let reads = measure(stage, &places, 100).await?;
-            let writes = measure(stage, &places, 0).await?;
-            Ok(Figures { layout, luns: places.len(), reads, writes })
+            let random = measure_both(stage, &places, over, false).await?;
+            let large = match places.len() {
+                1 => Some(measure_both(stage, &places, over, true).await?),
+                _ => None,
+            };
+            Ok(Figures { layout, luns: places.len(), random, large })
         });
         server.stop(crate::serve::GRACE);
         let figures: Figures = figures?;
+        let Both { reads, writes } = &figures.random;
         tell(format!(
-            "{layout}: {} reads/s, {} writes/s",
-            thousands(figures.reads.iops()),
-            thousands(figures.writes.iops())
+            "{layout}: 512 B random, {} reads/s, {} writes/s",
+            thousands(reads.iops()),
+            thousands(writes.iops())
         ));
+        if let Some(Both { reads, writes }) = &figures.large {
+            tell(format!("{layout}: {} sequential, read {}, write {}", bytes(LARGE), rate(reads), rate(writes)));
+        }
         all.push(figures);
     }
-    Ok(all)
-}
-
-/// The table.
-pub(super) fn render(all: &[Figures]) -> String {
-    let header =
-        ["512-byte random I/O over TCP", "LUNs", "read IOPS", "p50 us", "p99 us", "write IOPS", "p50 us", "p99 us"];
-    let rows: Vec<_> = all
-        .iter()
-        .map(|figures| {
-            let us = |duration: std::time::Duration| format!("{:.0}", duration.as_nanos() as f64 / 1e3);
-            vec![
-                figures.layout.to_owned(),
-                figures.luns.to_string(),
-                thousands(figures.reads.iops()),
-                us(figures.reads.reads.percentile(50.0)),
-                us(figures.reads.reads.percentile(99.0)),
-                thousands(figures.writes.iops()),
-                us(figures.writes.writes.percentile(50.0)),
-                us(figures.writes.writes.percentile(99.0)),
-            ]
-        })
-        .collect();
-    table(&header, &rows)
-}
-
-/// The table's figures for scripts.
-pub(super) fn as_json(all: &[Figures]) -> serde_json::Value {
-    let rows: Vec<_> = all
-        .iter()
-        .map(|figures| {
-            serde_json::json!({
-                "layout": figures.layout, "luns": figures.luns, "transport": "tcp",
-                "randread": figures.reads.figures().read, "randwrite": figures.writes.figures().write,
-            })
-        })
-        .collect();
-    serde_json::json!({ "layouts": rows })
+    Ok(Series { over, layouts: all })
 }

@@ -2,9 +2,11 @@
 //!
 //! One process plays both machines: a server with its workers, and initiators that know nothing of it but its address.
 
+mod iser;
 mod layouts;
 mod raid;
 mod story;
+mod table;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +16,10 @@ use examples::ending::{Ending, Why, failed, usage};
 use examples::pattern;
 use examples::report::bytes;
 use futures::stream::{self, TryStreamExt};
-use initiator_core::{Disk, Portal, Session, SessionConfig};
+use initiator_core::{Disk, Portal, Rdma, Session, SessionConfig, Transport};
 use iscsi_memory::Buf;
-use target_core::node::{TargetConfig, TargetNode};
+use target_core::node::{Portal as TargetPortal, PortalGroup, TargetConfig, TargetNode};
+use target_core::server::IserConfig;
 use target_core::store::{Backstore, RamStore, parse_size};
 
 use crate::args::DemoArgs;
@@ -47,30 +50,52 @@ fn open_node(
     portal: SocketAddr,
     stores: &[Arc<dyn Backstore>],
 ) -> Result<target_core::node::TargetNodeBuilder, Ending> {
-    let mut node = TargetNode::builder().name(name).open().portal(portal);
+    let group = PortalGroup::new(1).portal(TargetPortal::new(portal).with_iser());
+    let mut node = TargetNode::builder().name(name).open().portal_group(group);
     for (lun, store) in stores.iter().enumerate() {
         node = node.lun(u16::try_from(lun).map_err(failed)?, logical_unit(store.clone(), "RAM DISK", name, lun)?);
     }
     Ok(node)
 }
 
-fn session_config(portal: SocketAddr, target: &str) -> SessionConfig {
-    SessionConfig::new(Portal { host: portal.ip().to_string(), port: portal.port() }, target)
+/// A session to a target by a transport. iSER is iWARP in user space here: it needs nothing of the machine.
+fn session_config(portal: SocketAddr, target: &str, over: Transport) -> SessionConfig {
+    let mut config = SessionConfig::new(Portal { host: portal.ip().to_string(), port: portal.port() }, target);
+    config.transport = over;
+    config.iser.rdma = Rdma::Iwarp;
+    config
 }
 
-/// Writes a seeded pattern over the disk's first `span` bytes and reads it back.
-async fn verify(disk: &Disk, span: u64, seed: u64) -> Result<(), Ending> {
-    const REQUEST: u64 = 64 << 10;
-    let pieces = move || stream::iter((0..span / REQUEST).map(|n| Ok(n * REQUEST)));
-    let sector = |offset: u64| offset / pattern::SECTOR as u64;
-    pieces()
+/// The name of a transport.
+fn named(over: Transport) -> &'static str {
+    match over {
+        Transport::Tcp => "TCP",
+        Transport::Iser => "iSER",
+        Transport::Auto => "iSER or TCP",
+    }
+}
+
+/// Requests of the verification. They are larger than what travels with a command, so that over iSER none of them is copied.
+const REQUEST: u64 = 64 << 10;
+
+fn sector(offset: u64) -> u64 {
+    offset / pattern::SECTOR as u64
+}
+
+/// Writes a seeded pattern over the disk's first `span` bytes.
+async fn write_pattern(disk: &Disk, span: u64, seed: u64) -> Result<(), Ending> {
+    stream::iter((0..span / REQUEST).map(|n| Ok(n * REQUEST)))
         .try_for_each_concurrent(16, |offset| async move {
             let mut buf = Buf::zeroed(REQUEST as usize);
             pattern::fill(&mut buf, seed, sector(offset), 1);
             disk.write_buf(offset, buf).await.1.map_err(failed)
         })
-        .await?;
-    pieces()
+        .await
+}
+
+/// Reads the disk's first `span` bytes and compares them with the pattern.
+async fn check_pattern(disk: &Disk, span: u64, seed: u64) -> Result<(), Ending> {
+    stream::iter((0..span / REQUEST).map(|n| Ok(n * REQUEST)))
         .try_for_each_concurrent(16, |offset| async move {
             let (buf, result) = disk.read_buf(offset, Buf::zeroed(REQUEST as usize)).await;
             result.map_err(failed)?;
@@ -89,8 +114,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Ending> {
         args_runtime: std::time::Duration::from_secs(args.runtime),
         depth: args.iodepth,
     };
+    println!("A remote RAM disk, whole, on this machine: first over TCP, then over iSER.");
     println!(
-        "A remote RAM disk, whole, on this machine. One process plays both sides; between them is TCP on 127.0.0.1."
+        "One process plays both sides, between them is 127.0.0.1. iSER runs over iWARP in user space: no RDMA device."
     );
     let started = Instant::now();
 
@@ -104,24 +130,31 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Ending> {
         resident()
     ));
 
-    story::tell_all(&stage, store)?;
-    step(
-        12,
-        &format!(
-            "512-byte random I/O, {} commands in flight on each LUN, {} s for each figure",
-            stage.depth, args.runtime
-        ),
-    );
-    let figures = layouts::measure_all(&stage)?;
-    step(13, "Four remote disks tied together");
-    raid::tie(&stage)?;
+    let scene = story::tell_all(&stage, store)?;
+    let measured = |n: u32, over: Transport| {
+        step(
+            n,
+            &format!(
+                "Measured over {}: {} in flight on each LUN, {} s a figure",
+                named(over),
+                stage.depth,
+                args.runtime
+            ),
+        );
+        layouts::measure_all(&stage, over)
+    };
+    let tcp = measured(12, Transport::Tcp)?;
+    iser::switch(&stage, scene)?;
+    let iser = measured(17, Transport::Iser)?;
+    step(18, "Four remote disks tied together, each over iSER");
+    raid::tie(&stage, Transport::Iser)?;
     println!(
-        "\nThe whole story took {:.1} s. Every byte read back was the byte written.",
+        "\nThe whole story took {:.1} s. Every byte read back was the byte written, over both transports.",
         started.elapsed().as_secs_f64()
     );
-    println!("\n{}", layouts::render(&figures));
+    println!("\n{}", table::render(&tcp, &iser));
     if args.json {
-        println!("{:#}", layouts::as_json(&figures));
+        println!("{:#}", table::as_json(&[tcp, iser]));
     }
     Ok(())
 }
@@ -144,14 +177,19 @@ fn portal() -> SocketAddr {
 
 /// A server of one configuration, and the address that its first portal got.
 fn serve(config: TargetConfig) -> Result<(target_core::server::ServerHandle, SocketAddr), Ending> {
-    let server = crate::serve::start(config, 0)?;
+    let server = crate::serve::start(config, 0, Some(iser_config()))?;
     let address = *server.local_addrs().first().ok_or_else(|| failed("the server has no portal"))?;
     Ok((server, address))
 }
 
+/// iWARP in user space alone.
+fn iser_config() -> IserConfig {
+    IserConfig { verbs: false, ..IserConfig::default() }
+}
+
 /// Logs in and attaches LUN `lun`.
-async fn attach(portal: SocketAddr, target: &str, lun: u16) -> Result<(Session, Disk), Ending> {
-    let session = Session::connect(session_config(portal, target)).await.map_err(failed)?;
+async fn attach(portal: SocketAddr, target: &str, lun: u16, over: Transport) -> Result<(Session, Disk), Ending> {
+    let session = Session::connect(session_config(portal, target, over)).await.map_err(failed)?;
     let disk = session.disk(lun).await.map_err(failed)?;
     Ok((session, disk))
 }

@@ -1,4 +1,4 @@
-//! Step 13: four remote disks as one RAID 0 and as one linear disk.
+//! Step 18: four remote disks as one RAID 0 and as one linear disk.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,23 +7,23 @@ use examples::ending::{Ending, Why, failed};
 use examples::pattern;
 use examples::report::bytes;
 use futures::stream::{self, TryStreamExt};
-use initiator_core::{RemoteStore, Session};
+use initiator_core::{RemoteStore, Session, Transport};
 use target_core::store::{Backstore, LinearStore, StripeStore};
 
 use super::layouts::serve;
-use super::{Stage, attach, tell};
+use super::{Stage, attach, sector, tell};
 
 /// Bytes written and compared through each composition.
 const VERIFIED: u64 = 256 << 20;
 const REQUEST: u64 = 256 << 10;
 
-pub(super) fn tie(stage: &Stage) -> Result<(), Ending> {
+pub(super) fn tie(stage: &Stage, over: Transport) -> Result<(), Ending> {
     let (server, places) = serve(&[1, 1, 1, 1], false)?;
     let result = stage.runtime.block_on(async {
         let mut sessions: Vec<Session> = Vec::new();
         let mut disks: Vec<Arc<dyn Backstore>> = Vec::new();
         for place in &places {
-            let (session, disk) = attach(place.portal, &place.target, place.lun).await?;
+            let (session, disk) = attach(place.portal, &place.target, place.lun, over).await?;
             sessions.push(session);
             disks.push(Arc::new(RemoteStore::new(disk).map_err(failed)?));
         }
@@ -43,7 +43,6 @@ pub(super) fn tie(stage: &Stage) -> Result<(), Ending> {
 
 /// Writes the pattern through a composition from `start` on, reads it back and compares.
 async fn use_it(what: &str, store: Arc<dyn Backstore>, start: u64) -> Result<(), Ending> {
-    let sector = |offset: u64| offset / pattern::SECTOR as u64;
     let pieces = || stream::iter((0..VERIFIED / REQUEST).map(|n| Ok(start + n * REQUEST)));
     let began = Instant::now();
     pieces()

@@ -3,20 +3,33 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use examples::carrier::carrier;
 use examples::ending::{Ending, failed};
 use examples::report::bytes;
-use initiator_core::{Credentials, DiscoveryConfig, Portal, Session, discover};
+use initiator_core::{Credentials, DiscoveryConfig, Portal, Session, SessionInfo, Transport, discover};
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use target_core::node::{Attributes, TargetConfig};
+use target_core::server::ServerHandle;
 use target_core::store::Backstore;
 
-use super::{Stage, name, open_node, portal, serve, session_config, step, tell, verify};
+use super::{Stage, check_pattern, name, open_node, portal, serve, session_config, step, tell, write_pattern};
 
 /// Bytes that the story writes and checks.
 const VERIFIED: u64 = 64 << 20;
+/// The seed of what it writes over TCP.
+pub(super) const SEED: u64 = 7;
 
-pub(super) fn tell_all(stage: &Stage, store: Arc<dyn Backstore>) -> Result<(), Ending> {
+/// What the second half of the story finds: a running target with data on its disk.
+pub(super) struct Scene {
+    pub(super) server: ServerHandle,
+    pub(super) at: SocketAddr,
+    pub(super) target: String,
+    /// Bytes of the disk that hold the pattern of [`SEED`].
+    pub(super) written: u64,
+}
+
+pub(super) fn tell_all(stage: &Stage, store: Arc<dyn Backstore>) -> Result<Scene, Ending> {
     step(2, "An iSCSI target, its name made up, one portal group");
     let target = name(0)?;
     tell(&target);
@@ -32,11 +45,11 @@ pub(super) fn tell_all(stage: &Stage, store: Arc<dyn Backstore>) -> Result<(), E
     tell(server.target().config());
     server.stop(crate::serve::GRACE);
     security(stage, at, &target, &store)?;
-    let config = TargetConfig::builder().node(open_node(&target, at, &[store])?).build().map_err(failed)?;
+    let config =
+        TargetConfig::builder().node(open_node(&target, at, std::slice::from_ref(&store))?).build().map_err(failed)?;
     let (server, at) = serve(config)?;
-    let result = stage.runtime.block_on(use_it(at));
-    server.stop(crate::serve::GRACE);
-    result
+    let written = stage.runtime.block_on(use_it(at))?;
+    Ok(Scene { server, at, target, written })
 }
 
 /// Step 6: on, with a wrong and a right secret, and off again.
@@ -53,7 +66,7 @@ fn security(stage: &Stage, at: SocketAddr, target: &str, store: &Arc<dyn Backsto
     let (server, at) = serve(TargetConfig::builder().node(node).build().map_err(failed)?)?;
     let credentials =
         |user: &str, secret: &str| Some(Credentials { user: user.into(), secret: ChapSecret::new(secret) });
-    let mut config = session_config(at, target);
+    let mut config = session_config(at, target, Transport::Tcp);
     let result = stage.runtime.block_on(async {
         match Session::connect(config.clone()).await {
             Err(error) => tell(format!("without a secret: {error}")),
@@ -76,8 +89,9 @@ fn security(stage: &Stage, at: SocketAddr, target: &str, store: &Arc<dyn Backsto
     Ok(())
 }
 
-/// Steps 7 to 11, as an initiator that knows the address alone.
-async fn use_it(at: SocketAddr) -> Result<(), Ending> {
+/// Steps 7 to 11, as an initiator that knows the address alone. Gives the bytes that it wrote to the disk.
+async fn use_it(at: SocketAddr) -> Result<u64, Ending> {
+    let mut written = 0;
     step(7, "From another program: discovery (SendTargets)");
     let portal = Portal { host: at.ip().to_string(), port: at.port() };
     let targets = discover(&portal, &DiscoveryConfig::default()).await.map_err(failed)?;
@@ -88,7 +102,7 @@ async fn use_it(at: SocketAddr) -> Result<(), Ending> {
     }
     step(8, "Login to all targets found");
     for target in &targets {
-        let session = Session::connect(session_config(at, &target.name)).await.map_err(failed)?;
+        let session = Session::connect(session_config(at, &target.name, Transport::Tcp)).await.map_err(failed)?;
         tell(format!("{}: logged in", target.name));
         step(9, "The disk");
         let disk = session.disk(0).await.map_err(failed)?;
@@ -107,26 +121,34 @@ async fn use_it(at: SocketAddr) -> Result<(), Ending> {
             state(info.read_cache),
             if info.dpo_fua { "supports" } else { "doesn't support" }
         ));
-        verify(&disk, VERIFIED.min(info.size()), 7).await?;
-        tell(format!("{} written, read back and compared", bytes(VERIFIED.min(info.size()))));
+        written = VERIFIED.min(info.size());
+        write_pattern(&disk, written, SEED).await?;
+        check_pattern(&disk, written, SEED).await?;
+        tell(format!("{} written, read back and compared", bytes(written)));
         step(10, "The session");
-        let info = session.info();
-        tell(format!("target {}, portal {}, group {}", info.target_name, info.portal, info.tpgt.unwrap_or(0)));
-        tell(format!("transport {}, initiator {}", info.transport, info.initiator_name));
-        let keys = &info.parameters;
-        tell(format!(
-            "HeaderDigest {:?}, DataDigest {:?}, MaxRecvDataSegmentLength {}, MaxBurstLength {}, FirstBurstLength {}, InitialR2T {}, ImmediateData {}",
-            keys.header_digest,
-            keys.data_digest,
-            keys.peer_max_recv_data_segment_length,
-            keys.max_burst_length,
-            keys.first_burst_length,
-            if keys.initial_r2t { "Yes" } else { "No" },
-            if keys.immediate_data { "Yes" } else { "No" }
-        ));
+        tell_session(&session.info());
+        let keys = session.info().parameters;
+        tell(format!("HeaderDigest {:?}, DataDigest {:?}", keys.header_digest, keys.data_digest));
+        tell(format!("MaxRecvDataSegmentLength {}", keys.peer_max_recv_data_segment_length));
         step(11, "Logout");
         session.logout().await.map_err(failed)?;
         tell(format!("{}: logged out", target.name));
     }
-    Ok(())
+    Ok(written)
+}
+
+/// What both transports have.
+pub(super) fn tell_session(info: &SessionInfo) {
+    tell(format!("target {}, portal {}, group {}", info.target_name, info.portal, info.tpgt.unwrap_or(0)));
+    let transport = carrier(info.transport, info.provider, info.device.as_deref());
+    tell(format!("transport {transport}, initiator {}", info.initiator_name));
+    let keys = &info.parameters;
+    let yes = |on: bool| if on { "Yes" } else { "No" };
+    tell(format!(
+        "InitialR2T {}, ImmediateData {}, FirstBurstLength {}, MaxBurstLength {}",
+        yes(keys.initial_r2t),
+        yes(keys.immediate_data),
+        keys.first_burst_length,
+        keys.max_burst_length
+    ));
 }

@@ -1,0 +1,82 @@
+//! What carries iSER on the portals that have it, and what of it this machine can.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use examples::ending::{Ending, failed};
+use iser_transport::verbs::{Verbs, VerbsConfig, VerbsListener};
+use target_core::node::{Portal, TargetConfig};
+use target_core::server::IserConfig;
+
+use crate::args::RdmaChoice;
+use crate::layout::Layout;
+
+/// What iSER runs over here.
+#[derive(Debug)]
+pub(crate) struct Provision {
+    config: IserConfig,
+    /// Why RDMA devices are not used, if nobody forbade them.
+    no_verbs: Option<String>,
+}
+
+impl Provision {
+    /// What is asked for, at the portals of `config`; `None` if none of them has iSER.
+    pub(crate) fn of(layout: &Layout, config: &TargetConfig) -> Result<Option<Self>, Ending> {
+        if !layout.iser() {
+            return Ok(None);
+        }
+        let mut wanted = IserConfig {
+            iwarp: layout.rdma != Some(RdmaChoice::Verbs),
+            verbs: layout.rdma != Some(RdmaChoice::Iwarp),
+            ..IserConfig::default()
+        };
+        if let Some(bytes) = layout.registered_memory {
+            wanted.registered_memory = bytes;
+        }
+        let mut no_verbs = None;
+        let addresses = config.portals().filter(|portal| portal.iser()).map(Portal::address);
+        if let (true, Err(why)) = (wanted.verbs, listen_by_verbs(addresses)) {
+            if layout.rdma.is_some() {
+                return Err(failed(format!(
+                    "iSER over RDMA devices cannot be: {why}; or use --rdma iwarp, which needs nothing"
+                )));
+            }
+            wanted.verbs = false;
+            no_verbs = Some(why);
+        }
+        Ok(Some(Self { config: wanted, no_verbs }))
+    }
+
+    /// What the server is told.
+    pub(crate) fn config(&self) -> IserConfig {
+        self.config
+    }
+}
+
+impl fmt::Display for Provision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let iwarp = "iwarp, in user space, on the portals' own TCP ports";
+        match (self.config.iwarp, self.config.verbs) {
+            (true, true) => write!(f, "iSER over {iwarp}, and over verbs, on this machine's RDMA devices."),
+            (false, _) => write!(f, "iSER over verbs, on this machine's RDMA devices."),
+            (true, false) => write!(f, "iSER over {iwarp}."),
+        }?;
+        match &self.no_verbs {
+            Some(why) => write!(f, " Not over verbs: {why}."),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether RDMA devices can be listened on at these addresses; if not, why.
+fn listen_by_verbs(addresses: impl Iterator<Item = SocketAddr>) -> Result<(), String> {
+    let verbs = Verbs::open(VerbsConfig::default()).map_err(|error| error.to_string())?;
+    // On all addresses one may listen without any device, for one that comes later.
+    if std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count) == 0 {
+        return Err("this machine has no RDMA device".into());
+    }
+    for address in addresses {
+        VerbsListener::bind(verbs.clone(), address).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
