@@ -1,10 +1,13 @@
-//! `cargo xtask bench`: our target beside tgt and beside a bare iSCSI echo, with one load generator, in turn, in one run.
+//! `cargo xtask bench`: our target beside tgt and beside a bare iSCSI echo, and our iSER beside our TCP, with one load generator, in turn, in one run.
 //!
-//! Machines are noisy, so only the ratios mean something: each round measures all three one behind the other, and the table gives the median of
-//! the rounds. `--instructions` counts user instructions per request under callgrind instead, which does not depend on what else the machine does.
+//! Machines are noisy, so only the ratios mean something: each round measures all contenders one behind the other, and the tables give the median of
+//! the rounds. iSER is iWARP in user space here; iSER with Linux's initiator and RDMA devices, beside LIO, is measured in the virtual machine
+//! (`--layouts`, or `cargo xtask vm layouts`). `--instructions` counts user instructions per request under callgrind instead, which does not depend on what else the machine does.
 
 mod echo;
 mod instructions;
+mod layouts;
+mod transports;
 
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +32,12 @@ pub(crate) struct Arguments {
     /// Requests in flight
     #[arg(long, default_value_t = 128)]
     iodepth: usize,
+    /// Measure only our TCP and our iSER, not other targets
+    #[arg(long)]
+    transports: bool,
+    /// Measure only the layouts in the virtual machine: Linux's ib_iser on LIO's RAM disk and on ours
+    #[arg(long)]
+    layouts: bool,
     /// Count our target's user instructions per request under callgrind (needs valgrind)
     #[arg(long)]
     instructions: bool,
@@ -47,10 +56,19 @@ struct Contender {
     pid: u32,
 }
 
+/// What it is measured with, in the words of `iscsi bench`.
+struct Load<'a> {
+    rw: &'a str,
+    bs: &'a str,
+    iodepth: usize,
+    runtime: u64,
+}
+
 /// What one measurement gave.
 #[derive(Clone, Copy)]
 struct Sample {
     iops: f64,
+    bytes_per_second: f64,
     /// Processor seconds of the target for a million requests.
     cpu_per_million: f64,
 }
@@ -65,24 +83,44 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64)
 }
 
-fn measure(contender: &Contender, arguments: &Arguments, rw: &str) -> Result<Sample> {
+fn measure(contender: &Contender, load: &Load<'_>) -> Result<Sample> {
     let before = cpu_seconds(contender.pid)?;
-    let mut command = iscsi(["--json", "bench", &contender.url, "--rw", rw, "--bs", &arguments.bs])?;
-    command.args([
-        "--size",
-        SPAN,
-        "--iodepth",
-        &arguments.iodepth.to_string(),
-        "--runtime",
-        &arguments.runtime.to_string(),
-    ]);
-    let finished = run_command(&command, Duration::from_secs(arguments.runtime + 30))?.success()?;
+    let mut command = iscsi(["--json", "bench", &contender.url, "--size", SPAN, "--rw", load.rw, "--bs", load.bs])?;
+    command.args(["--iodepth", &load.iodepth.to_string(), "--runtime", &load.runtime.to_string()]);
+    let finished = run_command(&command, Duration::from_secs(load.runtime + 30))?.success()?;
     let cpu = cpu_seconds(contender.pid)? - before;
     let figures: serde_json::Value =
         serde_json::from_str(&finished.stdout).context("reading the figures of iscsi bench")?;
-    let side = &figures[if rw.ends_with("write") { "write" } else { "read" }];
+    let side = &figures[if load.rw.ends_with("write") { "write" } else { "read" }];
     let number = |name: &str| side[name].as_f64().ok_or_else(|| Failure::new(format!("iscsi bench gave no {name}")));
-    Ok(Sample { iops: number("iops")?, cpu_per_million: cpu / number("ios")? * 1e6 })
+    Ok(Sample {
+        iops: number("iops")?,
+        bytes_per_second: number("bytes_per_second")?,
+        cpu_per_million: cpu / number("ios")? * 1e6,
+    })
+}
+
+/// Measures all contenders in turn, round by round, and gives each one's medians.
+fn compare(contenders: &[Contender], load: &Load<'_>, rounds: usize) -> Result<Vec<Sample>> {
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); contenders.len()];
+    for _ in 0..rounds.max(1) {
+        for (contender, samples) in contenders.iter().zip(&mut samples) {
+            samples.push(measure(contender, load)?);
+        }
+    }
+    let of = |samples: &[Sample], value: fn(&Sample) -> f64| median(samples.iter().map(value).collect());
+    let medians = samples.iter().map(|samples| Sample {
+        iops: of(samples, |sample| sample.iops),
+        bytes_per_second: of(samples, |sample| sample.bytes_per_second),
+        cpu_per_million: of(samples, |sample| sample.cpu_per_million),
+    });
+    Ok(medians.collect())
+}
+
+/// Writes the span of a disk once.
+fn fill(contender: &Contender) -> Result<()> {
+    run_command(&iscsi(["verify", &contender.url, "--size", SPAN])?, Duration::from_secs(120))?.success()?;
+    Ok(())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -98,6 +136,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.instructions {
         return instructions::run();
     }
+    if arguments.layouts {
+        return layouts::run(arguments);
+    }
+    if !arguments.transports {
+        against_others(arguments)?;
+        println!();
+    }
+    transports::run(arguments)?;
+    println!(
+        "iSER with Linux's initiator and RDMA devices, ours beside LIO, in the virtual machine: cargo xtask bench --layouts"
+    );
+    Ok(true)
+}
+
+/// Our target, tgt and the echo, over TCP.
+fn against_others(arguments: &Arguments) -> Result<()> {
     // One worker: all three then run on one thread.
     let ours = Ramdisk::serve(["--workers", "1", "--target", Ramdisk::TARGET, "--lun", "1G"])?;
     let tgt = Tgt::start(1, 1024)?;
@@ -124,22 +178,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         "load", "target", "IOPS", "CPU s / million", "ours / it", "CPU it/ours"
     );
     for disk in &contenders[..2] {
-        run_command(&iscsi(["verify", &disk.url, "--size", SPAN])?, Duration::from_secs(120))?.success()?;
+        fill(disk)?;
     }
     for rw in ["randread", "randwrite"] {
-        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); contenders.len()];
-        for _ in 0..arguments.rounds.max(1) {
-            for (contender, samples) in contenders.iter().zip(&mut samples) {
-                samples.push(measure(contender, arguments, rw)?);
-            }
-        }
-        let medians: Vec<Sample> = samples
-            .iter()
-            .map(|samples| Sample {
-                iops: median(samples.iter().map(|sample| sample.iops).collect()),
-                cpu_per_million: median(samples.iter().map(|sample| sample.cpu_per_million).collect()),
-            })
-            .collect();
+        let load = Load { rw, bs: &arguments.bs, iodepth: arguments.iodepth, runtime: arguments.runtime };
+        let medians = compare(&contenders, &load, arguments.rounds)?;
         for (contender, median) in contenders.iter().zip(&medians) {
             println!(
                 "  {rw:<10} {:<10} {:>10.0} {:>16.2} {:>12.2} {:>12.2}",
@@ -152,5 +195,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
     }
     ours.stop()?;
-    Ok(true)
+    Ok(())
 }
