@@ -66,7 +66,7 @@ impl Pass {
             connection.handle_timeout(now);
             self.not_before = now + TIMER_GRAIN;
         }
-        let exhausted = self.transfer(cx, socket, connection, now);
+        let exhausted = self.transfer(cx, socket, connection);
         if connection.is_finished() {
             return Poll::Ready(match self.broken.take() {
                 Some(error) => Err(error),
@@ -83,13 +83,15 @@ impl Pass {
     }
 
     /// Reads and sends until the socket gives no more. Returns true when the budget ended it instead.
-    fn transfer<S, C>(&mut self, cx: &mut Context<'_>, socket: &S, connection: &mut C, now: Instant) -> bool
+    fn transfer<S, C>(&mut self, cx: &mut Context<'_>, socket: &S, connection: &mut C) -> bool
     where
         S: StreamSocket,
         C: StreamConnection + ?Sized,
     {
         let mut budget = self.bytes_per_wake;
         while self.broken.is_none() && !connection.is_finished() {
+            // A pass may be long: with one time for all of it, what is asked and answered within it would seem to take none.
+            let now = self.clock.now();
             let received = match self.receive(cx, socket, connection, now) {
                 Ok(received) => received,
                 Err(error) => {
