@@ -248,9 +248,6 @@ impl Scenario {
             // What guards against bits that flip is iWARP's CRC.
             session.iser.crc |= scenario.weather.flips > 0;
         }
-        if transport == Transport::Loopback {
-            scenario.mangled = None;
-        }
         scenario
     }
 

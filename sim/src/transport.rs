@@ -186,7 +186,7 @@ impl IserPlan {
         &self,
         initiator: (&IserEnd, u16),
         target_tasks: u16,
-        calm: bool,
+        faults: Faults,
         seed: u64,
     ) -> (IserMover<LoopbackQueue>, IserMover<LoopbackQueue>, Fabric) {
         let mut config = self.loopback.clone();
@@ -199,9 +199,7 @@ impl IserPlan {
             end.limits = plan.limits(mover);
             end.advertisements = usize::from(mover.max_tasks) * 2;
         }
-        if calm {
-            config.faults = Faults::default();
-        }
+        config.faults = faults;
         let (active, passive, fabric) = pair(config, seed);
         let [initiator, target] = movers;
         (IserMover::new(active, initiator), IserMover::new(passive, target), fabric)

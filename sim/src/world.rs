@@ -15,7 +15,7 @@ use iscsi_proto::parameters::{Digest, SessionType};
 use iscsi_proto::scsi::Lun;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
-use iser_transport::loopback::LoopbackQueue;
+use iser_transport::loopback::{Faults, LoopbackQueue};
 use iser_transport::mover::IserMover;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Attributes, Portal, PortalGroup, TargetConfig, TargetNode};
@@ -473,10 +473,14 @@ impl<'a> World<'a> {
 
     /// Queue pairs to the target; the initiator's mover.
     fn connect_loopback(&mut self, at: usize, plan: FabricPlan) -> Option<(usize, IserMover<LoopbackQueue>)> {
-        let (calm, tasks, seed, now) = (self.calm, self.target_tasks(), self.rng.u64(), self.now);
-        let host = &self.hosts[at].plan;
+        let (tasks, seed, now) = (self.target_tasks(), self.rng.u64(), self.now);
+        let Host { plan: host, mangle, .. } = &self.hosts[at];
         let end = (&host.iser, host.limits.commands);
-        let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, calm, seed);
+        let mut faults = if self.calm { Faults::default() } else { self.scenario.iser.loopback.faults };
+        if let (Some(mangle), false) = (*mangle, self.calm) {
+            faults.mangle = mangle as u32 * 1000;
+        }
+        let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, faults, seed);
         let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
         let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now)));
         let number = self.serve::<_, Completions>(target, network)?;

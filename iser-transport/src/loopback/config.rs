@@ -61,7 +61,7 @@ pub enum NoReceive {
     Ends,
 }
 
-/// How often what goes wrong: each number is a chance in a million, by default 0. All of them end the connection, except the first and the last.
+/// How often what goes wrong: each number is a chance in a million, by default 0. Those from `mute` to `reject` end the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     /// Each step: an end reads nothing for up to 300 steps.
@@ -84,6 +84,8 @@ pub struct Faults {
     pub reject: u32,
     /// Each Write, and each Read: one byte of its data changes on the way, which no network does. For those who want to know whether they would notice.
     pub corrupt: u32,
+    /// Each message: some of its bytes change, it is cut short, or it invalidates something. No network does that; a bad peer does.
+    pub mangle: u32,
 }
 
 /// A loopback connection.
@@ -152,6 +154,7 @@ impl LoopbackConfig {
             alter_stag: chance(40_000),
             reject: chance(200_000),
             corrupt: 0,
+            mangle: 0,
         };
         if rng.below(4) == 0 {
             faults = Faults { stall: faults.stall, ..Faults::default() };

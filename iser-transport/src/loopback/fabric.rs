@@ -11,7 +11,7 @@ use super::Random;
 use super::config::{End, Faults, LoopbackConfig};
 use super::queue::LoopbackQueue;
 use super::state::{Packet, Phase, ReadRequest, State};
-use crate::queue::{Completion, EndCause, Established, Work};
+use crate::queue::{Completion, EndCause, Established, Stag, Work};
 
 /// Two connected queue pairs, the active end first, and what moves them.
 ///
@@ -395,7 +395,36 @@ impl Shared {
                 Packet::ReadRequest(request)
             }
         };
+        let packet = self.mangled(end, packet);
         self.send(end, packet);
+    }
+
+    /// What a bad peer makes of a message.
+    fn mangled(&mut self, end: End, packet: Packet) -> Packet {
+        let Packet::Send { number, mut data, mut invalidate } = packet else { return packet };
+        if self.random.per_million(self.config.faults.mangle) && !data.is_empty() {
+            let at = self.random.below(data.len() as u64) as usize;
+            match self.random.below(5) {
+                0 => data.truncate(at),
+                1 => {
+                    let any = self.random.u64();
+                    let theirs = self.state(end.other()).advertised.keys().next().copied();
+                    invalidate = Some(Stag(theirs.filter(|_| any.is_multiple_of(2)).unwrap_or(any as u32)));
+                }
+                2 => data[at] ^= 1 << self.random.below(8),
+                // The headers come first.
+                3 => {
+                    let at = at % 76.min(data.len());
+                    data[at] = self.random.u64() as u8;
+                }
+                _ => {
+                    for byte in &mut data[at..] {
+                        *byte = self.random.u64() as u8;
+                    }
+                }
+            }
+        }
+        Packet::Send { number, data, invalidate }
     }
 }
 
