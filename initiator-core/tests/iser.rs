@@ -15,7 +15,8 @@ use iscsi_proto::pdu::LoginStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use server::{BYTES, NAME, config, held, proxy, serve};
+use server::{BYTES, NAME, config, held, proxy, serve, serve_with};
+use target_core::session::Limits;
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(31).wrapping_add(seed * 7) % 251) as u8).collect()
@@ -417,4 +418,56 @@ async fn a_login_that_breaks_off_at_any_byte_ends_in_an_error_and_leaves_nothing
     }
     let session = Session::connect(iser(&target)).await.unwrap();
     session.logout().await.unwrap();
+}
+
+/// An initiator that takes nothing any more costs the target a bounded time, and its other sessions nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_stops_reading_is_let_go() {
+    let limits = Limits { send_timeout: Duration::from_millis(400), ..Limits::default() };
+    let (server, target, _) = serve_with(None, limits);
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (stop, to) = (stopped.clone(), target.clone());
+    let portal = peer(move |near| {
+        let (stop, to) = (stop.clone(), to.clone());
+        async move {
+            let far = TcpStream::connect((to.host.as_str(), to.port)).await.unwrap();
+            let (mut near_in, mut near_out) = near.into_split();
+            let (mut far_in, mut far_out) = far.into_split();
+            let up = tokio::spawn(async move { tokio::io::copy(&mut near_in, &mut far_out).await });
+            let mut piece = vec![0; 16_384];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(n @ 1..) = far_in.read(&mut piece).await else { return };
+                if near_out.write_all(&piece[..n]).await.is_err() {
+                    return;
+                }
+            }
+            // Neither reads nor hangs up.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop((far_in, near_out, up));
+        }
+    })
+    .await;
+    let mut config = iser(&portal);
+    config.reconnect.deadline = Duration::ZERO;
+    let session = Session::connect(config).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    let other = Session::connect(iser(&target)).await.unwrap();
+    let healthy = other.disk(0).await.unwrap();
+    stopped.store(true, Ordering::Relaxed);
+    let readers: Vec<_> = (0..16u64)
+        .map(|i| {
+            let disk = disk.clone();
+            tokio::spawn(async move { disk.read(i << 20, &mut vec![0; 2 << 20]).await.is_err() })
+        })
+        .collect();
+    let start = Instant::now();
+    while server.sessions().len() > 1 {
+        assert!(start.elapsed() < Duration::from_secs(10), "the session stays");
+        healthy.read(0, &mut [0; 4096]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for reader in readers {
+        reader.abort();
+    }
+    other.logout().await.unwrap();
 }

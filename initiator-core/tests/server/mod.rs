@@ -8,6 +8,7 @@ use iscsi_proto::login::ChapAccount;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
+use target_core::session::Limits;
 use target_core::store::{Backstore, RamStore};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -17,6 +18,14 @@ pub(crate) const BYTES: u64 = 64 << 20;
 
 /// A server with one RAM LUN; with an account, it asks for CHAP both ways.
 pub(crate) fn serve(account: Option<(&str, &str, &str, &str)>) -> (ServerHandle, Portal, Arc<RamStore>) {
+    serve_with(account, Limits::default())
+}
+
+/// The same with limits.
+pub(crate) fn serve_with(
+    account: Option<(&str, &str, &str, &str)>,
+    limits: Limits,
+) -> (ServerHandle, Portal, Arc<RamStore>) {
     let store = Arc::new(RamStore::new(BYTES).unwrap());
     let unit = Arc::new(LogicalUnit::new(store.clone(), Identity::from_seed("real")).unwrap());
     // Both transports on one port; without the feature it is a plain one.
@@ -36,7 +45,7 @@ pub(crate) fn serve(account: Option<(&str, &str, &str, &str)>) -> (ServerHandle,
         node = node.attributes(attributes).account(account.clone());
         config = config.discovery_account(account);
     }
-    let server = Server::builder(config.node(node).build().unwrap()).workers(2).start().unwrap();
+    let server = Server::builder(config.node(node).build().unwrap()).workers(2).limits(limits).start().unwrap();
     let portal = Portal { host: "127.0.0.1".into(), port: server.local_addrs()[0].port() };
     (server, portal, store)
 }
