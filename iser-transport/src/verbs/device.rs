@@ -83,6 +83,28 @@ impl DeviceInfo {
     }
 }
 
+/// Keeps libsiw from a key that it takes for a failure.
+///
+/// The library maps each queue at a key that the kernel chooses: the first free offset of the device's file. One of them, 0x90000, it takes for "no key"
+/// (`SIW_INVAL_UOBJ_KEY`), so that the queue that happens to get it cannot be made; with queues of the usual sizes that is the seventh connection. A
+/// completion queue that is made first, lies across that offset, and is never used takes it out of the way.
+///
+/// # Safety
+/// `context` is open.
+unsafe fn occupy_key_of_siw(library: &Library, context: NonNull<ibv_context>) {
+    const KEY: i32 = 0x90000;
+    const ENTRY: i32 = 32;
+    static DONE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let address = context.as_ptr() as usize;
+    if !done.contains(&address) {
+        done.push(address);
+        let null = core::ptr::null_mut();
+        // SAFETY: the context is open; without a channel. If it fails, one connection of many will; it stays until the process ends.
+        unsafe { (library.verbs.ibv_create_cq)(context.as_ptr(), KEY / ENTRY + 128, null, null.cast(), 0) };
+    }
+}
+
 /// A protection domain.
 #[derive(Debug)]
 pub(super) struct Domain {
@@ -131,6 +153,10 @@ impl DomainUse {
     ) -> Result<Self, VerbsError> {
         // SAFETY: the context is open.
         let info = unsafe { DeviceInfo::query(library, context) }?;
+        if info.name.starts_with("siw") {
+            // SAFETY: as above.
+            unsafe { occupy_key_of_siw(library, context) };
+        }
         // SAFETY: as above.
         let pd = NonNull::new(unsafe { (library.verbs.ibv_alloc_pd)(context.as_ptr()) })
             .ok_or_else(|| VerbsError::last("making a protection domain"))?;

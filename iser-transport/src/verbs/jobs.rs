@@ -1,11 +1,18 @@
 //! Work under way: which requests of the device stand for which work, and what it takes to give its memory back.
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 
 use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Lease, Memory, RegisterFailure, Registrar};
 
 use super::port::Operation;
 use crate::queue::Work;
+
+/// Keeps what holds memory that a device may use for ever: it is lost, which is better than to give it to somebody else.
+pub(super) fn lose(holder: impl Send + 'static) {
+    static LOST: Mutex<Vec<Box<dyn Send>>> = Mutex::new(Vec::new());
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(holder));
+}
 
 /// One work request of the mover. It may take several of the device.
 #[derive(Debug)]
@@ -189,8 +196,8 @@ impl Jobs {
     }
 
     /// Lets all memory be lost: the device may still use it.
-    pub(super) fn leak(&mut self) {
-        self.places.drain(..).for_each(std::mem::forget);
+    pub(super) fn lose(&mut self) {
+        self.places.drain(..).for_each(lose);
     }
 }
 
@@ -246,7 +253,7 @@ impl Bounce {
         self.free.push_back(buffer);
     }
 
-    pub(super) fn leak(&mut self) {
-        self.buffers.drain(..).for_each(std::mem::forget);
+    pub(super) fn lose(&mut self) {
+        self.buffers.drain(..).for_each(lose);
     }
 }

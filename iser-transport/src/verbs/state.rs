@@ -18,7 +18,7 @@ use std::time::Instant;
 use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Memory, RegisterFailure, Registrar};
 
 use super::config::VerbsConfig;
-use super::jobs::{Bounce, Bounced, Job, Jobs, Outcome, Posted};
+use super::jobs::{self, Bounce, Bounced, Job, Jobs, Outcome, Posted};
 use super::port::{Batch, Capacity, Operation, Port, PortEvent, Request, WorkCompletion};
 use super::status;
 use crate::queue::{
@@ -223,7 +223,7 @@ impl<P: Port> State<P> {
             }
             self.receives.push_back(buf);
         }
-        // SAFETY: each buffer lies in `receives` until its completion, or until the port is destroyed; when that fails it is leaked.
+        // SAFETY: each buffer lies in `receives` until its completion, or until the port is destroyed; when that fails it is kept for ever.
         let posted = unsafe { self.port.post_receives(&self.receive_batch) };
         if let Err(refused) = posted {
             self.refused_receives += self.receive_batch.len() - refused.taken;
@@ -263,7 +263,7 @@ impl<P: Port> State<P> {
         }
         self.choose_signals();
         // SAFETY: the memory lies in `jobs`, and copies of it in `bounce`, until the completion or until the port is destroyed; when that fails both are
-        // leaked. `Job` and `Bounce` touch no memory that is posted.
+        // kept for ever. `Job` and `Bounce` touch no memory that is posted.
         let posted = unsafe { self.port.post(&self.batch) };
         if let Err(refused) = posted {
             self.refused = self.batch.requests.len() - refused.taken;
@@ -584,16 +584,16 @@ impl<P: Port> State<P> {
                 self.give_back(index);
             }
         } else {
-            self.leak();
+            self.lose();
         }
         self.ready.push_back(Completion::Ended(self.cause.unwrap_or(EndCause::Broken)));
     }
 
-    /// The device may use the memory for ever: it is lost, which is better than to give it to somebody else.
-    fn leak(&mut self) {
-        self.receives.drain(..).for_each(std::mem::forget);
-        self.jobs.leak();
-        self.bounce.leak();
+    /// The device may use the memory for ever.
+    fn lose(&mut self) {
+        self.receives.drain(..).for_each(jobs::lose);
+        self.jobs.lose();
+        self.bounce.lose();
         self.posted.clear();
         self.pending.clear();
     }
@@ -665,7 +665,7 @@ impl<P: Port> Drop for State<P> {
         }
         self.port.fail();
         if !self.port.destroy() {
-            self.leak();
+            self.lose();
         }
     }
 }

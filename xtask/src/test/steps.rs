@@ -27,7 +27,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "sim", purpose: "the simulator, seed after seed", run: sim },
     Step { name: "interop", purpose: "other people's programs on this machine", run: interop_host },
     Step { name: "vm", purpose: "the Linux kernel in the virtual machine", run: interop_vm },
-    Step { name: "asan", purpose: "AddressSanitizer over the crate with unsafe code", run: asan },
+    Step { name: "asan", purpose: "AddressSanitizer over memory, and over queue pairs of verbs", run: asan },
     Step { name: "fuzz", purpose: "every fuzz target for a while", run: fuzz::run },
     Step { name: "deny", purpose: "licences, sources and bans of dependencies", run: deny },
 ];
@@ -101,10 +101,15 @@ fn interop_vm(_: &Arguments) -> Result<()> {
 }
 
 fn asan(_: &Arguments) -> Result<()> {
-    let mut command = cargo(&["+nightly", "test", "--package", "iscsi-memory", "--all-features", "--tests"]);
-    // A target directory of its own: the flags would otherwise rebuild everything to and fro.
-    command.args(["--target", TRIPLE, "--target-dir", "target/asan"]);
-    shell::run(command.env("RUSTFLAGS", "-Zsanitizer=address"))
+    let tests = |arguments: &[&str], filter: &[&str]| {
+        let mut command = cargo(&["+nightly", "test", "--package"]);
+        // A target directory of its own: the flags would otherwise rebuild everything to and fro.
+        command.args(arguments).args(["--target", TRIPLE, "--target-dir", "target/asan", "--"]).args(filter);
+        shell::run(command.env("RUSTFLAGS", "-Zsanitizer=address"))
+    };
+    let memory = tests(&["iscsi-memory", "--all-features", "--tests"], &[]);
+    // Queue pairs of verbs, over devices that move bytes by their addresses.
+    memory.and(tests(&["iser-transport", "--lib"], &["verbs::"]))
 }
 
 fn deny(_: &Arguments) -> Result<()> {
