@@ -252,7 +252,9 @@ impl Negotiator {
             return Err(KeyError::Unanswered(key));
         }
         let mut parameters = self.parameters;
-        if parameters.session_type == SessionType::Normal
+        // The Full Feature Phase keeps what login settled (RFC 7145 6.3: leading only).
+        if self.config.phase == Phase::Login
+            && parameters.session_type == SessionType::Normal
             && parameters.rdma_extensions != self.config.offer.rdma_extensions
         {
             return Err(KeyError::NoRdmaExtensions);

@@ -339,6 +339,33 @@ fn the_full_feature_phase_changes_little() {
     assert_eq!(negotiator.finish().unwrap().peer_max_recv_data_segment_length, 4096);
 }
 
+// RFC 7145 6.2: over iSER MaxRecvDataSegmentLength is ignored by whomever it is declared to, and whenever.
+#[test]
+fn over_iser_the_segment_lengths_are_those_of_its_own_keys() {
+    let lengths = |p: &Parameters| (p.max_recv_data_segment_length, p.peer_max_recv_data_segment_length);
+    let own = "RDMAExtensions=Yes InitiatorRecvDataSegmentLength=4096 TargetRecvDataSegmentLength=2048";
+    for texts in [[own, "MaxRecvDataSegmentLength=512"], ["MaxRecvDataSegmentLength=512", own]] {
+        let mut negotiator = target(|config| config.offer.rdma_extensions = true);
+        for text in texts {
+            let answer = tell(&mut negotiator, text).unwrap();
+            assert!(!answer.contains("Max") && !answer.contains("NotUnderstood"), "{answer}");
+        }
+        let mut out = TextWriter::new();
+        negotiator.propose(&mut out);
+        assert!(pairs(&out).iter().all(|(key, _)| key != "MaxRecvDataSegmentLength"));
+        assert_eq!(lengths(&negotiator.finish().unwrap()), (2048, 4096));
+    }
+    let mut negotiator = initiator(|config| config.offer.rdma_extensions = true);
+    tell(&mut negotiator, &alloc::format!("MaxRecvDataSegmentLength=512 {own}")).unwrap();
+    let before = negotiator.finish().unwrap();
+    assert_eq!(lengths(&before), (4096, 2048));
+    // In a text exchange the session stays what it is; whose transport it is was for login to say.
+    let mut negotiator = target(|config| (config.phase, config.before) = (Phase::FullFeature, before));
+    let answer = tell(&mut negotiator, "MaxRecvDataSegmentLength=512 X-com.example=1 RDMAExtensions=No").unwrap();
+    assert_eq!(answer, "X-com.example=NotUnderstood RDMAExtensions=Reject");
+    assert!(negotiator.finish().unwrap().rdma_extensions);
+}
+
 /// Runs an initiator against a target to the end.
 fn agree(offer: Offer, answer: Offer, session_type: SessionType) -> (Parameters, Parameters) {
     let with = |role, offer: Offer| Negotiator::new(NegotiatorConfig { offer, session_type, ..config(role) });
@@ -408,7 +435,7 @@ proptest! {
         prop_assert_eq!(initiator.rdma_extensions, iser && !discovery);
         prop_assert!(initiator.first_burst_length <= initiator.max_burst_length || initiator.initial_r2t && !initiator.immediate_data || discovery);
         prop_assert!(initiator.error_recovery_level == 0 || !initiator.data_sequence_in_order || initiator.max_outstanding_r2t == 1);
-        prop_assert!(!initiator.rdma_extensions || initiator.header_digest == Digest::None);
+        prop_assert!(!initiator.rdma_extensions || (initiator.header_digest, initiator.data_digest) == (Digest::None, Digest::None));
         prop_assert!((512..1 << 24).contains(&initiator.max_burst_length));
     }
 
