@@ -104,6 +104,10 @@ impl<Q: QueuePair> IserMover<Q> {
                 };
                 Some(Notification::Malformed { bhs: *bhs, error: malformed })
             }
+            // RFC 7145 7.3.11: its Reject is a "protocol error", whatever it would be over TCP.
+            Opcode::SnackRequest => {
+                Some(Notification::Malformed { bhs: *bhs, error: MalformedPdu::Protocol("a SNACK crossed iSER") })
+            }
             _ => {
                 self.show_data(data);
                 Some(Notification::Control(*bhs))

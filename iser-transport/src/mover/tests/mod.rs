@@ -22,6 +22,7 @@ use crate::queue::{
     RemoteBuffer, Stag, Work,
 };
 
+mod control;
 mod ending;
 mod hello;
 mod hostile;
