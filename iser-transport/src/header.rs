@@ -274,6 +274,30 @@ mod tests {
         assert_eq!(Header::parse(&bytes), Ok(Header::Control(ControlHeader::default())));
     }
 
+    // RFC 7145 9.2 to 9.4: fields of what is not valid, and reserved ones, are zero where we send and ignored where we receive.
+    #[test]
+    fn what_says_nothing_is_zero_and_ignored() {
+        let buffer = RemoteBuffer { stag: Stag(u32::MAX), offset: u64::MAX };
+        let control = |write, read| Header::Control(ControlHeader { write, read }).emit();
+        assert_eq!(control(None, None), *[[0x10].as_slice(), &[0; 27]].concat());
+        assert_eq!(control(None, Some(buffer)), *[[0x14].as_slice(), &[0; 15], &[0xff; 12]].concat());
+        assert_eq!(control(Some(buffer), None), *[[0x18, 0, 0, 0].as_slice(), &[0xff; 12], &[0; 12]].concat());
+        let hello = Header::Hello(Hello { max_version: VERSION, min_version: VERSION, ird: 1 });
+        let reply =
+            Header::HelloReply(HelloReply { rejected: false, max_version: VERSION, current_version: VERSION, ord: 1 });
+        for (header, reserved) in [(hello, 0x0f), (reply, 0x0e)] {
+            let mut bytes = header.emit();
+            assert_eq!((bytes[0] & reserved, &bytes[4..]), (0, [0; 24].as_slice()));
+            bytes[0] |= reserved;
+            bytes[4..].fill(0xff);
+            assert_eq!(Header::parse(&bytes), Ok(header));
+        }
+        let mut bytes = control(Some(buffer), Some(buffer));
+        bytes[0] |= 0x03;
+        bytes[1..4].fill(0xff);
+        assert_eq!(Header::parse(&bytes).map(|header| header.emit()), Ok(control(Some(buffer), Some(buffer))));
+    }
+
     // RFC 7145 10.1.3.3.
     #[test]
     fn format_errors_are_named() {

@@ -370,6 +370,16 @@ fn receives_stand_before_the_request_for_full_feature_leaves() {
     assert_eq!(rig.mover.control_data(), [5; 300]);
 }
 
+// RFC 7145 10.1.3.1: nothing leaves that would let the target send, and the session hears why.
+#[test]
+fn receives_beyond_the_configured_memory_end_the_connection() {
+    let mut rig = Rig::connected(64);
+    rig.mover.notice_key_values(&Parameters { max_recv_data_segment_length: 0x00ff_ffff, ..parameters() });
+    rig.mover.send_control(login_request(), b"x=y\0");
+    assert!(rig.mover.queue.work.is_empty());
+    assert!(matches!(rig.terminated(), MoverError::Rdma(_)));
+}
+
 #[test]
 fn every_receive_is_posted_again() {
     let mut rig = Rig::new();
@@ -430,10 +440,33 @@ fn a_hello_that_is_rejected_or_not_answered_ends_the_connection() {
 #[test]
 fn what_the_target_says_unasked_is_told_with_its_data() {
     let mut rig = Rig::new();
-    for opcode in [Opcode::NopIn, Opcode::AsyncMessage, Opcode::Reject, Opcode::TextResponse] {
+    for opcode in [
+        Opcode::NopIn,
+        Opcode::AsyncMessage,
+        Opcode::Reject,
+        Opcode::TextResponse,
+        Opcode::TaskManagementResponse,
+        Opcode::LogoutResponse,
+    ] {
         rig.come(&message(Bhs::new(opcode), &[opcode as u8; 48]), None);
         assert!(matches!(rig.poll(), Some(Notification::Control(bhs)) if bhs.opcode() == Ok(opcode)));
         assert_eq!(rig.mover.control_data(), [opcode as u8; 48]);
+    }
+}
+
+// RFC 7145 7.3.3 to 7.3.13, 9.1: one Send each, behind an iSER header that advertises nothing.
+#[test]
+fn all_requests_are_one_send_each() {
+    let mut rig = Rig::new();
+    let opcodes = [Opcode::NopOut, Opcode::TaskManagementRequest, Opcode::TextRequest, Opcode::LogoutRequest];
+    for opcode in opcodes {
+        rig.mover.send_control(Bhs::new(opcode), &[opcode as u8; 50]);
+    }
+    let sent = rig.sent();
+    assert_eq!(sent.len(), opcodes.len());
+    for (sent, opcode) in sent.into_iter().zip(opcodes) {
+        assert_eq!((sent.header, sent.bhs.opcode()), (ControlHeader::default(), Ok(opcode)));
+        assert_eq!(sent.data, [opcode as u8; 50]);
     }
 }
 
