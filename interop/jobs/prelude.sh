@@ -16,8 +16,11 @@ check() {
 }
 # need NAME COMMAND...: the same, and the job ends here when it fails: the rest stands on it.
 need() {
+    local need_before=$FAILED
+    FAILED=0
     check "$@"
     [ $FAILED = 0 ] || finish
+    FAILED=$need_before
 }
 finish() {
     if [ $FAILED != 0 ]; then
