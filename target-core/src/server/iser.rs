@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
+use std::net::{SocketAddr, TcpListener};
+#[cfg(all(feature = "verbs", target_os = "linux"))]
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -14,11 +16,13 @@ use iser_transport::iwarp::{IwarpConfig, IwarpQueue, begins_mpa};
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::QueueLimits;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
-use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError};
+use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsListener};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use super::ServerError;
 use crate::registry::Seat;
 use crate::session::Limits;
 
@@ -30,6 +34,9 @@ pub struct IserConfig {
     /// iWARP in user space, on the very port of plain iSCSI. Default true.
     pub iwarp: bool,
     /// The RDMA devices of the machine, at the same address and port in the port space of RDMA. Default false.
+    ///
+    /// iWARP devices have no port space of their own: where the kernel lets only one have the port, the sockets keep it if [`iwarp`](Self::iwarp) is
+    /// true, since user space then serves the same peers; else the device gets it, and the portal takes no plain iSCSI. A second portal can.
     pub verbs: bool,
     /// iWARP in user space: whether to ask for the CRC of MPA (RFC 5044 4.4). TCP has a checksum of its own. Default false; an initiator that wants it
     /// gets it.
@@ -105,6 +112,31 @@ impl IserConfig {
         });
         IserMover::new(queue, mover)
     }
+}
+
+/// Listens for RDMA connections at an address where TCP is listened on already. Gives what of both can be: see [`IserConfig::verbs`].
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+pub(super) fn listen_by_verbs(
+    devices: &Arc<Verbs>,
+    address: SocketAddr,
+    tcp: Option<TcpListener>,
+    iwarp: bool,
+) -> Result<(Option<TcpListener>, Option<VerbsListener>), ServerError> {
+    let listen = || VerbsListener::bind(Arc::clone(devices), address);
+    let refused = |error: VerbsError| ServerError::Rdma { address, reason: error.to_string() };
+    match listen() {
+        Ok(listener) => return Ok((tcp, Some(listener))),
+        Err(VerbsError::InUse(_)) => drop(tcp),
+        Err(error) => return Err(refused(error)),
+    }
+    // Still in use without our own socket: another program has it.
+    let alone = listen().map_err(refused)?;
+    if !iwarp {
+        return Ok((None, Some(alone)));
+    }
+    drop(alone);
+    let again = TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    Ok((Some(again.map_err(|error| ServerError::listen(address, error))?), None))
 }
 
 /// Whether a connection begins as one of iWARP, which its first byte tells: no iSCSI login begins with the one of MPA's. Nothing is taken from the stream.

@@ -59,7 +59,7 @@ use std::time::Duration;
 use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::tcp::TcpMoverConfig;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
-use iser_transport::verbs::{Verbs, VerbsError, VerbsListener};
+use iser_transport::verbs::{Verbs, VerbsError};
 use tokio::sync::{mpsc, watch};
 
 use crate::node::TargetConfig;
@@ -216,6 +216,8 @@ impl ServerBuilder {
             let listener = TcpListener::bind(address).map_err(|error| ServerError::listen(address, error))?;
             let ready = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
             let bound = ready.map_err(|error| ServerError::listen(address, error))?;
+            #[cfg_attr(not(all(feature = "verbs", target_os = "linux")), expect(unused_mut))]
+            let mut listener = Some(listener);
             let mut iser = false;
             for portal in self.config.portals().filter(|portal| portal.address() == address) {
                 portal.set_bound_port(bound.port());
@@ -230,7 +232,9 @@ impl ServerBuilder {
                         Some(devices) => Arc::clone(devices),
                         None => self.iser.open_verbs(&self.limits).map_err(refused)?,
                     };
-                    verbs_listeners.push(VerbsListener::bind(devices.clone(), bound).map_err(refused)?);
+                    let (tcp, rdma) = iser::listen_by_verbs(&devices, bound, listener, self.iser.iwarp)?;
+                    listener = tcp;
+                    verbs_listeners.extend(rdma);
                     verbs = Some(devices);
                 }
                 #[cfg(not(all(feature = "verbs", target_os = "linux")))]
@@ -244,7 +248,7 @@ impl ServerBuilder {
                 return Err(ServerError::NoIser(address));
             }
             local_addrs.push(bound);
-            listeners.push(Listening { socket: listener, iser });
+            listeners.extend(listener.map(|socket| Listening { socket, iser }));
         }
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let count = self.workers.unwrap_or_else(cores).clamp(1, 256);
