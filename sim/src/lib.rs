@@ -14,13 +14,14 @@
 //! | [`pipe`] | drives a connection over its side of a network, and checks the driving contract |
 //! | [`model`] | the oracle |
 //! | [`workload`] | the operations of a session |
-//! | [`hostile`] | a peer that sends anything |
+//! | [`hostile`], [`hostile_queue`] | peers that send anything |
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
 
 pub mod fabric;
 pub mod fuzzed;
 pub mod hostile;
+pub mod hostile_queue;
 pub mod input;
 pub mod link;
 pub mod model;

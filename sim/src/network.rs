@@ -86,6 +86,14 @@ impl Network {
         }
     }
 
+    /// The fabric of queue pairs.
+    pub fn as_fabric(&mut self) -> Option<&mut FabricLink> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::Queues(fabric) => Some(fabric),
+        }
+    }
+
     /// The link of a byte stream.
     pub fn as_link(&mut self) -> Option<&mut Link> {
         match self {

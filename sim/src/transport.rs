@@ -6,7 +6,7 @@ use iscsi_proto::login::Offer;
 use iscsi_proto::tcp::Role;
 use iser_transport::header::PrivateData;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
-use iser_transport::loopback::{Fabric, Faults, LoopbackConfig, LoopbackQueue, pair};
+use iser_transport::loopback::{EndConfig, Fabric, Faults, LoopbackConfig, LoopbackQueue, pair};
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::QueueLimits;
 
@@ -178,6 +178,18 @@ impl IserPlan {
             loopback.faults = Faults::default();
         }
         Self { target: IserEnd::any(rng, Role::Target), loopback }
+    }
+
+    /// An end that anybody may use, and the target's mover over the other one.
+    #[must_use]
+    pub fn toward_target(&self, target_tasks: u16, seed: u64) -> (LoopbackQueue, IserMover<LoopbackQueue>, Fabric) {
+        let mover = self.target.mover(target_tasks);
+        let mut config = LoopbackConfig { faults: Faults::default(), ..self.loopback.clone() };
+        config.active = EndConfig { private: self.target.private.emit().to_vec(), ..EndConfig::default() };
+        config.passive.private = self.target.private.emit().to_vec();
+        config.passive.limits = self.target.limits(&mover);
+        let (active, passive, fabric) = pair(config, seed);
+        (active, IserMover::new(passive, mover), fabric)
     }
 
     /// Movers over the two ends of a loopback connection, the initiator's first.

@@ -24,6 +24,7 @@ use target_core::session::{Target, TargetConnection};
 
 use crate::fabric::{FabricLink, FabricPlan};
 use crate::hostile::Hostile;
+use crate::hostile_queue::HostileQueue;
 use crate::link::{Link, LinkPlan, Side};
 use crate::model::Model;
 use crate::network::Network;
@@ -150,6 +151,7 @@ struct World<'a> {
     /// Sides whose connection is over: what still comes for them is dropped.
     closed: Vec<(usize, Side, Instant)>,
     hostiles: Vec<Hostile>,
+    hostile_queues: Vec<HostileQueue>,
     hostile_at: Option<(u64, Instant)>,
     calm: bool,
     rounds: u64,
@@ -235,6 +237,7 @@ impl<'a> World<'a> {
             served: Vec::new(),
             closed: Vec::new(),
             hostiles: Vec::new(),
+            hostile_queues: Vec::new(),
             hostile_at: (scenario.hostile > 0).then_some((scenario.hostile, Instant::ZERO)),
             calm: false,
             rounds: 0,
@@ -303,7 +306,10 @@ impl<'a> World<'a> {
         })?;
         self.each_honest(Workload::leave);
         self.until(|world| world.hosts.iter().all(|host| matches!(host.state, State::Over(_))))?;
-        self.until(|world| world.served.is_empty() && world.hostiles.iter().all(Hostile::is_over))?;
+        self.until(|world| {
+            let over = world.hostiles.iter().all(Hostile::is_over);
+            over && world.served.is_empty() && world.hostile_queues.iter().all(HostileQueue::is_over)
+        })?;
         self.check_rest()?;
         let mut report =
             Report { cuts: self.cuts, flips: self.flips, time: self.now - Instant::ZERO, ..Report::default() };
@@ -348,6 +354,9 @@ impl<'a> World<'a> {
             link.calm();
         }
         for hostile in &mut self.hostiles {
+            hostile.close();
+        }
+        for hostile in &mut self.hostile_queues {
             hostile.close();
         }
         self.hostile_at = None;
@@ -451,6 +460,10 @@ impl<'a> World<'a> {
         for hostile in &self.hostiles {
             next.push(self.networks[hostile.link].as_ref().and_then(|link| hostile.next(link, now)));
         }
+        for hostile in self.hostile_queues.iter().filter(|hostile| !hostile.is_over()) {
+            let fabric = self.networks[hostile.link].as_mut().and_then(Network::as_fabric);
+            next.push(fabric.and_then(|fabric| hostile.next(fabric, now)));
+        }
         next.push(self.hostile_at.map(|(_, at)| at));
         for (link, side, until) in &self.closed {
             next.push(Some(*until).filter(|at| *at > now));
@@ -485,6 +498,18 @@ impl<'a> World<'a> {
         let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now)));
         let number = self.serve::<_, Completions>(target, network)?;
         Some((number, initiator))
+    }
+
+    fn connect_hostile_queue(&mut self, left: u64) {
+        let (tasks, seed, now) = (self.target_tasks(), self.rng.u64(), self.now);
+        let (queue, target, fabric) = self.scenario.iser.toward_target(tasks, seed);
+        let mut rng = Rng::new(self.scenario.seed, 700 + left);
+        let plan = FabricPlan { cut_after: None, ..self.scenario.weather.fabric(&mut rng) };
+        let fabric_rng = Rng::new(self.scenario.seed, 800 + left);
+        let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, fabric_rng, now)));
+        if let Some(link) = self.serve::<_, Completions>(target, network) {
+            self.hostile_queues.push(HostileQueue::new(link, queue, rng, OTHER, now));
+        }
     }
 
     const fn target_tasks(&self) -> u16 {
@@ -664,9 +689,22 @@ impl<'a> World<'a> {
             if let Some(link) = self.connect(plan, Rng::new(self.scenario.seed, 600 + left), Transport::Tcp) {
                 self.hostiles.push(Hostile::new(link, &mut rng, OTHER, self.now));
             }
+            if self.scenario.transport == Transport::Loopback {
+                self.connect_hostile_queue(left);
+            }
             let wait = Duration::from_millis(rng.magnitude(1, 2000));
             self.hostile_at = (left > 1).then_some((left - 1, self.now + wait));
             any = true;
+        }
+        for at in 0..self.hostile_queues.len() {
+            let hostile = &mut self.hostile_queues[at];
+            let number = hostile.link;
+            let fabric = self.networks[number].as_mut().and_then(Network::as_fabric);
+            let (Some(fabric), false) = (fabric, hostile.is_over()) else { continue };
+            any |= hostile.run(fabric, self.now);
+            if hostile.is_over() {
+                self.close(number, Side::Initiator);
+            }
         }
         for at in 0..self.hostiles.len() {
             let hostile = &mut self.hostiles[at];
