@@ -200,7 +200,7 @@ pub struct IwarpQueue {
     stags: stags::Stags,
     /// What was completed, apart from work, which its ring completes.
     events: VecDeque<Completion>,
-    /// Payload bytes that were copied.
+    /// Payload bytes of Writes and Reads that were copied.
     copied: u64,
 }
 
@@ -280,7 +280,8 @@ impl IwarpQueue {
         self.crc
     }
 
-    /// Payload bytes that were copied instead of being received into, or sent from, their own memory.
+    /// Payload bytes of RDMA Writes and Reads that were copied instead of being received into, or sent from, their own memory. Messages are not counted: they
+    /// are headers, and data whose way to their place is not known here.
     #[must_use]
     pub fn copied(&self) -> u64 {
         self.copied

@@ -227,7 +227,9 @@ impl IwarpQueue {
         else {
             return Step::Rest;
         };
-        self.copied += copied;
+        if matches!(job.kind, Kind::Write { .. }) {
+            self.copied += copied;
+        }
         if segment.last {
             self.works.queued(number, self.send.queued());
             self.pump.current = Current::Nothing;

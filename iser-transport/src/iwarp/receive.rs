@@ -5,7 +5,7 @@ use iscsi_proto::digest::{Crc32c, crc32c};
 
 use super::IwarpQueue;
 use super::fault;
-use super::header::{CRC, Header, LENGTH, Opcode, TAGGED, padding};
+use super::header::{CRC, Header, LENGTH, Opcode, TAGGED, UNTAGGED, padding};
 use super::place::{Place, Target};
 use super::staging::Staging;
 
@@ -13,10 +13,10 @@ use super::staging::Staging;
 const SMALLEST_STAGING: usize = 4 << 10;
 /// Segments with a longer payload are streamed: while one is under way, no more is received than it and the next header, so that the next payload too
 /// goes straight to its place.
-const STREAMED: usize = 8 << 10;
+pub(super) const STREAMED: usize = 8 << 10;
 /// How much is received behind the last segment of a streamed message: small messages may follow, or the next large one.
 const BEHIND: usize = 2 << 10;
-/// After so many segments that are not streamed, none is expected, and as much is received at once as there is.
+/// After so many segments that are not streamed, none is expected unless it was asked for, and as much is received at once as there is.
 const SMALL_RUN: u8 = 32;
 
 /// How far the FPDU under way has come.
@@ -127,10 +127,11 @@ impl Receive {
         }
     }
 
-    /// Bytes to receive into staging.
+    /// Bytes to receive into staging. With a large transfer due, no more than the header of the next segment: its payload is then received into its place.
     #[inline]
-    fn wanted(&self) -> usize {
-        if self.appetite == usize::MAX {
+    fn wanted(&self, large_due: bool) -> usize {
+        let appetite = if large_due { LENGTH + TAGGED } else { self.appetite };
+        if appetite == usize::MAX {
             return usize::MAX;
         }
         let due = match self.phase {
@@ -138,8 +139,11 @@ impl Receive {
             Phase::Whole(total) => total,
             Phase::Payload | Phase::Trailer => self.segment.trailer,
         };
-        // An untagged header is longer than what is wanted of a tagged one.
-        (due + self.appetite).saturating_sub(self.staging.len()).max(4)
+        match (due + appetite).saturating_sub(self.staging.len()) {
+            // An untagged header is so much longer than a tagged one.
+            0 => UNTAGGED - TAGGED,
+            n => n,
+        }
     }
 }
 
@@ -259,7 +263,10 @@ impl IwarpQueue {
         };
         if let Some(mut target) = target {
             target.write(at, bytes);
-            self.copied += len as u64;
+            // What a message holds beside headers is counted by whoever copies it on.
+            if place != Place::Message {
+                self.copied += len as u64;
+            }
         }
     }
 
@@ -310,9 +317,18 @@ impl IwarpQueue {
         direct.then_some((place, at, remaining))
     }
 
+    /// Whether the peer may be sending a payload that is worth a receive of its own: a Read under way, or a buffer advertised for Writes. Where segments are
+    /// short they all are gathered in staging.
+    #[inline]
+    fn large_due(&self) -> bool {
+        !self.crc
+            && self.mulpdu > STREAMED
+            && (self.stags.awaits_large() || self.reads.iter().take(2).any(|read| read.len - read.placed > STREAMED))
+    }
+
     pub(super) fn window(&mut self) -> ReceiveWindow<'_> {
         let direct = self.direct();
-        let wanted = if self.takes_in() { self.receive.wanted() } else { usize::MAX };
+        let wanted = if self.takes_in() { self.receive.wanted(self.large_due()) } else { usize::MAX };
         let Self { receive, receives, works, stags, .. } = self;
         let staging = receive.staging.room(wanted);
         let target = match direct {

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use iscsi_memory::Memory;
 
+use super::receive::STREAMED;
 use crate::queue::{RegisterError, RegisterReason, RemoteAccess, RemoteBuffer, Stag};
 
 /// SplitMix64: STags need not withstand cryptanalysis, since one is good only on the connection of the peer that it was told to. They are to be hard to
@@ -54,6 +55,13 @@ pub(super) struct Stags {
     bits: u32,
     mask: u32,
     random: Random,
+    /// Large buffers that the peer may write to and has not invalidated.
+    large: usize,
+}
+
+/// Whether a buffer is one that large Writes are due for.
+fn is_large(access: RemoteAccess, memory: &Memory) -> bool {
+    access == RemoteAccess::Write && memory.len() > STREAMED
 }
 
 impl Stags {
@@ -62,7 +70,7 @@ impl Stags {
         let limit = usize::from(limit);
         let bits = limit.next_power_of_two().trailing_zeros();
         let mask = random.next() as u32 & ((1 << bits) - 1);
-        Self { slots: Vec::with_capacity(limit), free: Vec::with_capacity(limit), limit, bits, mask, random }
+        Self { slots: Vec::with_capacity(limit), free: Vec::with_capacity(limit), limit, bits, mask, random, large: 0 }
     }
 
     pub(super) fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
@@ -82,6 +90,7 @@ impl Stags {
         };
         // A whole page's offset, far enough below the end that no buffer wraps.
         let base = self.random.next() & 0x0000_7fff_ffff_f000;
+        self.large += usize::from(is_large(access, &memory));
         let entry = Advertised { stag, base, access, alive: true, memory: Some(memory) };
         match self.slots.get_mut(slot) {
             Some(place) => *place = entry,
@@ -127,15 +136,25 @@ impl Stags {
     pub(super) fn invalidate(&mut self, stag: u32) {
         if let Some(slot) = self.slot(stag)
             && let Some(entry) = self.slots.get_mut(slot)
+            && entry.alive
         {
             entry.alive = false;
+            self.large -= usize::from(entry.memory.as_ref().is_some_and(|memory| is_large(entry.access, memory)));
         }
+    }
+
+    /// Whether the peer may be about to write much.
+    #[inline]
+    pub(super) fn awaits_large(&self) -> bool {
+        self.large > 0
     }
 
     /// Takes a buffer out of the table: its slot and its memory.
     pub(super) fn withdraw(&mut self, stag: u32) -> Option<(usize, Memory)> {
         let slot = self.slot(stag)?;
-        let memory = self.slots.get_mut(slot)?.memory.take()?;
+        let entry = self.slots.get_mut(slot)?;
+        let memory = entry.memory.take()?;
+        self.large -= usize::from(entry.alive && is_large(entry.access, &memory));
         self.free.push(slot as u16);
         Some((slot, memory))
     }
