@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1000)]
     seeds: u32,
     /// Seconds that each fuzz target runs
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 40, value_name = "SECONDS")]
     fuzz_time: u32,
 }
 

@@ -7,7 +7,7 @@ use crate::shell::{self, cargo};
 use crate::{conformance, setup};
 
 /// Crates whose cores build without std.
-const NO_STD: [&str; 4] = ["iscsi-memory", "iscsi-proto", "target-core", "initiator-core"];
+const NO_STD: [&str; 5] = ["iscsi-memory", "iscsi-proto", "iser-transport", "target-core", "initiator-core"];
 
 /// The target of sanitizer and `no_std` builds; naming one keeps build scripts out of their flags.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
