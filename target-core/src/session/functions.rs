@@ -48,6 +48,8 @@ enum State {
 #[derive(Debug, Clone)]
 enum Then {
     Respond,
+    /// The task to abort does not exist.
+    Absent,
     /// CLEAR TASK SET: the others hear of it.
     Clear(Arc<LogicalUnit>),
     /// A reset of these units; the last two also end sessions.
@@ -188,7 +190,8 @@ impl FullFeature {
         let referenced = self.held.find(request.referenced_task_tag).unwrap_or(request.ref_cmd_sn);
         let in_window = self.core.window.contains(referenced) && referenced < request.cmd_sn;
         if !in_window {
-            return self.respond(mover, request.itt, TaskResponse::TaskDoesNotExist);
+            // A reset from elsewhere may have ended it, and its write still be under way in the store: who hears that it does not exist sends it again.
+            return self.abort_done(request, Some(request.lun), None, Then::Absent);
         }
         let deadline = self.now + self.target.limits.gap_timeout;
         if referenced == self.core.window.expected() {
@@ -378,6 +381,10 @@ impl FullFeature {
     ) -> Result<(), EndReason> {
         match then {
             Then::Respond => {}
+            Then::Absent => {
+                self.respond(mover, itt, TaskResponse::TaskDoesNotExist);
+                return Ok(());
+            }
             Then::Clear(unit) => {
                 if others_hit {
                     unit.post_unit_attention(Some(self.entry.id), UnitAttention::CommandsCleared);

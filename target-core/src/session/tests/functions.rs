@@ -220,6 +220,27 @@ fn a_reset_aborts_everywhere_and_everyone_hears_of_it() {
     }
 }
 
+/// A reset from elsewhere has ended the task, and its write is still in the store: who is told that the task does not exist sends it again.
+#[test]
+fn a_task_that_a_reset_ended_does_not_exist_once_its_write_is_over() {
+    let world = World::new();
+    let (mut peer, mut other) = (ready(&world, ME), ready(&world, OTHER));
+    world.stores[0].shut();
+    other.write(1, 0, &[9; 512]);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    other.wake();
+    let mut abort = other.task_function(TaskFunction::AbortTask, 0, 51);
+    abort.referenced_task_tag = 1;
+    abort.ref_cmd_sn = other.cmd_sn.advance(u32::MAX);
+    other.send(abort.emit(), &[]);
+    other.expect_nothing();
+    world.stores[0].open();
+    other.wake();
+    assert_eq!(other.function_response(51), TaskResponse::TaskDoesNotExist);
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+}
+
 #[test]
 fn a_cold_reset_ends_all_sessions_of_the_target() {
     let world = World::new();
