@@ -17,6 +17,8 @@ pub struct LibraryError(String);
 pub(super) struct Library {
     pub(super) verbs: Ibverbs,
     pub(super) cm: Rdmacm,
+    /// What the functions are in.
+    _loaded: Vec<libloading::Library>,
 }
 
 impl std::fmt::Debug for Library {
@@ -33,25 +35,26 @@ impl Library {
     }
 
     fn load() -> Result<Self, LibraryError> {
+        let mut loaded = Vec::new();
         let library = open("libibverbs.so.1")?;
         // SAFETY: the symbols of this version of the library have the types of its headers, which `abi` repeats.
-        let verbs = unsafe { Ibverbs::load(|name| symbol(library, name)) }?;
+        let verbs = unsafe { Ibverbs::load(|name| symbol(&library, name)) }?;
+        loaded.push(library);
         let library = open("librdmacm.so.1")?;
         // SAFETY: as above.
-        let cm = unsafe { Rdmacm::load(|name| symbol(library, name)) }?;
-        Ok(Self { verbs, cm })
+        let cm = unsafe { Rdmacm::load(|name| symbol(&library, name)) }?;
+        loaded.push(library);
+        Ok(Self { verbs, cm, _loaded: loaded })
     }
 }
 
-/// Loads a library for the life of the process.
-fn open(name: &str) -> Result<&'static libloading::Library, LibraryError> {
+fn open(name: &str) -> Result<libloading::Library, LibraryError> {
     // SAFETY: the initialisers of rdma-core's libraries have no precondition.
-    let library = unsafe { libloading::Library::new(name) };
-    library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| explain(&error))
+    unsafe { libloading::Library::new(name) }.map_err(|error| explain(&error))
 }
 
 /// The default version of a symbol.
-fn symbol(library: &'static libloading::Library, name: &'static str) -> Result<*mut c_void, LibraryError> {
+fn symbol(library: &libloading::Library, name: &'static str) -> Result<*mut c_void, LibraryError> {
     // SAFETY: an address is all that is taken from the symbol here.
     let found = unsafe { library.get::<*mut c_void>(name) };
     match found.map(|symbol| *symbol) {
