@@ -15,9 +15,11 @@
 //! | [`model`] | the oracle |
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
+//! | [`by_hand`] | one end of an iSER connection, played by hand |
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
 
+pub mod by_hand;
 pub mod fabric;
 pub mod fuzzed;
 pub mod hostile;

@@ -73,7 +73,31 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let request =
         [&[8, 0x80, 8, 0, 24][..], b"MPA ID Req Frame\x10\x02\0\x04\0\x07\0\x09", &[11, 9, 0, 2, 1, 2, 0]].concat();
     let reply = [&[8, 0x80, 11, 8, 0, 24][..], b"MPA ID Rep Frame\x30\x02\0\x04\0\x07\0\x09", &[11]].concat();
+    // Buffers of both kinds, a read, a write, one that is all immediate, one beside its buffer.
+    let commands = [
+        &[0, 1, 0x20, 0, 0, 0, 0x20, 0][..],
+        &[2, 0x10, 1, 0, 8, 0, 0, 3, 0x11, 2, 8, 8, 1, 0, 3, 0x51, 3, 0, 1, 2, 0, 8, 2, 0],
+        &[2, 0x1e, 4, 0, 4, 0, 0, 1, 0, 2, 0, 8, 255, 255, 1, 1, 2, 0x10, 5, 0, 8, 0, 0xd0, 9, 2, 3, 4, 8, 0, 9],
+    ]
+    .concat();
+    let under = |flags: &[u8]| [flags, &commands].concat();
+    // Time for commands to come, their data and statuses, then what is beside them.
+    let answers = [
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 5, 0, 0, 20, 0, 1, 1, 3, 2, 2, 1, 0, 8, 0, 0][..],
+        &[5, 0, 0, 20, 2, 0, 1, 2, 0, 1, 0, 1, 2, 0, 0, 0, 0, 0, 100, 0],
+    ]
+    .concat();
+    let answered = |flags: &[u8]| [flags, &answers].concat();
     vec![
+        ("iser_target", "commands", under(&[0, 0])),
+        ("iser_target", "lent", under(&[4, 0x20])),
+        ("iser_target", "hello", under(&[0x0a, 0x45])),
+        ("iser_target", "scarce", under(&[2, 0x6c])),
+        ("iser_target", "no_login", vec![1, 0x80, 9, 0, 0, 4, 0x10, 0, 0, 0]),
+        ("iser_initiator", "answers", answered(&[0, 0])),
+        ("iser_initiator", "hello", answered(&[8, 0x43])),
+        ("iser_initiator", "scarce", answered(&[2, 0x8c])),
+        ("iser_initiator", "no_login", vec![1, 0xa0, 4, 0, 0, 0, 4, 0x10, 0, 0, 0]),
         ("iwarp_accept", "peer", with(&[0, 0])),
         ("iwarp_accept", "peer_crc", with(&[0x35, 2])),
         ("iwarp_accept", "startup", request),

@@ -59,6 +59,12 @@ impl Shared {
         }
     }
 
+    /// The peer's message cannot be taken.
+    pub(super) fn refuse(&mut self, end: End, overlong: bool) {
+        let why = if overlong { OVERLONG } else { NO_RECEIVE };
+        self.leave(end, EndCause::PeerProtocol(why), Packet::Terminate(why));
+    }
+
     fn done(&mut self, end: End, number: u64) {
         if let Some(item) = self.state(end).item(number) {
             item.done = true;

@@ -13,6 +13,8 @@ use super::queue::LoopbackQueue;
 use super::state::{Packet, Phase, ReadRequest, State};
 use crate::queue::{Completion, EndCause, Established, Stag, Work};
 
+const NOT_TAKEN: &str = "the network did not take it";
+
 /// Two connected queue pairs, the active end first, and what moves them.
 ///
 /// The connection itself takes steps, too: neither end is established yet, and it may be refused.
@@ -129,6 +131,16 @@ impl Fabric {
     /// Takes the device of one end away.
     pub fn take_device(&self, end: End) {
         self.shared.lock().leave(end, EndCause::DeviceGone, Packet::Reset);
+    }
+
+    /// A work request of this end fails, and with it the connection.
+    pub fn fail_work(&self, end: End) {
+        self.shared.lock().leave(end, EndCause::WorkFailed(NOT_TAKEN), Packet::Reset);
+    }
+
+    /// A message comes to this end that finds no receive, or only one that is too short for it.
+    pub fn refuse_message(&self, end: End, overlong: bool) {
+        self.shared.lock().refuse(end, overlong);
     }
 
     /// From here on this end never hears of the other again: no message, no data, no end of the connection.
@@ -369,7 +381,7 @@ impl Shared {
     /// The next work request goes on its way.
     fn start(&mut self, end: End) {
         if self.random.per_million(self.config.faults.fail_work) {
-            return self.leave(end, EndCause::WorkFailed("the network did not take it"), Packet::Reset);
+            return self.leave(end, EndCause::WorkFailed(NOT_TAKEN), Packet::Reset);
         }
         let depth = self.read_depth(end);
         let early = self.random.per_million(self.config.early_done);

@@ -5,6 +5,7 @@
 
 mod cdb;
 mod connection;
+mod iser;
 mod iwarp;
 mod login;
 mod pdu;
@@ -13,6 +14,7 @@ mod text;
 
 pub use cdb::cdb;
 pub use connection::{initiator_connection, target_connection};
+pub use iser::{iser_initiator, iser_target};
 pub use iwarp::{iwarp_accept, iwarp_connect};
 pub use login::{login_initiator, login_target};
 pub use pdu::pdu;
@@ -26,6 +28,8 @@ pub type Named = (&'static str, fn(&[u8]));
 pub const ALL: &[Named] = &[
     ("cdb", cdb),
     ("initiator_connection", initiator_connection),
+    ("iser_initiator", iser_initiator),
+    ("iser_target", iser_target),
     ("iwarp_accept", iwarp_accept),
     ("iwarp_connect", iwarp_connect),
     ("login_initiator", login_initiator),
