@@ -94,14 +94,15 @@ impl DeviceInfo {
 unsafe fn occupy_key_of_siw(library: &Library, context: NonNull<ibv_context>) {
     const KEY: i32 = 0x90000;
     const ENTRY: i32 = 32;
-    static DONE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    /// Contexts, and the completion queue that lies there in each.
+    static DONE: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     let address = context.as_ptr() as usize;
-    if !done.contains(&address) {
-        done.push(address);
+    if done.iter().all(|(other, _)| *other != address) {
         let null = core::ptr::null_mut();
         // SAFETY: the context is open; without a channel. If it fails, one connection of many will; it stays until the process ends.
-        unsafe { (library.verbs.ibv_create_cq)(context.as_ptr(), KEY / ENTRY + 128, null, null.cast(), 0) };
+        let cq = unsafe { (library.verbs.ibv_create_cq)(context.as_ptr(), KEY / ENTRY + 128, null, null.cast(), 0) };
+        done.push((address, cq as usize));
     }
 }
 
