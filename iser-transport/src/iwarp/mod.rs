@@ -13,7 +13,7 @@
 //! # Rules beyond those of [`crate::queue`]
 //!
 //! - Payload is received straight into its final memory and sent straight from it. What came together with headers is copied out of staging, and Sends
-//!   and Writes of at most 256 bytes are copied into the send queue. Under the CRC, payload for *lent* memory is verified in staging before it is
+//!   and Writes of at most 2 KiB are copied into the send queue. Under the CRC, payload for *lent* memory is verified in staging before it is
 //!   placed, and payload out of lent memory is copied before its CRC is made: such memory may change at any time. [`IwarpQueue::copied`] counts.
 //! - Nothing allocates per FPDU once rings and buffers have their size.
 //! - Markers are not supported: a peer that requires them is refused (RFC 5044 7.1.1 lets a receiver do without, and those of software do).
@@ -82,7 +82,7 @@ pub struct IwarpConfig {
     pub limits: QueueLimits,
     /// Buffers that may be advertised at a time; default 256.
     pub advertisements: u16,
-    /// Receive buffer in bytes, at least 4 KiB; default 64 KiB. Under the CRC it grows to what one FPDU takes.
+    /// Receive buffer in bytes, at least 4 KiB; default 128 KiB. Under the CRC it grows to what one FPDU takes.
     pub staging_size: usize,
     /// Where STags and offsets come from: different for each connection, and not to be foreseen by the peer.
     pub seed: u64,
@@ -100,7 +100,7 @@ impl Default for IwarpConfig {
             emss: UNKNOWN_EMSS,
             limits: QueueLimits { work: 512, receives: 256, transfer: u32::MAX as usize },
             advertisements: 256,
-            staging_size: 64 << 10,
+            staging_size: 128 << 10,
             seed: 0,
         }
     }

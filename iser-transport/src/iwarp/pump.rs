@@ -13,8 +13,9 @@ use super::work::{Job, Kind, Pending};
 use super::{IwarpQueue, State};
 use crate::queue::{EndCause, RemoteAccess};
 
-/// Payloads of at most so many bytes are copied into the send queue: a piece of their own costs more.
-const COPY_LIMIT: usize = 256;
+/// Payloads of at most so many bytes are copied into the send queue: a piece of their own costs more, and a [`SendList`](iscsi_memory::SendList)
+/// holds few, so that a burst of small messages would take a system call for every few of them.
+const COPY_LIMIT: usize = 2 << 10;
 
 /// An RDMA Read of the peer.
 #[derive(Debug, Clone, Copy)]

@@ -10,8 +10,8 @@ use super::work::Works;
 
 /// Most payloads by reference at a time: each takes a piece of a [`SendList`], and so do the bytes before it.
 const MAX_PIECES: usize = (SendList::CAPACITY - 1) / 2;
-/// Bytes of the buffer at first.
-const SIZE: usize = 16 << 10;
+/// Bytes of the buffer at first: the answers to a full command window of small reads. Memory that was never needed costs nothing.
+const SIZE: usize = 128 << 10;
 
 /// Where a payload lies.
 #[derive(Debug)]

@@ -222,7 +222,7 @@ impl<Q: QueuePair> IserMover<Q> {
         if transfer.write.is_none() {
             return self.fail_transfer(slot, DataError::IncorrectAmountOfData);
         }
-        if self.state != State::Open {
+        if !matches!(self.state, State::Open) {
             return;
         }
         if self.send.established && self.send.read_depth == 0 {

@@ -137,7 +137,7 @@ impl<Q: QueuePair> IserMover<Q> {
             expected_in,
             ..Command::default()
         };
-        if self.state != State::Open {
+        if !matches!(self.state, State::Open) {
             return;
         }
         // RFC 7145 6.8.

@@ -167,7 +167,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// Sends what is queued, then ends.
     #[cold]
     fn close_with(&mut self, parting: MoverError) {
-        if self.state == State::Open {
+        if matches!(self.state, State::Open) {
             self.state = State::Closing;
             self.parting = parting;
             self.receive.drop_inbox();
@@ -236,7 +236,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
     }
 
     fn send_control(&mut self, bhs: Bhs, data: &[u8]) {
-        if self.state != State::Open {
+        if !matches!(self.state, State::Open) {
             return;
         }
         if !self.full_feature {
@@ -343,7 +343,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
     }
 
     fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        matches!(self.state, State::Closed)
     }
 
     fn is_established(&self) -> bool {
@@ -399,7 +399,7 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
         self.throttled = backlog > if self.throttled { most / 2 } else { most };
         // What waits behind an RDMA Read leaves when the Read's data have come.
         let throttled = self.throttled && self.config.role == Role::Target && self.queue.is_sending();
-        if throttled || self.state == State::Closed {
+        if throttled || matches!(self.state, State::Closed) {
             return ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut [] };
         }
         self.queue.receive_window()

@@ -148,7 +148,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// A message came.
     pub(super) fn arrived(&mut self, buf: Buf, len: usize, invalidated: Option<Stag>) {
         self.receive.posted = self.receive.posted.saturating_sub(1);
-        if self.state == State::Open {
+        if matches!(self.state, State::Open) {
             self.receive.inbox.push_back(Arrived { buf, len, invalidated });
         }
     }
@@ -167,7 +167,7 @@ impl<Q: QueuePair> IserMover<Q> {
             return;
         }
         let missing = self.receive.posted + self.receive.inbox.len() < self.receive.full_count;
-        if missing && self.state == State::Open {
+        if missing && matches!(self.state, State::Open) {
             // The one of login may be too small.
             let fits = buf.len() >= self.receive.full_len;
             self.post_receive(if fits { buf } else { Buf::zeroed(self.receive.full_len) });

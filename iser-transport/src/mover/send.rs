@@ -198,7 +198,15 @@ impl<Q: QueuePair> IserMover<Q> {
     }
 
     /// Posts what there is room for.
+    #[inline]
     pub(super) fn pump(&mut self) {
+        // Most calls find nothing.
+        if !self.send.is_idle() || !self.send.reads.is_empty() || matches!(self.state, State::Closing) {
+            self.pump_waiting();
+        }
+    }
+
+    fn pump_waiting(&mut self) {
         if !matches!(self.state, State::Open | State::Closing) {
             return;
         }
@@ -228,7 +236,7 @@ impl<Q: QueuePair> IserMover<Q> {
                 Waiting::Write { memory, range } => self.post_write(memory, range, limits.transfer),
             }
         }
-        if self.state == State::Closing && !self.disconnected && self.send.is_idle() {
+        if matches!(self.state, State::Closing) && !self.disconnected && self.send.is_idle() {
             self.disconnected = true;
             self.queue.disconnect();
             self.unrung = true;

@@ -71,7 +71,7 @@ impl<Q: QueuePair> IserMover<Q> {
         self.send.awaits_hello = false;
         let reply = HelloReply { rejected, max_version: VERSION, current_version: VERSION, ord };
         self.send_hello(Header::HelloReply(reply));
-        if rejected && self.state == State::Open {
+        if rejected && matches!(self.state, State::Open) {
             self.close_with(MoverError::Rdma("the initiator's Hello was rejected: its version, or its read depth"));
         }
         None
@@ -264,9 +264,9 @@ impl<Q: QueuePair> IserMover<Q> {
     /// `put_data`: RDMA Write (RFC 7145 7.3.5), then SCSI Response (RFC 7145 7.3.2).
     pub(super) fn put(&mut self, put: PutData<'_>) {
         let PutData { lun: _, itt, buffer_offset, data, status } = put;
-        if self.state != State::Open {
+        if !matches!(self.state, State::Open) {
             if let Source::Buf(buf) = data
-                && self.state != State::Closed
+                && !matches!(self.state, State::Closed)
             {
                 self.release(Memory::Buf(buf));
             }

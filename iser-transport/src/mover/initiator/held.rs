@@ -74,7 +74,7 @@ impl<Q: QueuePair> IserMover<Q> {
 
     /// Sends what waited, as far as it can go now.
     pub(super) fn resume_held(&mut self) {
-        while self.state == State::Open
+        while matches!(self.state, State::Open)
             && let Some(Message { buf, task }) = self.initiator.held.pop()
         {
             self.set_held(task, false);
