@@ -85,6 +85,14 @@ pub enum Error {
         /// How it shows.
         reason: String,
     },
+    /// This machine has no RDMA device on the way to the target, and nothing else was asked for.
+    #[error("no iSER over an RDMA device to {portal}: {reason}; rdma=iwarp needs none")]
+    NoRdma {
+        /// The portal.
+        portal: String,
+        /// What is missing.
+        reason: String,
+    },
     /// Login failed.
     #[error("{portal}, {target}: {reason}")]
     Login {

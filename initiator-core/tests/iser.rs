@@ -352,7 +352,7 @@ async fn no_rdma_device_leads_to_the_loopback_address() {
     config.iser.rdma = Rdma::Verbs;
     let error = Session::connect(config.clone()).await.unwrap_err();
     // It says what is missing: the libraries, the kernel's modules, or the device.
-    assert!(matches!(error, Error::NoIser { .. }) && error.to_string().contains("RDMA"), "{error}");
+    assert!(matches!(error, Error::NoRdma { .. }) && error.to_string().contains("rdma=iwarp needs none"), "{error}");
     config.transport = Transport::Auto;
     let session = Session::connect(config.clone()).await.unwrap();
     assert_eq!(session.info().transport, "tcp");

@@ -61,7 +61,15 @@ pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<Is
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 pub(super) async fn verbs_queue(attempt: &Attempt<'_>) -> Result<(Arc<Verbs>, VerbsQueue, Carrier), Error> {
     let mover = mover(attempt);
-    let no_iser = |error: VerbsError| Error::NoIser { portal: attempt.portal.to_string(), reason: error.to_string() };
+    let no_iser = |error: VerbsError| {
+        let portal = attempt.portal.to_string();
+        match error {
+            VerbsError::Library(_) | VerbsError::NoRdma(_) | VerbsError::NoDevice(_) => {
+                Error::NoRdma { portal, reason: error.to_string() }
+            }
+            error => Error::NoIser { portal, reason: error.to_string() },
+        }
+    };
     let verbs = Verbs::open(VerbsConfig {
         work: mover.work(),
         receives: mover.receives(),
