@@ -156,7 +156,10 @@ fn the_demo_runs_to_its_end() {
     let text = ramdisk("demo --runtime 1 --size 1G --json").ok();
     assert!(text.contains("RAID 0"), "{text}");
     assert!(text.contains("transport iser over iwarp (user space)"), "{text}");
-    assert!(text.contains("its processor copied 0 B of payload"), "{text}");
+    // Requests of the story are larger than what travels with a command: all of them move by RDMA, and next to nothing is copied.
+    let copied =
+        text.split("its processor copied ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    assert!(copied.is_some_and(|percent| percent < 10.0), "{text}");
     let json = text.find("\n{").expect("the figures");
     let figures: serde_json::Value = serde_json::from_str(&text[json..]).unwrap();
     let layouts = figures["layouts"].as_array().unwrap();

@@ -140,7 +140,7 @@ fn no_rdma_device() {
     let server = Serving::iser(&format!("--target {TARGET} --lun 1M"));
     assert!(server.said.contains("iSER over iwarp, in user space"), "{}", server.said);
     assert!(server.said.contains("Not over verbs: "), "{}", server.said);
-    iscsi(&format!("info {}?rdma=verbs", server.iser_url(0))).fails(3, "offers no iSER");
+    iscsi(&format!("info {}?rdma=verbs", server.iser_url(0))).fails(3, "rdma=iwarp needs none");
 }
 
 #[test]

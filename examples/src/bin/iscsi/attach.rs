@@ -18,6 +18,7 @@ pub(crate) fn ending(error: Error) -> Ending {
         | Error::ConnectTimeout { .. }
         | Error::NotIscsi { .. }
         | Error::NoIser { .. }
+        | Error::NoRdma { .. }
         | Error::Silent { .. }
         | Error::ClosedInLogin { .. } => Why::Unreachable,
         _ => Why::Failed,

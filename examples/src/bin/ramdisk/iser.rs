@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use examples::ending::{Ending, failed};
-use iser_transport::verbs::{Verbs, VerbsConfig, VerbsListener};
+use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsListener};
 use target_core::node::{Portal, TargetConfig};
 use target_core::server::IserConfig;
 
@@ -70,13 +70,14 @@ impl fmt::Display for Provision {
 
 /// Whether RDMA devices can be listened on at these addresses; if not, why.
 fn listen_by_verbs(addresses: impl Iterator<Item = SocketAddr>) -> Result<(), String> {
-    let verbs = Verbs::open(VerbsConfig::default()).map_err(|error| error.to_string())?;
-    // On all addresses one may listen without any device, for one that comes later.
+    let why = |error: VerbsError| error.to_string();
+    let verbs = Verbs::open(VerbsConfig::default()).map_err(why)?;
+    // At an unspecified address one may listen without any device, for one that comes later.
     if std::fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count) == 0 {
-        return Err("this machine has no RDMA device".into());
+        return Err("this machine has no RDMA device: `rdma link` shows them".into());
     }
     for address in addresses {
-        VerbsListener::bind(verbs.clone(), address).map_err(|error| error.to_string())?;
+        VerbsListener::bind(verbs.clone(), address).map_err(why)?;
     }
     Ok(())
 }

@@ -58,6 +58,10 @@ impl StatsView {
             view += "\n";
             view += &moved;
         }
+        if let Some(memory) = server.registered_memory() {
+            let [now, peak, limit] = [memory.now, memory.peak, memory.limit].map(bytes);
+            view += &format!("  registered with RDMA devices: {now}, {peak} at most so far, limit {limit}\n");
+        }
         if self.redraw && self.drawn > 0 {
             // Up by the lines of the last view, and clear from there on.
             print!("\x1b[{}A\x1b[J", self.drawn);

@@ -44,11 +44,12 @@ async fn use_it(scene: &Scene) -> Result<(), Ending> {
     check_pattern(&disk, scene.written, SEED + 1).await?;
     tell(format!("{} written anew, read back and compared", bytes(scene.written)));
     let after = moved(scene);
+    let (written, read, copied) =
+        (after.written - before.written, after.read - before.read, after.copied - before.copied);
+    tell(format!("the target moved {} by RDMA Write and {} by RDMA Read", bytes(written), bytes(read)));
     tell(format!(
-        "the target moved {} by RDMA Write and {} by RDMA Read; its processor copied {} of payload",
-        bytes(after.written - before.written),
-        bytes(after.read - before.read),
-        bytes(after.copied - before.copied)
+        "its processor copied {:.1} % of that: what came off the socket together with a header",
+        copied as f64 * 100.0 / (written + read).max(1) as f64
     ));
     step(16, "Logout");
     session.logout().await.map_err(failed)?;

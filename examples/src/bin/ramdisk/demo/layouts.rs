@@ -144,7 +144,7 @@ pub(super) fn measure_all(stage: &Stage, over: Transport) -> Result<Series, Endi
             thousands(writes.iops())
         ));
         if let Some(Both { reads, writes }) = &figures.large {
-            tell(format!("{layout}: {} sequential, read {}, write {}", bytes(LARGE), rate(reads), rate(writes)));
+            tell(format!("{layout}: {} KiB sequential, read {}, write {}", LARGE >> 10, rate(reads), rate(writes)));
         }
         all.push(figures);
     }

@@ -1,6 +1,6 @@
 //! The table at the end: both transports side by side.
 
-use examples::report::{Direction, Measurement, bytes, table, thousands};
+use examples::report::{Direction, Measurement, table, thousands};
 use initiator_core::Transport;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ pub(super) fn render(tcp: &Series, iser: &Series) -> String {
     let pairs = || tcp.layouts.iter().zip(&iser.layouts);
     let header = ["512 B random, IOPS", "TCP", "p50 us", "p99 us", "iSER", "p50 us", "p99 us", "iSER/TCP"];
     let random: Vec<_> = pairs().flat_map(|(tcp, iser)| rows(tcp.layout, &tcp.random, &iser.random, false)).collect();
-    let first = format!("{} sequential, {LARGE_DEPTH} in flight", bytes(LARGE));
+    let first = format!("{} KiB sequential, depth {LARGE_DEPTH}", LARGE >> 10);
     let large: Vec<_> = pairs()
         .filter_map(|(tcp, iser)| Some(rows(tcp.layout, tcp.large.as_ref()?, iser.large.as_ref()?, true)))
         .flatten()
