@@ -421,6 +421,12 @@ pub trait Datamover {
     /// needs no doorbell has nothing to do here.
     fn ring(&mut self) {}
 
+    /// Whether nothing is under way any more for tasks that were deallocated. Until then a transport that places data by itself may still write into the
+    /// memory that one of them had lent: what aborted it is not over.
+    fn is_drained(&self) -> bool {
+        true
+    }
+
     /// Whether [`Notification::Terminated`] was delivered: no buffer is in the transport's hands any more. A mover may still have bytes of its own to
     /// send then ([`backlog`](Self::backlog)), such as the reason that the peer is told.
     fn is_closed(&self) -> bool;

@@ -342,6 +342,10 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
         }
     }
 
+    fn is_drained(&self) -> bool {
+        self.send.orphans == 0
+    }
+
     fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }

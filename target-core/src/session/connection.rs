@@ -221,7 +221,7 @@ impl<M: Datamover> TargetConnection<M> {
                 executor.submit();
                 while executor.poll().is_some() {}
             }
-            session.drained()
+            session.drained(&self.mover)
         });
         // Until the mover is closed, a device may write into buffers of ours.
         if ending.flushing.is_none() && (drained && self.mover.is_closed() || now >= ending.until) {

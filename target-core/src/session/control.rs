@@ -242,7 +242,7 @@ impl FullFeature {
     /// Answers a logout once nothing is under way, and ends the connection behind it.
     pub(super) fn poll_logout<M: Datamover>(&mut self, mover: &mut M) -> Result<(), EndReason> {
         let Logout::Draining { itt, until } = self.logout else { return Ok(()) };
-        let drained = self.drained();
+        let drained = self.drained(mover);
         if !drained && self.now < until {
             return Ok(());
         }

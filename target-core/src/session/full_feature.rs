@@ -278,15 +278,15 @@ impl FullFeature {
         if !self.functions.is_empty() {
             self.poll_functions(mover)?;
         }
-        if !self.tickets.is_empty() && self.drained() {
+        if !self.tickets.is_empty() && self.drained(mover) {
             self.tickets.clear();
         }
         self.poll_logout(mover)
     }
 
-    /// Whether no aborted store operation is under way.
-    pub(super) fn drained(&self) -> bool {
-        self.executor.as_ref().is_none_or(|executor| executor.busy(None) == 0)
+    /// Whether nothing of aborted tasks is under way, in the store or in the mover.
+    pub(super) fn drained<M: Datamover>(&self, mover: &M) -> bool {
+        mover.is_drained() && self.executor.as_ref().is_none_or(|executor| executor.busy(None) == 0)
     }
 
     #[inline]

@@ -351,7 +351,8 @@ impl FullFeature {
                         |task: &Task| task.flags.has(Flags::ABORTED) && lun.is_none_or(|lun| same_lun(task.lun, lun));
                     let owes = self.core.tasks.search(0, owed).is_some();
                     let others_hit = others.as_ref().is_some_and(|others| others.was_hit());
-                    let gone = others.as_ref().is_none_or(|others| others.is_open())
+                    let gone = mover.is_drained()
+                        && others.as_ref().is_none_or(|others| others.is_open())
                         && self.executor.as_ref().is_none_or(|executor| executor.busy(lun) == 0);
                     if owes && now >= *owed_until {
                         self.abort_where(mover, false, owed);

@@ -246,8 +246,10 @@ fn messages_wait_for_the_reads_of_a_task_that_is_gone() {
     write_command(&mut rig, writes(WRITE), 1, 512, &[], true);
     rig.get(0, 1, Sink::Buf(Buf::zeroed(512)));
     let (id, into, _) = rig.read();
+    assert!(rig.mover.is_drained());
     assert!(rig.mover.deallocate_task_resources(task(0)).data_in.is_none());
     assert!(rig.mover.deallocate_task_resources(task(0)).data_in.is_none());
+    assert!(!rig.mover.is_drained(), "the Read may still bring data");
     rig.mover.send_control(function_response(), &[]);
     rig.mover.send_control(Bhs::new(Opcode::NopIn), &[]);
     assert!(rig.work().is_none());
