@@ -36,10 +36,16 @@ impl Library {
 
     fn load() -> Result<Self, LibraryError> {
         let mut loaded = Vec::new();
-        let library = open("libibverbs.so.1")?;
-        // SAFETY: the symbols of this version of the library have the types of its headers, which `abi` repeats.
-        let verbs = unsafe { Ibverbs::load(|name| symbol(&library, name)) }?;
-        loaded.push(library);
+        #[cfg(feature = "ibverbs")]
+        let verbs = super::linked::functions();
+        #[cfg(not(feature = "ibverbs"))]
+        let verbs = {
+            let library = open("libibverbs.so.1")?;
+            // SAFETY: the symbols of this version of the library have the types of its headers, which `abi` repeats.
+            let verbs = unsafe { Ibverbs::load(|name| symbol(&library, name)) }?;
+            loaded.push(library);
+            verbs
+        };
         let library = open("librdmacm.so.1")?;
         // SAFETY: as above.
         let cm = unsafe { Rdmacm::load(|name| symbol(&library, name)) }?;

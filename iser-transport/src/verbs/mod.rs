@@ -38,6 +38,8 @@ mod events;
 mod fake;
 mod jobs;
 mod library;
+#[cfg(feature = "ibverbs")]
+mod linked;
 mod listener;
 mod port;
 mod queue;
