@@ -174,9 +174,9 @@ impl HostileQueue {
         if self.close_at.is_some_and(|at| at <= now) {
             self.close_at = None;
             if self.rng.permille(500) {
-                self.queue.disconnect()
+                self.queue.disconnect();
             } else {
-                self.queue.abort()
+                self.queue.abort();
             }
             any = true;
         }
