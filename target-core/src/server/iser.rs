@@ -91,6 +91,8 @@ impl IserConfig {
             receives: mover.receives(),
             read_depth: mover.read_depth as u8,
             budget: RegistrationBudget::new(self.registered_memory),
+            // What a target says here is of its own Sends: ib_iser ends a connection on which it was not told to expect invalidation.
+            private: PrivateData { zero_based: false, send_with_invalidate: true }.emit().to_vec(),
             ..VerbsConfig::default()
         })
     }
