@@ -19,8 +19,8 @@ libiscsi() {
     local test
     check "$1: inquiry" ours DIRECT_ACCESS -- iscsi-inq -i "$INITIATOR" "$2"
     check "$1: capacity" ours "Total size:67108864" -- iscsi-readcapacity16 -i "$INITIATOR" "$2"
-    check "$1: small random reads" ours "iops average" finished. -- iscsi-perf -i "$INITIATOR" -t 2 -m 32 -b 1 -r "$2"
-    check "$1: large sequential reads" ours "iops average" finished. -- iscsi-perf -i "$INITIATOR" -t 2 -m 4 -b 256 "$2"
+    check "$1: small random reads" ours "iops average" finished. -- iscsi-perf -i "$INITIATOR" -t 8 -m 32 -b 1 -r "$2"
+    check "$1: large sequential reads" ours "iops average" finished. -- iscsi-perf -i "$INITIATOR" -t 8 -m 4 -b 256 "$2"
     for test in SCSI.Read10.Simple SCSI.Write10.Simple SCSI.Write16.Simple; do
         check "$1: $test" conforms "$test" "$2"
     done
@@ -36,7 +36,8 @@ if [ "${PROGRAMS:-ours}" = libiscsi ]; then
     finish
 fi
 initiator_of_ours "ours to LIO" "$LIO_URL" verbs LIO-ORG near_rdma
-initiator_of_ours "ours to tgt" "$TGT_URL" verbs IET near_rdma
+# tgt's buffers for RDMA hold 512 KiB; a command for more gets no answer.
+LARGE=512K initiator_of_ours "ours to tgt" "$TGT_URL" verbs IET near_rdma
 
 PORT=3262 ISER_PORT=3262
 need "ours serves" serve_iser verbs 64

@@ -108,8 +108,8 @@ initiator_of_ours() {
     shift 3
     check "$name: info" ours "$provider" "Read depth" "$@" -- "$ISCSI" --initiator "$INITIATOR" info "$url"
     cat check.log
-    check "$name: verify" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --size 32M
-    check "$name: verify in large requests" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --bs 1M --iodepth 4 --size 32M
+    check "$name: verify" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --size 16M
+    check "$name: verify in large requests" ours -- "$ISCSI" --initiator "$INITIATOR" verify "$url" --bs "${LARGE:-1M}" --iodepth 4 --size 16M
     check "$name: bench" ours IOPS -- "$ISCSI" --initiator "$INITIATOR" bench "$url" --rw randrw --bs 512 --iodepth 128 --runtime 2
     cat check.log
 }
