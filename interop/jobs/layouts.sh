@@ -99,7 +99,8 @@ measure() {
 }
 # What waits for what, when something does not end.
 hung() { fail "no end of I/O" "$1"; echo w > /proc/sysrq-trigger; dmesg | tail -n 100; }
-median() { sort -n | awk '{at[NR] = $1} END {print (NR % 2) ? at[(NR + 1) / 2] : (at[NR / 2] + at[NR / 2 + 1]) / 2}'; }
+# Rounded down: what is compared next are whole numbers.
+median() { sort -n | awk '{at[NR] = $1} END {print int((NR % 2) ? at[(NR + 1) / 2] : (at[NR / 2] + at[NR / 2 + 1]) / 2)}'; }
 
 rows=()
 for shape in "1 LUN" "2 LUNs" "2 portals" "4 targets"; do
