@@ -56,9 +56,8 @@ impl Default for SendList<'_> {
 }
 
 impl<'a> SendList<'a> {
-    /// Most pieces in one list: enough for half a window of answers with a header and a payload each. A list is built for each send, so more would cost
-    /// those who send little.
-    pub const CAPACITY: usize = 128;
+    /// Most pieces in one list.
+    pub const CAPACITY: usize = 32;
 
     /// Adds a piece; empty pieces are left out. Returns false, and adds nothing, when the list is full.
     pub fn push(&mut self, slice: SendSlice<'a>) -> bool {
