@@ -89,7 +89,7 @@ fn interop_tests(arguments: &[&str], filter: &[&str]) -> Result<()> {
 }
 
 fn interop_host(_: &Arguments) -> Result<()> {
-    let files = ["--lib", "--test", "libiscsi", "--test", "qemu", "--test", "other_targets"];
+    let files = ["--lib", "--test", "iwarp", "--test", "libiscsi", "--test", "qemu", "--test", "other_targets"];
     interop_tests(&files, &["--skip", VM_TESTS[1]])
 }
 
