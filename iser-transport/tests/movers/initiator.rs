@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use iscsi_memory::{Buf, Region};
+use iscsi_memory::Region;
 use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{CommandData, Datamover, Notification, SendCommand, Sink, TaskHandle};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
-    Bhs, LoginRequest, Opcode, ScsiCommand, Stage, TaskAttribute, TaskFunction, TaskManagementRequest,
+    Bhs, LoginRequest, Opcode, ScsiCommand, ScsiResponse, Stage, TaskAttribute, TaskFunction, TaskManagementRequest,
     TaskManagementResponse, TaskResponse, emit_bidirectional_read_length,
 };
 use iscsi_proto::serial::Serial;
-use iser_transport::loopback::LoopbackQueue;
 use iser_transport::mover::{IserCounters, IserMover, IserMoverConfig};
+use iser_transport::queue::QueuePair;
 
-use super::{Ledger, Order, Rng, TASKS};
+use super::{Ledger, Order, Rng, SENSE, TASKS, buf, region};
 
 /// Task management functions at a time.
 const FUNCTIONS: usize = 8;
@@ -28,8 +28,8 @@ struct Command {
     sink: Option<Arc<Region>>,
 }
 
-pub(super) struct Initiator {
-    mover: IserMover<LoopbackQueue>,
+pub(super) struct Initiator<Q> {
+    pub(super) mover: IserMover<Q>,
     parameters: Parameters,
     ledger: Ledger,
     commands: Vec<Option<Command>>,
@@ -41,20 +41,7 @@ pub(super) struct Initiator {
     answered: u64,
 }
 
-fn region(bytes: &[u8]) -> Arc<Region> {
-    let region = Region::heap(bytes.len());
-    region.reserve_for_write(0, bytes.len() as u64).unwrap();
-    region.write(0, bytes);
-    region
-}
-
-fn buf(bytes: &[u8]) -> Buf {
-    let mut buf = Buf::zeroed(bytes.len());
-    buf.copy_from_slice(bytes);
-    buf
-}
-
-impl std::fmt::Display for Initiator {
+impl<Q: QueuePair> std::fmt::Display for Initiator<Q> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let orders =
             self.commands.iter().flatten().map(|command| (command.generation, command.aborting, command.order));
@@ -63,8 +50,8 @@ impl std::fmt::Display for Initiator {
     }
 }
 
-impl Initiator {
-    pub(super) fn new(queue: LoopbackQueue, config: IserMoverConfig, parameters: &Parameters) -> Self {
+impl<Q: QueuePair> Initiator<Q> {
+    pub(super) fn new(queue: Q, config: IserMoverConfig, parameters: &Parameters) -> Self {
         let mut mover = IserMover::new(queue, config);
         mover.notice_key_values(parameters);
         let login = LoginRequest {
@@ -239,7 +226,15 @@ impl Initiator {
             }
             Opcode::ScsiResponse => {
                 self.answered += 1;
+                let response = ScsiResponse::parse(bhs).unwrap();
+                let sense: &[u8] = if response.status == 0 { &[] } else { &[0, SENSE.len() as u8] };
+                let (length, sense_data) = self.mover.control_data().split_at(sense.len());
+                assert_eq!((length, sense_data), (sense, if sense.is_empty() { &[] } else { SENSE }));
                 let task = TaskHandle::from_itt(bhs.itt());
+                let of_task = |command: &&Command| command.generation == task.generation;
+                if let Some(command) = self.commands[usize::from(task.slot)].as_ref().filter(of_task) {
+                    assert_eq!(response.status, if command.order.sense { 2 } else { 0 });
+                }
                 self.give_back(task, true);
             }
             Opcode::TaskManagementResponse => {
@@ -272,7 +267,7 @@ impl Initiator {
             None => {}
         }
         let came = order.actual.min(order.room);
-        if answered {
+        if answered && !order.sense {
             assert_eq!(buffers.data_in_len, came, "{order:?}");
         }
         let mut room = vec![0; order.room as usize];

@@ -1,22 +1,42 @@
-//! Both sides' movers, connected by the loopback queue pair, under sessions that do whatever they like: reads, writes and bidirectional commands of all
-//! sizes, residuals, aborts, and the loss of the connection at any step. What is moved is compared byte by byte, and every buffer comes back once.
+//! Both sides' movers, connected by the loopback queue pair or by iWARP, under sessions that do whatever they like: reads, writes and bidirectional
+//! commands of all sizes, residuals, sense, aborts, and the loss of the connection at any step. What is moved is compared byte by byte, and every buffer
+//! comes back once.
 
 mod initiator;
+mod link;
 mod target;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use iscsi_memory::Buf;
+use iscsi_memory::{Buf, Region};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::tcp::Role;
-use iser_transport::loopback::{Faults, LoopbackConfig, pair};
+use iser_transport::loopback::{Faults, LoopbackConfig};
 use iser_transport::mover::{IserCounters, IserMoverConfig};
 
 use initiator::Initiator;
+use link::{Ends, Link};
 use target::Target;
 
 /// Commands at a time.
 const TASKS: u16 = 16;
+
+/// The sense data of a command that ends with CHECK CONDITION.
+const SENSE: &[u8] = &[0x70, 0, 5, 0, 0];
+
+fn region(bytes: &[u8]) -> Arc<Region> {
+    let region = Region::heap(bytes.len().max(1));
+    region.reserve_for_write(0, bytes.len() as u64).unwrap();
+    region.write(0, bytes);
+    region
+}
+
+fn buf(bytes: &[u8]) -> Buf {
+    let mut buf = Buf::zeroed(bytes.len());
+    buf.copy_from_slice(bytes);
+    buf
+}
 
 struct Rng(u64);
 
@@ -45,6 +65,8 @@ struct Order {
     memory: u8,
     /// It is never answered.
     silent: bool,
+    /// It ends with CHECK CONDITION.
+    sense: bool,
     seed: u8,
 }
 
@@ -58,7 +80,8 @@ impl Order {
             0 => rng.length(),
             _ => room,
         };
-        Self { out, room, actual, memory: rng.below(4) as u8, silent: rng.below(8) == 0, seed: rng.below(256) as u8 }
+        let [silent, sense] = [rng.below(8) == 0, rng.below(8) == 0];
+        Self { out, room, actual, memory: rng.below(4) as u8, silent, sense, seed: rng.below(256) as u8 }
     }
 
     fn cdb(self) -> [u8; 16] {
@@ -66,6 +89,7 @@ impl Order {
         cdb[0] = self.memory;
         cdb[1] = self.silent.into();
         cdb[2] = self.seed;
+        cdb[3] = self.sense.into();
         cdb[4..8].copy_from_slice(&self.out.to_be_bytes());
         cdb[8..12].copy_from_slice(&self.room.to_be_bytes());
         cdb[12..].copy_from_slice(&self.actual.to_be_bytes());
@@ -74,7 +98,8 @@ impl Order {
 
     fn from_cdb(cdb: [u8; 16]) -> Self {
         let word = |at: usize| u32::from_be_bytes(*cdb[at..].first_chunk().unwrap());
-        Self { memory: cdb[0], silent: cdb[1] != 0, seed: cdb[2], out: word(4), room: word(8), actual: word(12) }
+        let [silent, sense] = [cdb[1] != 0, cdb[3] != 0];
+        Self { memory: cdb[0], silent, sense, seed: cdb[2], out: word(4), room: word(8), actual: word(12) }
     }
 
     fn pattern(self, len: u32) -> Vec<u8> {
@@ -112,72 +137,97 @@ fn config(role: Role) -> IserMoverConfig {
     IserMoverConfig { max_tasks: TASKS, receive_slack: 24, ..IserMoverConfig::new(role) }
 }
 
-/// Runs one connection, and returns how many commands were answered, and what each side counted.
-fn run(
-    network: LoopbackConfig,
-    parameters: &Parameters,
-    seed: u64,
-    ending: (Ending, u64),
+/// What becomes of a connection.
+struct Story {
+    orders: Vec<Order>,
+    parameters: Parameters,
+    ending: Ending,
+    /// The step at which it ends.
+    at: u64,
+    /// Nothing goes wrong by itself: every command is done.
     faultless: bool,
-) -> (u64, [IserCounters; 2]) {
-    let rng = &mut Rng(seed);
-    let (active, passive, fabric) = pair(network, seed);
-    let mut initiator = Initiator::new(active, config(Role::Initiator), parameters);
-    let mut target = Target::new(passive, config(Role::Target), parameters);
-    let (mut orders, mut steps, mut idle) = (60, 0u64, 0);
-    while !(initiator.is_over() && target.is_over()) {
-        steps += 1;
-        assert!(steps < 2_000_000, "seed {seed}: the connection neither moves nor ends\n{initiator}\n{target}");
-        if steps == ending.1 {
-            match ending.0 {
-                Ending::Never => {}
-                Ending::InitiatorTerminates => initiator.terminate(),
-                Ending::InitiatorAborts => initiator.abort(),
-                Ending::TargetTerminates => target.terminate(),
-                Ending::TargetAborts => target.abort(),
-                Ending::Cut => fabric.cut(),
-            }
-        }
-        match rng.below(16) {
-            0 if orders > 0 && initiator.may_submit() => {
-                orders -= 1;
-                initiator.submit(Order::of(rng), rng);
-            }
-            1 if rng.below(4) == 0 => initiator.abort_a_task(rng),
-            2 | 3 => initiator.run(),
-            4 | 5 => target.run(rng),
-            _ => idle = if fabric.step().is_some() { 0 } else { idle + 1 },
-        }
-        if orders == 0 && initiator.is_idle() && ending.0 == Ending::Never && faultless {
-            initiator.terminate();
-        }
-        if idle > 1000 {
-            // Nothing moves: what is not answered is given up, or the connection is, as the sessions' timers would.
-            idle = 0;
-            if faultless && ending.0 == Ending::Never {
-                initiator.abort_all();
-            } else {
-                initiator.abort();
-                target.abort();
-            }
-        }
-        if initiator.is_over() || target.is_over() {
-            orders = 0;
-        }
-    }
-    if faultless && ending.0 == Ending::Never {
-        assert_eq!(initiator.left(), 0, "seed {seed}");
-    }
-    let counters = [initiator.counters(), target.counters()];
-    (initiator.finish() + target.finish(), counters)
+    /// Tasks are aborted now and then.
+    aborts: bool,
 }
 
-fn parameters(rng: &mut Rng) -> Parameters {
-    Parameters {
-        rdma_extensions: true,
-        immediate_data: rng.below(4) > 0,
-        first_burst_length: [512, 8192, 65_536][rng.below(3) as usize],
-        ..Parameters::default()
+impl Story {
+    /// Many commands, with nothing in their way but the initiator's aborts.
+    fn of(rng: &mut Rng) -> Self {
+        let parameters = Parameters {
+            rdma_extensions: true,
+            initial_r2t: rng.below(2) == 0,
+            immediate_data: rng.below(4) > 0,
+            iser_hello_required: rng.below(4) == 0,
+            first_burst_length: [512, 8192, 65_536][rng.below(3) as usize],
+            peer_max_recv_data_segment_length: [512, 8192, 9000][rng.below(3) as usize],
+            ..Parameters::default()
+        };
+        let orders = (0..60).map(|_| Order::of(rng)).collect();
+        Self { orders, parameters, ending: Ending::Never, at: 0, faultless: true, aborts: true }
+    }
+
+    /// The target's view of the initiator's parameters.
+    fn mirrored(&self) -> Parameters {
+        Parameters {
+            max_recv_data_segment_length: self.parameters.peer_max_recv_data_segment_length,
+            peer_max_recv_data_segment_length: self.parameters.max_recv_data_segment_length,
+            ..self.parameters.clone()
+        }
+    }
+
+    /// Runs one connection, and returns how many commands were answered, and what the initiator and the target counted.
+    fn run<L: Link>(mut self, (active, passive, mut link): Ends<L>, seed: u64) -> (u64, [IserCounters; 2]) {
+        let rng = &mut Rng(seed);
+        let mut initiator = Initiator::new(active, config(Role::Initiator), &self.parameters);
+        let mut target = Target::new(passive, config(Role::Target), &self.mirrored());
+        let is_left_alone = self.faultless && self.ending == Ending::Never;
+        let (mut steps, mut idle) = (0u64, 0);
+        while !(initiator.is_over() && target.is_over()) {
+            steps += 1;
+            assert!(steps < 2_000_000, "seed {seed}: the connection neither moves nor ends\n{initiator}\n{target}");
+            if steps == self.at {
+                match self.ending {
+                    Ending::Never => {}
+                    Ending::InitiatorTerminates => initiator.terminate(),
+                    Ending::InitiatorAborts => initiator.abort(),
+                    Ending::TargetTerminates => target.terminate(),
+                    Ending::TargetAborts => target.abort(),
+                    Ending::Cut => link.cut(&mut initiator.mover, &mut target.mover),
+                }
+            }
+            match rng.below(16) {
+                0 if initiator.may_submit() => {
+                    if let Some(order) = self.orders.pop() {
+                        initiator.submit(order, rng);
+                    }
+                }
+                1 if self.aborts && rng.below(4) == 0 => initiator.abort_a_task(rng),
+                2 | 3 => initiator.run(),
+                4 | 5 => target.run(rng),
+                _ => idle = if link.step(&mut initiator.mover, &mut target.mover) { 0 } else { idle + 1 },
+            }
+            if self.orders.is_empty() && initiator.is_idle() && is_left_alone {
+                initiator.terminate();
+            }
+            if idle > 1000 {
+                // Nothing moves: what is not answered is given up, or the connection is, as the sessions' timers would.
+                idle = 0;
+                if is_left_alone {
+                    initiator.abort_all();
+                } else {
+                    initiator.abort();
+                    target.abort();
+                }
+            }
+            if initiator.is_over() || target.is_over() {
+                self.orders.clear();
+            }
+        }
+        if is_left_alone {
+            assert_eq!(initiator.left(), 0, "seed {seed}");
+        }
+        let counters = [initiator.counters(), target.counters()];
+        (initiator.finish() + target.finish(), counters)
     }
 }
 
@@ -189,8 +239,7 @@ fn peaceful(seed: u64) -> LoopbackConfig {
 fn every_command_moves_what_it_is_to_move() {
     let mut answered = 0;
     for seed in 0..150 {
-        let parameters = parameters(&mut Rng(seed));
-        let (done, [initiator, target]) = run(peaceful(seed), &parameters, seed, (Ending::Never, 0), true);
+        let (done, [initiator, target]) = Story::of(&mut Rng(seed)).run(link::loopback(peaceful(seed), seed), seed);
         answered += done;
         // Immediate data are copied into their message, and nothing else is.
         assert_eq!(initiator.copied, initiator.immediate);
@@ -200,27 +249,41 @@ fn every_command_moves_what_it_is_to_move() {
 }
 
 #[test]
-fn an_end_at_any_step_loses_no_buffer() {
+fn every_command_moves_what_it_is_to_move_over_iwarp() {
+    let answered: u64 = (0..40).map(|seed| Story::of(&mut Rng(seed)).run(link::iwarp(seed), seed).0).sum();
+    assert!(answered > 40 * 30, "{answered}");
+}
+
+fn ends_at_any_step<L: Link>(seeds: u64, ends: impl Fn(u64) -> Ends<L>) {
     use Ending::{Cut, InitiatorAborts, InitiatorTerminates, TargetAborts, TargetTerminates};
-    for seed in 0..250 {
+    for seed in 0..seeds {
         for ending in [InitiatorTerminates, InitiatorAborts, TargetTerminates, TargetAborts, Cut] {
             let rng = &mut Rng(seed);
-            let parameters = parameters(rng);
-            let step = 1 + rng.below(4000);
-            run(peaceful(seed), &parameters, seed, (ending, step), true);
+            let at = 1 + rng.below(4000);
+            Story { ending, at, ..Story::of(rng) }.run(ends(seed), seed);
         }
     }
 }
 
 #[test]
+fn an_end_at_any_step_loses_no_buffer() {
+    ends_at_any_step(150, |seed| link::loopback(peaceful(seed), seed));
+}
+
+#[test]
+fn an_end_at_any_step_loses_no_buffer_over_iwarp() {
+    ends_at_any_step(25, link::iwarp);
+}
+
+#[test]
 fn a_hostile_network_loses_no_buffer() {
     for seed in 0..400 {
-        let parameters = parameters(&mut Rng(seed));
-        run(LoopbackConfig::hostile(seed), &parameters, seed, (Ending::Never, 0), false);
+        let story = Story { faultless: false, ..Story::of(&mut Rng(seed)) };
+        story.run(link::loopback(LoopbackConfig::hostile(seed), seed), seed);
     }
 }
 
-/// Few STags, and few places for work: commands wait for each other, and all are done in the end.
+/// Few STags, few places for work, short work: commands wait for each other, and all are done in the end.
 #[test]
 fn scarce_resources_only_make_it_slower() {
     for seed in 0..60 {
@@ -228,8 +291,9 @@ fn scarce_resources_only_make_it_slower() {
         network.active.advertisements = 2 + (seed % 3) as usize;
         network.active.limits.work = 2;
         network.passive.limits.work = 3;
+        network.passive.limits.transfer = 5000;
         network.passive.read_depth = 1;
-        run(network, &parameters(&mut Rng(seed)), seed, (Ending::Never, 0), true);
+        Story::of(&mut Rng(seed)).run(link::loopback(network, seed), seed);
     }
 }
 
@@ -237,8 +301,38 @@ fn scarce_resources_only_make_it_slower() {
 #[test]
 fn a_hello_exchange_comes_before_everything() {
     for seed in 0..40 {
-        let parameters = Parameters { iser_hello_required: true, ..parameters(&mut Rng(seed)) };
-        let (answered, _) = run(peaceful(seed), &parameters, seed, (Ending::Never, 0), true);
+        let mut story = Story::of(&mut Rng(seed));
+        story.parameters.iser_hello_required = true;
+        let (answered, _) = story.run(link::loopback(peaceful(seed), seed), seed);
         assert!(answered > 0);
     }
+}
+
+/// What the initiator and the target count for one command that moves so many bytes.
+fn counted(out: u32, room: u32) -> [IserCounters; 2] {
+    // Lent memory at the target.
+    let order = Order { out, room, actual: room, memory: 3, silent: false, sense: false, seed: 1 };
+    let order = if room > 0 { Order { memory: 2, ..order } } else { order };
+    let parameters = Parameters::default();
+    let story = Story { orders: vec![order], parameters, ending: Ending::Never, at: 0, faultless: true, aborts: false };
+    story.run(link::loopback(LoopbackConfig::default(), 1), 1).1
+}
+
+/// What is above the immediate limit is never copied, in neither direction.
+#[test]
+fn large_data_are_not_copied() {
+    for (out, room, written, read) in [(70_000, 0, 0, 70_000), (0, 70_000, 70_000, 0)] {
+        let [initiator, target] = counted(out, room);
+        assert_eq!((initiator.copied, target.copied), (0, 0));
+        assert_eq!((target.written, target.read), (written, read));
+    }
+}
+
+/// What is within it travels with its command.
+#[test]
+fn small_writes_are_one_message_each_way() {
+    let [initiator, target] = counted(4096, 0);
+    assert_eq!((target.read, target.immediate), (0, 4096));
+    // A login PDU each, and the command with its response.
+    assert_eq!((initiator.sends, target.sends), (2, 2));
 }

@@ -1,6 +1,6 @@
 //! A target's session of sorts.
 
-use iscsi_memory::{Buf, Region};
+use iscsi_memory::Buf;
 use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
@@ -9,10 +9,10 @@ use iscsi_proto::pdu::{
     TaskManagementRequest, TaskManagementResponse, TaskResponse,
 };
 use iscsi_proto::serial::Serial;
-use iser_transport::loopback::LoopbackQueue;
 use iser_transport::mover::{IserCounters, IserMover, IserMoverConfig};
+use iser_transport::queue::QueuePair;
 
-use super::{Ledger, Order, Rng, TASKS};
+use super::{Ledger, Order, Rng, SENSE, TASKS, buf, region};
 
 struct Task {
     itt: u32,
@@ -20,8 +20,8 @@ struct Task {
     generation: u16,
 }
 
-pub(super) struct Target {
-    mover: IserMover<LoopbackQueue>,
+pub(super) struct Target<Q> {
+    pub(super) mover: IserMover<Q>,
     parameters: Parameters,
     ledger: Ledger,
     /// Tasks that fetch their data, and those that are never answered.
@@ -38,15 +38,15 @@ fn residual(actual: u32, expected: u32) -> Residual {
     }
 }
 
-impl std::fmt::Display for Target {
+impl<Q: QueuePair> std::fmt::Display for Target<Q> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let orders = self.tasks.iter().flatten().map(|task| (task.itt >> 16, task.order)).collect::<Vec<_>>();
         write!(f, "target: over {}, {orders:?}, backlog {}", self.over, self.mover.backlog())
     }
 }
 
-impl Target {
-    pub(super) fn new(queue: LoopbackQueue, config: IserMoverConfig, parameters: &Parameters) -> Self {
+impl<Q: QueuePair> Target<Q> {
+    pub(super) fn new(queue: Q, config: IserMoverConfig, parameters: &Parameters) -> Self {
         Self {
             mover: IserMover::new(queue, config),
             parameters: parameters.clone(),
@@ -181,9 +181,7 @@ impl Target {
         let sink = if order.memory & 1 == 0 {
             Sink::Buf(self.ledger.give(Buf::zeroed(order.out as usize)))
         } else {
-            let region = Region::heap(order.out as usize);
-            region.reserve_for_write(0, order.out.into()).unwrap();
-            Sink::Region(region.slice(0, order.out as usize))
+            Sink::Region(region(&vec![0; order.out as usize]).slice(0, order.out as usize))
         };
         self.mover.get_data(GetData { task, lun: 0, itt, sink });
     }
@@ -206,10 +204,10 @@ impl Target {
         let read = residual(order.actual, order.room);
         let both = order.out > 0 && order.room > 0;
         let status = TaskStatus {
-            status: 0,
+            status: if order.sense { 2 } else { 0 },
             residual: if order.out > 0 { Residual::None } else { read },
             bidirectional_read_residual: if both { read } else { Residual::None },
-            sense: &[],
+            sense: if order.sense { SENSE } else { &[] },
         };
         let data = order.pattern(order.actual.min(order.room));
         let (first, last) = if order.memory == 3 { data.split_at(data.len() / 2) } else { ([].as_slice(), &data[..]) };
@@ -217,20 +215,12 @@ impl Target {
             let source = Source::Copy(first);
             self.mover.put_data(PutData { lun: 0, itt, buffer_offset: 0, data: source, status: None });
         }
-        let region = Region::heap(last.len().max(1));
+        let lent = region(last);
         let source = match order.memory {
             _ if last.is_empty() => Source::None,
             0 => Source::Copy(last),
-            1 => {
-                let mut buf = Buf::zeroed(last.len());
-                buf.copy_from_slice(last);
-                Source::Buf(self.ledger.give(buf))
-            }
-            _ => {
-                region.reserve_for_write(0, last.len() as u64).unwrap();
-                region.write(0, last);
-                Source::Region { region: &region, offset: 0, len: last.len() }
-            }
+            1 => Source::Buf(self.ledger.give(buf(last))),
+            _ => Source::Region { region: &lent, offset: 0, len: last.len() },
         };
         let buffer_offset = first.len() as u32;
         self.mover.put_data(PutData { lun: 0, itt, buffer_offset, data: source, status: Some(status) });
