@@ -7,6 +7,7 @@ use iser_transport::loopback::{End, Fabric, Step};
 
 use crate::link::Side;
 use crate::rng::Rng;
+use crate::trace::Trace;
 
 /// How fast a fabric is, and what happens to it.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct FabricLink {
     due: Option<Instant>,
     steps: u64,
     cut: bool,
+    /// Where its faults are written, and its number there.
+    trace: Option<(Trace, usize)>,
 }
 
 const fn end(side: Side) -> End {
@@ -60,7 +63,20 @@ impl FabricLink {
     /// A fabric that behaves as planned.
     #[must_use]
     pub fn new(fabric: Fabric, plan: FabricPlan, rng: Rng, now: Instant) -> Self {
-        Self { fabric, plan, rng, due: Some(now), steps: 0, cut: false }
+        Self { fabric, plan, rng, due: Some(now), steps: 0, cut: false, trace: None }
+    }
+
+    /// Its faults are written into a trace, under a number.
+    #[must_use]
+    pub fn traced(mut self, trace: Trace, number: usize) -> Self {
+        self.trace = Some((trace, number));
+        self
+    }
+
+    fn event(&self, what: std::fmt::Arguments<'_>) {
+        if let Some((trace, number)) = &self.trace {
+            trace.event(format_args!("link {number}: {what}"));
+        }
     }
 
     /// An end was used: something may move from now on.
@@ -90,7 +106,10 @@ impl FabricLink {
                 self.cut();
             }
             match self.fabric.step() {
-                Some(Step::Cut | Step::DeviceGone(_) | Step::Muted(_)) => self.cut = true,
+                Some(fault @ (Step::Cut | Step::DeviceGone(_) | Step::Muted(_))) => {
+                    self.event(format_args!("{fault:?}"));
+                    self.cut = true;
+                }
                 Some(_) => {}
                 None => {
                     self.due = None;
@@ -103,6 +122,7 @@ impl FabricLink {
     }
 
     fn cut(&mut self) {
+        self.event(format_args!("cut, heard of by {:?}", self.plan.notice));
         self.cut = true;
         for (side, hears) in [Side::Initiator, Side::Target].into_iter().zip(self.plan.notice) {
             if !hears {

@@ -71,6 +71,10 @@ pub struct WorkPlan {
     pub flips: bool,
 }
 
+/// What each of the last reads may take, whatever commands are given otherwise. A connection may have fallen silent before the calm, and keepalive takes
+/// up to ten seconds to find out; the read is then repeated on the next one, and has to succeed.
+const LAST_READ: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 enum Kind {
     Read(ReadId),
@@ -571,6 +575,7 @@ impl Application for Workload {
                 self.stage = Stage::Verify { next: next + blocks };
                 let mut command = self.read(next, blocks);
                 command.repeat = Repeat::Always;
+                command.timeout = Some(LAST_READ);
                 command.attribute = TaskAttribute::Simple;
                 Some(command)
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sim::store::Door;
-use sim::{Scenario, run};
+use sim::{Scenario, Transport, run};
 
 /// A calm world with one session that has one operation under way at a time.
 fn quiet() -> Scenario {
@@ -56,6 +56,23 @@ fn writes_behind_a_compare_and_write_rest() {
         session.work.most_blocks = 8;
         session.work.others = 600;
         session.work.reads = 0;
+        run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
+/// A connection that is silent from before the calm on is found out by keepalive, and what was asked on it is asked again on the next one. Commands
+/// that are given less time than keepalive takes fail with it; the last reads are given more.
+#[test]
+fn what_fell_silent_before_the_calm_is_found_out() {
+    for seed in 0..40 {
+        let mut scenario = Scenario::over(seed, Transport::Loopback).calm();
+        scenario.iser.loopback.faults.mute = 20_000;
+        for session in &mut scenario.sessions {
+            session.timeouts.command = Duration::from_secs(2);
+            session.timeouts.keepalive_interval = Duration::from_secs(5);
+            session.timeouts.keepalive = Duration::from_secs(5);
+            session.work.operations = 20;
+        }
         run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
