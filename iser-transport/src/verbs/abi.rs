@@ -184,7 +184,9 @@ pub(super) const IBV_WC_WITH_INV: c_uint = 1 << 3;
 
 #[repr(C)]
 pub(super) struct ibv_device_attr {
-    pub(super) _before_qp: [u64; 14],
+    pub(super) _before_vendor: [u64; 12],
+    pub(super) vendor_id: c_uint,
+    pub(super) _before_qp: [c_uint; 3],
     pub(super) max_qp_wr: c_int,
     pub(super) device_cap_flags: c_uint,
     pub(super) max_sge: c_int,

@@ -20,6 +20,9 @@ use super::abi::{
 use super::error::VerbsError;
 use super::library::Library;
 
+/// The vendor that the kernel's soft iWARP says it is of.
+const SOFT_IWARP: u32 = 0x0062_6d74;
+
 /// What a device can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
@@ -27,6 +30,8 @@ pub struct DeviceInfo {
     pub name: String,
     /// Whether its network is iWARP; InfiniBand or RoCE otherwise.
     pub iwarp: bool,
+    /// Whether it is the kernel's own iWARP, over TCP sockets (`siw`).
+    pub soft_iwarp: bool,
     /// Longest queue of work requests.
     pub max_work: usize,
     /// Pieces of memory in one work request.
@@ -45,7 +50,7 @@ impl DeviceInfo {
     /// Whether the buffer that an RDMA Read lands in has to be one that the peer may write: iWARP cards place the answer like a Write (RFC 5040 5.2.1). The
     /// kernel's own iWARP does without.
     pub(super) fn read_sink_is_remote(&self) -> bool {
-        self.iwarp && !self.name.starts_with("siw")
+        self.iwarp && !self.soft_iwarp
     }
 
     /// Asks the device.
@@ -73,6 +78,7 @@ impl DeviceInfo {
         Ok(Self {
             name: name.to_string_lossy().into_owned(),
             iwarp: transport == IBV_TRANSPORT_IWARP,
+            soft_iwarp: attr.vendor_id == SOFT_IWARP,
             max_work: count(attr.max_qp_wr),
             max_pieces: count(attr.max_sge).max(1),
             max_read_pieces: count(if attr.max_sge_rd > 0 { attr.max_sge_rd } else { attr.max_sge }).max(1),
@@ -154,7 +160,7 @@ impl DomainUse {
     ) -> Result<Self, VerbsError> {
         // SAFETY: the context is open.
         let info = unsafe { DeviceInfo::query(library, context) }?;
-        if info.name.starts_with("siw") {
+        if info.soft_iwarp {
             // SAFETY: as above.
             unsafe { occupy_key_of_siw(library, context) };
         }

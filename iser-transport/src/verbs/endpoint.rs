@@ -25,6 +25,10 @@ use crate::queue::{EndCause, Stag};
 /// Bytes that a Send may have to be copied into the request: an iSER header with a BHS, and some. Devices that hold less are asked for less.
 const INLINE: [u32; 4] = [96, 64, 32, 0];
 
+/// Bytes of an unsignaled Write from which on soft iWARP hands the memory itself to TCP, which reads it when it sends: maybe long after the Send behind the
+/// Write has completed. It is the size of a page, which is no less than this.
+const PAGE: usize = 4096;
+
 /// Completions taken in one call.
 const POLLED: usize = 32;
 
@@ -207,6 +211,7 @@ impl DevicePort {
             read_pieces: info.max_read_pieces.min(wanted.max_send_sge as usize).max(1),
             inline: given.max_inline_data as usize,
             read_sink_is_remote: info.read_sink_is_remote(),
+            lends_unsignaled: if info.soft_iwarp { PAGE } else { usize::MAX },
         };
         Ok(Self {
             library,

@@ -28,19 +28,29 @@ pub(super) struct Make {
     pub(super) refuses_after: usize,
     /// Whether it lets go of the queue pair.
     pub(super) can_destroy: bool,
+    /// Whether a message that finds no receive ends the connection, as with iWARP; else it waits, as with InfiniBand.
+    pub(super) wants_receives: bool,
     pub(super) private: Vec<u8>,
     pub(super) read_depth: u8,
 }
 
 impl Default for Make {
     fn default() -> Self {
-        let capacity =
-            Capacity { work: 64, receives: 64, pieces: 4, read_pieces: 1, inline: 64, read_sink_is_remote: false };
+        let capacity = Capacity {
+            work: 64,
+            receives: 64,
+            pieces: 4,
+            read_pieces: 1,
+            inline: 64,
+            read_sink_is_remote: false,
+            lends_unsignaled: usize::MAX,
+        };
         Self {
             capacity,
             budget: 1 << 30,
             refuses_after: usize::MAX,
             can_destroy: true,
+            wants_receives: false,
             private: vec![0xC0],
             read_depth: 16,
         }
@@ -224,12 +234,22 @@ impl Wire {
         if !self.stands || self.is_cut || mine.has_failed || theirs.has_failed {
             return false;
         }
-        let Some(taken) = mine.work.front() else { return false };
+        // What lends the memory of a Write looks at it when the next request has completed.
+        let lends = |taken: &Taken| {
+            let len: usize = taken.pieces.iter().map(|piece| piece.len).sum();
+            let is_write = matches!(taken.operation, Operation::Write(_));
+            is_write && !taken.is_signaled && len >= mine.make.capacity.lends_unsignaled
+        };
+        let next = usize::from(mine.work.front().is_some_and(lends) && mine.work.len() > 1);
+        let Some(taken) = mine.work.get(next) else { return false };
         if matches!(taken.operation, Operation::Send(_)) && theirs.receives.is_empty() {
-            // It waits, as with InfiniBand.
+            if theirs.make.wants_receives {
+                theirs.fail();
+                theirs.events.push_back(PortEvent::PeerProtocol("a message came that there is no receive for"));
+            }
             return false;
         }
-        let Some(taken) = mine.work.pop_front() else { return false };
+        let Some(taken) = mine.work.remove(next) else { return false };
         let total: usize = taken.pieces.iter().map(|piece| piece.len).sum();
         let local = taken.inline.is_some()
             || taken.pieces.iter().all(|piece| table.allows(mine.domain, piece.key, piece.address, piece.len, None));

@@ -78,6 +78,8 @@ pub(super) struct Capacity {
     pub(super) inline: usize,
     /// Whether a peer has to be allowed to write where a Read lands.
     pub(super) read_sink_is_remote: bool,
+    /// Bytes of an unsignaled Write from which on its memory is still read after a later request has completed: such Writes need a completion of their own.
+    pub(super) lends_unsignaled: usize,
 }
 
 /// The device's side of a queue pair.

@@ -180,8 +180,8 @@ impl<P: Port> State<P> {
     }
 
     pub(super) fn ring(&mut self) {
-        self.post_receives();
         if self.phase == Phase::Idle {
+            self.post_receives();
             self.establish();
         }
         self.issue();
@@ -241,8 +241,10 @@ impl<P: Port> State<P> {
             && self.refused == 0
     }
 
-    /// Hands as much of the pending work to the device as it takes.
+    /// Hands receives, then as much of the pending work to the device as it takes: a message of ours may be what lets the peer send into a receive, and on
+    /// iWARP a message that finds none is the end of the connection.
     fn issue(&mut self) {
+        self.post_receives();
         if !matches!(self.phase, Phase::Established | Phase::Closing) || self.pending.is_empty() {
             return;
         }
@@ -282,7 +284,7 @@ impl<P: Port> State<P> {
             let next_is_read =
                 self.batch.requests.get(index + 1).is_none_or(|next| matches!(next.operation, Operation::Read(_)));
             let request = &mut self.batch.requests[index];
-            request.is_signaled = next_is_read
+            request.is_signaled |= next_is_read
                 || matches!(request.operation, Operation::Read(_))
                 || request.id as usize % UNSIGNALED == UNSIGNALED - 1;
             if let Some(posted) = self.posted.get_mut((request.id - self.first_posted) as usize) {
@@ -365,7 +367,8 @@ impl<P: Port> State<P> {
             outcome: Outcome::Open,
             bounce: bounced,
         });
-        self.batch.requests.push(Request { id, operation, pieces, is_signaled: true, is_inline });
+        let is_signaled = matches!(operation, Operation::Write(_)) && taken >= self.capacity.lends_unsignaled;
+        self.batch.requests.push(Request { id, operation, pieces, is_signaled, is_inline });
         Step::Issued
     }
 
@@ -602,7 +605,6 @@ impl<P: Port> State<P> {
         match self.phase {
             Phase::Idle | Phase::Connecting => self.abort(),
             Phase::Established => {
-                self.post_receives();
                 self.issue();
                 if self.phase == Phase::Established {
                     self.phase = Phase::Closing;

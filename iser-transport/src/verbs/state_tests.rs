@@ -146,6 +146,13 @@ fn the_cases_hold_where_a_peer_must_be_allowed_to_write_what_a_read_brings() {
 }
 
 #[test]
+fn the_cases_hold_on_a_device_that_reads_the_memory_of_unsignaled_writes_late() {
+    let mut make = Make::default();
+    make.capacity.lends_unsignaled = 1;
+    conforms(make);
+}
+
+#[test]
 fn the_cases_hold_on_a_device_that_takes_two_requests_at_a_time_and_copies_nothing() {
     let mut make = Make::default();
     (make.capacity.work, make.capacity.inline, make.capacity.pieces) = (2, 0, 1);
@@ -252,6 +259,33 @@ fn work_that_the_device_refuses_comes_back_flushed_and_in_order() {
         .collect();
     assert_eq!(ids, (0..9).collect::<Vec<_>>());
     assert!(matches!(seen.last(), Some(Completion::Ended(EndCause::WorkFailed(_)))), "{seen:?}");
+}
+
+#[test]
+fn receives_are_there_before_the_message_that_asks_for_their_use_leaves() {
+    let mut pair = pair([Make { wants_receives: true, ..Make::default() }, Make::default()]);
+    let message = |id| Work::Send { id, message: Lease::whole(Memory::Buf(Buf::zeroed(100))), invalidate: None };
+    for side in 0..2 {
+        pair.state(side).post_receive(Buf::zeroed(100));
+        pair.state(side).post_receive(Buf::zeroed(100));
+        pair.state(side).ring();
+    }
+    pair.state(1).post(message(1));
+    pair.state(1).ring();
+    assert!(matches!(pair.settle(0)[..], [Completion::Established(_), Completion::Received { .. }]));
+    // The answer leaves before the doorbell rings: another message has come, and the device was asked for it.
+    pair.state(0).post_receive(Buf::zeroed(100));
+    pair.state(0).post(message(2));
+    pair.state(1).post(message(3));
+    pair.state(1).ring();
+    let seen = pair.settle(0);
+    assert!(matches!(seen[..], [Completion::Received { .. }, Completion::Done { id: 2, .. }]), "{seen:?}");
+    pair.state(1).post(message(4));
+    pair.state(1).ring();
+    let seen = pair.settle(0);
+    let came = seen.iter().any(|seen| matches!(seen, Completion::Received { .. }));
+    let ended = seen.iter().any(|seen| matches!(seen, Completion::Ended(_)));
+    assert!(came && !ended, "{seen:?}");
 }
 
 #[test]
