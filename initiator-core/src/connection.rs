@@ -97,6 +97,8 @@ enum Phase {
         deadline: Instant,
         /// When the transport has to stand.
         established_by: Instant,
+        /// When a target that is silent until then is nudged.
+        nudge_at: Instant,
     },
     FullFeature,
     /// The reason is known; what is queued is sent as far as the peer takes it.
@@ -110,6 +112,8 @@ enum Phase {
     Closed,
 }
 
+/// How long a target may be silent during login before it is [nudged](Datamover::nudge), each time.
+const NUDGE: Duration = Duration::from_millis(500);
 /// How long a connection that is ending waits for its last bytes to be sent.
 const CLOSING: Duration = Duration::from_millis(500);
 /// How long a transport may take to give its buffers back. What a device has not let go of by then is never used again.
@@ -136,7 +140,7 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         ask(&mut mover, &login, &request, &text);
         mover.ring();
         let deadline = now + timeout;
-        let phase = Phase::Login { login: Box::new(login), deadline, established_by: deadline };
+        let phase = Phase::Login { login: Box::new(login), deadline, established_by: deadline, nudge_at: now + NUDGE };
         Self { mover, engine, phase, end: None, logged_in_at: None, time2wait: None }
     }
 
@@ -317,16 +321,15 @@ impl<M: Datamover, A: Application> Connection for InitiatorConnection<M, A> {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Login { established_by, .. } if !self.mover.is_established() => Some(*established_by),
-            Phase::Login { deadline, .. } | Phase::Closing { deadline } | Phase::Aborting { deadline } => {
-                Some(*deadline)
-            }
+            Phase::Login { deadline, nudge_at, .. } => Some(*deadline.min(nudge_at)),
+            Phase::Closing { deadline } | Phase::Aborting { deadline } => Some(*deadline),
             Phase::FullFeature => self.engine.poll_timeout(),
             Phase::Closed => None,
         }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        match &self.phase {
+        match &mut self.phase {
             Phase::Login { established_by, .. } if !self.mover.is_established() && *established_by <= now => {
                 self.close(ConnectionEnd::NotEstablished, now);
                 self.drain(now);
@@ -334,6 +337,10 @@ impl<M: Datamover, A: Application> Connection for InitiatorConnection<M, A> {
             Phase::Login { deadline, .. } if *deadline <= now => {
                 self.close(ConnectionEnd::LoginTimeout, now);
                 self.drain(now);
+            }
+            Phase::Login { nudge_at, .. } if *nudge_at <= now && self.mover.is_established() => {
+                *nudge_at = now + NUDGE;
+                self.mover.nudge();
             }
             Phase::Closing { deadline } if *deadline <= now => self.abort(now),
             Phase::Aborting { deadline } if *deadline <= now => self.closed(now),

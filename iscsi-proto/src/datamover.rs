@@ -397,6 +397,10 @@ pub trait Datamover {
     /// [`get_data`](Self::get_data) was called for it or not.
     fn forget_command(&mut self, _itt: u32) {}
 
+    /// Initiator: the target is silent though it was asked something. A mover on whose transport a message may lie unread at the peer until another one
+    /// comes sends one that means nothing; any other does nothing.
+    fn nudge(&mut self) {}
+
     /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);
 

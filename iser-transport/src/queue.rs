@@ -216,6 +216,10 @@ pub trait QueuePair {
     /// The next completion.
     fn poll(&mut self) -> Option<Completion>;
 
+    /// The peer has said nothing yet though something was sent to it. A provider whose peer may have overlooked that sends something that means nothing, and
+    /// makes the peer look.
+    fn nudge(&mut self) {}
+
     /// Ends the connection in order: work that is posted is sent as far as the peer takes it. Idempotent.
     fn disconnect(&mut self);
 

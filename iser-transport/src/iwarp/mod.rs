@@ -21,6 +21,7 @@
 //! - RDMA Read Responses for the peer and our own work take turns, message by message; the peer's reads under way are bounded by the IRD.
 //! - [`QueuePair::disconnect`] sends Sends and Writes that are posted. RDMA Reads that have not got their data by then come back flushed,
 //!   and with them all work behind them, sent as it may be.
+//! - An initiator that was not answered yet can [`nudge`](QueuePair::nudge) the responder, with an empty RDMA Write.
 //! - A peer that breaks a rule is told so with a Terminate, then the queue pair ends.
 //!
 //! The queue keeps no time: whoever drives it bounds how long the startup, and the end, may take, and calls [`QueuePair::abort`].
@@ -454,6 +455,14 @@ impl QueuePair for IwarpQueue {
         let State::Over(cause) = self.state else { return None };
         self.state = State::Ended;
         Some(Completion::Ended(cause))
+    }
+
+    fn nudge(&mut self) {
+        // Linux's soft iWARP answers the MPA request before it looks for FPDUs: one that comes in between is not looked at until another one comes.
+        let may_be_overlooked = self.role == Role::Initiator && self.state == State::Open && !self.heard;
+        if may_be_overlooked && self.send.is_empty() && self.pump.is_idle() {
+            self.emit_empty_write();
+        }
     }
 
     fn disconnect(&mut self) {

@@ -182,7 +182,7 @@ impl IwarpQueue {
         copy_fpdu(&mut self.send, self.crc, &header, body.len(), |to| to.copy_from_slice(body));
     }
 
-    /// The first FPDU of an initiator that has nothing to say (RFC 6581 9.2).
+    /// An FPDU of an initiator that has nothing to say, or nothing more: no buffer is looked at for it (RFC 6581 9.2, RFC 5041 7.1).
     pub(super) fn emit_empty_write(&mut self) {
         let header = Tagged { opcode: Opcode::Write, last: true, stag: 0, to: 0 }.emit(0);
         copy_fpdu(&mut self.send, self.crc, &header, 0, |_| {});

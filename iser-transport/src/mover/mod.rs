@@ -304,6 +304,12 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
         self.forget_tag(itt);
     }
 
+    fn nudge(&mut self) {
+        if matches!(self.state, State::Open) {
+            self.queue.nudge();
+        }
+    }
+
     fn connection_terminate(&mut self) {
         self.close_with(MoverError::Closed);
     }

@@ -182,3 +182,18 @@ fn an_initiator_that_was_asked_to_begins_with_an_empty_write() {
     feed(&mut raw.queue, &mpa(REPLY, 0x10, 2, &[0x80, 3, 0x80, 7]));
     assert_eq!(raw.hear(), [tagged(0, true, 0, 0, &[]), super::raw::send(1, b"x")]);
 }
+
+#[test]
+fn a_responder_that_says_nothing_is_nudged_with_an_empty_write() {
+    let mut raw = Raw::connected(config());
+    raw.queue.post_receive(Buf::zeroed(16));
+    raw.queue.post(Work::Send { id: 1, message: lease(b"x"), invalidate: None });
+    raw.queue.ring();
+    raw.queue.nudge();
+    assert_eq!(raw.hear(), [super::raw::send(1, b"x")], "what is still to be sent will do");
+    raw.queue.nudge();
+    assert_eq!(raw.hear(), [tagged(0, true, 0, 0, &[])]);
+    raw.say(&super::raw::send(1, b"y"));
+    raw.queue.nudge();
+    assert_eq!(raw.hear(), Vec::<Vec<u8>>::new(), "a peer that was heard looks by itself");
+}
