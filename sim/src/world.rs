@@ -496,8 +496,7 @@ impl<'a> World<'a> {
         let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, faults, seed);
         let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
         let trace = (self.trace.clone(), self.networks.len());
-        let network =
-            || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now).traced(trace.0, trace.1)));
+        let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now).traced(trace.0, trace.1)));
         let number = self.serve::<_, Completions>(target, network)?;
         Some((number, initiator))
     }

@@ -440,4 +440,6 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
 }
 
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod tests;

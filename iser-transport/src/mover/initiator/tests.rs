@@ -1,88 +1,21 @@
 //! The initiator's mover over a queue pair that a test moves by hand.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use iscsi_memory::{Region, RegionSlice};
 use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{Datamover, MalformedPdu};
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{
-    BHS_LEN, LoginRequest, LoginResponse, LoginStatus, NopOut, RESERVED_TAG, ScsiCommand, Stage, TaskAttribute,
-};
+use iscsi_proto::pdu::{BHS_LEN, NopOut, RESERVED_TAG, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 
 use super::super::IserMoverConfig;
+use super::super::scripted::{Refuses, Scripted, login_request, login_response};
 use super::*;
 use crate::header::HEADERS_LEN;
-use crate::queue::{Completion, EndCause, Established, QueueLimits, RegisterError, RegisterReason, RemoteBuffer, Work};
+use crate::queue::{Completion, EndCause, Established, QueueLimits, RegisterReason, Work};
 
 mod commands;
 mod registering;
-
-/// What cannot be registered, and why.
-type Refuses = fn(&Memory) -> Option<RegisterReason>;
-
-/// A queue pair that does nothing by itself.
-struct Fake {
-    limits: QueueLimits,
-    receives: VecDeque<Buf>,
-    work: VecDeque<Work>,
-    /// Receives that were posted when each work request was.
-    receives_before: VecDeque<usize>,
-    completions: VecDeque<Completion>,
-    advertised: BTreeMap<u32, (Memory, RemoteAccess)>,
-    next: u32,
-    room: usize,
-    refuses: Refuses,
-    disconnected: bool,
-    aborted: bool,
-}
-
-impl QueuePair for Fake {
-    fn limits(&self) -> QueueLimits {
-        self.limits
-    }
-
-    fn post_receive(&mut self, buf: Buf) {
-        self.receives.push_back(buf);
-        assert!(self.receives.len() <= self.limits.receives);
-    }
-
-    fn post(&mut self, work: Work) {
-        self.receives_before.push_back(self.receives.len());
-        self.work.push_back(work);
-        assert!(self.work.len() <= self.limits.work, "the mover keeps within the limits");
-    }
-
-    fn ring(&mut self) {}
-
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
-        let full = (self.advertised.len() >= self.room).then_some(RegisterReason::TooMany);
-        if let Some(reason) = full.or((self.refuses)(&memory)) {
-            return Err(RegisterError { memory, reason });
-        }
-        self.next += 1;
-        self.advertised.insert(self.next, (memory, access));
-        Ok(RemoteBuffer { stag: Stag(self.next), offset: u64::from(self.next) << 32 })
-    }
-
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
-        self.advertised.remove(&stag.0).map(|(memory, _)| memory)
-    }
-
-    fn poll(&mut self) -> Option<Completion> {
-        self.completions.pop_front()
-    }
-
-    fn disconnect(&mut self) {
-        self.disconnected = true;
-    }
-
-    fn abort(&mut self) {
-        self.aborted = true;
-    }
-}
 
 struct Sent {
     header: ControlHeader,
@@ -92,7 +25,7 @@ struct Sent {
 }
 
 struct Rig {
-    mover: IserMover<Fake>,
+    mover: IserMover<Scripted>,
 }
 
 fn config() -> IserMoverConfig {
@@ -155,41 +88,6 @@ fn response(slot: u16) -> ScsiResponse {
     }
 }
 
-fn login_request() -> Bhs {
-    LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    }
-    .emit()
-}
-
-fn login_response() -> Bhs {
-    LoginResponse {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_active: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 1,
-        itt: 1,
-        stat_sn: Serial(0),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(8),
-        status: LoginStatus::SUCCESS,
-    }
-    .emit()
-}
-
 fn message(mut bhs: Bhs, data: &[u8]) -> Vec<u8> {
     bhs.set_data_segment_len(data.len() as u32);
     [&Header::Control(ControlHeader::default()).emit()[..], &bhs.0, data].concat()
@@ -197,20 +95,8 @@ fn message(mut bhs: Bhs, data: &[u8]) -> Vec<u8> {
 
 impl Rig {
     fn connected(work: usize) -> Self {
-        let fake = Fake {
-            limits: QueueLimits { work, receives: 64, transfer: 1 << 20 },
-            receives: VecDeque::new(),
-            work: VecDeque::new(),
-            receives_before: VecDeque::new(),
-            completions: VecDeque::new(),
-            advertised: BTreeMap::new(),
-            next: 0x40,
-            room: 64,
-            refuses: |_| None,
-            disconnected: false,
-            aborted: false,
-        };
-        let mut rig = Self { mover: IserMover::new(fake, config()) };
+        let limits = QueueLimits { work, receives: 64, transfer: 1 << 20 };
+        let mut rig = Self { mover: IserMover::new(Scripted::new(limits), config()) };
         rig.tell(Completion::Established(Established { peer_private: Some(0x80), read_depth: 1 }));
         rig
     }
@@ -281,8 +167,7 @@ impl Rig {
     /// All that is posted, done at once.
     fn sent(&mut self) -> Vec<Sent> {
         let mut sent = Vec::new();
-        while let Some(work) = self.mover.queue.work.pop_front() {
-            self.mover.queue.receives_before.pop_front();
+        while let Some(work) = self.mover.queue.take_work() {
             let Work::Send { id, message, invalidate: None } = work else {
                 panic!("an initiator only sends: {work:?}")
             };
@@ -294,7 +179,8 @@ impl Rig {
             let data = data[..bhs.data_segment_len() as usize].to_vec();
             assert_eq!(bytes.len(), (HEADERS_LEN + ahs.len() + data.len()).next_multiple_of(4));
             sent.push(Sent { header, bhs, ahs: ahs.to_vec(), data });
-            self.tell(Completion::Done { id, memory: message.memory });
+            let done = self.mover.queue.done(id, message.memory);
+            self.tell(done);
         }
         sent
     }
@@ -307,13 +193,7 @@ impl Rig {
 
     /// The queue pair gives everything back, and ends.
     fn end(&mut self, cause: EndCause) {
-        while let Some(work) = self.mover.queue.work.pop_front() {
-            let Work::Send { id, message, .. } = work else { panic!("{work:?}") };
-            self.tell(Completion::Flushed { id, memory: message.memory });
-        }
-        while let Some(buf) = self.mover.queue.receives.pop_front() {
-            self.tell(Completion::ReceiveFlushed(buf));
-        }
+        self.mover.queue.flushed().into_iter().for_each(|completion| self.tell(completion));
         self.tell(Completion::Ended(cause));
     }
 
@@ -567,7 +447,7 @@ fn commands_after_the_end_keep_their_buffers() {
     assert_eq!(buf_of_data(rig.mover.deallocate_task_resources(task(0)).data_out).len(), 100_000);
 }
 
-impl IserMover<Fake> {
+impl IserMover<Scripted> {
     fn backlog_of_messages(&self) -> usize {
         self.send.backlog() + self.initiator.backlog()
     }

@@ -1,26 +1,19 @@
 //! The target's mover over a queue pair that a test moves by hand.
 
-use std::collections::VecDeque;
-
 use iscsi_memory::{Buf, Lease, Memory};
 use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{
     Datamover, GetData, MoverError, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{
-    BHS_LEN, Bhs, DataOut, LoginRequest, LoginResponse, LoginStatus, Opcode, RESERVED_TAG, Residual, ScsiCommand,
-    Stage, TaskAttribute,
-};
+use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, Residual, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 
+use super::scripted::{Scripted, login_request, login_response};
 use super::{IserMover, IserMoverConfig};
 use crate::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
-use crate::queue::{
-    Completion, EndCause, Established, QueueLimits, QueuePair, RegisterError, RegisterReason, RemoteAccess,
-    RemoteBuffer, Stag, Work,
-};
+use crate::queue::{Completion, EndCause, Established, QueueLimits, RemoteBuffer, Stag, Work};
 
 mod control;
 mod ending;
@@ -30,71 +23,13 @@ mod login;
 mod read;
 mod write;
 
-/// A queue pair that does nothing by itself.
-#[derive(Debug)]
-struct Fake {
-    limits: QueueLimits,
-    receives: VecDeque<Buf>,
-    /// Posted, and not yet looked at by the test.
-    work: VecDeque<Work>,
-    completions: VecDeque<Completion>,
-    /// Receives posted before each work request that is in `work`.
-    receives_before: VecDeque<usize>,
-    posted: usize,
-    rings: usize,
-    disconnected: bool,
-    aborted: bool,
-}
-
-impl QueuePair for Fake {
-    fn limits(&self) -> QueueLimits {
-        self.limits
-    }
-
-    fn post_receive(&mut self, buf: Buf) {
-        self.receives.push_back(buf);
-        assert!(self.receives.len() <= self.limits.receives, "the mover keeps within the limits");
-    }
-
-    fn post(&mut self, work: Work) {
-        self.posted += 1;
-        assert!(self.posted <= self.limits.work, "the mover keeps within the limits");
-        self.receives_before.push_back(self.receives.len());
-        self.work.push_back(work);
-    }
-
-    fn ring(&mut self) {
-        self.rings += 1;
-    }
-
-    fn advertise(&mut self, memory: Memory, _: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
-        Err(RegisterError { memory, reason: RegisterReason::TooMany })
-    }
-
-    fn withdraw(&mut self, _: Stag) -> Option<Memory> {
-        None
-    }
-
-    fn poll(&mut self) -> Option<Completion> {
-        self.completions.pop_front()
-    }
-
-    fn disconnect(&mut self) {
-        self.disconnected = true;
-    }
-
-    fn abort(&mut self) {
-        self.aborted = true;
-    }
-}
-
 const READ: RemoteBuffer = RemoteBuffer { stag: Stag(0x7ead), offset: 0x1_0000_0000 };
 const WRITE: RemoteBuffer = RemoteBuffer { stag: Stag(0x3417e), offset: 0x2_0000_0000 };
 const GOOD: TaskStatus<'static> =
     TaskStatus { status: 0, residual: Residual::None, bidirectional_read_residual: Residual::None, sense: &[] };
 
 struct Rig {
-    mover: IserMover<Fake>,
+    mover: IserMover<Scripted>,
 }
 
 /// What of a test's command differs from the next one's.
@@ -140,41 +75,6 @@ fn data_out(itt: u32, data_sn: u32, buffer_offset: u32, is_final: bool) -> Bhs {
     DataOut { is_final, lun: 0, itt, ttt: RESERVED_TAG, exp_stat_sn: Serial(1), data_sn, buffer_offset }.emit()
 }
 
-fn login_request() -> Bhs {
-    LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    }
-    .emit()
-}
-
-fn login_response() -> Bhs {
-    LoginResponse {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_active: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 1,
-        itt: 1,
-        stat_sn: Serial(0),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(8),
-        status: LoginStatus::SUCCESS,
-    }
-    .emit()
-}
-
 fn parameters() -> Parameters {
     Parameters { initial_r2t: false, rdma_extensions: true, ..Parameters::default() }
 }
@@ -189,18 +89,7 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
 
 impl Rig {
     fn unconnected(config: IserMoverConfig, limits: QueueLimits) -> Self {
-        let fake = Fake {
-            limits,
-            receives: VecDeque::new(),
-            work: VecDeque::new(),
-            completions: VecDeque::new(),
-            receives_before: VecDeque::new(),
-            posted: 0,
-            rings: 0,
-            disconnected: false,
-            aborted: false,
-        };
-        Self { mover: IserMover::new(fake, config) }
+        Self { mover: IserMover::new(Scripted::new(limits), config) }
     }
 
     fn connected(config: IserMoverConfig, limits: QueueLimits, established: Established) -> Self {
@@ -251,13 +140,12 @@ impl Rig {
     }
 
     fn work(&mut self) -> Option<Work> {
-        self.mover.queue.receives_before.pop_front();
-        self.mover.queue.work.pop_front()
+        self.mover.queue.take_work()
     }
 
     fn done(&mut self, id: u64, memory: Memory) {
-        self.mover.queue.posted -= 1;
-        self.tell(Completion::Done { id, memory });
+        let done = self.mover.queue.done(id, memory);
+        self.tell(done);
     }
 
     /// All the messages that are posted, done at once: header, BHS, data, and the STag that each invalidates.
@@ -315,18 +203,7 @@ impl Rig {
 
     /// The queue pair gives everything back, and ends.
     fn end(&mut self, cause: EndCause) {
-        while let Some(work) = self.work() {
-            let (id, memory) = match work {
-                Work::Send { id, message: lease, .. }
-                | Work::Write { id, from: lease, .. }
-                | Work::Read { id, into: lease, .. } => (id, lease.memory),
-            };
-            self.mover.queue.posted -= 1;
-            self.tell(Completion::Flushed { id, memory });
-        }
-        while let Some(buf) = self.mover.queue.receives.pop_front() {
-            self.tell(Completion::ReceiveFlushed(buf));
-        }
+        self.mover.queue.flushed().into_iter().for_each(|completion| self.tell(completion));
         self.tell(Completion::Ended(cause));
     }
 
