@@ -77,6 +77,21 @@ pub enum Work {
     },
 }
 
+/// A short payload's kind: see [`QueuePair::post_inline`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inline {
+    /// A message, as [`Work::Send`].
+    Send {
+        /// An STag of the peer that dies with the message's delivery.
+        invalidate: Option<Stag>,
+    },
+    /// RDMA Write.
+    Write {
+        /// Where the data go.
+        to: RemoteBuffer,
+    },
+}
+
 /// What became of something posted, and of the connection.
 #[derive(Debug)]
 pub enum Completion {
@@ -199,6 +214,16 @@ pub trait QueuePair {
 
     /// Posts work. It may wait for [`ring`](Self::ring) before it starts.
     fn post(&mut self, work: Work);
+
+    /// Posts a short payload of `len` bytes without memory of its own, and without a completion: `fill` writes it to where it leaves from. In order it
+    /// stands behind all work posted before and before all that is posted later.
+    ///
+    /// False, and `fill` was not called, when it has to be [posted](Self::post) instead: the provider takes none inline, or none so long, or work that
+    /// was posted before has not started.
+    fn post_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        let _ = (kind, len, fill);
+        false
+    }
 
     /// The doorbell: starts what was posted since the last call, receives first, as one batch.
     fn ring(&mut self);

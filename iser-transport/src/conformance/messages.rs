@@ -4,7 +4,7 @@ use iscsi_memory::{Lease, Memory};
 
 use super::rig::{Rig, Seen, buf, bytes, lent, pattern};
 use super::{End, Harness};
-use crate::queue::RemoteAccess;
+use crate::queue::{Inline, RemoteAccess, RemoteBuffer};
 
 pub(super) fn messages_arrive_in_order(harness: &mut dyn Harness) {
     let mut rig = Rig::new(harness);
@@ -80,6 +80,42 @@ pub(super) fn messages_leave_from_any_memory(harness: &mut dyn Harness) {
     }
     let [.., last] = ids.map(|id| rig.done(End::Active, id));
     assert!(bytes(&last) == all, "memory comes back as it was");
+    rig.close();
+}
+
+/// What is posted inline, where the provider takes any, leaves behind all that was posted before it, and before what is posted later.
+pub(super) fn inline_payloads_keep_their_place(harness: &mut dyn Harness) {
+    const ROUNDS: u8 = 30;
+    let mut rig = Rig::new(harness);
+    rig.receive(End::Active, 2 * usize::from(ROUNDS), 20_000);
+    let to = rig.advertise(End::Active, buf(&[0; 5000]), RemoteAccess::Write);
+    let size = |round: u8| 1 + usize::from(round) * 600;
+    for round in 0..ROUNDS {
+        rig.send(End::Passive, &pattern(round.into(), size(round)));
+        let to = RemoteBuffer { offset: to.offset + u64::from(round) * 100, ..to };
+        // Twice the same place: what comes later stays.
+        for byte in [!round, round] {
+            if !rig.queue(End::Passive).post_inline(Inline::Write { to }, 100, &mut |place| place.fill(byte)) {
+                rig.write(End::Passive, Lease::whole(buf(&[byte; 100])), to);
+            }
+        }
+        let send = Inline::Send { invalidate: None };
+        if !rig.queue(End::Passive).post_inline(send, 7, &mut |place| place.fill(round)) {
+            rig.send(End::Passive, &[round; 7]);
+        }
+        rig.ring(End::Passive);
+        if round % 4 == 3 {
+            rig.pump();
+        }
+    }
+    for round in 0..ROUNDS {
+        assert!(rig.message(End::Active).0 == pattern(round.into(), size(round)), "message {round} is another one");
+        assert_eq!(rig.message(End::Active).0, [round; 7], "the message behind message {round} is another one");
+    }
+    let there = bytes(&rig.withdraw(End::Active, to.stag));
+    for (round, place) in (0..ROUNDS).zip(there.chunks(100)) {
+        assert!(place.iter().all(|byte| *byte == round), "what was written last in round {round} is not there");
+    }
     rig.close();
 }
 

@@ -169,7 +169,7 @@ macro_rules! cases {
 cases! {
     established: established_comes_first, private_data_arrive, the_read_depth_is_agreed;
     messages: messages_arrive_in_order, receives_are_used_in_order, an_empty_message_arrives, messages_leave_from_any_memory,
-        the_longest_message_fits, an_stag_is_invalidated;
+        inline_payloads_keep_their_place, the_longest_message_fits, an_stag_is_invalidated;
     transfers: a_message_comes_after_the_writes_before_it, memory_of_either_kind_is_written, memory_of_either_kind_is_read,
         reads_beyond_the_depth_wait, transfers_of_all_sizes_mix, transfers_of_all_sizes_mix_from_the_active_end;
     violations: an_overlong_message_ends_the_connection, a_message_without_a_receive, an_unknown_stag_ends_the_connection,

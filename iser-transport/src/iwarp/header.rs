@@ -4,6 +4,8 @@ use super::fault::{self, Fault};
 
 /// Bytes of an FPDU's length field.
 pub(super) const LENGTH: usize = 2;
+/// Most bytes of padding in an FPDU.
+pub(super) const MAX_PADDING: usize = 3;
 /// Bytes of an FPDU's CRC field.
 pub(super) const CRC: usize = 4;
 /// Bytes of a tagged segment's headers.

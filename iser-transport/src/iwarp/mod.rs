@@ -12,8 +12,8 @@
 //!
 //! # Rules beyond those of [`crate::queue`]
 //!
-//! - Payload is received straight into its final memory and sent straight from it. What came together with headers is copied out of staging, and Sends
-//!   and Writes of at most 2 KiB are copied into the send queue. Under the CRC, payload for *lent* memory is verified in staging before it is
+//! - Payload is received straight into its final memory and sent straight from it. What came together with headers is copied out of staging, and short
+//!   Sends and Writes are copied into the send queue ([`IwarpConfig::copy_limit`]). Under the CRC, payload for *lent* memory is verified in staging before it is
 //!   placed, and payload out of lent memory is copied before its CRC is made: such memory may change at any time. [`IwarpQueue::copied`] counts.
 //! - Nothing allocates per FPDU once rings and buffers have their size.
 //! - Markers are not supported: a peer that requires them is refused (RFC 5044 7.1.1 lets a receiver do without, and those of software do).
@@ -33,7 +33,7 @@ use iscsi_memory::{Buf, Memory, ReceiveSlice, ReceiveWindow, SendList};
 use iscsi_proto::connection::StreamEnd;
 
 use crate::queue::{
-    Completion, EndCause, Established, QueueLimits, QueuePair, RegisterError, RemoteAccess, RemoteBuffer, Stag,
+    Completion, EndCause, Established, Inline, QueueLimits, QueuePair, RegisterError, RemoteAccess, RemoteBuffer, Stag,
     StreamQueue, Work,
 };
 
@@ -60,6 +60,9 @@ use work::{Pending, Works};
 /// EMSS that is taken when nothing is known of the connection: TCP over IPv4 over Ethernet.
 const UNKNOWN_EMSS: u32 = 1460;
 
+/// Upper bound of [`IwarpConfig::copy_limit`]: the send queue has room for several such payloads.
+const MAX_COPY_LIMIT: usize = 16 << 10;
+
 /// How an [`IwarpQueue`] is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IwarpConfig {
@@ -83,6 +86,9 @@ pub struct IwarpConfig {
     pub limits: QueueLimits,
     /// Buffers that may be advertised at a time; default 256.
     pub advertisements: u16,
+    /// Messages and Writes of at most so many bytes are copied next to their headers: that costs less than a piece of their own in a
+    /// [`SendList`], which holds few. At most 16 KiB; zero: none are. Default 2 KiB.
+    pub copy_limit: usize,
     /// Receive buffer in bytes, at least 4 KiB; default 128 KiB. Under the CRC it grows to what one FPDU takes.
     pub staging_size: usize,
     /// Where STags and offsets come from: different for each connection, and not to be foreseen by the peer.
@@ -101,6 +107,7 @@ impl Default for IwarpConfig {
             emss: UNKNOWN_EMSS,
             limits: QueueLimits { work: 512, receives: 256, transfer: u32::MAX as usize },
             advertisements: 256,
+            copy_limit: 2 << 10,
             staging_size: 128 << 10,
             seed: 0,
         }
@@ -110,6 +117,10 @@ impl Default for IwarpConfig {
 impl IwarpConfig {
     fn ird(&self) -> u16 {
         self.ird.min(mpa::MAX_DEPTH)
+    }
+
+    fn copy_limit(&self) -> usize {
+        self.copy_limit.min(MAX_COPY_LIMIT)
     }
 
     fn ord(&self) -> u16 {
@@ -418,6 +429,10 @@ impl QueuePair for IwarpQueue {
         if let Err(text) = self.works.post(work) {
             self.end(EndCause::WorkFailed(text));
         }
+    }
+
+    fn post_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        self.send_inline(kind, len, fill)
     }
 
     fn ring(&mut self) {

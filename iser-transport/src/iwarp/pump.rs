@@ -6,16 +6,14 @@ use iscsi_memory::Memory;
 use iscsi_proto::digest::{Crc32c, crc32c};
 
 use super::fault::{self, Fault, Terminate};
-use super::header::{CRC, LENGTH, Opcode, READ_REQUEST, ReadRequest, TAGGED, Tagged, UNTAGGED, Untagged, padding};
+use super::header::{
+    CRC, LENGTH, MAX_PADDING, Opcode, READ_REQUEST, ReadRequest, TAGGED, Tagged, UNTAGGED, Untagged, padding,
+};
 use super::send::{SendQueue, Source};
 use super::stags::Unreachable;
 use super::work::{Job, Kind, Pending};
-use super::{IwarpQueue, State};
-use crate::queue::{EndCause, RemoteAccess};
-
-/// Payloads of at most so many bytes are copied into the send queue: a piece of their own costs more, and a [`SendList`](iscsi_memory::SendList)
-/// holds few, so that a burst of small messages would take a system call for every few of them.
-const COPY_LIMIT: usize = 2 << 10;
+use super::{IwarpQueue, Role, State};
+use crate::queue::{EndCause, Inline, RemoteAccess};
 
 /// An RDMA Read of the peer.
 #[derive(Debug, Clone, Copy)]
@@ -176,6 +174,32 @@ impl IwarpQueue {
         Step::On
     }
 
+    /// Queues a short Send or Write at once, if nothing is to be sent before it and it fits one segment. False, and nothing has happened, otherwise.
+    #[inline]
+    pub(super) fn send_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        let may_send = self.state == State::Open && (self.role == Role::Initiator || self.heard);
+        let next = self.pump.is_idle() && self.pump.responses.is_empty() && self.works.all_started();
+        let fits = len <= self.config.copy_limit().min(self.mulpdu - UNTAGGED);
+        if !may_send || !next || !fits || !self.send.has_room(LENGTH + UNTAGGED + len + MAX_PADDING + CRC) {
+            return false;
+        }
+        match kind {
+            Inline::Write { to } => {
+                let header = Tagged { opcode: Opcode::Write, last: true, stag: to.stag.0, to: to.offset }.emit(len);
+                copy_fpdu(&mut self.send, self.crc, &header, len, fill);
+                self.copied += len as u64;
+            }
+            Inline::Send { invalidate } => {
+                self.pump.sends = self.pump.sends.wrapping_add(1);
+                let opcode = if invalidate.is_some() { Opcode::SendInvalidate } else { Opcode::Send };
+                let (invalidate, msn) = (invalidate.map_or(0, |stag| stag.0), self.pump.sends);
+                let header = Untagged { opcode, last: true, invalidate, queue: opcode.queue(), msn, mo: 0 }.emit(len);
+                copy_fpdu(&mut self.send, self.crc, &header, len, fill);
+            }
+        }
+        true
+    }
+
     /// Queues a message of one untagged segment.
     fn untagged(&mut self, opcode: Opcode, msn: u32, body: &[u8]) {
         let header = Untagged { opcode, last: true, invalidate: 0, queue: opcode.queue(), msn, mo: 0 }.emit(body.len());
@@ -199,14 +223,17 @@ impl IwarpQueue {
         let (segment, header) = match job.kind {
             Kind::Write { to } => {
                 let len = (job.len - queued).min(self.mulpdu - TAGGED);
-                let segment = Segment { len, last: queued + len == job.len, small: !job.lent && len <= COPY_LIMIT };
+                // Parts of a large payload in lent memory are never copied.
+                let whole = if job.lent { job.len } else { len };
+                let small = whole <= self.config.copy_limit();
+                let segment = Segment { len, last: queued + len == job.len, small };
                 let (opcode, last) = (Opcode::Write, segment.last);
                 let header = Tagged { opcode, last, stag: to.stag.0, to: to.offset + queued as u64 };
                 (segment, Emitted::Tagged(header.emit(len)))
             }
             Kind::Send { invalidate } => {
                 let len = (job.len - queued).min(self.mulpdu - UNTAGGED);
-                let segment = Segment { len, last: queued + len == job.len, small: len <= COPY_LIMIT };
+                let segment = Segment { len, last: queued + len == job.len, small: len <= self.config.copy_limit() };
                 // RFC 7145 7.3: new implementations are not to ask for events.
                 let opcode = if invalidate.is_some() { Opcode::SendInvalidate } else { Opcode::Send };
                 let header = Untagged {

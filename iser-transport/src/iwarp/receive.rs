@@ -59,6 +59,10 @@ pub(super) struct Receive {
     pub(super) message: (usize, Opcode),
     /// How much more than the payload under way is to be received at once.
     appetite: usize,
+    /// The same while a large transfer is due: what comes before its payload.
+    sure: usize,
+    /// Bytes of the FPDU that was the last Send's last.
+    send_len: usize,
     /// Segments since the last that was streamed.
     small_run: u8,
 }
@@ -82,6 +86,8 @@ impl Receive {
             read_requests: 1,
             message: (0, Opcode::Send),
             appetite: usize::MAX,
+            sure: LENGTH + TAGGED,
+            send_len: 0,
             small_run: SMALL_RUN,
         }
     }
@@ -115,8 +121,17 @@ impl Receive {
     #[inline]
     fn savour(&mut self, header: &Header, len: usize) {
         let last = match header {
-            Header::Tagged(header) => header.last,
-            Header::Untagged(header) => header.last,
+            Header::Tagged(header) => {
+                // Behind a Write there comes a Send that tells of it.
+                let told = if header.last && header.opcode == Opcode::Write { self.send_len } else { 0 };
+                self.sure = LENGTH + TAGGED + told;
+                header.last
+            }
+            Header::Untagged(header) => {
+                self.sure = LENGTH + TAGGED;
+                self.send_len = (LENGTH + UNTAGGED + len + padding(UNTAGGED + len) + CRC).min(BEHIND);
+                header.last
+            }
         };
         if len > STREAMED {
             self.small_run = 0;
@@ -127,10 +142,11 @@ impl Receive {
         }
     }
 
-    /// Bytes to receive into staging. With a large transfer due, no more than the header of the next segment: its payload is then received into its place.
+    /// Bytes to receive into staging. With a large transfer due, no more than the header of the next large segment: its payload is then received into
+    /// its place.
     #[inline]
     fn wanted(&self, large_due: bool) -> usize {
-        let appetite = if large_due { LENGTH + TAGGED } else { self.appetite };
+        let appetite = if large_due { self.sure } else { self.appetite };
         if appetite == usize::MAX {
             return usize::MAX;
         }
@@ -140,10 +156,20 @@ impl Receive {
             Phase::Payload | Phase::Trailer => self.segment.trailer,
         };
         match (due + appetite).saturating_sub(self.staging.len()) {
-            // An untagged header is so much longer than a tagged one.
-            0 => UNTAGGED - TAGGED,
+            0 => self.rest_of_untagged(),
             n => n,
         }
+    }
+
+    /// Bytes to receive when as many of a header are there as a tagged one has, and it is none.
+    fn rest_of_untagged(&self) -> usize {
+        let staged = self.staging.unread();
+        let ulpdu = usize::from(u16::from_be_bytes(staged.first_chunk().copied().unwrap_or_default()));
+        if ulpdu > BEHIND {
+            return UNTAGGED - TAGGED;
+        }
+        // The message, and the next header.
+        (LENGTH + ulpdu + padding(ulpdu) + CRC + LENGTH + TAGGED).saturating_sub(staged.len()).max(1)
     }
 }
 
@@ -196,6 +222,13 @@ impl IwarpQueue {
         let len = ulpdu - header.len();
         match self.admit(&header, len) {
             Ok((place, at)) => {
+                if !self.crc && fpdu.len() >= total && len <= STREAMED {
+                    self.receive.savour(&header, len);
+                    self.place(LENGTH + header.len(), len, place, at);
+                    self.receive.staging.consume(total);
+                    self.deliver(&header, len);
+                    return Step::On;
+                }
                 // What may be refused yet is placed only in private memory, and only where it spares a copy.
                 if self.crc && (fpdu.len() >= total || len <= STREAMED || self.is_lent(place)) {
                     self.receive.savour(&header, len);

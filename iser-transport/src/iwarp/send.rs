@@ -95,7 +95,8 @@ impl SendQueue {
             // Payloads that are copied because of the CRC: room for some at once.
             self.reserve(n.next_power_of_two() * 4);
         }
-        if self.bytes.len() - self.tail < n && self.head > 0 {
+        // No more is moved than was sent since the last time.
+        if self.bytes.len() - self.tail < n && self.head >= self.tail - self.head {
             self.compact();
         }
         self.bytes.len() - self.tail >= n

@@ -108,6 +108,12 @@ impl Works {
         Some(Job { kind: *kind, start: lease.start, len: lease.len, lent })
     }
 
+    /// Whether no work waits to be started.
+    #[inline]
+    pub(super) fn all_started(&self) -> bool {
+        self.next == self.first + self.entries.len() as u64
+    }
+
     /// The next work is started.
     #[inline]
     pub(super) fn start(&mut self) {

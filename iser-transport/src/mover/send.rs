@@ -9,7 +9,7 @@ use iscsi_proto::pdu::Bhs;
 use super::config::padded;
 use super::{IserMover, State};
 use crate::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
-use crate::queue::{QueuePair, RemoteBuffer, Stag, Work};
+use crate::queue::{Inline, QueuePair, RemoteBuffer, Stag, Work};
 
 /// What a completion is for; it travels as the work's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,45 @@ impl SendQueue {
     }
 }
 
+/// A control-type PDU as it stands in a message (RFC 7145 9.2).
+struct Pdu<'a> {
+    header: ControlHeader,
+    bhs: Bhs,
+    ahs: &'a [u8],
+    /// Bytes of its data segment.
+    data: usize,
+}
+
+impl<'a> Pdu<'a> {
+    /// Sets the lengths in `bhs`.
+    #[inline]
+    fn new(header: ControlHeader, mut bhs: Bhs, ahs: &'a [u8], data: usize) -> Self {
+        bhs.set_ahs_len(ahs.len());
+        bhs.set_data_segment_len(data as u32);
+        Self { header, bhs, ahs, data }
+    }
+
+    /// Bytes of the message.
+    #[inline]
+    fn len(&self) -> usize {
+        HEADERS_LEN + self.ahs.len() + padded(self.data as u32) as usize
+    }
+
+    /// Writes all but the data segment, whose place it gives.
+    #[inline]
+    fn write<'m>(&self, message: &'m mut [u8]) -> &'m mut [u8] {
+        let (iser, rest) = message.split_at_mut(HEADER_LEN);
+        iser.copy_from_slice(&Header::Control(self.header).emit());
+        let (basic, rest) = rest.split_at_mut(self.bhs.0.len());
+        basic.copy_from_slice(&self.bhs.0);
+        let (ahs, rest) = rest.split_at_mut(self.ahs.len());
+        ahs.copy_from_slice(self.ahs);
+        let (data, padding) = rest.split_at_mut(self.data);
+        padding.fill(0);
+        data
+    }
+}
+
 /// Place of the data segment in a message: `len` bytes behind the headers and `ahs` bytes of AHS area.
 pub(super) fn data_segment(message: &mut Buf, ahs: usize, len: usize) -> Option<&mut [u8]> {
     message.get_mut(HEADERS_LEN + ahs..)?.get_mut(..len)
@@ -155,36 +194,62 @@ impl<Q: QueuePair> IserMover<Q> {
         bhs: Bhs,
         ahs: &[u8],
         len: usize,
-        fill: impl FnOnce(&mut [u8]),
+        fill: impl Fn(&mut [u8]),
         invalidate: Option<Stag>,
     ) {
-        let mut message = self.compose(header, bhs, ahs, len);
-        if let Some(data) = data_segment(&mut message, ahs.len(), len) {
-            fill(data);
+        let pdu = Pdu::new(header, bhs, ahs, len);
+        if self.may_post_inline()
+            && self.queue.post_inline(Inline::Send { invalidate }, pdu.len(), &mut |to| fill(pdu.write(to)))
+        {
+            return self.sent_inline(invalidate);
         }
+        let mut message = self.send.take_buffer(pdu.len());
+        fill(pdu.write(&mut message));
         self.send.queue_send(message, invalidate);
         self.pump();
     }
 
     /// Sends a message from [`compose`](Self::compose).
     pub(super) fn send_message(&mut self, message: Buf) {
+        let kind = Inline::Send { invalidate: None };
+        if self.may_post_inline()
+            && self.queue.post_inline(kind, message.len(), &mut |to| to.copy_from_slice(&message))
+        {
+            self.send.pool.give(message);
+            return self.sent_inline(None);
+        }
         self.send.queue_send(message, None);
         self.pump();
     }
 
+    /// Writes data behind everything that is queued, if it can be done at once and without memory of its own: see [`QueuePair::post_inline`].
+    pub(super) fn write_inline(&mut self, to: RemoteBuffer, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        let done = self.may_post_inline() && self.queue.post_inline(Inline::Write { to }, len, fill);
+        if done {
+            self.counters.written += len as u64;
+            self.unrung = true;
+        }
+        done
+    }
+
+    /// Whether nothing waits that is to leave before what is posted now.
+    #[inline]
+    fn may_post_inline(&self) -> bool {
+        let send = &self.send;
+        matches!(self.state, State::Open) && send.is_idle() && send.orphans == 0 && !send.awaits_hello
+    }
+
+    fn sent_inline(&mut self, invalidate: Option<Stag>) {
+        self.counters.sends += 1;
+        self.counters.invalidates += u64::from(invalidate.is_some());
+        self.unrung = true;
+    }
+
     /// A message with a control-type PDU; its data segment of `len` bytes is still to be written. The lengths in `bhs` are set here; `ahs` is padded.
-    pub(super) fn compose(&mut self, header: ControlHeader, mut bhs: Bhs, ahs: &[u8], len: usize) -> Buf {
-        bhs.set_ahs_len(ahs.len());
-        bhs.set_data_segment_len(len as u32);
-        let data_at = HEADERS_LEN + ahs.len();
-        let mut message = self.send.take_buffer(data_at + padded(len as u32) as usize);
-        let (headers, data) = message.split_at_mut(data_at);
-        let (iser, iscsi) = headers.split_at_mut(HEADER_LEN);
-        iser.copy_from_slice(&Header::Control(header).emit());
-        let (basic, additional) = iscsi.split_at_mut(bhs.0.len());
-        basic.copy_from_slice(&bhs.0);
-        additional.copy_from_slice(ahs);
-        data[len..].fill(0);
+    pub(super) fn compose(&mut self, header: ControlHeader, bhs: Bhs, ahs: &[u8], len: usize) -> Buf {
+        let pdu = Pdu::new(header, bhs, ahs, len);
+        let mut message = self.send.take_buffer(pdu.len());
+        pdu.write(&mut message);
         message
     }
 

@@ -308,6 +308,18 @@ impl<Q: QueuePair> IserMover<Q> {
             return self.drop_source(data);
         }
         let to = RemoteBuffer { offset: to.offset.wrapping_add(u64::from(offset)), ..to };
+        let inline = match &data {
+            Source::None | Source::Buf(_) => false,
+            Source::Copy(bytes) => {
+                self.write_inline(to, len, &mut |place| place.copy_from_slice(bytes.get(..len).unwrap_or_default()))
+            }
+            Source::Region { region, offset, .. } => {
+                self.write_inline(to, len, &mut |place| region.read(*offset, place))
+            }
+        };
+        if inline {
+            return;
+        }
         match data {
             Source::None => {}
             Source::Copy(bytes) => {
