@@ -140,6 +140,7 @@ impl Header {
 
     /// Emits the header. Versions above 15 lose their upper bits.
     #[must_use]
+    #[inline]
     pub fn emit(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         match self {

@@ -431,6 +431,7 @@ impl QueuePair for IwarpQueue {
         }
     }
 
+    #[inline]
     fn post_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
         self.send_inline(kind, len, fill)
     }

@@ -390,7 +390,7 @@ fn queue_fpdu(
 }
 
 /// Queues an FPDU whose payload of `len` bytes is written by `fill`.
-#[inline]
+#[inline(always)]
 fn copy_fpdu(send: &mut SendQueue, crc: bool, header: &[u8], len: usize, fill: impl FnOnce(&mut [u8])) {
     let pad = padding(header.len() - LENGTH + len);
     let to = send.grab(header.len() + len + pad + CRC);
@@ -399,7 +399,9 @@ fn copy_fpdu(send: &mut SendQueue, crc: bool, header: &[u8], len: usize, fill: i
     head.copy_from_slice(header);
     let (body, pad) = rest.split_at_mut(len);
     fill(body);
-    pad.fill(0);
+    if !pad.is_empty() {
+        pad.fill(0);
+    }
     // The field is there in any case; without CRC its content means nothing (RFC 5044 7.1.1).
     *field = if crc { crc32c(covered) } else { [0; CRC] };
 }

@@ -201,21 +201,26 @@ impl<Q: QueuePair> IserMover<Q> {
         let mut any = false;
         while let Some(completion) = self.queue.poll() {
             any = true;
-            match completion {
-                Completion::Established(established) => {
-                    self.peer = PrivateData::of_peer(established.peer_private);
-                    self.send.read_depth = usize::from(established.read_depth.min(self.config.read_depth));
-                    self.send.established = true;
-                }
-                Completion::Received { buf, len, invalidated } => self.arrived(buf, len, invalidated),
-                Completion::ReceiveFlushed(_) => self.receive.flushed(),
-                Completion::Done { id, memory } => self.work_done(id, memory, true),
-                Completion::Flushed { id, memory } => self.work_done(id, memory, false),
-                Completion::Ended(cause) => self.ended(cause),
-            }
+            self.completed(completion);
         }
         self.pump();
         any
+    }
+
+    #[inline]
+    fn completed(&mut self, completion: Completion) {
+        match completion {
+            Completion::Established(established) => {
+                self.peer = PrivateData::of_peer(established.peer_private);
+                self.send.read_depth = usize::from(established.read_depth.min(self.config.read_depth));
+                self.send.established = true;
+            }
+            Completion::Received { buf, len, invalidated } => self.arrived(buf, len, invalidated),
+            Completion::ReceiveFlushed(_) => self.receive.flushed(),
+            Completion::Done { id, memory } => self.work_done(id, memory, true),
+            Completion::Flushed { id, memory } => self.work_done(id, memory, false),
+            Completion::Ended(cause) => self.ended(cause),
+        }
     }
 }
 
@@ -388,10 +393,9 @@ impl<Q: QueuePair> IserMover<Q> {
                 self.state = State::Closed;
                 return Some(Notification::Terminated(error));
             }
-            self.take_completions();
-            if self.events.is_empty() && !self.receive.has_next() && !matches!(self.state, State::Ended(_)) {
-                return None;
-            }
+            // One by one: a message goes to the session at once.
+            let completion = self.queue.poll()?;
+            self.completed(completion);
         }
     }
 }
@@ -417,7 +421,10 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
 
     fn handle_received(&mut self, n: usize) {
         self.queue.handle_received(n);
-        self.take_completions();
+        // Messages wait for `poll_notify`. What is done may let others go on, also while nobody asks for notifications.
+        if self.send.is_waited_for() {
+            self.take_completions();
+        }
     }
 
     fn handle_stream_end(&mut self, end: StreamEnd) {

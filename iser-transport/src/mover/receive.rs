@@ -74,10 +74,6 @@ impl Receive {
         self.posted * self.full_len
     }
 
-    pub(super) fn has_next(&self) -> bool {
-        !self.inbox.is_empty()
-    }
-
     pub(super) fn drop_inbox(&mut self) {
         self.inbox.clear();
     }

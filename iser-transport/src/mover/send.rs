@@ -136,6 +136,11 @@ impl SendQueue {
         self.waiting.push_back(Waiting::Send { message, invalidate });
     }
 
+    /// Whether work is posted that is not done.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.posted > 0
+    }
+
     /// Whether nothing but what is posted is left to send.
     fn is_idle(&self) -> bool {
         self.first.is_none() && self.waiting.is_empty() && self.rest.is_none()
@@ -167,16 +172,20 @@ impl<'a> Pdu<'a> {
     }
 
     /// Writes all but the data segment, whose place it gives.
-    #[inline]
+    #[inline(always)]
     fn write<'m>(&self, message: &'m mut [u8]) -> &'m mut [u8] {
         let (iser, rest) = message.split_at_mut(HEADER_LEN);
         iser.copy_from_slice(&Header::Control(self.header).emit());
         let (basic, rest) = rest.split_at_mut(self.bhs.0.len());
         basic.copy_from_slice(&self.bhs.0);
         let (ahs, rest) = rest.split_at_mut(self.ahs.len());
-        ahs.copy_from_slice(self.ahs);
+        if !ahs.is_empty() {
+            ahs.copy_from_slice(self.ahs);
+        }
         let (data, padding) = rest.split_at_mut(self.data);
-        padding.fill(0);
+        if !padding.is_empty() {
+            padding.fill(0);
+        }
         data
     }
 }
