@@ -221,8 +221,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// Sends a message from [`compose`](Self::compose).
     pub(super) fn send_message(&mut self, message: Buf) {
         let kind = Inline::Send { invalidate: None };
-        if self.may_post_inline()
-            && self.queue.post_inline(kind, message.len(), &mut |to| to.copy_from_slice(&message))
+        if self.may_post_inline() && self.queue.post_inline(kind, message.len(), &mut |to| to.copy_from_slice(&message))
         {
             self.send.pool.give(message);
             return self.sent_inline(None);
