@@ -33,8 +33,14 @@ keepalive() { parameter 'node.conn[0].timeo.noop_out_interval' $1 && parameter '
 # Where nothing is cut, a machine with too much to do is no dead one.
 check "patient keepalive" keepalive 15
 parameter node.session.timeo.replacement_timeout 120
-# attached COUNT: so many disks are there by iSCSI. Asked often, so without another process.
-attached() { local all=(/sys/class/iscsi_session/session*/device/target*/*/block/*); [ -e "${all[0]}" ] || all=(); [ ${#all[@]} = "$1" ]; }
+# attached COUNT: so many disks are there by iSCSI, and can be opened. Asked often, so without another process.
+attached() {
+    local all=(/sys/class/iscsi_session/session*/device/target*/*/block/*) disk
+    [ -e "${all[0]}" ] || all=()
+    [ ${#all[@]} = "$1" ] || return
+    # A disk is listed before it is ready.
+    for disk in "${all[@]}"; do true < "/dev/${disk##*/}" || return; done
+}
 login() { iscsiadm --mode node --targetname "$IQN" --portal "$IP:$ISER_PORT" --login && eventually 30 attached 1; }
 logout() { iscsiadm --mode node --targetname "$IQN" --portal "$IP:$ISER_PORT" --logout && eventually 20 attached 0; }
 need "login" login
