@@ -97,6 +97,7 @@ pub(crate) fn begin_with(grant: InitiatorGrant, mover: Option<MoverReport>) -> (
         exp_cmd_sn: grant.exp_cmd_sn,
         max_cmd_sn: grant.max_cmd_sn,
         exp_stat_sn: grant.exp_stat_sn,
+        unexpected: parameters.peer_max_outstanding_unexpected_pdus,
     };
     (LoginSummary { parameters, tsih, target_portal_group_tag, target_alias, mover }, numbers)
 }

@@ -401,6 +401,10 @@ pub trait Datamover {
     /// comes sends one that means nothing; any other does nothing.
     fn nudge(&mut self) {}
 
+    /// Target: the request notified last is dropped, where its Reject may not be sent (RFC 7145 8.1.2). The mover does with it what it does when a
+    /// Reject for it passes through [`send_control`](Self::send_control).
+    fn drop_request(&mut self, _bhs: &Bhs) {}
+
     /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);
 

@@ -35,3 +35,4 @@ pub mod serial;
 pub mod tcp;
 pub mod text;
 pub mod time;
+pub mod unexpected;

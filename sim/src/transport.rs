@@ -97,7 +97,12 @@ impl IserEnd {
         let offer = IserOffer {
             segments: [rng.magnitude(512, 32 << 10) as u32, rng.magnitude(512, 32 << 10) as u32],
             hello: rng.permille(200),
-            unexpected: if rng.permille(300) { rng.between(16, receive_slack.into()) as u32 } else { 0 },
+            unexpected: if rng.permille(300) { rng.between(2, receive_slack.into()) as u32 } else { 0 },
+        };
+        // A target that says how much may come unexpectedly has receives for that, and for the answer to its own NOP-In (RFC 7145 8.1.1).
+        let receive_slack = match (role, offer.unexpected) {
+            (Role::Target, 1..) => offer.unexpected as u16 + 1,
+            _ => receive_slack,
         };
         let mover = IserMoverConfig {
             receive_slack,

@@ -51,6 +51,8 @@ struct Text {
     id: Option<u32>,
     itt: u32,
     answer: Vec<u8>,
+    /// TTT and LUN of the next request, which asks for more of the answer and could not be sent yet.
+    more: Option<(u32, u64)>,
     deadline: Instant,
 }
 
@@ -79,9 +81,34 @@ impl Controls {
 }
 
 impl<A: Application> Engine<A> {
+    /// Whether a request that is no command can be sent now.
+    pub(super) fn may_request(&self) -> bool {
+        self.unexpected.room() > 0 || self.window_is_open()
+    }
+
+    /// How a request that is no command is sent now: whether for immediate delivery, and its CmdSN. Where the target takes no more unexpected PDUs it is
+    /// sent in its turn (RFC 7145 8.1.1.3). `None` when the target takes none so either.
+    fn take_place(&mut self) -> Option<(bool, Serial)> {
+        if self.unexpected.room() > 0 {
+            self.unexpected.sent(self.cmd_sn);
+            return Some((true, self.cmd_sn));
+        }
+        self.take_number()
+    }
+
+    /// The CmdSN of a request that is sent in its turn.
+    fn take_number(&mut self) -> Option<(bool, Serial)> {
+        let cmd_sn = self.cmd_sn;
+        self.window_is_open().then(|| {
+            self.cmd_sn = cmd_sn.next();
+            (false, cmd_sn)
+        })
+    }
+
     pub(super) fn pump_controls<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         while self.flow == Flow::Open
             && self.controls.text.is_none()
+            && self.may_request()
             && self.controls.task_management.iter().any(Option::is_none)
         {
             match self.app.next_control() {
@@ -100,19 +127,25 @@ impl<A: Application> Engine<A> {
         if let Flow::Draining { until, asked_by_target } = self.flow
             && (self.slots.in_flight() == 0 || now >= until)
         {
+            self.flow = Flow::LoggingOut { until: now + self.timeouts.logout, asked_by_target };
+        }
+        if matches!(self.flow, Flow::LoggingOut { .. })
+            && self.controls.logout_itt.is_none()
+            && let Some((immediate, cmd_sn)) = self.take_place()
+        {
             let itt = self.controls.tag(LOGOUT_SLOT);
             self.controls.logout_itt = Some(itt);
             let request = LogoutRequest {
-                immediate: true,
+                immediate,
                 reason: LogoutReason::CloseSession,
                 itt,
                 cid: 0,
-                cmd_sn: self.cmd_sn,
+                cmd_sn,
                 exp_stat_sn: self.exp_stat_sn,
             };
             mover.send_control(request.emit(), &[]);
-            self.flow = Flow::LoggingOut { until: now + self.timeouts.logout, asked_by_target };
         }
+        self.ask_for_more(mover);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one PDU")]
@@ -127,27 +160,27 @@ impl<A: Application> Engine<A> {
         now: Instant,
     ) -> bool {
         let Some(place) = self.controls.task_management.iter().position(Option::is_none) else { return false };
+        let Some((immediate, cmd_sn)) = self.take_place() else { return false };
         let itt = self.controls.tag(TASK_MANAGEMENT_SLOT + place as u16);
         let request = TaskManagementRequest {
-            immediate: true,
+            immediate,
             function: Ok(function),
             lun,
             itt,
             referenced_task_tag: referenced,
-            cmd_sn: self.cmd_sn,
+            cmd_sn,
             exp_stat_sn: self.exp_stat_sn,
             ref_cmd_sn,
             exp_data_sn: 0,
         };
         mover.send_control(request.emit(), &[]);
         let deadline = now + self.timeouts.task_management;
-        let cmd_sn = self.cmd_sn;
         self.controls.task_management[place] =
             Some(TaskManagement { asker, function, lun, referenced, cmd_sn, itt, deadline });
         true
     }
 
-    /// Sends ABORT TASK for an overdue command; false when too many functions are under way.
+    /// Sends ABORT TASK for an overdue command; false when too many functions are under way, or the target takes no request.
     pub(super) fn send_abort<M: Datamover>(&mut self, mover: &mut M, index: u16, now: Instant) -> bool {
         let itt = self.slots.handle(index).to_itt();
         let Some(task) = self.slots.get_mut(index) else { return true };
@@ -161,23 +194,38 @@ impl<A: Application> Engine<A> {
 
     fn send_text<M: Datamover>(&mut self, mover: &mut M, id: Option<u32>, text: &[u8], now: Instant) {
         let itt = self.controls.tag(TEXT_SLOT);
-        self.text_request(mover, itt, RESERVED_TAG, 0, text);
+        if !self.text_request(mover, itt, RESERVED_TAG, 0, text) {
+            return;
+        }
         let deadline = now + self.timeouts.command;
-        self.controls.text = Some(Text { id, itt, answer: Vec::new(), deadline });
+        self.controls.text = Some(Text { id, itt, answer: Vec::new(), more: None, deadline });
     }
 
-    fn text_request<M: Datamover>(&mut self, mover: &mut M, itt: u32, ttt: u32, lun: u64, text: &[u8]) {
+    /// False when it cannot be sent now.
+    fn text_request<M: Datamover>(&mut self, mover: &mut M, itt: u32, ttt: u32, lun: u64, text: &[u8]) -> bool {
+        let Some((immediate, cmd_sn)) = self.take_place() else { return false };
         let request = TextRequest {
-            immediate: true,
+            immediate,
             is_final: true,
             incomplete: false,
             lun,
             itt,
             ttt,
-            cmd_sn: self.cmd_sn,
+            cmd_sn,
             exp_stat_sn: self.exp_stat_sn,
         };
         mover.send_control(request.emit(), text);
+        true
+    }
+
+    /// Asks for the rest of a text answer, if that is wanted and can be.
+    fn ask_for_more<M: Datamover>(&mut self, mover: &mut M) {
+        let Some(Text { itt, more: Some((ttt, lun)), .. }) = self.controls.text else { return };
+        if self.text_request(mover, itt, ttt, lun, &[])
+            && let Some(text) = &mut self.controls.text
+        {
+            text.more = None;
+        }
     }
 
     /// RFC 7143 11.9.1: a request for negotiation is honoured with a Text Request, be it an empty one.
@@ -339,8 +387,8 @@ impl<A: Application> Engine<A> {
             if pdu.ttt == RESERVED_TAG {
                 return self.fail(ConnectionEnd::Protocol("a text answer that goes on has no Target Transfer Tag"));
             }
-            let (itt, ttt, lun) = (pdu.itt, pdu.ttt, pdu.lun);
-            return self.text_request(mover, itt, ttt, lun, &[]);
+            text.more = Some((pdu.ttt, pdu.lun));
+            return self.ask_for_more(mover);
         }
         if let Some(Text { id: Some(id), answer, .. }) = self.controls.text.take() {
             self.app.control_complete(id, ControlAnswer::Text(answer));
@@ -366,10 +414,28 @@ impl<A: Application> Engine<A> {
         }
     }
 
+    /// Asks whether the target is there.
+    ///
+    /// RFC 7145 8.1.1.3: a PDU for immediate delivery stays outstanding until a numbered one is acknowledged, so in a session without work a second ping
+    /// is numbered itself. Where there is work it is not, for it is not to wait behind commands; the last place is left to task management.
     pub(super) fn send_ping<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
-        let itt = self.controls.tag(NOP_SLOT);
-        self.controls.ping = Some((itt, now + self.timeouts.keepalive));
-        self.send_nop(mover, 0, itt, RESERVED_TAG);
+        let idle = self.slots.in_flight() == 0;
+        let place = if self.unexpected.is_empty() || !idle && self.unexpected.room() > 1 {
+            self.take_place()
+        } else {
+            self.take_number().or_else(|| if self.unexpected.room() > 1 { self.take_place() } else { None })
+        };
+        match place {
+            Some(place) => {
+                let itt = self.controls.tag(NOP_SLOT);
+                self.controls.ping = Some((itt, now + self.timeouts.keepalive));
+                self.send_nop(mover, place, 0, itt, RESERVED_TAG);
+            }
+            // The commands have deadlines of their own.
+            None if !idle => {}
+            // Nothing will ever be asked of it.
+            None => self.fail(ConnectionEnd::KeepaliveTimeout),
+        }
     }
 
     pub(super) fn pong(&mut self, itt: u32) {

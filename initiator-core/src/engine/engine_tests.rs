@@ -28,6 +28,9 @@ use crate::command::{Command, Completion, Failure, Outcome};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 
+#[path = "unexpected_tests.rs"]
+mod unexpected;
+
 #[derive(Debug, Default)]
 struct Script {
     commands: VecDeque<Command>,
@@ -72,6 +75,8 @@ struct Net {
     /// Write data that came whole.
     written: Vec<Vec<u8>>,
     tasks: u16,
+    /// MaxOutstandingUnexpectedPDUs of the target.
+    unexpected: u32,
 }
 
 const INFINITE: u32 = 1000;
@@ -87,6 +92,10 @@ impl Net {
     }
 
     fn with(window: u32, timeouts: Timeouts, limits: Limits) -> Self {
+        Self::with_unexpected(window, timeouts, limits, 0)
+    }
+
+    fn with_unexpected(window: u32, timeouts: Timeouts, limits: Limits, unexpected: u32) -> Self {
         let engine = Engine::new(Script::default(), timeouts, limits, 1);
         let mut net = Self {
             initiator: None,
@@ -98,6 +107,7 @@ impl Net {
             got: VecDeque::new(),
             written: Vec::new(),
             tasks: 0,
+            unexpected,
         };
         net.connect(engine);
         net
@@ -109,6 +119,7 @@ impl Net {
             exp_cmd_sn: Serial(1),
             max_cmd_sn: Serial(self.window),
             exp_stat_sn: Serial(100),
+            unexpected: self.unexpected,
         };
         let parameters = parameters();
         self.target = TcpMover::new(Role::Target, TcpMoverConfig::default());
@@ -174,14 +185,16 @@ impl Net {
             match notification {
                 Notification::Control(bhs) => {
                     let data = self.target.control_data().to_vec();
-                    if let Ok(command) = ScsiCommand::parse(&bhs) {
+                    if !bhs.immediate() {
                         self.exp_cmd_sn = self.exp_cmd_sn.next();
-                        if command.write {
-                            let task = TaskHandle { slot: self.tasks, generation: 0 };
-                            self.tasks += 1;
-                            let sink = Sink::Buf(Buf::zeroed(command.expected_data_transfer_length as usize));
-                            self.target.get_data(GetData { task, lun: command.lun, itt: command.itt, sink });
-                        }
+                    }
+                    if let Ok(command) = ScsiCommand::parse(&bhs)
+                        && command.write
+                    {
+                        let task = TaskHandle { slot: self.tasks, generation: 0 };
+                        self.tasks += 1;
+                        let sink = Sink::Buf(Buf::zeroed(command.expected_data_transfer_length as usize));
+                        self.target.get_data(GetData { task, lun: command.lun, itt: command.itt, sink });
                     }
                     self.got.push_back((bhs, data));
                 }
@@ -194,7 +207,7 @@ impl Net {
     fn numbers(&mut self) -> (Serial, Serial, Serial) {
         let stat_sn = self.stat_sn;
         self.stat_sn = stat_sn.next();
-        (stat_sn, self.exp_cmd_sn, self.exp_cmd_sn.advance(self.window - 1))
+        (stat_sn, self.exp_cmd_sn, self.exp_cmd_sn.advance(self.window.wrapping_sub(1)))
     }
 
     /// The next PDU that the target received, of this opcode.

@@ -17,6 +17,7 @@ use iscsi_proto::datamover::{CommandData, Datamover, MoverReport, SendCommand, S
 use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extended_cdb};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
+use iscsi_proto::unexpected::UnexpectedPdus;
 
 use crate::application::{Application, Counters};
 use crate::command::{Command, Completion, Failure, Outcome};
@@ -59,6 +60,8 @@ pub struct Engine<A> {
     exp_cmd_sn: Serial,
     max_cmd_sn: Serial,
     exp_stat_sn: Serial,
+    /// PDUs for immediate delivery that the target has not retired.
+    unexpected: UnexpectedPdus,
     /// A lower bound of the deadlines of all commands under way; looked at anew when it passes.
     earliest_deadline: Option<Instant>,
     last_received: Instant,
@@ -78,6 +81,8 @@ pub(crate) struct StartNumbers {
     pub(crate) exp_cmd_sn: Serial,
     pub(crate) max_cmd_sn: Serial,
     pub(crate) exp_stat_sn: Serial,
+    /// MaxOutstandingUnexpectedPDUs of the target; 0 is no limit.
+    pub(crate) unexpected: u32,
 }
 
 impl<A: Application> Engine<A> {
@@ -97,6 +102,7 @@ impl<A: Application> Engine<A> {
             exp_cmd_sn: Serial(1),
             max_cmd_sn: Serial(0),
             exp_stat_sn: Serial(0),
+            unexpected: UnexpectedPdus::default(),
             earliest_deadline: None,
             last_received: Instant::ZERO,
             keepalive_check: None,
@@ -136,6 +142,7 @@ impl<A: Application> Engine<A> {
         self.exp_cmd_sn = numbers.exp_cmd_sn;
         self.max_cmd_sn = numbers.max_cmd_sn;
         self.exp_stat_sn = numbers.exp_stat_sn;
+        self.unexpected = UnexpectedPdus::new(numbers.unexpected);
         self.flow = Flow::Open;
         self.end = None;
         self.time2wait = None;
@@ -172,7 +179,7 @@ impl<A: Application> Engine<A> {
         }
         // RFC 7143 4.2.2.1: a non-immediate command is sent only with CmdSN at most MaxCmdSN.
         while self.flow == Flow::Open
-            && self.cmd_sn.distance(self.max_cmd_sn) >= 0
+            && self.window_is_open()
             && mover.backlog() < SEND_BACKLOG
             && (self.slots.has_ready() || self.pull(now))
         {
@@ -180,6 +187,11 @@ impl<A: Application> Engine<A> {
         }
         // Last, so that commands given before a logout go before it.
         self.pump_controls(mover, now);
+    }
+
+    /// Whether a command that is numbered may be sent.
+    fn window_is_open(&self) -> bool {
+        self.cmd_sn.distance(self.max_cmd_sn) >= 0
     }
 
     /// Takes a command from the application; false when it has none or the table is full.

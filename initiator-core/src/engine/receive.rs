@@ -77,8 +77,8 @@ impl<A: Application> Engine<A> {
                     self.pong(pdu.itt);
                 }
                 if pdu.ttt != RESERVED_TAG {
-                    // RFC 7143 11.18: an answer to a NOP-In that asks for one carries its TTT and LUN, and no ITT.
-                    self.send_nop(mover, pdu.lun, RESERVED_TAG, pdu.ttt);
+                    // RFC 7143 11.18: an answer to a NOP-In that asks for one carries its TTT and LUN, and no ITT. RFC 7145 8.1.1.2: it is expected.
+                    self.send_nop(mover, (true, self.cmd_sn), pdu.lun, RESERVED_TAG, pdu.ttt);
                 }
             }
             Opcode::TaskManagementResponse | Opcode::TextResponse | Opcode::LogoutResponse => {
@@ -111,6 +111,7 @@ impl<A: Application> Engine<A> {
         }
         if self.exp_cmd_sn < exp {
             self.exp_cmd_sn = exp;
+            self.unexpected.acknowledged(exp);
         }
         if self.max_cmd_sn < max {
             self.max_cmd_sn = max;
@@ -203,10 +204,14 @@ impl<A: Application> Engine<A> {
                 self.fail(ConnectionEnd::DroppedByTarget);
             }
             AsyncEvent::NegotiationRequest => self.answer_negotiation_request(mover),
-            // RFC 7143 11.9.1: all tasks of the logical unit are gone. The NOP-Out acknowledges by its ExpStatSN.
+            // RFC 7143 11.9.1: all tasks of the logical unit are gone. The NOP-Out acknowledges by its ExpStatSN; where there is no room for it, the next
+            // PDU does.
             AsyncEvent::TasksTerminated => {
                 self.end_tasks(mover, Some(pdu.lun), self.cmd_sn, true, now);
-                self.send_nop(mover, 0, RESERVED_TAG, RESERVED_TAG);
+                if self.unexpected.room() > 0 {
+                    self.unexpected.sent(self.cmd_sn);
+                    self.send_nop(mover, (true, self.cmd_sn), 0, RESERVED_TAG, RESERVED_TAG);
+                }
             }
             AsyncEvent::Vendor(_) => {}
         }
@@ -241,8 +246,15 @@ impl<A: Application> Engine<A> {
         }
     }
 
-    pub(super) fn send_nop<M: Datamover>(&mut self, mover: &mut M, lun: u64, itt: u32, ttt: u32) {
-        let nop = NopOut { immediate: true, lun, itt, ttt, cmd_sn: self.cmd_sn, exp_stat_sn: self.exp_stat_sn };
+    pub(super) fn send_nop<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        (immediate, cmd_sn): (bool, Serial),
+        lun: u64,
+        itt: u32,
+        ttt: u32,
+    ) {
+        let nop = NopOut { immediate, lun, itt, ttt, cmd_sn, exp_stat_sn: self.exp_stat_sn };
         mover.send_control(nop.emit(), &[]);
     }
 }

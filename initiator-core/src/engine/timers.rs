@@ -65,6 +65,9 @@ impl<A: Application> Engine<A> {
                 if self.send_abort(mover, index, now) {
                     continue;
                 }
+                if !self.may_request() {
+                    return self.fail(ConnectionEnd::CommandStuck);
+                }
                 // All places for task management are taken: it is this one's turn once they have had their time.
                 deadline = now + self.timeouts.task_management;
             }

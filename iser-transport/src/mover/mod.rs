@@ -315,6 +315,10 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
         }
     }
 
+    fn drop_request(&mut self, bhs: &Bhs) {
+        self.refuse_command(bhs);
+    }
+
     fn connection_terminate(&mut self) {
         self.close_with(MoverError::Closed);
     }

@@ -246,18 +246,24 @@ impl<Q: QueuePair> IserMover<Q> {
             Ok(Opcode::ScsiResponse) => self.answer(bhs.itt()),
             Ok(Opcode::Reject) => {
                 // The data segment is the header of what is rejected (RFC 7143 11.17.2).
-                if let Some(rejected) = data.first_chunk::<BHS_LEN>()
-                    && let Some(current) = &mut self.target.current
-                    && Bhs(*rejected).itt() == current.tag.itt
-                    && rejected[0] & 0x3f == Opcode::ScsiCommand as u8
-                {
-                    current.rejected = true;
-                    current.tag.read = None;
-                    current.tag.write = None;
+                if let Some(rejected) = data.first_chunk::<BHS_LEN>() {
+                    self.refuse_command(&Bhs(*rejected));
                 }
                 None
             }
             _ => None,
+        }
+    }
+
+    /// The session refuses a request: if it is the last command, nothing more is done for that.
+    pub(super) fn refuse_command(&mut self, request: &Bhs) {
+        if let Some(current) = &mut self.target.current
+            && request.itt() == current.tag.itt
+            && request.0[0] & 0x3f == Opcode::ScsiCommand as u8
+        {
+            current.rejected = true;
+            current.tag.read = None;
+            current.tag.write = None;
         }
     }
 

@@ -21,3 +21,4 @@ mod both;
 mod initiator;
 mod script;
 mod target;
+mod unexpected;

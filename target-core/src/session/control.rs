@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::pdu::{
-    AsyncEvent, AsyncMessage, Bhs, LogoutReason, LogoutRequest, LogoutResponse, LogoutResult, NopIn, NopOut,
+    AsyncEvent, AsyncMessage, Bhs, LogoutReason, LogoutRequest, LogoutResponse, LogoutResult, NopIn, NopOut, Opcode,
     RESERVED_TAG, Reject, RejectReason,
 };
 use iscsi_proto::time::Instant;
@@ -177,11 +177,22 @@ impl FullFeature {
     }
 
     /// Answers a request that cannot be done; its header goes back with the reason (RFC 7143 11.17).
+    ///
+    /// RFC 7145 8.1.2: without a word where the initiator is not known to have a receive for it.
     #[cold]
     pub(super) fn reject<M: Datamover>(&mut self, mover: &mut M, bhs: &Bhs, reason: RejectReason) {
+        // RFC 7145 8.1.1: an initiator keeps a receive for the answer to a request, be it a Reject, but one for each.
+        let awaited = awaits_answer(bhs) && reason != RejectReason::TaskInProgress;
+        if !awaited && !self.may_surprise() {
+            return mover.drop_request(bhs);
+        }
+        let stat_sn = self.core.take_stat_sn();
+        if !awaited {
+            self.core.unexpected.sent(stat_sn);
+        }
         let reject = Reject {
             reason,
-            stat_sn: self.core.take_stat_sn(),
+            stat_sn,
             exp_cmd_sn: self.core.window.expected(),
             max_cmd_sn: self.core.window.max(),
             data_sn: 0,
@@ -263,11 +274,23 @@ impl FullFeature {
         }
     }
 
+    /// Whether the initiator has a receive for a Reject or an Asynchronous Message that it does not wait for. The last one is for a NOP-In that asks:
+    /// its answer brings the ExpStatSN that retires the others (RFC 7145 8.1.2), and only one is under way at a time.
+    fn may_surprise(&self) -> bool {
+        self.core.unexpected.room() > 1
+    }
+
+    /// Tells the initiator something, unless it has no receive for it.
     pub(super) fn send_async<M: Datamover>(&mut self, mover: &mut M, event: AsyncEvent, lun: u64, parameter3: u16) {
+        if !self.may_surprise() {
+            return;
+        }
+        let stat_sn = self.core.take_stat_sn();
+        self.core.unexpected.sent(stat_sn);
         let message = AsyncMessage {
             event,
             lun,
-            stat_sn: self.core.take_stat_sn(),
+            stat_sn,
             exp_cmd_sn: self.core.window.expected(),
             max_cmd_sn: self.core.window.max(),
             parameter1: 0,
@@ -277,6 +300,18 @@ impl FullFeature {
         mover.send_control(message.emit(), &[]);
         self.core.announce(mover);
     }
+}
+
+/// Whether a request has an answer other than a Reject.
+fn awaits_answer(bhs: &Bhs) -> bool {
+    let opcodes = [
+        Opcode::ScsiCommand,
+        Opcode::TaskManagementRequest,
+        Opcode::TextRequest,
+        Opcode::LogoutRequest,
+        Opcode::NopOut,
+    ];
+    bhs.itt() != RESERVED_TAG && bhs.opcode().is_ok_and(|opcode| opcodes.contains(&opcode))
 }
 
 /// Seconds, rounded up.

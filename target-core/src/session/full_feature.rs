@@ -14,6 +14,7 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::text::TextLimits;
 use iscsi_proto::text::exchange::TextResponder;
 use iscsi_proto::time::Instant;
+use iscsi_proto::unexpected::UnexpectedPdus;
 
 use super::command_window::{CommandWindow, Place};
 use super::control::{Keepalive, Logout};
@@ -68,6 +69,8 @@ pub(super) struct Core {
     pub(super) tasks: TaskTable,
     pub(super) window: CommandWindow,
     pub(super) stat_sn: Serial,
+    /// Asynchronous Messages and Rejects that the initiator does not wait for and has not acknowledged.
+    pub(super) unexpected: UnexpectedPdus,
     immediate: u16,
     tally: Tally,
 }
@@ -186,6 +189,7 @@ impl FullFeature {
                 tasks: TaskTable::new(if executor.is_some() { slots } else { 1 }),
                 window: CommandWindow::new(cmd_sn, limits.command_window.clamp(1, MAX_WINDOW)),
                 stat_sn,
+                unexpected: UnexpectedPdus::new(parameters.peer_max_outstanding_unexpected_pdus),
                 immediate: 0,
                 tally: Tally::default(),
             },
@@ -292,7 +296,12 @@ impl FullFeature {
     #[inline]
     fn notified<M: Datamover>(&mut self, mover: &mut M, notification: Notification) -> Result<(), EndReason> {
         match notification {
-            Notification::Control(bhs) => self.request(mover, &bhs),
+            Notification::Control(bhs) => {
+                if !self.core.unexpected.is_empty() {
+                    self.core.unexpected.acknowledged(exp_stat_sn_of(&bhs));
+                }
+                self.request(mover, &bhs)
+            }
             Notification::GetDataComplete { task, sink } => {
                 if let Some(sink) = self.fetched(mover, task, sink)
                     && let Some(executor) = &mut self.executor
@@ -598,6 +607,12 @@ impl FullFeature {
         }
         Ok(())
     }
+}
+
+/// ExpStatSN, at the same place in every request.
+fn exp_stat_sn_of(bhs: &Bhs) -> Serial {
+    let [.., a, b, c, d] = *bhs.0.first_chunk::<32>().unwrap_or(&[0; 32]);
+    Serial(u32::from_be_bytes([a, b, c, d]))
 }
 
 /// CmdSN, at the same place in every numbered request.
