@@ -57,7 +57,7 @@ enum Backing {
 /// would take memory that nobody wrote and that [`allocated`](Self::allocated) and the limit do not see.
 ///
 /// A [`discard`](Self::discard) between [`reserve_for_write`](Self::reserve_for_write) and the write itself takes the reservation away, and the page
-/// reads as zero. Who lets the kernel write, which may take long, reserves again when the data are in place: it then counts as the later of the two.
+/// reads as zero. Who lets the kernel or a device write, which may take long, reserves again when the data are in place: it then counts as the later of the two.
 ///
 /// # RDMA devices
 ///
@@ -525,6 +525,14 @@ impl RegionSlice {
     pub fn write(&self, start: usize, from: &[u8]) {
         assert!(start.checked_add(from.len()).is_some_and(|end| end <= self.len), "write outside a lent slice");
         self.region.write(self.offset + start as u64, from);
+    }
+
+    /// Takes the pages of the slice: see [`Region::reserve_for_write`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the region's limit would be passed.
+    pub fn reserve_for_write(&self) -> Result<(), OutOfMemory> {
+        self.region.reserve_for_write(self.offset, self.len as u64)
     }
 
     /// The region that the slice is a part of.

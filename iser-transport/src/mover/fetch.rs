@@ -268,6 +268,10 @@ impl<Q: QueuePair> IserMover<Q> {
             }
             _ => {
                 self.send.orphans = self.send.orphans.saturating_sub(1);
+                if let Memory::Region(slice) = &memory {
+                    // What has landed is there, also where the store gave the pages up meanwhile: they count again, as far as there is room.
+                    let _ = slice.reserve_for_write();
+                }
                 self.release(memory);
             }
         }

@@ -352,9 +352,14 @@ impl FullFeature {
         None
     }
 
+    /// Takes back the sink of a task that was aborted.
     pub(super) fn give_sink(&mut self, sink: Sink) {
-        if let (Sink::Buf(buf), Some(executor)) = (sink, &mut self.executor) {
-            executor.give(buf);
+        match (sink, &mut self.executor) {
+            (Sink::Buf(buf), Some(executor)) => executor.give(buf),
+            (Sink::Buf(_), None) => {}
+            // What has landed is there, also where the blocks were unmapped meanwhile: their pages count again, or it would show with a later write. Where
+            // they have no room any more it stays unseen.
+            (Sink::Region(slice), _) => drop(slice.reserve_for_write()),
         }
     }
 

@@ -14,7 +14,7 @@ use futures::task::AtomicWaker;
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::Residual;
-use iscsi_proto::scsi::{SenseBytes, Status};
+use iscsi_proto::scsi::{Sense, SenseBytes, Status};
 
 use super::buffers::Buffers;
 use super::lun::Luns;
@@ -23,7 +23,7 @@ use super::slot::{Slot, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
 use crate::lu::{LunMap, Stripes};
-use crate::store::StoreCompletion;
+use crate::store::{StoreCompletion, StoreError};
 
 /// Passes a store's wake-up on to whoever drives the session now.
 #[derive(Default)]
@@ -168,8 +168,14 @@ impl TaskExecutor {
 
     /// The data of [`Step::GetData`] are in place.
     pub fn data_arrived(&mut self, task: TaskHandle, sink: Sink) -> Step<'_> {
-        if matches!(sink, Sink::Region(_)) && self.short_arrived(task) {
-            return Step::Respond { data: Source::None, status: GOOD };
+        if let Sink::Region(slice) = &sink {
+            // They may have been on their way for long, and somebody may have unmapped the blocks meanwhile: the write is the later of the two.
+            if slice.reserve_for_write().is_err() {
+                return self.end_receiving(task, &fault::of_store(StoreError::NoSpace));
+            }
+            if self.short_arrived(task) {
+                return Step::Respond { data: Source::None, status: GOOD };
+            }
         }
         let reply = self.received(task, sink);
         self.step(reply)
@@ -180,11 +186,13 @@ impl TaskExecutor {
         if let Sink::Buf(buf) = sink {
             self.buffers.give(buf);
         }
+        self.end_receiving(task, &fault::of_transfer(error))
+    }
+
+    /// A task that waits for its data ends without them.
+    fn end_receiving(&mut self, task: TaskHandle, sense: &Sense) -> Step<'_> {
         let reply = match self.live(task) {
-            Some(work) => {
-                let sense = fault::of_transfer(error);
-                self.check_condition(work, &sense)
-            }
+            Some(work) => self.check_condition(work, sense),
             None => Reply::Pending,
         };
         self.step(reply)

@@ -506,6 +506,43 @@ fn an_atomic_command_waits_for_another_sessions_write() {
     assert_eq!(two.receive(&io(opcode::READ_10, 0, 1, 0), 512).good(), [8; 512]);
 }
 
+/// Data on their way to the store's memory when another session unmaps the blocks.
+#[test]
+fn a_write_is_later_than_what_was_unmapped_while_its_data_came() {
+    // By the short way, and by the long one.
+    for code in [opcode::WRITE_10, opcode::WRITE_12] {
+        let map = &maps()[0];
+        let (mut one, mut two) = (Session::new(map, 1), Session::new(map, 2));
+        let mut field = [0; 16];
+        field[..12].copy_from_slice(&BlockIo::new(0, 16).to_cdb(opcode::WRITE_12).unwrap().as_bytes()[..12]);
+        if code == opcode::WRITE_10 {
+            field = [0; 16];
+            field[..10].copy_from_slice(BlockIo::new(0, 16).to_cdb(code).unwrap().as_bytes());
+        }
+        let task = TaskHandle { slot: 3, generation: 99 };
+        let new = NewTask {
+            task,
+            lun: 0,
+            itt: 1,
+            cdb: &field,
+            attribute: TaskAttribute::Simple,
+            read: false,
+            write: true,
+            expected_data_transfer_length: 8192,
+            bidirectional_read_length: None,
+            direct_placement: true,
+        };
+        let Asked::Data(Sink::Region(slice)) = asked(one.executor.start(new)) else { panic!("no region") };
+        two.send(&io(opcode::WRITE_SAME_16, 0, 16, 8), &[0; 512]).good();
+        slice.write(0, &[1; 8192]);
+        assert!(matches!(asked(one.executor.data_arrived(task, Sink::Region(slice))), Asked::Done(..)));
+        assert_eq!(two.receive(&io(opcode::READ_10, 0, 16, 0), 8192).good(), [1; 8192]);
+        // A part of a page is zeroed like a whole one.
+        two.send(&io(opcode::WRITE_SAME_16, 1, 3, 8), &[0; 512]).good();
+        assert_eq!(two.receive(&io(opcode::READ_10, 1, 4, 0), 2048).good(), [[0; 1536].as_slice(), &[1; 512]].concat());
+    }
+}
+
 #[test]
 fn verify_write_same_and_unmap() {
     for map in maps() {
