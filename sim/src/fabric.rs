@@ -88,7 +88,8 @@ impl FabricLink {
 
     fn later(&mut self, now: Instant) -> Instant {
         let mut wait = self.plan.pace.mul_f64(self.rng.below(1000) as f64 / 1000.0);
-        if self.rng.permille(self.plan.stalls.0) {
+        // What a queue pair that has ended still gives back, it gives back by itself: the network's stalls are not its own.
+        if self.rng.permille(self.plan.stalls.0) && !self.fabric.is_flushing() {
             wait += self.plan.stalls.1.mul_f64(self.rng.below(1000) as f64 / 1000.0);
         }
         now + wait + Duration::from_nanos(1)

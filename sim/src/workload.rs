@@ -89,6 +89,8 @@ struct Operation {
     out: Option<usize>,
     into: Option<(usize, usize)>,
     name: &'static str,
+    /// First block and blocks, of those that have them.
+    range: (u64, u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,9 +268,14 @@ impl Workload {
             1 => TaskAttribute::HeadOfQueue,
             _ => TaskAttribute::Simple,
         };
-        self.trace.event(format_args!("{} submits {} {}", self.name, self.next_token, operation.name));
+        self.submits(&operation);
         self.under_way.insert(self.next_token, operation);
         command
+    }
+
+    fn submits(&self, operation: &Operation) {
+        let Operation { name, range: (lba, blocks), .. } = operation;
+        self.trace.event(format_args!("{} submits {} {name} {lba}+{blocks}", self.name, self.next_token));
     }
 
     fn range(&mut self) -> (u64, u64) {
@@ -299,8 +306,13 @@ impl Workload {
         let more = if self.rng.permille(30) { self.rng.between(1, 2000) as usize } else { 0 };
         let read = self.model.borrow_mut().begin_read(lba, blocks);
         let cdb = self.block_cdb(lba, blocks, &[opcode::READ_16, opcode::READ_10, opcode::READ_12, opcode::READ_6]);
-        let operation =
-            Operation { kind: Kind::Read(read), out: None, into: Some((bytes + more, bytes)), name: "read" };
+        let operation = Operation {
+            kind: Kind::Read(read),
+            out: None,
+            into: Some((bytes + more, bytes)),
+            name: "read",
+            range: (lba, blocks),
+        };
         self.command(cdb, operation, None)
     }
 
@@ -313,7 +325,13 @@ impl Workload {
         }
         let write = self.model.borrow_mut().begin_write(lba, blocks, |at| first + at);
         let cdb = self.block_cdb(lba, blocks, &[opcode::WRITE_16, opcode::WRITE_10, opcode::WRITE_12, opcode::WRITE_6]);
-        let operation = Operation { kind: Kind::Write(write), out: Some(data.len()), into: None, name: "write" };
+        let operation = Operation {
+            kind: Kind::Write(write),
+            out: Some(data.len()),
+            into: None,
+            name: "write",
+            range: (lba, blocks),
+        };
         self.command(cdb, operation, Some(&data))
     }
 
@@ -330,7 +348,13 @@ impl Workload {
             io = io.with_flags(0x08);
         }
         let cdb = io.to_cdb(opcode::WRITE_SAME_16).expect("a 16-byte CDB has room for any range");
-        let operation = Operation { kind: Kind::Write(write), out: Some(data.len()), into: None, name: "write same" };
+        let operation = Operation {
+            kind: Kind::Write(write),
+            out: Some(data.len()),
+            into: None,
+            name: "write same",
+            range: (lba, blocks),
+        };
         self.command(cdb, operation, Some(&data))
     }
 
@@ -341,7 +365,13 @@ impl Workload {
             [Extent { lba, blocks: half }, Extent { lba: lba + u64::from(half), blocks: blocks as u32 - half }];
         let list = unmap_list(&extents);
         let cdb = Unmap { anchor: false, parameter_list_length: list.len() as u16 }.to_cdb();
-        let operation = Operation { kind: Kind::Write(write), out: Some(list.len()), into: None, name: "unmap" };
+        let operation = Operation {
+            kind: Kind::Write(write),
+            out: Some(list.len()),
+            into: None,
+            name: "unmap",
+            range: (lba, blocks),
+        };
         self.command(cdb, operation, Some(&list))
     }
 
@@ -358,20 +388,21 @@ impl Workload {
         let write = model.begin_write(lba, blocks, |at| first + at);
         let cdb = BlockIo::new(lba, blocks as u32).to_cdb(opcode::COMPARE_AND_WRITE).expect("few blocks");
         let kind = Kind::Compare { read, write, expected, first };
-        let operation = Operation { kind, out: Some(data.len()), into: None, name: "compare and write" };
+        let operation =
+            Operation { kind, out: Some(data.len()), into: None, name: "compare and write", range: (lba, blocks) };
         self.next_token += 1;
         let mut command = Command::new(self.next_token, self.lun, cdb);
         let mut buf = Buf::zeroed(data.len());
         buf.copy_from_slice(&data);
         command.data_out = Some(CommandData::Buf(buf));
-        self.trace.event(format_args!("{} submits {} {}", self.name, self.next_token, operation.name));
+        self.submits(&operation);
         self.under_way.insert(self.next_token, operation);
         command
     }
 
     fn other(&mut self) -> Command {
         let (lba, blocks) = self.range();
-        let plain = |name| Operation { kind: Kind::Other, out: None, into: None, name };
+        let plain = |name| Operation { kind: Kind::Other, out: None, into: None, name, range: (0, 0) };
         match self.rng.below(8) {
             0 | 1 => self.command(BlockIo::new(0, 0).synchronize_cache(), plain("flush"), None),
             2 if self.plan.unmap => self.unmap(lba, blocks),
@@ -379,12 +410,19 @@ impl Workload {
             4 => self.compare_and_write(lba, blocks.min(8)),
             5 => {
                 let cdb = Inquiry { page: self.rng.permille(500).then_some(0x83), allocation_length: 255 }.to_cdb();
-                let operation = Operation { kind: Kind::Other, out: None, into: Some((255, 0)), name: "inquiry" };
+                let operation =
+                    Operation { kind: Kind::Other, out: None, into: Some((255, 0)), name: "inquiry", range: (0, 0) };
                 self.command(cdb, operation, None)
             }
             6 => {
                 let cdb = GetLbaStatus { lba, allocation_length: 64, report_type: 0 }.to_cdb();
-                let operation = Operation { kind: Kind::Other, out: None, into: Some((64, 0)), name: "get lba status" };
+                let operation = Operation {
+                    kind: Kind::Other,
+                    out: None,
+                    into: Some((64, 0)),
+                    name: "get lba status",
+                    range: (lba, 0),
+                };
                 self.command(cdb, operation, None)
             }
             _ => self.command(command::test_unit_ready(), plain("test unit ready"), None),

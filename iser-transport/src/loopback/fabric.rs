@@ -101,6 +101,12 @@ impl Fabric {
         !state.visible.is_empty() || matches!(state.phase, Phase::Settled(_))
     }
 
+    /// Whether an end is over and has yet to be given back what it posted.
+    #[must_use]
+    pub fn is_flushing(&self) -> bool {
+        self.shared.lock().states.iter().any(|state| matches!(state.phase, Phase::Over(_)))
+    }
+
     /// What this end has not yet been given back: work requests and receives that are posted, and buffers that are advertised.
     #[must_use]
     pub fn held(&self, end: End) -> (usize, usize, usize) {
