@@ -337,8 +337,16 @@ impl<A: Application> Engine<A> {
     /// The next harder means after a function that did not help: ABORT TASK, LOGICAL UNIT RESET, a new connection.
     fn escalate<M: Datamover>(&mut self, mover: &mut M, own: TaskManagement, now: Instant) {
         let reset = TaskFunction::LogicalUnitReset;
-        let under_way = |other: &TaskManagement| other.function == reset && other.lun == own.lun;
-        let waits = self.controls.task_management.iter().flatten().any(under_way);
+        // One that the application asked for leads to nothing if it fails, and one that was sent before the command does not end it.
+        let task = self.slots.by_tag(own.referenced).and_then(|index| self.slots.get_mut(index));
+        let sent = task.map(|task| task.cmd_sn);
+        let ends_it = |other: &TaskManagement| {
+            other.asker == Asker::Timeout
+                && other.function == reset
+                && other.lun == own.lun
+                && sent.is_none_or(|sent| sent < other.cmd_sn)
+        };
+        let waits = self.controls.task_management.iter().flatten().any(ends_it);
         let goes_on = own.function != reset
             && (waits || self.send_function(mover, Asker::Timeout, reset, own.lun, RESERVED_TAG, Serial(0), now));
         if !goes_on {

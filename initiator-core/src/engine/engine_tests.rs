@@ -28,6 +28,8 @@ use crate::command::{Command, Completion, Failure, Outcome};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 
+#[path = "escalation_tests.rs"]
+mod escalation;
 #[path = "unexpected_tests.rs"]
 mod unexpected;
 
