@@ -142,6 +142,12 @@ impl FabricLink {
         }
     }
 
+    /// `side` hears that the connection, which was cut, is gone.
+    pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
+        self.fabric.cut_end(end(side));
+        self.stir(now);
+    }
+
     /// Whether a side has something to poll.
     #[must_use]
     pub fn is_ready(&self, side: Side) -> bool {

@@ -217,6 +217,12 @@ impl Link {
         }
     }
 
+    /// `side` hears that the link, which was cut, is gone.
+    pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
+        // What is due now has been looked at.
+        self.breaks[side as usize].get_or_insert(now + Duration::from_nanos(1));
+    }
+
     /// `side` closes its stream.
     pub fn close(&mut self, side: Side, now: Instant) {
         let direction = &mut self.directions[side as usize];

@@ -39,6 +39,14 @@ impl Network {
         }
     }
 
+    /// A side hears that the network, which was cut, is gone.
+    pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
+        match self {
+            Self::Bytes(link) => link.tell_of_cut(side, now),
+            Self::Queues(fabric) => fabric.tell_of_cut(side, now),
+        }
+    }
+
     /// Whether a planned bit has flipped.
     #[must_use]
     pub fn has_flipped(&self) -> bool {

@@ -306,6 +306,7 @@ impl<'a> World<'a> {
         })?;
         self.each_honest(Workload::leave);
         self.until(|world| world.hosts.iter().all(|host| matches!(host.state, State::Over(_))))?;
+        self.find_silence();
         self.until(|world| {
             let over = world.hostiles.iter().all(Hostile::is_over);
             over && world.served.is_empty() && world.hostile_queues.iter().all(HostileQueue::is_over)
@@ -367,6 +368,19 @@ impl<'a> World<'a> {
             });
             if let State::Up(pipe) = &host.state {
                 pipe.wake();
+            }
+        }
+    }
+
+    /// A target that never asks has no means to find out that a network is dead that says nothing: it leaves that to the system below, such as TCP's own
+    /// keepalive.
+    fn find_silence(&mut self) {
+        if self.scenario.limits.nop_in_idle.is_some() {
+            return;
+        }
+        for pipe in &self.served {
+            if let Some(link) = self.networks[pipe.link()].as_mut().filter(|link| link.is_cut()) {
+                link.tell_of_cut(Side::Target, self.now);
             }
         }
     }
