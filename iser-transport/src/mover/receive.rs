@@ -196,7 +196,10 @@ impl<Q: QueuePair> IserMover<Q> {
         let Some(bhs) = header else {
             return self.broken("a message is too short for a PDU's header (RFC 7145 9.2)");
         };
-        let (ahs, data) = (bhs.ahs_len(), bhs.data_segment_len());
+        let (ahs, mut data) = (bhs.ahs_len(), bhs.data_segment_len());
+        if self.lacks_immediate_data(&bhs, &control, len) {
+            data = 0;
+        }
         if data > self.receive.segment {
             self.fail(MoverError::DataSegmentTooLong { got: data, limit: self.receive.segment });
             return None;
@@ -213,6 +216,16 @@ impl<Q: QueuePair> IserMover<Q> {
         } else {
             self.login_pdu(&bhs, data, invalidated)
         }
+    }
+
+    /// Whether a command counts immediate data in its header that the message does not have, and advertises all of them instead: libiscsi before 1.20
+    /// does so with ImmediateData=Yes, and QEMU with it. Nobody else sends such a message, whose data are all where the STag says.
+    fn lacks_immediate_data(&self, bhs: &Bhs, control: &ControlHeader, len: usize) -> bool {
+        self.full_feature
+            && self.config.role == Role::Target
+            && bhs.opcode() == Ok(Opcode::ScsiCommand)
+            && control.write.is_some()
+            && len == HEADERS_LEN + bhs.ahs_len()
     }
 
     /// Before login is over there are login PDUs only.

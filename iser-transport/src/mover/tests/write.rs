@@ -62,6 +62,36 @@ fn data_that_get_data_would_refuse_are_not_at_hand() {
     }
 }
 
+/// A command that counts immediate data which the message does not have, as libiscsi before 1.20 sends it.
+#[test]
+fn immediate_data_that_are_only_announced_are_fetched_with_the_others() {
+    let announced = |len: u32, header| {
+        let bhs = scsi_command(Command { itt: 1, write: true, len, ..COMMAND });
+        let mut bytes = message(header, bhs, &[], &[]);
+        bytes[HEADER_LEN + 5..HEADER_LEN + 8].copy_from_slice(&len.min(8192).to_be_bytes()[1..]);
+        bytes
+    };
+    for len in [512, 65536] {
+        let mut rig = Rig::new();
+        rig.come(&announced(len, writes(WRITE)));
+        assert!(matches!(rig.poll(), Some(Notification::Control(_))));
+        assert_eq!(rig.mover.immediate_data(), b"");
+        rig.get(3, 1, Sink::Buf(Buf::zeroed(len as usize)));
+        assert!(rig.poll().is_none());
+        let data = pattern(len as usize, 2);
+        assert_eq!(rig.serve_read(&data), WRITE);
+        assert_eq!(complete(&mut rig), (3, data));
+    }
+    // With some of them, or without an STag, it is no message at all.
+    let mut cut = announced(512, writes(WRITE));
+    cut.push(7);
+    for bytes in [cut, announced(512, NONE)] {
+        let mut rig = Rig::new();
+        rig.come(&bytes);
+        assert!(matches!(rig.terminated(), MoverError::Protocol(_)));
+    }
+}
+
 // RFC 7145 7.3.6.
 #[test]
 fn data_are_fetched_into_their_final_place() {
