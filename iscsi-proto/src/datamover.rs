@@ -326,7 +326,7 @@ pub enum MoverError {
 /// What a mover that moves data by RDMA tells people. Totals since the connection began, where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MoverReport {
-    /// RDMA Reads that may be in flight from this side, as negotiated (ORD).
+    /// RDMA Reads that the target may have in flight, as negotiated: the target's ORD, the initiator's IRD.
     pub read_depth: u16,
     /// Payload bytes that the CPU copied.
     pub copied: u64,

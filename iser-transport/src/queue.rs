@@ -133,6 +133,8 @@ pub struct Established {
     pub peer_private: Option<u8>,
     /// RDMA Reads that may be in flight from our side (ORD). Zero: the peer takes none.
     pub read_depth: u16,
+    /// RDMA Reads of the peer that this side serves at a time (IRD).
+    pub served_depth: u16,
 }
 
 /// Why a queue pair ended.

@@ -53,7 +53,7 @@ pub struct SessionInfo {
     pub provider: &'static str,
     /// The RDMA device, where there is one.
     pub device: Option<String>,
-    /// RDMA Reads that may be in flight from our side, as negotiated; `None` over TCP.
+    /// RDMA Reads that the target may have in flight, as negotiated; `None` over TCP.
     pub read_depth: Option<u16>,
     /// TargetPortalGroupTag.
     pub tpgt: Option<u16>,

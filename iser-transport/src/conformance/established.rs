@@ -43,6 +43,8 @@ pub(super) fn the_read_depth_is_agreed(harness: &mut dyn Harness) {
             let depth = rig.established(end).map_or(0, |established| established.read_depth);
             let most = read_depth[0].min(read_depth[1]);
             assert!((1..=most).contains(&depth), "{end:?} may read {depth} deep, {read_depth:?} was asked for");
+            let served = rig.established(end.other()).map_or(0, |established| established.served_depth);
+            assert!(served >= depth, "{end:?} may read {depth} deep, and its peer serves {served}");
         }
         rig.close();
     }

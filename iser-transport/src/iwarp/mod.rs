@@ -357,6 +357,7 @@ impl IwarpQueue {
         self.events.push_back(Completion::Established(Established {
             peer_private: self.peer_private.first().copied(),
             read_depth: agreement.ord,
+            served_depth: agreement.ird,
         }));
         if agreement.empty_write {
             self.emit_empty_write();

@@ -381,6 +381,7 @@ impl Shared {
         Established {
             peer_private: if self.config.pad_private { Some(first.unwrap_or(0)) } else { first },
             read_depth: self.read_depth(end),
+            served_depth: self.read_depth(end),
         }
     }
 

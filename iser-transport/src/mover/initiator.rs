@@ -102,6 +102,7 @@ impl<Q: QueuePair> IserMover<Q> {
             self.fail(MoverError::Rdma("the target rejected the iSER Hello: its version, or its read depth"));
             return None;
         }
+        self.served_depth = self.served_depth.min(reply.ord);
         self.pump();
         None
     }

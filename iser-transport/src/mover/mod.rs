@@ -80,6 +80,8 @@ pub struct IserMover<Q> {
     queue: Q,
     config: IserMoverConfig,
     parameters: Parameters,
+    /// RDMA Reads of the peer that are served at a time.
+    served_depth: u16,
     full_feature: bool,
     state: State,
     /// Whether [`QueuePair::disconnect`] was called.
@@ -110,6 +112,7 @@ impl<Q: QueuePair> IserMover<Q> {
             queue,
             config,
             parameters: Parameters::default(),
+            served_depth: 0,
             full_feature: false,
             state: State::Open,
             disconnected: false,
@@ -213,6 +216,7 @@ impl<Q: QueuePair> IserMover<Q> {
             Completion::Established(established) => {
                 self.peer = PrivateData::of_peer(established.peer_private);
                 self.send.read_depth = usize::from(established.read_depth.min(self.config.read_depth));
+                self.served_depth = established.served_depth;
                 self.send.established = true;
             }
             Completion::Received { buf, len, invalidated } => self.arrived(buf, len, invalidated),
@@ -371,7 +375,11 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
 
     fn report(&self) -> Option<MoverReport> {
         Some(MoverReport {
-            read_depth: self.send.read_depth as u16,
+            // Only targets read.
+            read_depth: match self.config.role {
+                Role::Target => self.send.read_depth as u16,
+                Role::Initiator => self.served_depth,
+            },
             copied: self.counters.copied + self.queue.copied(),
             written: self.counters.written,
             read: self.counters.read,

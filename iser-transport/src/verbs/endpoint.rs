@@ -428,9 +428,12 @@ impl Port for DevicePort {
             return Some(match parts.link.channel.poll() {
                 Ok(None) => return None,
                 Ok(Some(Event::Established(told))) => {
-                    let outgoing_reads = told.outgoing_reads.min(self.depths.outgoing_reads);
                     PortEvent::Established(match self.side {
-                        Side::Active => Parameters { outgoing_reads, ..told },
+                        Side::Active => Parameters {
+                            private: told.private,
+                            incoming_reads: told.incoming_reads.min(self.depths.incoming_reads),
+                            outgoing_reads: told.outgoing_reads.min(self.depths.outgoing_reads),
+                        },
                         // What the peer had to say came with its request.
                         Side::Passive(asked) => Parameters { private: asked.private, ..self.depths },
                     })

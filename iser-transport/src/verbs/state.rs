@@ -18,6 +18,7 @@ use std::time::Instant;
 use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Memory, RegisterFailure, Registrar};
 
 use super::config::VerbsConfig;
+use super::connection::Parameters;
 use super::jobs::{self, Bounce, Bounced, Job, Jobs, Outcome, Posted};
 use super::port::{Batch, Capacity, Operation, Port, PortEvent, Request, WorkCompletion};
 use super::status;
@@ -416,7 +417,7 @@ impl<P: Port> State<P> {
 
     fn handle_event(&mut self, event: PortEvent) {
         match event {
-            PortEvent::Established(told) => self.stand(told.private, told.outgoing_reads.into()),
+            PortEvent::Established(told) => self.stand(told),
             PortEvent::Rejected => self.end(Some(EndCause::Rejected)),
             PortEvent::Failed => self.end(Some(EndCause::Broken)),
             PortEvent::Disconnected => self.end(Some(EndCause::PeerClosed)),
@@ -426,11 +427,15 @@ impl<P: Port> State<P> {
         }
     }
 
-    fn stand(&mut self, peer_private: Option<u8>, read_depth: u16) {
+    fn stand(&mut self, told: Parameters) {
         if self.phase == Phase::Connecting {
             self.phase = Phase::Established;
-            self.read_depth = read_depth;
-            self.ready.push_back(Completion::Established(Established { peer_private, read_depth }));
+            self.read_depth = told.outgoing_reads.into();
+            self.ready.push_back(Completion::Established(Established {
+                peer_private: told.private,
+                read_depth: told.outgoing_reads.into(),
+                served_depth: told.incoming_reads.into(),
+            }));
         }
     }
 
@@ -471,7 +476,7 @@ impl<P: Port> State<P> {
             && let Some(told) = self.port.told()
         {
             // The first message of the peer may overtake the event of the connection.
-            self.stand(told.private, told.outgoing_reads.into());
+            self.stand(told);
         }
         let Some(buf) = self.receives.pop_front() else { return };
         self.first_receive += 1;

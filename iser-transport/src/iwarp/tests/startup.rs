@@ -46,11 +46,11 @@ fn a_reply_byte_by_byte() {
     // As Linux's ib_iser over soft-iWARP asks: IRD 128, ORD 1, four bytes of private data.
     let (reply, established) = reply_to(config(), 0x10, 2, &[0, 128, 0, 1, 0x80, 0, 0, 0]);
     assert_eq!(reply, mpa(REPLY, 0x10, 2, &[0, 7, 0, 9, 0x80, 0, 0, 0]));
-    assert_eq!(established, Some(Established { peer_private: Some(0x80), read_depth: 9 }));
+    assert_eq!(established, Some(Established { peer_private: Some(0x80), read_depth: 9, served_depth: 7 }));
     // A shallower initiator lowers our ORD.
     let (reply, established) = reply_to(config(), 0x10, 2, &[0, 2, 0, 100]);
     assert_eq!(reply, mpa(REPLY, 0x10, 2, &[0, 7, 0, 2, 0x80, 0, 0, 0]));
-    assert_eq!(established, Some(Established { peer_private: None, read_depth: 2 }));
+    assert_eq!(established, Some(Established { peer_private: None, read_depth: 2, served_depth: 7 }));
     // RFC 6581 9.1: not negotiated.
     let (reply, established) = reply_to(config(), 0x10, 2, &[0x3f, 0xff, 0x3f, 0xff]);
     assert_eq!(reply, mpa(REPLY, 0x10, 2, &[0x3f, 0xff, 0x3f, 0xff, 0x80, 0, 0, 0]));
@@ -123,7 +123,8 @@ fn taken(config: IwarpConfig, reply: &[u8]) -> (IwarpQueue, Vec<Short>) {
 
 #[test]
 fn answers_are_taken_for_what_they_are() {
-    let accepted = |depth| Short::Established(Established { peer_private: Some(0), read_depth: depth });
+    let accepted =
+        |depth| Short::Established(Established { peer_private: Some(0), read_depth: depth, served_depth: 7 });
     let (queue, all) = taken(config(), &mpa(REPLY, 0x50, 2, &[0, 3, 0, 7, 0, 0, 0, 0]));
     assert_eq!(all, [accepted(3)]);
     assert!(queue.uses_crc());

@@ -97,7 +97,7 @@ impl Rig {
     fn connected(work: usize) -> Self {
         let limits = QueueLimits { work, receives: 64, transfer: 1 << 20 };
         let mut rig = Self { mover: IserMover::new(Scripted::new(limits), config()) };
-        rig.tell(Completion::Established(Established { peer_private: Some(0x80), read_depth: 1 }));
+        rig.tell(Completion::Established(Established { peer_private: Some(0x80), read_depth: 1, served_depth: 4 }));
         rig
     }
 
@@ -289,9 +289,12 @@ fn the_hello_comes_first_and_all_else_waits_for_its_reply() {
     assert_eq!((max_version, min_version, ird), (VERSION, VERSION, config().read_depth));
     rig.tell(Completion::Done { id, memory: sent.memory });
     assert!(rig.mover.queue.work.is_empty(), "nothing goes out before the HelloReply");
-    let reply = HelloReply { rejected: false, max_version: VERSION, current_version: VERSION, ord: 4 };
+    let served = |rig: &Rig| rig.mover.report().map(|report| report.read_depth);
+    assert_eq!(served(&rig), Some(4));
+    let reply = HelloReply { rejected: false, max_version: VERSION, current_version: VERSION, ord: 3 };
     rig.come(&Header::HelloReply(reply).emit(), None);
     assert!(rig.poll().is_none());
+    assert_eq!(served(&rig), Some(3), "what the target asks for at a time");
     let sent = rig.sent();
     assert_eq!(sent.len(), 2);
     assert!(sent[0].header.read.is_some());

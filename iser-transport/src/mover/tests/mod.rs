@@ -234,7 +234,7 @@ fn config() -> IserMoverConfig {
 }
 
 const LIMITS: QueueLimits = QueueLimits { work: 64, receives: 64, transfer: 1 << 20 };
-const ESTABLISHED: Established = Established { peer_private: Some(0x80), read_depth: 8 };
+const ESTABLISHED: Established = Established { peer_private: Some(0x80), read_depth: 8, served_depth: 0 };
 
 fn reads(read: RemoteBuffer) -> ControlHeader {
     ControlHeader { read: Some(read), write: None }
