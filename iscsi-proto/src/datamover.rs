@@ -60,6 +60,8 @@ pub struct Caps {
     /// Whether a normal session over this mover is an iSER session: login then negotiates RDMAExtensions=Yes and its keys (RFC 7145 6.3), and fails
     /// without.
     pub rdma_extensions: bool,
+    /// Whether the end of one direction leaves the other open, as a TCP FIN does. An RDMA connection ends in both at once.
+    pub half_closes: bool,
 }
 
 /// The sequence numbers that the mover writes into PDUs it makes itself (Data-In, R2T, Data-Out). The session keeps them current.

@@ -75,7 +75,7 @@ impl Offer {
     /// ```
     /// use iscsi_proto::datamover::Caps;
     /// use iscsi_proto::login::Offer;
-    /// let iser = Caps { digests: false, registered_memory: true, copy_limit: 8192, transport: "iser", rdma_extensions: true };
+    /// let iser = Caps { digests: false, registered_memory: true, copy_limit: 8192, transport: "iser", rdma_extensions: true, half_closes: false };
     /// assert!(Offer::default().over(&iser).rdma_extensions);
     /// ```
     #[must_use]

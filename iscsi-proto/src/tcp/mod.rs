@@ -271,6 +271,7 @@ impl Datamover for TcpMover {
             copy_limit: self.config.copy_limit,
             transport: "tcp",
             rdma_extensions: false,
+            half_closes: true,
         }
     }
 

@@ -237,6 +237,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
             copy_limit: self.config.immediate_limit as usize,
             transport: "iser",
             rdma_extensions: true,
+            half_closes: false,
         }
     }
 

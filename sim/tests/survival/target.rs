@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_proto::pdu::{NopOut, Opcode, RESERVED_TAG, ScsiResponse};
+use iscsi_proto::pdu::{LogoutReason, LogoutRequest, NopOut, Opcode, RESERVED_TAG, ScsiResponse};
 use iscsi_proto::serial::Serial;
 use iser_transport::header::ControlHeader;
 use iser_transport::loopback::{Fabric, LoopbackConfig, LoopbackQueue, NoReceive, pair};
@@ -292,6 +292,49 @@ fn an_initiator_that_falls_silent() {
         assert!(rig.over(), "{:?}", rig.bench.pipe.connection.end_reason());
         rig.close(Ending::Vanish);
     }
+}
+
+impl Rig {
+    /// A session that is logged out, with a connection that nobody has closed.
+    fn logged_out() -> Self {
+        let mut rig = Self::logged_in(LoopbackConfig::default());
+        let logout = LogoutRequest {
+            immediate: true,
+            reason: LogoutReason::CloseSession,
+            itt: 5000,
+            cid: 0,
+            cmd_sn: Serial(rig.cmd_sn),
+            exp_stat_sn: Serial(1),
+        };
+        rig.bench.peer.send(&message(NONE, logout.emit(), &[], &[]), None);
+        rig.bench.settle();
+        let answer = rig.bench.peer.heard.back().and_then(Heard::bhs).map(|bhs| bhs.opcode());
+        assert_eq!(answer, Some(Ok(Opcode::LogoutResponse)));
+        assert!(rig.bench.peer.ended.is_none() && !rig.over(), "the initiator closes first");
+        rig
+    }
+}
+
+/// It closes the connection itself; one that does not is not waited for long.
+#[test]
+fn an_initiator_that_has_logged_out() {
+    for ending in Ending::ALL {
+        Rig::logged_out().close(ending);
+    }
+    let mut rig = Rig::logged_out();
+    rig.bench.wait(Duration::from_millis(1900));
+    assert!(!rig.over());
+    rig.bench.wait(Duration::from_millis(200));
+    assert!(rig.over());
+    assert_eq!(rig.bench.peer.ended, Some(EndCause::PeerClosed));
+    rig.close(Ending::Disconnect);
+    // Nor does it hold up whoever waits for its session to end.
+    let mut rig = Rig::logged_out();
+    rig.target.registry().stop(Duration::ZERO);
+    rig.bench.wait(Duration::from_millis(1));
+    assert!(rig.over());
+    assert_eq!(rig.bench.pipe.connection.end_reason(), Some(&EndReason::LoggedOut));
+    rig.close(Ending::Disconnect);
 }
 
 #[test]

@@ -44,6 +44,8 @@ enum Phase {
 
 struct Ending {
     session: Option<Box<FullFeature>>,
+    /// The initiator is to close the connection, until then.
+    lingering: Option<Instant>,
     /// What is queued is still to be sent, until then.
     flushing: Option<Instant>,
     /// How long aborted store operations, and the transport with buffers of ours, may take.
@@ -178,15 +180,26 @@ impl<M: Datamover> TargetConnection<M> {
                 self.target.registry.leave(logged_in.entry.id);
                 None
             }
-            ending @ (Phase::Ending(_) | Phase::Finished) => {
-                self.phase = ending;
+            Phase::Ending(mut ending) => {
+                if ending.lingering.take().is_some() {
+                    self.mover.connection_terminate();
+                }
+                self.phase = Phase::Ending(ending);
                 return;
             }
+            Phase::Finished => return,
             Phase::Login(_) => None,
         };
-        let flushing = Some(now + limits.close_timeout);
-        self.phase = Phase::Ending(Ending { session, flushing, until: now + limits.drain_timeout });
-        if polite {
+        // RFC 7143 11.14: the target half-closes, and the initiator closes. RFC 7145 5.2.2 knows no half-close: initiators that get a disconnect
+        // right behind the Logout Response take it for an error, or lose the response.
+        let lingers = matches!(reason, EndReason::LoggedOut) && !self.mover.caps().half_closes;
+        let lingering = lingers.then(|| now + limits.logout_linger);
+        let closes = lingering.unwrap_or(now);
+        let (flushing, until) = (Some(closes + limits.close_timeout), closes + limits.drain_timeout);
+        self.phase = Phase::Ending(Ending { session, lingering, flushing, until });
+        if lingers {
+            // The initiator's turn.
+        } else if polite {
             self.mover.connection_terminate();
         } else {
             self.mover.connection_abort();
@@ -205,6 +218,11 @@ impl<M: Datamover> TargetConnection<M> {
                 {
                     executor.give(buf);
                 }
+            }
+            if ending.lingering.is_some_and(|until| now >= until || self.mover.is_closed()) {
+                ending.lingering = None;
+                self.mover.connection_terminate();
+                continue;
             }
             // What the transport itself has to say may come behind the last notification.
             if self.mover.is_closed() && self.mover.backlog() == 0 {
@@ -290,7 +308,7 @@ impl<M: Datamover> Connection for TargetConnection<M> {
             Phase::Login(login) => Some(login.deadline),
             Phase::Reinstating(_, until) => Some(*until),
             Phase::FullFeature(session) => Some(session.deadline()),
-            Phase::Ending(ending) => Some(ending.flushing.unwrap_or(ending.until)),
+            Phase::Ending(ending) => Some(ending.lingering.or(ending.flushing).unwrap_or(ending.until)),
             Phase::Finished => None,
         }
     }

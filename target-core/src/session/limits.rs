@@ -47,6 +47,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How long a connection that is closing may take to send what is left. Default 5 s.
     pub close_timeout: Duration,
+    /// How long an initiator that has logged out over a transport without half-close (RDMA) may take to close the connection itself. Default 2 s.
+    pub logout_linger: Duration,
     /// What CHAP accepts.
     pub chap: ChapPolicy,
     /// Bounds of the executor of each session; its `slots` follow from the command window.
@@ -73,6 +75,7 @@ impl Default for Limits {
             owed_data_wait: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
+            logout_linger: Duration::from_secs(2),
             chap: ChapPolicy::default(),
             executor: ExecutorConfig::default(),
             offer: Offer::default(),

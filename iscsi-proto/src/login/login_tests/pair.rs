@@ -234,8 +234,14 @@ fn a_discovery_session_over_iser_is_an_ordinary_one() {
 
 #[test]
 fn the_offer_of_open_iscsi_over_iser_gets_what_the_kernels_target_answers() {
-    let iser =
-        Caps { digests: false, registered_memory: true, copy_limit: 0, transport: "iser", rdma_extensions: true };
+    let iser = Caps {
+        digests: false,
+        registered_memory: true,
+        copy_limit: 0,
+        transport: "iser",
+        rdma_extensions: true,
+        half_closes: false,
+    };
     let house = House { offer: Offer::default().over(&iser), ..quiet() };
     let offered = "SessionType=Normal HeaderDigest=None DataDigest=None DefaultTime2Wait=2 DefaultTime2Retain=0 IFMarker=No OFMarker=No \
                    ErrorRecoveryLevel=0 InitialR2T=No ImmediateData=Yes MaxBurstLength=16776192 FirstBurstLength=262144 MaxOutstandingR2T=1 \
