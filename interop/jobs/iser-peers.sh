@@ -14,42 +14,66 @@ serve_lio() { lio_ready && lio_target "$LIO_IQN" 1 64 "$IP:3261,iser" && lio_ena
 need "LIO serves iSER" serve_lio
 need "tgt serves iSER" tgt_iser "$TGT_IQN" 64
 
-# observe NAME COMMAND...: tells how it ended and judges nothing: what libiscsi's iSER does with its suite, which logs in
-# anew for each test, and with QEMU's requests against our target is not settled; the README says so.
-observe() {
-    local name=$1; shift
-    if "$@" > observe.log 2>&1; then note "$name passes"; else note "$name does not pass: $(tail -n 3 observe.log | tr '\n' ' ')"; fi
-}
-# libiscsi NAME URL: what its tools and QEMU's driver do over iSER.
+# libiscsi NAME URL: its tools and QEMU's driver over iSER, and tests of its suite. Debian 12's libiscsi 1.19 has faults of its own
+# there (lib/iser.c), mended in 1.20, that the job keeps away from:
+# - iser_reg_mr makes 256 buffers of 256 KiB: longer requests are never sent, and QEMU then tells of a NOP timeout.
+# - iscsi_init_iser_transport leaves `struct iser_conn` as malloc gave it, and iser_reg_mr walks a list in it: where a process logs
+#   in twice, as each test of the suite does, it may crash. MALLOC_PERTURB_=255 has malloc give zeroes.
+# - iser_free_iser_conn_res cancels the thread of the old connection and does not wait for it: its last event may hit the new
+#   connection, whose memory is the same. Hence the suite is observed only.
 libiscsi() {
     local test
     check "$1: inquiry" ours DIRECT_ACCESS -- iscsi-inq -i "$INITIATOR" "$2"
     check "$1: capacity" ours "Total size:67108864" -- iscsi-readcapacity16 -i "$INITIATOR" "$2"
-    check "$1: small random reads" ours "iops average" finished. -- iscsi-perf -i "$INITIATOR" -t 8 -m 32 -b 1 -r "$2"
-    check "$1: large sequential reads" ours "iops average" finished. -- iscsi-perf -i "$INITIATOR" -t 8 -m 4 -b 256 "$2"
-    for test in SCSI.Read10.Simple SCSI.Write10.Simple SCSI.Write16.Simple; do
-        observe "$1: $test" conforms "$test" "$2"
+    check "$1: small random reads" perf -m 32 -b 1 -r "$2"
+    check "$1: large sequential reads" perf -m 4 -b 256 "$2"
+    check "$1: QEMU, 512 bytes" qemu_io "$2" "write -P 0xa5 512 512" "read -P 0xa5 512 512"
+    check "$1: QEMU, 256 KiB" qemu_io "$2" "write -P 0x5a 1M 256k" "read -P 0x5a 1M 256k"
+    for test in TestUnitReady.Simple Inquiry.Standard Write16.Simple; do
+        observe "$1: $test" conforms "SCSI.$test" "$2"
     done
+}
+# iscsi-perf looks for the very second in which its own time is over; when it misses that it goes on for ever.
+perf() { ours "iops average" finished. -- timeout --preserve-status 6 iscsi-perf -i "$INITIATOR" "$@"; }
+# observe NAME COMMAND...: tells how it ended, of up to three tries, and judges nothing.
+observe() {
+    local name=$1 try; shift
+    for try in 1 2 3; do
+        if "$@" > observe.log 2>&1; then note "$name passes, try $try"; return; fi
+    done
+    note "$name does not pass: $(grep -v '^ *$' observe.log | tail -n 3 | tr '\n' ' ')"
 }
 conforms() {
     local said
-    said=$(timeout 60 iscsi-test-cu -i "$INITIATOR" --dataloss --test "$1" "$2" 2>&1) && grep -qE 'tests +1 +1 +1 +0' <<< "$said" ||
+    said=$(MALLOC_PERTURB_=255 timeout 40 iscsi-test-cu -i "$INITIATOR" --dataloss --test "$1" "$2" 2>&1) && grep -qE 'tests +1 +1 +1 +0' <<< "$said" ||
         { echo "$said"; return 1; }
+}
+# qemu_io URL COMMAND...
+qemu_io() {
+    local portal target lun commands=()
+    IFS=/ read -r _ _ portal target lun <<< "$1"; shift
+    while [ $# -gt 0 ]; do commands+=(-c "$1"); shift; done
+    timeout 60 qemu-io "${commands[@]}" --image-opts \
+        "driver=raw,cache.direct=on,file.driver=iscsi,file.transport=iser,file.portal=$portal,file.target=$target,file.lun=$lun,file.initiator-name=$INITIATOR"
 }
 if [ "${PROGRAMS:-ours}" = libiscsi ]; then
     libiscsi "libiscsi to LIO" "$LIO_URL"
     libiscsi "libiscsi to tgt" "$TGT_URL"
     finish
 fi
+# LIO's isert of Linux 6.12 locks up its kernel when the first command comes before it is ready for one, which it is some
+# milliseconds behind its login response ("soft lockup", and no RDMA connection after it): the wire takes its time.
+need "slow wire" eval 'modprobe sch_netem && tc qdisc add dev near0 root netem delay 50ms'
 initiator_of_ours "ours to LIO" "$LIO_URL" verbs LIO-ORG near_rdma
+need "wire as it was" tc qdisc del dev near0 root
+check "LIO's kernel lives" eval '! dmesg | grep -E "soft lockup|Oops|BUG:"'
+[ $FAILED = 0 ] || finish
 # tgt's buffers for RDMA hold 512 KiB; a command for more gets no answer.
 LARGE=512K initiator_of_ours "ours to tgt" "$TGT_URL" verbs IET near_rdma
 
 PORT=3262 ISER_PORT=3262
 need "ours serves" serve_iser verbs 64
 libiscsi "libiscsi to ours" "iser://$IP:$PORT/$IQN/0"
-qemu_io() { qemu-io -f raw -t none -c "write -P 0x5a 1M 3M" -c "read -P 0x5a 1M 3M" -c "write -P 0xa5 512 512" -c "read -P 0xa5 512 512" "$1"; }
-observe "QEMU to ours" ours -- qemu_io "iser://$IP:$PORT/$IQN/0"
 initiator_of_ours "ours to ours" "iser://$IP:$PORT/$IQN/0" verbs near_rdma
 check "target ends at Ctrl-C" stop_serving
 check "no error in the kernel log" eval '! dmesg | grep -E "BUG:|WARNING:|Oops|hung task"'
