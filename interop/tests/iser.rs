@@ -46,14 +46,8 @@ const STORY: &[&str] = &[
 
 /// What `initiator_of_ours` of `jobs/rdma.sh` and `libiscsi` of `jobs/iser-peers.sh` check under a name.
 const OURS: &[&str] = &["info", "verify", "verify in large requests", "bench"];
-const LIBISCSI: &[&str] = &[
-    "inquiry",
-    "capacity",
-    "small random reads",
-    "large sequential reads",
-    "QEMU, 512 bytes",
-    "QEMU, 256 KiB",
-];
+const LIBISCSI: &[&str] =
+    &["inquiry", "capacity", "small random reads", "large sequential reads", "QEMU, 512 bytes", "QEMU, 256 KiB"];
 
 fn named(name: &str, steps: &[&str]) -> Vec<String> {
     steps.iter().map(|step| format!("{name}: {step}")).collect()
