@@ -58,27 +58,6 @@ pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<
     checked(unsafe { libc::readv(socket.as_fd().as_raw_fd(), vecs[from..].as_ptr(), (2 - from) as _) })
 }
 
-/// TCP's effective maximum segment size in bytes, as the kernel sees it now: `TCP_MAXSEG` of a connected socket.
-///
-/// # Errors
-/// The errno of `getsockopt`.
-pub fn max_segment(socket: impl AsFd) -> io::Result<u32> {
-    let mut value: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: value and length are ours, and the length says how large the value is.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_MAXSEG,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    };
-    checked(result as isize)?;
-    Ok(u32::try_from(value).unwrap_or(0))
-}
-
 /// TCP's maximum segment size on a connected socket, in bytes: what one segment holds of the stream now (`TCP_MAXSEG`).
 ///
 /// # Errors
@@ -108,7 +87,7 @@ mod tests {
     fn a_connection_over_loopback_has_large_segments() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let segment = super::max_segment(&stream).unwrap();
+        let segment = super::segment_size(&stream).unwrap();
         assert!((500..=65_535).contains(&segment), "{segment}");
     }
 }

@@ -48,7 +48,7 @@ impl Driver {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_nonblocking(true).expect("a non-blocking socket");
         let given = std::env::args().nth(2).and_then(|arg| arg.parse().ok());
-        let emss = given.unwrap_or_else(|| socket::max_segment(&stream).unwrap_or(1460));
+        let emss = given.unwrap_or_else(|| socket::segment_size(&stream).unwrap_or(1460));
         let config = IwarpConfig { crc, emss, seed: 1 + u64::from(connect), ..IwarpConfig::default() };
         let queue = if connect { IwarpQueue::connect(config) } else { IwarpQueue::accept(config) };
         Self { queue, stream, starved: false, full: false }
