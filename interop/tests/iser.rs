@@ -96,6 +96,21 @@ fn lio_tgt_and_libiscsi_understand_us_over_soft_roce() -> Result<()> {
 }
 
 #[test]
+fn a_small_memlock_limit_is_named_at_either_end() -> Result<()> {
+    const CHECKS: &[&str] = &[
+        "enough at both ends",
+        "the initiator names ulimit -l",
+        "registered memory is shown",
+        "it is given back at logout",
+        "target ends at Ctrl-C",
+        "no session at a target that may lock too little",
+        "the target names ulimit -l",
+        "it still ends at Ctrl-C",
+    ];
+    run(Job::named("memlock.sh"), CHECKS, &[])
+}
+
+#[test]
 fn the_verbs_provider_passes_the_cases_of_queue_pairs() -> Result<()> {
     let program = verbs_conformance()?.display().to_string();
     let job = Job::named("verbs.sh").with("CONFORMANCE", program).limit(LIMIT);

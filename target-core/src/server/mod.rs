@@ -120,6 +120,10 @@ impl ServerError {
 /// Who hears of ended connections.
 type OnEnd = Arc<dyn Fn(Endpoints, &EndReason) + Send + Sync>;
 
+/// Who hears of peers that could not be taken.
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+pub(crate) type OnRefused = Arc<dyn Fn(&VerbsError) + Send + Sync>;
+
 /// Starts servers. See the [module](self) for an example.
 #[derive(Debug)]
 pub struct Server;
@@ -137,6 +141,8 @@ impl Server {
             iser: IserConfig::default(),
             workers: None,
             on_end: None,
+            #[cfg(all(feature = "verbs", target_os = "linux"))]
+            on_refused: None,
         }
     }
 }
@@ -151,6 +157,8 @@ pub struct ServerBuilder {
     iser: IserConfig,
     workers: Option<usize>,
     on_end: Option<OnEnd>,
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    on_refused: Option<OnRefused>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -200,6 +208,15 @@ impl ServerBuilder {
     #[must_use]
     pub fn on_end(mut self, on_end: impl Fn(Endpoints, &EndReason) + Send + Sync + 'static) -> Self {
         self.on_end = Some(Arc::new(on_end));
+        self
+    }
+
+    /// Has `on_refused` called, on a worker's thread, when a peer that wants to connect over an RDMA device is turned away because of this side: the
+    /// process may not lock enough memory, say. It must not block.
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    #[must_use]
+    pub fn on_refused(mut self, on_refused: impl Fn(&VerbsError) + Send + Sync + 'static) -> Self {
+        self.on_refused = Some(Arc::new(on_refused));
         self
     }
 
@@ -297,6 +314,8 @@ impl ServerBuilder {
                 spin: verbs.as_ref().map_or(Duration::ZERO, |verbs| verbs.spin()),
                 driver: self.driver,
                 on_end: self.on_end.clone(),
+                #[cfg(all(feature = "verbs", target_os = "linux"))]
+                on_refused: self.on_refused.clone(),
                 seats: seats.clone(),
                 stopped: stopped.clone(),
             };

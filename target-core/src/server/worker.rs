@@ -80,6 +80,8 @@ pub(super) struct Worker {
     pub(super) spin: Duration,
     pub(super) driver: iscsi_driver::Limits,
     pub(super) on_end: Option<OnEnd>,
+    #[cfg(all(feature = "verbs", target_os = "linux"))]
+    pub(super) on_refused: Option<super::OnRefused>,
     pub(super) seats: Seats,
     pub(super) stopped: watch::Receiver<Option<Duration>>,
 }
@@ -104,7 +106,8 @@ impl Worker {
         for listener in share.verbs {
             // The runtime takes every listener that the system made.
             if let Ok(acceptor) = iser_transport::verbs::VerbsAcceptor::new(listener) {
-                acceptors.spawn_local(accept_verbs(acceptor, self.target.clone(), self.seats.clone()));
+                let on_refused = self.on_refused.clone();
+                acceptors.spawn_local(accept_verbs(acceptor, self.target.clone(), self.seats.clone(), on_refused));
             }
         }
         for Listening { socket, iser } in share.tcp {
@@ -264,14 +267,22 @@ fn seat(seats: &Seats, line: Line, endpoints: Endpoints) -> bool {
 
 /// Takes connections of RDMA devices. Each is answered by its worker.
 #[cfg(all(feature = "verbs", target_os = "linux"))]
-async fn accept_verbs(acceptor: iser_transport::verbs::VerbsAcceptor, target: Arc<Target>, seats: Seats) {
+async fn accept_verbs(
+    acceptor: iser_transport::verbs::VerbsAcceptor,
+    target: Arc<Target>,
+    seats: Seats,
+    on_refused: Option<super::OnRefused>,
+) {
     use iser_transport::verbs::VerbsError;
     loop {
         let queue = match acceptor.accept().await {
             Ok(queue) => queue,
             // The device is gone. The TCP portal stays.
             Err(VerbsError::NoRdma(_)) => return,
-            Err(_) => {
+            Err(error) => {
+                if let Some(on_refused) = &on_refused {
+                    on_refused(&error);
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -1,13 +1,15 @@
 //! `ramdisk serve`: exports LUNs until Ctrl-C.
 
 use std::io::{IsTerminal, Write};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use examples::ending::{Ending, failed};
+use iscsi_proto::datamover::MoverError;
 use target_core::node::TargetConfig;
 use target_core::server::{IserConfig, Server, ServerHandle};
+use target_core::session::EndReason;
 
 use crate::args::ServeArgs;
 use crate::attach;
@@ -19,6 +21,20 @@ use crate::stats::StatsView;
 /// How long initiators have to log out when the server ends.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// Tells the operator what goes wrong with RDMA, but not the same again and again.
+#[derive(Default)]
+struct Complaint(Mutex<String>);
+
+impl Complaint {
+    fn make(&self, text: &str) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != text {
+            eprintln!("{text}");
+            text.clone_into(&mut last);
+        }
+    }
+}
+
 /// Binds the portals and starts the workers.
 pub(crate) fn start(config: TargetConfig, workers: usize, iser: Option<IserConfig>) -> Result<ServerHandle, Ending> {
     let mut server = Server::builder(config);
@@ -26,7 +42,16 @@ pub(crate) fn start(config: TargetConfig, workers: usize, iser: Option<IserConfi
         server = server.workers(workers);
     }
     if let Some(iser) = iser {
-        server = server.iser(iser);
+        let complaint = Arc::new(Complaint::default());
+        let other = Arc::clone(&complaint);
+        server = server
+            .iser(iser)
+            .on_refused(move |error| complaint.make(&format!("cannot take an RDMA connection: {error}")))
+            .on_end(move |ends, reason| {
+                if let EndReason::Transport(error @ MoverError::Rdma(_)) = reason {
+                    other.make(&format!("lost {}: {error}", ends.peer.ip()));
+                }
+            });
     }
     server.start().map_err(failed)
 }
