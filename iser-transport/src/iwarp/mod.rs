@@ -119,7 +119,7 @@ impl IwarpConfig {
         self.ird.min(mpa::MAX_DEPTH)
     }
 
-    fn copy_limit(&self) -> usize {
+    fn most_copied(&self) -> usize {
         self.copy_limit.min(MAX_COPY_LIMIT)
     }
 

@@ -179,7 +179,7 @@ impl IwarpQueue {
     pub(super) fn send_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
         let may_send = self.state == State::Open && (self.role == Role::Initiator || self.heard);
         let next = self.pump.is_idle() && self.pump.responses.is_empty() && self.works.all_started();
-        let fits = len <= self.config.copy_limit().min(self.mulpdu - UNTAGGED);
+        let fits = len <= self.config.most_copied().min(self.mulpdu - UNTAGGED);
         if !may_send || !next || !fits || !self.send.has_room(LENGTH + UNTAGGED + len + MAX_PADDING + CRC) {
             return false;
         }
@@ -225,7 +225,7 @@ impl IwarpQueue {
                 let len = (job.len - queued).min(self.mulpdu - TAGGED);
                 // Parts of a large payload in lent memory are never copied.
                 let whole = if job.lent { job.len } else { len };
-                let small = whole <= self.config.copy_limit();
+                let small = whole <= self.config.most_copied();
                 let segment = Segment { len, last: queued + len == job.len, small };
                 let (opcode, last) = (Opcode::Write, segment.last);
                 let header = Tagged { opcode, last, stag: to.stag.0, to: to.offset + queued as u64 };
@@ -233,7 +233,7 @@ impl IwarpQueue {
             }
             Kind::Send { invalidate } => {
                 let len = (job.len - queued).min(self.mulpdu - UNTAGGED);
-                let segment = Segment { len, last: queued + len == job.len, small: len <= self.config.copy_limit() };
+                let segment = Segment { len, last: queued + len == job.len, small: len <= self.config.most_copied() };
                 // RFC 7145 7.3: new implementations are not to ask for events.
                 let opcode = if invalidate.is_some() { Opcode::SendInvalidate } else { Opcode::Send };
                 let header = Untagged {

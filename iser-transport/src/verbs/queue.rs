@@ -14,7 +14,7 @@ use crate::queue::{
     Completion, EndCause, QueueLimits, QueuePair, RegisterError, RemoteAccess, RemoteBuffer, Stag, Work,
 };
 
-/// A queue pair of an RDMA device. Comes from a [`VerbsListener`](super::VerbsListener) or from [`Verbs::connect`](super::Verbs::connect).
+/// A queue pair of an RDMA device. Comes from a [`VerbsListener`](super::VerbsListener) or from `Verbs::connect` (feature `tokio`).
 ///
 /// It is made before the connection stands: receives that are posted at once are there when the peer's first message comes. The peer is asked, or
 /// answered, by the first [`ring`](QueuePair::ring) or [`poll`](QueuePair::poll). A queue pair of a listener that is dropped before that refuses the peer.
