@@ -158,7 +158,9 @@ pub fn judge_iwarp(file: &Path) -> Result<IwarpVerdict> {
     let tshark = |arguments: &[&str]| -> Result<String> {
         let mut command = packages::command("tshark")?;
         // MPA is known by its first frames, not by a port.
-        command.arg("-r").arg(file).args(["-o", "tcp.try_heuristic_first:TRUE"]).args(arguments);
+        command.arg("-r").arg(file).args(["-o", "tcp.try_heuristic_first:TRUE"]);
+        // What guesses at the payload of a Send takes the one or other for its own, by the chance of an STag.
+        command.args(["--disable-protocol", "rpcordma", "--disable-protocol", "smb_direct"]).args(arguments);
         Ok(process::run(&command, LIMIT)?.success()?.stdout)
     };
     let mut verdict = IwarpVerdict::default();
