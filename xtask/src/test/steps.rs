@@ -48,9 +48,9 @@ fn clippy(_: &Arguments) -> Result<()> {
 
 fn no_std(_: &Arguments) -> Result<()> {
     // Each by itself: together, one crate's features would switch on another's.
-    NO_STD.iter().try_for_each(|name| {
-        shell::run(&mut cargo(&["check", "--quiet", "--package", name, "--no-default-features"]))
-    })
+    NO_STD
+        .iter()
+        .try_for_each(|name| shell::run(&mut cargo(&["check", "--quiet", "--package", name, "--no-default-features"])))
 }
 
 fn doc(_: &Arguments) -> Result<()> {
