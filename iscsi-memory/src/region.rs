@@ -126,7 +126,8 @@ impl Region {
     #[cfg(feature = "std")]
     pub fn mapped(len: u64, limit: u64) -> std::io::Result<Arc<Self>> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-        let size = usize::try_from(len).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+        // No allocation is larger: pointers into it are made by adding an offset.
+        let size = isize::try_from(len).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))? as usize;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice overlaps nothing.
         let ptr = unsafe {
             mmap_anonymous(

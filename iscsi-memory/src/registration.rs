@@ -171,17 +171,21 @@ impl RegistrationBudget {
     /// # Errors
     /// [`RegisterFailure::Budget`], or [`RegisterFailure::MemoryLock`] where the kernel has refused as much before.
     pub fn take(self: &Arc<Self>, len: usize) -> Result<BudgetShare, RegisterFailure> {
-        let bytes = (len as u64).next_multiple_of(4096);
-        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let share = BudgetShare { budget: self.clone(), bytes };
-        if used > self.limit {
-            return Err(RegisterFailure::Budget(self.limit));
+        let bytes = (len as u64).checked_next_multiple_of(4096).ok_or(RegisterFailure::Budget(self.limit))?;
+        let refused = self.refused.load(Ordering::Relaxed);
+        // What is refused is never counted, not even for a moment: others would be refused for it.
+        let with_ours = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        let before = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| with_ours(used).filter(|used| *used < refused));
+        match before {
+            Ok(before) => {
+                self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+                Ok(BudgetShare { budget: self.clone(), bytes })
+            }
+            Err(used) if with_ours(used).is_some() => Err(RegisterFailure::MemoryLock),
+            Err(_) => Err(RegisterFailure::Budget(self.limit)),
         }
-        if used >= self.refused.load(Ordering::Relaxed) {
-            return Err(RegisterFailure::MemoryLock);
-        }
-        self.peak.fetch_max(used, Ordering::Relaxed);
-        Ok(share)
     }
 }
 

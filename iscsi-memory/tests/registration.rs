@@ -174,6 +174,26 @@ fn what_the_kernel_refused_is_not_asked_for_again() {
 }
 
 #[test]
+fn who_asks_for_too_much_takes_nothing_from_the_others() {
+    let budget = RegistrationBudget::new(1 << 20);
+    budget.take(4096).unwrap();
+    std::thread::scope(|scope| {
+        let greedy = scope.spawn(|| {
+            for _ in 0..200_000 {
+                assert_eq!(budget.take(2 << 20).unwrap_err(), RegisterFailure::Budget(1 << 20));
+            }
+        });
+        while !greedy.is_finished() {
+            budget.take(4096).expect("what is refused is not counted, not even for a moment");
+        }
+    });
+    assert_eq!((budget.used(), budget.peak()), (0, 4096));
+    // Its whole pages are more than a number holds.
+    assert!(budget.take(usize::MAX).is_err());
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
 fn a_region_registers_the_chunks_that_are_used_and_splits_work_between_them() {
     let device = Device::new(1 << 30);
     let region = Region::mapped(3 * CHUNK + 5000, u64::MAX).unwrap();
