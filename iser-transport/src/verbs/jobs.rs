@@ -57,7 +57,8 @@ impl Job {
     pub(super) fn operation_at(&self, ahead: usize) -> Operation {
         let mut operation = self.operation;
         if let Operation::Write(remote) | Operation::Read(remote) = &mut operation {
-            remote.offset += (self.issued + ahead) as u64;
+            // The peer chose it, and may have lied: the device is told what comes of it, and the peer's refuses.
+            remote.offset = remote.offset.wrapping_add((self.issued + ahead) as u64);
         }
         operation
     }

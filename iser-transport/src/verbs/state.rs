@@ -448,9 +448,12 @@ impl<P: Port> State<P> {
         if index >= self.posted.len() - self.refused {
             return;
         }
-        // Unsignaled requests before it are done. Signaled ones are not: soft iWARP tells that a Send has left before the Read ahead of it is answered.
+        // Unsignaled requests before it are done, unless they have told that they are not. Signaled ones may be under way: soft iWARP tells that a Send
+        // has left before the Read ahead of it is answered.
         for posted in self.posted.range_mut(..index).filter(|posted| !posted.is_signaled) {
-            posted.outcome = Outcome::Done;
+            if posted.outcome == Outcome::Open {
+                posted.outcome = Outcome::Done;
+            }
         }
         self.posted[index].outcome = if completion.status == 0 { Outcome::Done } else { Outcome::Failed };
         while let Some(posted) = self.posted.front().copied()

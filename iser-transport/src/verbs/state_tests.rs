@@ -262,6 +262,26 @@ fn work_that_the_device_refuses_comes_back_flushed_and_in_order() {
 }
 
 #[test]
+fn a_buffer_of_the_peer_that_ends_past_the_last_offset_ends_the_connection() {
+    // In parts, as what cannot be registered is moved: the second of them would begin behind the last offset.
+    for is_read in [false, true] {
+        let (mut pair, buffer, _) = tight(0, 100);
+        let lease = Lease::whole(Memory::Region(Region::heap(100_000).slice(0, 100_000)));
+        let peer = RemoteBuffer { offset: u64::MAX - 99, ..buffer };
+        let work = match is_read {
+            false => Work::Write { id: 1, from: lease, to: peer },
+            true => Work::Read { id: 1, into: lease, from: peer },
+        };
+        pair.state(0).ring();
+        assert!(matches!(pair.settle(0)[..], [Completion::Established(_)]));
+        pair.state(0).post(work);
+        pair.state(0).ring();
+        let seen = pair.settle(0);
+        assert!(matches!(seen[..], [Completion::Flushed { id: 1, .. }, Completion::Ended(_)]), "{seen:?}");
+    }
+}
+
+#[test]
 fn receives_are_there_before_the_message_that_asks_for_their_use_leaves() {
     let mut pair = pair([Make { wants_receives: true, ..Make::default() }, Make::default()]);
     let message = |id| Work::Send { id, message: Lease::whole(Memory::Buf(Buf::zeroed(100))), invalidate: None };
