@@ -127,7 +127,13 @@ impl<Q: QueuePair> IserMover<Q> {
             let place = core::mem::take(place);
             self.initiator.advertised = self.initiator.advertised.saturating_sub(1);
             let back = self.queue.withdraw(stag);
-            debug_assert!(back.is_some(), "what is advertised can be withdrawn");
+            if back.is_none()
+                && access == RemoteAccess::Write
+                && let Some(command) = self.initiator.named(task)
+            {
+                // The queue pair keeps it, and has ended for that.
+                command.in_len = 0;
+            }
             let own = match place {
                 Place::Bounced(_, mut memory) => {
                     if let Some(Memory::Buf(bounce)) = back {

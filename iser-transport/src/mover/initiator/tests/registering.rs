@@ -49,6 +49,18 @@ fn an_aborted_read_leaves_its_sink_alone() {
     assert!(bytes == pattern(9000)[..]);
 }
 
+// Verbs: the device does not end the registration, and the memory is lost on purpose.
+#[test]
+fn a_sink_that_the_queue_pair_keeps_is_gone_and_nothing_has_come_into_it() {
+    let mut rig = Rig::new();
+    rig.read(0, 4096);
+    let stag = rig.one().header.read.unwrap().stag;
+    rig.mover.queue.advertised.remove(&stag.0);
+    rig.answer(&response(0), &[], None);
+    let buffers = rig.over(0);
+    assert_eq!((buffers.data_in.is_none(), buffers.data_in_len), (true, 0));
+}
+
 #[test]
 fn commands_wait_in_order_for_an_stag() {
     // RFC 7143 4.2.2.1: a connection sends its commands in the order of their CmdSN.
