@@ -330,7 +330,7 @@ impl IwarpQueue {
                 }
             }
             Role::Initiator => {
-                let unenhanced = self.config.revision_two && frame.enhanced.is_none();
+                let (unenhanced, crc) = (self.config.revision_two && frame.enhanced.is_none(), frame.crc);
                 let answer = mpa::conclude(&self.config, &frame);
                 self.receive.staging.consume(len);
                 match answer {
@@ -343,7 +343,10 @@ impl IwarpQueue {
                         self.wants_revision_one = unenhanced;
                         self.end(EndCause::PeerProtocol(text));
                     }
-                    Answer::Refused(fault) => self.terminate(fault, &Terminate::new(fault, &[])),
+                    Answer::Refused(fault) => {
+                        self.crc = self.config.crc || crc;
+                        self.terminate(fault, &Terminate::new(fault, &[]));
+                    }
                 }
             }
         }

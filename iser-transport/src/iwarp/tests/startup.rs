@@ -163,10 +163,15 @@ fn who_closes_on_revision_two_may_know_revision_one() {
 
 #[test]
 fn an_initiator_that_cannot_do_as_the_answer_says_tells_so() {
-    for (private, code) in [([0x80, 3, 0x80, 8], 0x2006u16), ([0x80, 3, 0x40, 7], 0x2007)] {
-        let mut raw = Raw { queue: IwarpQueue::connect(IwarpConfig { peer_to_peer: true, ..config() }), crc: false };
+    for (private, code, crc) in [
+        ([0x80, 3, 0x80, 8], 0x2006u16, false),
+        ([0x80, 3, 0x40, 7], 0x2007, false),
+        // The peer wants the CRC, and looks at that of the Terminate, too.
+        ([0x80, 3, 0x80, 8], 0x2006, true),
+    ] {
+        let mut raw = Raw { queue: IwarpQueue::connect(IwarpConfig { peer_to_peer: true, ..config() }), crc };
         drain(&mut raw.queue);
-        feed(&mut raw.queue, &mpa(REPLY, 0x10, 2, &private));
+        feed(&mut raw.queue, &mpa(REPLY, if crc { 0x50 } else { 0x10 }, 2, &private));
         let expected =
             [&[0x41, 0x47, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0][..], &code.to_be_bytes(), &[0, 0]];
         assert_eq!(raw.hear(), [expected.concat()]);
