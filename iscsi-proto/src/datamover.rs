@@ -382,6 +382,12 @@ pub trait Datamover {
     /// Send_Control of a SCSI Command (initiator). Its Data-Out and Data-In are the mover's business from here on.
     fn send_command(&mut self, command: SendCommand<'_>);
 
+    /// Allocate_Connection_Resources (target), as a question before login is granted: whether there is memory for the Full Feature Phase with these
+    /// keys. Where there is not, the initiator is told so (RFC 7145 10.1.3.1); a mover that is made to go on all the same ends the connection.
+    fn has_resources_for(&self, _parameters: &Parameters) -> bool {
+        true
+    }
+
     /// Notice_Key_Values: the keys as negotiated, before the Full Feature Phase begins.
     ///
     /// An initiator calls it before the login request that asks for the Full Feature Phase too, with the largest values that can come out: the answer

@@ -30,7 +30,8 @@ pub struct IserMoverConfig {
     pub immediate_limit: u32,
     /// Target: most bytes of sense and response data in one PDU, default 128: Linux posts no larger receives, whatever it declares.
     pub response_data_limit: u32,
-    /// Memory for receives, in bytes; default 16 MiB. A login that would need more ends the connection.
+    /// Memory for receives, in bytes; default 16 MiB. A target has a login that would need more refused, for want of resources (RFC 7145 10.1.3.1); an
+    /// initiator's connection ends.
     pub receive_memory: usize,
     /// Idle memory that is kept for messages to send, in bytes; default 4 MiB.
     pub send_memory: usize,

@@ -253,7 +253,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
             self.ensure_login_receive();
             // T=1, NSG=FullFeaturePhase (RFC 7143 11.12): the target may send anything once it has answered.
             if bhs.opcode() == Ok(Opcode::LoginRequest) && bhs.0[1] & 0x83 == 0x83 {
-                self.open_receives(self.parameters.max_recv_data_segment_length);
+                self.open_receives();
             }
         }
         match self.config.role {
@@ -291,8 +291,12 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
     fn notice_key_values(&mut self, parameters: &Parameters) {
         self.parameters = parameters.clone();
         if !self.full_feature {
-            self.open_receives(parameters.max_recv_data_segment_length);
+            self.open_receives();
         }
+    }
+
+    fn has_resources_for(&self, parameters: &Parameters) -> bool {
+        self.has_room_for_receives(parameters)
     }
 
     fn enable_datamover(&mut self) {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
+use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, Opcode};
 use iscsi_proto::tcp::Role;
 
@@ -114,11 +115,23 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    /// Posts the receives of the Full Feature Phase, for data segments of `segment` bytes, unless they are there.
-    pub(super) fn open_receives(&mut self, segment: u32) {
+    /// Bytes of a receive of the Full Feature Phase, and how many there are.
+    fn receives(&self, parameters: &Parameters) -> (usize, usize) {
         // Targets send no AHS (RFC 7143 11.2.2).
-        let ahs = if self.config.role == Role::Target { self.parameters.max_ahs_length } else { 4 };
-        let len = receive_len(ahs, segment);
+        let ahs = if self.config.role == Role::Target { parameters.max_ahs_length } else { 4 };
+        let len = receive_len(ahs, parameters.max_recv_data_segment_length);
+        (len, self.config.receives().min(self.queue.limits().receives))
+    }
+
+    /// Whether there is memory for them.
+    pub(super) fn has_room_for_receives(&self, parameters: &Parameters) -> bool {
+        let (len, count) = self.receives(parameters);
+        count.saturating_mul(len) <= self.config.receive_memory
+    }
+
+    /// Posts the receives of the Full Feature Phase, unless they are there.
+    pub(super) fn open_receives(&mut self) {
+        let (len, count) = self.receives(&self.parameters);
         if self.receive.full_len > 0 {
             if len > self.receive.full_len {
                 self.fail(MoverError::Rdma(
@@ -127,8 +140,7 @@ impl<Q: QueuePair> IserMover<Q> {
             }
             return;
         }
-        let count = self.config.receives().min(self.queue.limits().receives);
-        if count.saturating_mul(len) > self.config.receive_memory {
+        if !self.has_room_for_receives(&self.parameters) {
             self.fail(MoverError::Rdma(
                 "the receives for the negotiated data segment need more than the configured memory: raise it, or declare a smaller segment",
             ));

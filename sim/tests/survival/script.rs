@@ -144,6 +144,10 @@ pub(crate) struct Served {
 }
 
 pub(crate) fn serve(queue: LoopbackQueue, door: Door) -> Served {
+    serve_with(queue, door, mover_config(Role::Target))
+}
+
+pub(crate) fn serve_with(queue: LoopbackQueue, door: Door, mover: IserMoverConfig) -> Served {
     let plan = StorePlan {
         door,
         block_size: 512,
@@ -163,7 +167,7 @@ pub(crate) fn serve(queue: LoopbackQueue, door: Door) -> Served {
     let node = TargetNode::builder().name(TARGET).lun(0, Arc::new(unit)).portal_group(group).open();
     let limits = session::Limits { command_window: 8, immediate_commands: 4, ..session::Limits::default() };
     let target = Target::new(TargetConfig::builder().node(node).build().unwrap(), limits);
-    let mover = IserMover::new(queue, mover_config(Role::Target));
+    let mover = IserMover::new(queue, mover);
     let endpoints = Endpoints { local: address, peer: ([127, 0, 0, 1], 4711).into() };
     let connection = TargetConnection::new(target.clone(), mover, endpoints, [7; 64], Instant::ZERO).unwrap();
     Served { connection, target, store }

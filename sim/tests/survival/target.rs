@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_proto::pdu::{LogoutReason, LogoutRequest, NopOut, Opcode, RESERVED_TAG, ScsiResponse};
+use iscsi_proto::login::LoginError;
+use iscsi_proto::pdu::{
+    LoginResponse, LoginStatus, LogoutReason, LogoutRequest, NopOut, Opcode, RESERVED_TAG, ScsiResponse,
+};
 use iscsi_proto::serial::Serial;
+use iscsi_proto::tcp::Role;
 use iser_transport::header::ControlHeader;
 use iser_transport::loopback::{Fabric, LoopbackConfig, LoopbackQueue, NoReceive, pair};
-use iser_transport::mover::IserMover;
+use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::{EndCause, QueuePair, RemoteAccess, RemoteBuffer, Stag};
 use sim::by_hand::{Bench, Ending, FILL, Heard, cdb10, message, scsi_command};
 use sim::link::Side;
 use sim::store::{Door, SimStore};
 use target_core::session::{EndReason, Target, TargetConnection};
 
-use super::script::{TARGET, serve};
+use super::script::{TARGET, mover_config, serve, serve_with};
 
 type Ours = Bench<TargetConnection<IserMover<LoopbackQueue>>>;
 
@@ -128,6 +132,30 @@ fn is_refused(rig: &mut Rig, what: &str) {
     assert!(matches!(reason, Some(EndReason::Transport(_))), "{what}: {reason:?}");
     for advertised in &rig.bench.peer.advertised {
         assert!(advertised.bytes().iter().all(|byte| *byte == FILL), "{what}: it is touched");
+    }
+}
+
+// RFC 7145 10.1.3.1.
+#[test]
+fn a_login_without_memory_for_its_receives_is_refused_for_want_of_resources() {
+    // Enough for all of them, and one byte less.
+    let one = 76 + 256 + 8192;
+    for (short, status) in [(0, LoginStatus::SUCCESS), (1, LoginStatus::OUT_OF_RESOURCES)] {
+        let mover = mover_config(Role::Target);
+        let mover = IserMoverConfig { receive_memory: mover.receives() * one - short, ..mover };
+        let (active, passive, fabric) = pair(LoopbackConfig::default(), 5);
+        let served = serve_with(passive, Door::Memory, mover);
+        let mut bench = Bench::new(served.connection, Side::Target, active, fabric, Some(served.store));
+        bench.peer.receive(32, 76 + 8192);
+        bench.settle();
+        bench.peer.log_in(TARGET, "");
+        bench.settle();
+        let response = bench.peer.heard.pop_front().and_then(|heard| heard.bhs()).expect("login is answered");
+        assert_eq!(LoginResponse::parse(&response).unwrap().status, status);
+        assert_eq!(served.target.registry().sessions().len(), usize::from(short == 0));
+        let reason = bench.pipe.connection.end_reason();
+        assert_eq!(matches!(reason, Some(EndReason::Login(LoginError::Denied(_)))), short > 0, "{reason:?}");
+        bench.finish(Ending::Disconnect);
     }
 }
 

@@ -180,6 +180,26 @@ impl Authority for Doorman {
     }
 }
 
+/// Decides on one connection's login, with what its mover has to say.
+struct With<'a, M> {
+    doorman: &'a Doorman,
+    mover: &'a M,
+}
+
+impl<M: Datamover> Authority for With<'_, M> {
+    fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
+        self.doorman.admit(identity)
+    }
+
+    fn establish(&self, identity: &Identity, parameters: &Parameters) -> Result<u16, Refusal> {
+        // RFC 7145 10.1.3.1. Before the session is entered, which may end another one.
+        if !self.mover.has_resources_for(parameters) {
+            return Err(LoginStatus::OUT_OF_RESOURCES.into());
+        }
+        self.doorman.establish(identity, parameters)
+    }
+}
+
 impl LoginPhase {
     /// Works off what has come. `Some` when the initiator may come in.
     ///
@@ -187,9 +207,10 @@ impl LoginPhase {
     /// Why it may not; it has been told if it can be.
     pub(super) fn pump<M: Datamover>(&mut self, mover: &mut M) -> Result<Option<LoggedIn>, EndReason> {
         while let Some(notification) = mover.poll_notify() {
+            let authority = With { doorman: &self.doorman, mover: &*mover };
             let reply = match notification {
-                Notification::Control(bhs) => self.machine.handle_pdu(&bhs, mover.control_data(), &self.doorman),
-                Notification::Malformed { bhs, .. } => self.machine.handle_pdu(&bhs, &[], &self.doorman),
+                Notification::Control(bhs) => self.machine.handle_pdu(&bhs, mover.control_data(), &authority),
+                Notification::Malformed { bhs, .. } => self.machine.handle_pdu(&bhs, &[], &authority),
                 Notification::Terminated(error) => return Err(EndReason::Transport(error)),
                 // No task, no buffer before the Full Feature Phase.
                 _ => continue,
