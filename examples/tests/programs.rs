@@ -123,7 +123,7 @@ fn bench_gives_figures() {
 #[test]
 fn a_portal_serves_tcp_and_iser() {
     let mut server = Serving::iser(&format!("--rdma iwarp --stats --target {TARGET} --lun 16M --lun 8M"));
-    assert!(server.said.contains("[tcp, iser]"), "{}", server.said);
+    assert!(server.said.contains("[tcp, iser over iwarp]"), "{}", server.said);
     assert!(server.said.contains("iSER over iwarp, in user space"), "{}", server.said);
     let record =
         format!("iscsiadm -m node -T {TARGET} -p {} -o update -n iface.transport_name -v iser", server.portal());

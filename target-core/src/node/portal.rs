@@ -1,8 +1,58 @@
 //! Portal groups and portals (RFC 7143 4.2.5.1).
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
+
+/// By what a portal is served, once a server listens there.
+///
+/// ```
+/// use target_core::node::Service;
+/// assert_eq!(Service { tcp: true, ..Service::default() }.to_string(), "tcp");
+/// assert_eq!(Service { tcp: true, iwarp: true, verbs: false }.to_string(), "tcp, iser over iwarp");
+/// assert_eq!(Service { tcp: false, iwarp: false, verbs: true }.to_string(), "iser over verbs");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Service {
+    /// Plain iSCSI.
+    pub tcp: bool,
+    /// iSER over iWARP in user space, on the TCP port of plain iSCSI.
+    pub iwarp: bool,
+    /// iSER over RDMA devices, at the same address and port in their own space.
+    pub verbs: bool,
+}
+
+impl Service {
+    fn to_bits(self) -> u8 {
+        u8::from(self.tcp) | u8::from(self.iwarp) << 1 | u8::from(self.verbs) << 2
+    }
+
+    fn from_bits(bits: u8) -> Self {
+        Self { tcp: bits & 1 != 0, iwarp: bits & 2 != 0, verbs: bits & 4 != 0 }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let iser = match (self.iwarp, self.verbs) {
+            (true, true) => "iser over iwarp and verbs",
+            (true, false) => "iser over iwarp",
+            (false, true) => "iser over verbs",
+            (false, false) => "",
+        };
+        f.write_str(match (self.tcp, iser.is_empty()) {
+            (true, true) => "tcp",
+            (true, false) => "tcp, ",
+            (false, true) => "nothing",
+            (false, false) => "",
+        })?;
+        f.write_str(iser)
+    }
+}
+
+/// Set in [`Portal::service`]'s bits once they mean something.
+const SERVED: u8 = 0x80;
 
 /// An address that connections come in on.
 ///
@@ -13,13 +63,14 @@ pub struct Portal {
     address: SocketAddr,
     iser: bool,
     bound_port: AtomicU16,
+    service: AtomicU8,
 }
 
 impl Portal {
     /// A TCP portal.
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, iser: false, bound_port: AtomicU16::new(0) }
+        Self { address, iser: false, bound_port: AtomicU16::new(0), service: AtomicU8::new(0) }
     }
 
     /// Offers iSER at this address too, beside plain iSCSI; how is the server's business.
@@ -35,7 +86,7 @@ impl Portal {
         self.address
     }
 
-    /// Whether iSER is offered.
+    /// Whether iSER is to be offered; [`service`](Self::service) tells over what it is.
     #[must_use]
     pub const fn iser(&self) -> bool {
         self.iser
@@ -44,6 +95,18 @@ impl Portal {
     /// Tells the port that an ephemeral portal was bound to.
     pub fn set_bound_port(&self, port: u16) {
         self.bound_port.store(port, Relaxed);
+    }
+
+    /// Tells by what the portal is served.
+    pub fn set_service(&self, service: Service) {
+        self.service.store(SERVED | service.to_bits(), Relaxed);
+    }
+
+    /// By what the portal is served; `None` as long as no server listens there.
+    #[must_use]
+    pub fn service(&self) -> Option<Service> {
+        let bits = self.service.load(Relaxed);
+        (bits & SERVED != 0).then(|| Service::from_bits(bits))
     }
 
     /// The address with the port that it is bound to.

@@ -105,7 +105,11 @@ fn node(node: &TargetNode) -> Branch {
     };
     let groups = node.groups.iter().map(|group| {
         let portals = group.portals().iter().map(|portal| {
-            let transports = if portal.iser() { "tcp, iser" } else { "tcp" };
+            let transports = match portal.service() {
+                Some(service) => format!("{service}"),
+                None if portal.iser() => String::from("tcp, iser"),
+                None => String::from("tcp"),
+            };
             Branch::new(format!("{}", portal.bound_address()), transports, Vec::new())
         });
         let portals: Vec<_> = portals.collect();

@@ -62,7 +62,7 @@ use iscsi_proto::tcp::TcpMoverConfig;
 use iser_transport::verbs::{Verbs, VerbsError};
 use tokio::sync::{mpsc, watch};
 
-use crate::node::TargetConfig;
+use crate::node::{Service, TargetConfig};
 use crate::registry::{Endpoints, SessionInfo};
 use crate::session::{EndReason, Limits, Target};
 use crate::stats::SessionStatistics;
@@ -74,7 +74,9 @@ use worker::{Listening, Seats, Share, Worker};
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The address is in use.
-    #[error("cannot listen on {0}: the port is taken by another program; stop that one or choose another port")]
+    #[error(
+        "cannot listen on {0}: the port is taken, by another program or by another portal of this one; stop that program or choose another port"
+    )]
     PortTaken(SocketAddr),
     /// The address is none of this machine's.
     #[error("cannot listen on {0}: this machine has no such address; use one that it has, or 0.0.0.0 for all of them")]
@@ -234,7 +236,7 @@ impl ServerBuilder {
             let ready = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
             let bound = ready.map_err(|error| ServerError::listen(address, error))?;
             #[cfg_attr(not(all(feature = "verbs", target_os = "linux")), expect(unused_mut))]
-            let mut listener = Some(listener);
+            let (mut listener, mut by_verbs) = (Some(listener), false);
             let mut iser = false;
             for portal in self.config.portals().filter(|portal| portal.address() == address) {
                 portal.set_bound_port(bound.port());
@@ -250,7 +252,7 @@ impl ServerBuilder {
                         None => self.iser.open_verbs(&self.limits).map_err(refused)?,
                     };
                     let (tcp, rdma) = iser::listen_by_verbs(&devices, bound, listener, self.iser.iwarp)?;
-                    listener = tcp;
+                    (listener, by_verbs) = (tcp, rdma.is_some());
                     verbs_listeners.extend(rdma);
                     verbs = Some(devices);
                 }
@@ -263,6 +265,11 @@ impl ServerBuilder {
             }
             if iser && cfg!(not(feature = "iser")) {
                 return Err(ServerError::NoIser(address));
+            }
+            for portal in self.config.portals().filter(|portal| portal.address() == address) {
+                // Nodes share addresses, and a login over iSER is refused where its node does not offer it.
+                let (iwarp, verbs) = (iser && portal.iser(), by_verbs && portal.iser());
+                portal.set_service(Service { tcp: listener.is_some(), iwarp, verbs });
             }
             local_addrs.push(bound);
             listeners.extend(listener.map(|socket| Listening { socket, iser }));

@@ -164,6 +164,21 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
+fn portals_tell_by_what_they_are_served() {
+    use crate::node::{Portal, PortalGroup};
+    let plain = Portal::new("127.0.0.1:0".parse().unwrap());
+    let both = Portal::new("127.0.0.2:0".parse().unwrap());
+    let both = if cfg!(feature = "iser") { both.with_iser() } else { both };
+    let config = TargetConfig::builder().node(node(&[]).portal_group(PortalGroup::new(1).portal(plain).portal(both)));
+    let server = Server::builder(config.build().unwrap()).workers(1).start().unwrap();
+    let tree = server.target().config().to_string();
+    let told: Vec<_> = tree.lines().filter(|line| line.contains("127.0.0.")).collect();
+    let second = if cfg!(feature = "iser") { "[tcp, iser over iwarp]" } else { "[tcp]" };
+    assert!(told[0].ends_with("[tcp]") && told[1].ends_with(second), "{tree}");
+    server.stop(Duration::ZERO);
+}
+
+#[test]
 fn stopping_asks_waits_and_ends_in_bounded_time() {
     let ends = Arc::new(Mutex::new(Vec::new()));
     let seen = ends.clone();

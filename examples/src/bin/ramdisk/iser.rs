@@ -1,11 +1,10 @@
 //! What carries iSER on the portals that have it, and what of it this machine can.
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use examples::ending::{Ending, failed};
 use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsListener};
-use target_core::node::{Portal, TargetConfig};
+use target_core::node::{Portal, Service, TargetConfig};
 use target_core::server::IserConfig;
 
 use crate::args::RdmaChoice;
@@ -51,19 +50,24 @@ impl Provision {
     pub(crate) fn config(&self) -> IserConfig {
         self.config
     }
-}
 
-impl fmt::Display for Provision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What iSER runs over at the portals of a server that listens, in a sentence or two.
+    pub(crate) fn told(&self, config: &TargetConfig) -> String {
+        let served = |by: fn(Service) -> bool| config.portals().filter_map(Portal::service).any(by);
         let iwarp = "iwarp, in user space, on the portals' own TCP ports";
-        match (self.config.iwarp, self.config.verbs) {
-            (true, true) => write!(f, "iSER over {iwarp}, and over verbs, on this machine's RDMA devices."),
-            (false, _) => write!(f, "iSER over verbs, on this machine's RDMA devices."),
-            (true, false) => write!(f, "iSER over {iwarp}."),
-        }?;
+        let verbs = "verbs, on this machine's RDMA devices";
+        let by_verbs = served(|service| service.verbs);
+        let over = match (served(|service| service.iwarp), by_verbs) {
+            (true, true) => format!("iSER over {iwarp}, and over {verbs}."),
+            (true, false) => format!("iSER over {iwarp}."),
+            (false, _) => format!("iSER over {verbs}."),
+        };
         match &self.no_verbs {
-            Some(why) => write!(f, " Not over verbs: {why}."),
-            None => Ok(()),
+            Some(why) => format!("{over} Not over verbs: {why}."),
+            None if self.config.verbs && !by_verbs => format!(
+                "{over} Not over verbs: the RDMA device speaks iWARP and shares the TCP ports, where user space serves the same peers."
+            ),
+            None => over,
         }
     }
 }

@@ -64,7 +64,14 @@ fn print_json(config: &TargetConfig) {
             let portals: Vec<_> = node
                 .portal_groups()
                 .iter()
-                .flat_map(|group| group.portals().iter().map(|portal| serde_json::json!({ "address": portal.bound_address().to_string(), "group": group.tag(), "iser": portal.iser() })))
+                .flat_map(|group| group.portals().iter().map(|portal| (group.tag(), portal)))
+                .map(|(group, portal)| {
+                    let service = portal.service().unwrap_or_default();
+                    serde_json::json!({
+                        "address": portal.bound_address().to_string(), "group": group, "iser": portal.iser(),
+                        "tcp": service.tcp, "iwarp": service.iwarp, "verbs": service.verbs,
+                    })
+                })
                 .collect();
             let luns: Vec<_> = node
                 .luns()
@@ -94,7 +101,7 @@ pub(crate) fn run(args: &ServeArgs, matches: &ArgMatches) -> Result<(), Ending> 
     } else {
         println!("{}", server.target().config());
         if let Some(iser) = &iser {
-            println!("{iser}\n");
+            println!("{}\n", iser.told(server.target().config()));
         }
         print!("{}", attach::lines(server.target().config(), &layout));
         println!("\nServing. Ctrl-C ends it.");
