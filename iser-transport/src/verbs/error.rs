@@ -14,7 +14,7 @@ pub enum VerbsError {
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// The kernel has no connection manager for RDMA.
-    #[error("this machine has no RDMA device, or the modules rdma_ucm and ib_uverbs are not loaded ({kind})", kind = .0.kind())]
+    #[error("this machine has no RDMA device, or the modules rdma_ucm and ib_uverbs are not loaded ({why})", why = spoken(.0))]
     NoRdma(io::Error),
     /// There may be RDMA devices, but none at that address, or on the way to it.
     #[error("no RDMA device for the address {0}: `rdma link` shows the devices and their interfaces")]
@@ -42,9 +42,26 @@ pub enum VerbsError {
     Refused(&'static str, io::Error),
 }
 
+/// What the system says, without its number.
+fn spoken(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 impl VerbsError {
     /// The last error of the C library, with what was tried.
     pub(super) fn last(what: &'static str) -> Self {
         Self::Refused(what, io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_in_words() {
+        let text = VerbsError::NoRdma(io::Error::from_raw_os_error(libc::ENODEV)).to_string();
+        assert!(text.ends_with("are not loaded (No such device)"), "{text}");
     }
 }
