@@ -45,6 +45,11 @@ pub enum UrlError {
         "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, initiator, transport and rdma"
     )]
     UnknownOption(String),
+    /// The option `rdma`, where TCP carries the session.
+    #[error(
+        "the URL option rdma says what carries iSER, but the URL asks for TCP: write iser://, or add transport=auto"
+    )]
+    RdmaWithoutIser,
     /// An option with a value that it cannot have.
     #[error("the URL option {option} cannot be \"{value}\": it has to be {expected}")]
     OptionValue {
@@ -189,7 +194,7 @@ pub struct Url {
     pub initiator: Option<String>,
     /// Option `transport`: `tcp`, `iser` or `auto`. `iser://` says it with the scheme, where TCP is no choice.
     pub transport: Transport,
-    /// Option `rdma`: `iwarp`, `verbs` or `auto`.
+    /// Option `rdma`: `iwarp`, `verbs` or `auto`; only with iSER, and not written without.
     pub rdma: Rdma,
 }
 
@@ -317,7 +322,7 @@ const fn digest_name(digest: Digest) -> &'static str {
 
 impl Url {
     fn parse_options(&mut self, options: &str) -> Result<(), UrlError> {
-        let (mut target_user, mut target_secret) = (None, None);
+        let (mut target_user, mut target_secret, mut says_rdma) = (None, None, false);
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             let value = decode(value)?;
@@ -346,6 +351,7 @@ impl Url {
                 // As libiscsi has it.
                 "iser" => self.transport = Transport::Iser,
                 "rdma" => {
+                    says_rdma = true;
                     self.rdma = match value.as_str() {
                         "auto" => Rdma::Auto,
                         "iwarp" => Rdma::Iwarp,
@@ -358,6 +364,9 @@ impl Url {
                 }
                 _ => return Err(UrlError::UnknownOption(name.to_owned())),
             }
+        }
+        if says_rdma && self.transport == Transport::Tcp {
+            return Err(UrlError::RdmaWithoutIser);
         }
         self.target_credentials = match (target_user, target_secret) {
             (None, None) => None,
@@ -430,6 +439,7 @@ impl Url {
             option("transport", "auto");
         }
         match self.rdma {
+            _ if self.transport == Transport::Tcp => {}
             Rdma::Auto => {}
             Rdma::Iwarp => option("rdma", "iwarp"),
             Rdma::Verbs => option("rdma", "verbs"),
@@ -494,6 +504,7 @@ mod tests {
             ("iser://h/t/0?transport=tcp", "TCP alone is iscsi://"),
             ("iscsi://h/t/0?transport=pigeon", "tcp, iser or auto"),
             ("iser://h/t/0?rdma=roce", "iwarp, verbs or auto"),
+            ("iscsi://h/t/0?rdma=iwarp", "write iser://, or add transport=auto"),
             ("iscsi:///t/0", "is no host"),
             ("iscsi://fe80::1/t/0", "in brackets"),
             ("iscsi://h:0/t/0", "from 1 to 65535"),
@@ -535,7 +546,7 @@ mod tests {
                 data_digest: None,
                 initiator: Some("iqn.2004-10.com.example:me".to_owned()),
                 transport,
-                rdma,
+                rdma: if transport == Transport::Tcp { Rdma::Auto } else { rdma },
             };
             prop_assert_eq!(parse(&url.to_string_with_secrets()), Ok(url));
         }
