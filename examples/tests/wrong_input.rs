@@ -12,7 +12,7 @@ use program::{Serving, TARGET, TempFile, iscsi, listener, ramdisk};
 fn the_port_is_taken() {
     let (_listener, address) = listener();
     let ended = ramdisk(&format!("serve --portal {address}"));
-    ended.fails(1, &format!("cannot listen on {address}: the port is taken by another program; stop that one"));
+    ended.fails(1, &format!("cannot listen on {address}: the port is taken, by another program"));
 }
 
 #[test]
@@ -113,9 +113,11 @@ fn urls_that_are_malformed() {
     iscsi(&format!("info iscsi://127.0.0.1/{TARGET}/first")).fails(2, "\"first\" is no LUN");
     iscsi(&format!("info iser://127.0.0.1/{TARGET}/0?transport=tcp")).fails(2, "iser or auto; TCP alone is iscsi://");
     iscsi(&format!("info iser://127.0.0.1/{TARGET}/0?rdma=roce")).fails(2, "iwarp, verbs or auto");
+    iscsi(&format!("info iscsi://127.0.0.1/{TARGET}/0?rdma=iwarp")).fails(2, "write iser://, or add transport=auto");
     iscsi("discover iser://127.0.0.1")
         .fails(2, "discovery is by TCP, for targets with iSER too: write iscsi://127.0.0.1");
     iscsi("discover 127.0.0.1:port").fails(2, "is no port");
+    iscsi(&format!("discover iscsi://127.0.0.1/{TARGET}/0")).fails(2, "write 127.0.0.1, without a target");
 }
 
 #[test]

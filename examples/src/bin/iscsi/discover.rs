@@ -1,37 +1,38 @@
 //! `iscsi discover`: the targets of a portal.
 
 use examples::ending::{Ending, failed, usage};
-use initiator_core::{Credentials, DiscoveryConfig, Portal, discover};
-use iscsi_proto::chap::ChapSecret;
+use initiator_core::{DiscoveryConfig, Transport, Url, discover};
 use serde_json::json;
 
 use crate::args::Cli;
 use crate::attach::{ending, timeouts};
 
-/// The portal and the credentials of `HOST[:PORT]` or `iscsi://[user%secret@]host[:port]`.
-fn parse(address: &str) -> Result<(Portal, Option<Credentials>), Ending> {
-    if let Some(rest) = address.strip_prefix("iser://") {
-        return Err(usage(format!("discovery is by TCP, for targets with iSER too: write iscsi://{rest}")));
+/// What `HOST[:PORT]` or `iscsi://[user%secret@]host[:port][?option=value&...]` asks, in the spelling of a URL for a LUN.
+fn parse(address: &str) -> Result<Url, Ending> {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let (rest, options) = rest.split_once('?').map_or((rest, ""), |(rest, options)| (rest, options));
+    let portal = rest.trim_end_matches('/');
+    let (account, host) = portal.rsplit_once('@').map_or((None, portal), |(account, host)| (Some(account), host));
+    if let Some((host, _)) = host.split_once('/') {
+        return Err(usage(format!("discovery asks a portal for all its targets: write {host}, without a target")));
     }
-    let rest = address.strip_prefix("iscsi://").unwrap_or(address);
-    let (credentials, host) = match rest.rsplit_once('@') {
-        None => (None, rest),
-        Some((account, host)) => {
-            let Some((user, secret)) = account.split_once('%') else {
-                return Err(usage(format!("{address}: the account lacks its secret: write user%secret@host")));
-            };
-            (Some(Credentials { user: user.to_owned(), secret: ChapSecret::new(secret) }), host)
-        }
-    };
-    let portal = host.trim_end_matches('/').parse().map_err(usage)?;
-    Ok((portal, credentials))
+    if account.is_some_and(|account| !account.contains(['%', ':'])) {
+        return Err(usage(format!("{address}: the account lacks its secret: write user%secret@host")));
+    }
+    let scheme = address.split_once("://").map_or("iscsi", |(scheme, _)| scheme);
+    let url: Url = format!("{scheme}://{portal}/discovery?{options}").parse().map_err(usage)?;
+    if url.transport != Transport::Tcp {
+        return Err(usage(format!("discovery is by TCP, for targets with iSER too: write iscsi://{}", url.portal)));
+    }
+    Ok(url)
 }
 
 pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
-    let (portal, credentials) = parse(address)?;
-    let mut config = DiscoveryConfig { credentials, timeouts: timeouts(cli), ..DiscoveryConfig::default() };
-    if let Some(initiator) = &cli.initiator {
-        config.initiator_name.clone_from(initiator);
+    let Url { portal, credentials, target_credentials, initiator, .. } = parse(address)?;
+    let mut config =
+        DiscoveryConfig { credentials, target_credentials, timeouts: timeouts(cli), ..DiscoveryConfig::default() };
+    if let Some(initiator) = cli.initiator.clone().or(initiator) {
+        config.initiator_name = initiator;
     }
     let targets = discover(&portal, &config).await.map_err(ending)?;
     if cli.json {
@@ -68,11 +69,18 @@ mod tests {
 
     #[test]
     fn a_portal_may_be_bare_or_a_url_with_an_account() {
-        assert_eq!(parse("storage").unwrap().0, Portal { host: "storage".into(), port: 3260 });
-        let (portal, credentials) = parse("iscsi://alice%secret-secret@[::1]:3261/").unwrap();
-        assert_eq!(portal, Portal { host: "::1".into(), port: 3261 });
-        assert_eq!(credentials.unwrap().user, "alice");
-        assert!(parse("iser://storage").unwrap_err().to_string().contains("write iscsi://storage"));
-        assert!(parse("alice@storage").unwrap_err().to_string().contains("user%secret@host"));
+        let url = parse("storage").unwrap();
+        assert_eq!((url.portal.to_string().as_str(), url.credentials), ("storage:3260", None));
+        // Spelled as in the URL of a LUN.
+        let url = parse("iscsi://alice%secret%40word@[::1]:3261/?target_user=t&target_password=u").unwrap();
+        assert_eq!(url.portal.to_string(), "[::1]:3261");
+        let credentials = url.credentials.unwrap();
+        assert_eq!((credentials.user.as_str(), credentials.secret.as_bytes()), ("alice", &b"secret@word"[..]));
+        assert_eq!(url.target_credentials.unwrap().user, "t");
+        let told = |address| parse(address).unwrap_err().to_string();
+        assert!(told("iser://storage").contains("write iscsi://storage"));
+        assert!(told("alice@storage").contains("user%secret@host"));
+        assert!(told("iscsi://storage/iqn.2026-11.example:disk/0").contains("write storage, without a target"));
+        assert!(told("http://storage").contains("is no iSCSI URL"));
     }
 }
