@@ -124,6 +124,9 @@ pub enum Error {
     /// The session has been logged out, by us or at the target's wish.
     #[error("the session is over: it has been logged out; connect anew")]
     LoggedOut,
+    /// The session's task went away with the runtime that it was connected on.
+    #[error("the session is over: the runtime on which it was connected has ended; connect on one that lives as long")]
+    RuntimeGone,
     /// The target has no such LUN.
     #[error(
         "target {target} has no LUN {lun} for this initiator: `iscsi luns` lists those that there are; the target's access list may mask it"

@@ -41,6 +41,26 @@ async fn a_disk_is_found_read_and_written() {
     assert!(matches!(disk.flush().await, Err(Error::LoggedOut)));
 }
 
+#[test]
+fn a_session_whose_runtime_is_gone_says_so() {
+    let lasting = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let portal = lasting.block_on(async { start().0 });
+    let brief = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let disk = brief.block_on(async {
+        let session = Session::connect(config(&portal)).await.unwrap();
+        session.disk(0).await.unwrap()
+    });
+    drop(brief);
+    lasting.block_on(async {
+        let ended = async {
+            let error = disk.flush().await.unwrap_err();
+            assert!(matches!(error, Error::RuntimeGone) && error.to_string().contains("runtime"), "{error}");
+            assert!(disk.session().logout().await.is_err());
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("nobody waits for ever");
+    });
+}
+
 #[tokio::test]
 async fn mistakes_have_their_sentences() {
     let (portal, _) = start();

@@ -137,7 +137,8 @@ impl Shared {
 
     /// Hands a command over and waits for its end. The token is set here.
     pub(super) async fn execute(&self, mut command: Command) -> Result<Completion, Error> {
-        let permit = self.permits.acquire().await.map_err(|_| Error::LoggedOut)?;
+        let over = |_| self.end_reason().unwrap_or(Error::LoggedOut);
+        let permit = self.permits.acquire().await.map_err(over)?;
         let token = {
             let mut inner = self.lock();
             if let Some(error) = &inner.ended {
@@ -193,6 +194,8 @@ impl Shared {
         inner.ended.get_or_insert(reason);
         inner.asked.clear();
         inner.controls.clear();
+        // Who handed a command over just before this may not have said so yet, and says so to nobody then.
+        self.work.store(true, Ordering::Release);
         drop(inner);
         self.ended.notify_waiters();
     }
@@ -323,6 +326,28 @@ impl Mailbox {
     }
 }
 
+impl Drop for Mailbox {
+    /// With the connection's side all hope goes: when its task has ended, or when its runtime did and took the task with it.
+    fn drop(&mut self) {
+        self.shared.end(Error::RuntimeGone);
+        self.shared.permits.close();
+        let mut inner = self.shared.lock();
+        inner.submitted.clear();
+        for (index, place) in (0u64..).zip(&mut inner.places) {
+            if let State::Waiting(waker) = &mut place.state {
+                self.wakers.extend(waker.take());
+                let token = u64::from(place.generation) << 32 | index;
+                let result = Err(Failure::SessionEnded);
+                place.state = State::Done(Completion { token, result, data_out: None, data_in: None, data_in_len: 0 });
+            }
+        }
+        drop(inner);
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
 impl Application for Mailbox {
     fn register(&mut self, waker: &Waker) {
         self.shared.waker.register(waker);
@@ -428,5 +453,59 @@ impl Application for Mailbox {
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iscsi_proto::scsi::{BlockIo, Lun};
+
+    use super::*;
+
+    fn under_way(shared: &Shared) -> Pin<Box<impl Future<Output = Result<Completion, Error>> + '_>> {
+        let mut command = Command::new(0, Lun::ZERO, BlockIo::new(0, 1).write());
+        command.data_out = Some(CommandData::Buf(Buf::zeroed(512)));
+        let mut operation = Box::pin(shared.execute(command));
+        assert!(operation.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        operation
+    }
+
+    fn end_of(mut operation: Pin<Box<impl Future<Output = Result<Completion, Error>>>>) -> Completion {
+        match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(completion)) => completion,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_command_that_comes_with_the_end_completes() {
+        let limits = Limits::default();
+        let shared = Shared::new(&limits);
+        let mut mailbox = Mailbox::new(shared.clone(), &limits);
+        let operation = under_way(&shared);
+        // Its thread has handed it over, and is stopped before it says so.
+        shared.work.store(false, Ordering::Release);
+        shared.end(Error::LoggedOut);
+        let command = mailbox.next_command(Instant::ZERO).expect("the command");
+        let Command { token, data_out, .. } = command;
+        let result = Err(Failure::SessionEnded);
+        mailbox.complete(Completion { token, result, data_out, data_in: None, data_in_len: 0 }, Instant::ZERO);
+        mailbox.flush(&Counters::default());
+        assert!(end_of(operation).data_out.is_some());
+    }
+
+    #[test]
+    fn who_waits_when_the_connections_side_goes_away_hears_of_it() {
+        let limits = Limits { commands: 1, ..Limits::default() };
+        let shared = Shared::new(&limits);
+        let mut mailbox = Mailbox::new(shared.clone(), &limits);
+        let operation = under_way(&shared);
+        assert!(mailbox.next_command(Instant::ZERO).is_some());
+        let mut second = Box::pin(shared.execute(Command::new(0, Lun::ZERO, BlockIo::new(0, 1).read())));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(second.as_mut().poll(&mut cx).is_pending(), "there is one place");
+        drop(mailbox);
+        assert_eq!(end_of(operation).result, Err(Failure::SessionEnded));
+        assert!(matches!(second.as_mut().poll(&mut cx), Poll::Ready(Err(Error::RuntimeGone))));
     }
 }

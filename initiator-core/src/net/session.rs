@@ -152,14 +152,9 @@ impl Session {
             shared.end(result.err().unwrap_or(Error::LoggedOut));
             engine.fail_all(Failure::SessionEnded, iscsi_driver::Clock::process().now());
         });
-        // The sender goes away without a word when the session ends before its first login is done.
+        // The sender goes away without a word, and after the reason is known, when the session ends before its first login is done.
         if ready.await.is_err() {
-            let mut reason = handle.shared.end_reason();
-            while reason.is_none() {
-                tokio::task::yield_now().await;
-                reason = handle.shared.end_reason();
-            }
-            return Err(reason.unwrap_or(Error::LoggedOut));
+            return Err(handle.shared.end_reason().unwrap_or(Error::LoggedOut));
         }
         Ok(Self { handle })
     }
