@@ -17,7 +17,7 @@ use iscsi_proto::datamover::{
 };
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{LoginRequest, Residual, ScsiCommand, Stage, TaskAttribute};
+use iscsi_proto::pdu::{LoginRequest, Residual, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
@@ -78,19 +78,7 @@ fn main() {
     let digest = if arguments.next().is_some() { Digest::Crc32c } else { Digest::None };
     let write = kind == "write";
 
-    let login = LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0; 6],
-        tsih: 0,
-        itt: 0,
-        cid: 0,
-        cmd_sn: Serial(0),
-        exp_stat_sn: Serial(0),
-    };
+    let login = LoginRequest::straight_to_full_feature([0; 6], 0);
     let mut mover = TcpMover::new(Role::Target, TcpMoverConfig::default());
     let n = mover.receive_window().fill(&login.emit().0);
     mover.handle_received(n);

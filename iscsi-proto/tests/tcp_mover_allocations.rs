@@ -8,7 +8,7 @@ use iscsi_proto::datamover::{
     CommandData, Datamover, GetData, Notification, PutData, SendCommand, Sink, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Residual, ScsiCommand, Stage, TaskAttribute};
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Residual, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
@@ -147,34 +147,8 @@ fn submit(initiator: &mut TcpMover, slot: u16, write: bool, len: usize) {
 }
 
 fn login(parameters: &Parameters) -> (TcpMover, TcpMover) {
-    let (csg, nsg) = (Stage::LoginOperationalNegotiation, Some(Stage::FullFeaturePhase));
-    let request = LoginRequest {
-        incomplete: false,
-        csg,
-        nsg,
-        version_max: 0,
-        version_min: 0,
-        isid: [0; 6],
-        tsih: 0,
-        itt: 0,
-        cid: 0,
-        cmd_sn: Serial(0),
-        exp_stat_sn: Serial(0),
-    };
-    let response = LoginResponse {
-        incomplete: false,
-        csg,
-        nsg,
-        version_max: 0,
-        version_active: 0,
-        isid: [0; 6],
-        tsih: 1,
-        itt: 0,
-        stat_sn: Serial(0),
-        exp_cmd_sn: Serial(0),
-        max_cmd_sn: Serial(0),
-        status: LoginStatus::SUCCESS,
-    };
+    let request = LoginRequest::straight_to_full_feature([0; 6], 0);
+    let response = LoginResponse { tsih: 1, ..LoginResponse::granting(&request) };
     let enter = |role, Bhs(hello): Bhs| {
         let mut mover = TcpMover::new(role, TcpMoverConfig::default());
         let n = mover.receive_window().fill(&hello);

@@ -8,9 +8,7 @@ use iscsi_proto::datamover::{
     CommandData, Datamover, GetData, Notification, PutData, SendCommand, Sink, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{
-    Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, Residual, ScsiCommand, Stage, TaskAttribute,
-};
+use iscsi_proto::pdu::{LoginRequest, LoginResponse, Opcode, Residual, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
@@ -58,7 +56,8 @@ impl Memory {
             match notification {
                 Notification::Control(bhs) if bhs.opcode() == Ok(Opcode::LoginRequest) => {
                     target.notice_key_values(&Parameters::default());
-                    target.send_control(login_response(), &[]);
+                    let response = LoginResponse { tsih: 1, max_cmd_sn: Serial(16), ..LoginResponse::granting(&LOGIN) };
+                    target.send_control(response.emit(), &[]);
                     target.enable_datamover();
                 }
                 Notification::Control(bhs) => {
@@ -133,40 +132,7 @@ impl Memory {
     }
 }
 
-fn login_request() -> Bhs {
-    LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 1, 2, 3, 4, 5],
-        tsih: 0,
-        itt: 0,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    }
-    .emit()
-}
-
-fn login_response() -> Bhs {
-    LoginResponse {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_active: 0,
-        isid: [0x80, 1, 2, 3, 4, 5],
-        tsih: 1,
-        itt: 0,
-        stat_sn: Serial(0),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(16),
-        status: LoginStatus::SUCCESS,
-    }
-    .emit()
-}
+const LOGIN: LoginRequest = LoginRequest::straight_to_full_feature([0x80, 1, 2, 3, 4, 5], 0);
 
 /// Moves bytes that wait from one mover to the other, through memory that exists already. Says how many.
 fn carry(from: &mut Mover, to: &mut Mover, wire: &mut [u8]) -> usize {
@@ -213,7 +179,7 @@ fn assert_no_allocation(write: bool, len: usize) {
     let mut memory = Memory { region, pool: BufPool::new(64 << 20), done: 0 };
     let mut wire = vec![0; 4 << 20];
     initiator.notice_key_values(&Parameters::default());
-    initiator.send_control(login_request(), &[]);
+    initiator.send_control(LOGIN.emit(), &[]);
     run(&mut initiator, &mut target, &mut memory, &mut wire);
     let mut before = 0;
     for round in 0..12 {

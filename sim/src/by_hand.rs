@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use iscsi_memory::{Buf, Lease, Memory, Region};
 use iscsi_proto::connection::QueueConnection;
-use iscsi_proto::pdu::{
-    Ahs, AhsIter, BHS_LEN, Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, ScsiCommand, Stage, TaskAttribute,
-};
+use iscsi_proto::pdu::{Ahs, AhsIter, BHS_LEN, Bhs, LoginRequest, LoginResponse, Opcode, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use iser_transport::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
@@ -354,19 +352,7 @@ impl ByHand {
 
     /// The login of an initiator, straight to the Full Feature Phase.
     pub fn log_in(&mut self, target: &str, more: &str) {
-        let request = LoginRequest {
-            incomplete: false,
-            csg: Stage::LoginOperationalNegotiation,
-            nsg: Some(Stage::FullFeaturePhase),
-            version_max: 0,
-            version_min: 0,
-            isid: [0x80, 0, 0, 0, 0, 1],
-            tsih: 0,
-            itt: 1,
-            cid: 0,
-            cmd_sn: Serial(1),
-            exp_stat_sn: Serial(0),
-        };
+        let request = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 1);
         let text = format!(
             "InitiatorName=iqn.2026-11.example.sim:by-hand\0TargetName={target}\0SessionType=Normal\0RDMAExtensions=Yes\0InitiatorRecvDataSegmentLength=8192\0TargetRecvDataSegmentLength=8192\0{more}"
         );
@@ -377,20 +363,8 @@ impl ByHand {
     pub fn admit(&mut self) -> bool {
         let Some(request) = self.heard.pop_front() else { return false };
         let Some(Ok(login)) = request.bhs().map(|bhs| LoginRequest::parse(&bhs)) else { return false };
-        let response = LoginResponse {
-            incomplete: false,
-            csg: login.csg,
-            nsg: login.nsg,
-            version_max: 0,
-            version_active: 0,
-            isid: login.isid,
-            tsih: 1,
-            itt: login.itt,
-            stat_sn: Serial(0),
-            exp_cmd_sn: login.cmd_sn,
-            max_cmd_sn: Serial(login.cmd_sn.0.wrapping_add(15)),
-            status: LoginStatus::SUCCESS,
-        };
+        let response =
+            LoginResponse { tsih: 1, max_cmd_sn: login.cmd_sn.advance(15), ..LoginResponse::granting(&login) };
         let text = agreement(request.data());
         self.send(&message(ControlHeader::default(), response.emit(), &[], &text), None);
         true

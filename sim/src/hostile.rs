@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use iscsi_proto::pdu::{
-    BHS_LEN, Bhs, DataOut, LoginRequest, LogoutReason, LogoutRequest, NopOut, RESERVED_TAG, ScsiCommand, Stage,
-    TaskAttribute, TaskFunction, TaskManagementRequest, TextRequest, padding,
+    BHS_LEN, Bhs, DataOut, LoginRequest, LogoutReason, LogoutRequest, NopOut, RESERVED_TAG, ScsiCommand, TaskAttribute,
+    TaskFunction, TaskManagementRequest, TextRequest, padding,
 };
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
@@ -37,19 +37,7 @@ pub fn wire(mut bhs: Bhs, data: &[u8]) -> Vec<u8> {
 /// A login request that goes straight to the Full Feature Phase.
 #[must_use]
 pub fn login(target: &str, initiator: &str, isid: [u8; 6], more: &str) -> Vec<u8> {
-    let request = LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid,
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    };
+    let request = LoginRequest::straight_to_full_feature(isid, 1);
     let text = format!("InitiatorName={initiator}\0TargetName={target}\0SessionType=Normal\0{more}");
     wire(request.emit(), text.as_bytes())
 }

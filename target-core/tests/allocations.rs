@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use iscsi_memory::{CountingAllocator, SendList};
 use iscsi_proto::connection::{Connection, StreamConnection};
 use iscsi_proto::digest::crc32c;
-use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, LoginRequest, Opcode, R2t, ScsiCommand, Stage, TaskAttribute};
+use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, LoginRequest, Opcode, R2t, ScsiCommand, TaskAttribute};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
@@ -49,19 +49,7 @@ impl Peer {
             "InitiatorName=iqn.2026-11.example:me\0TargetName={NAME}\0SessionType=Normal\0HeaderDigest={digest}\0DataDigest={digest}\0\
              InitialR2T=No\0ImmediateData=Yes\0MaxRecvDataSegmentLength=262144\0FirstBurstLength=65536\0MaxBurstLength=262144\0"
         );
-        let request = LoginRequest {
-            incomplete: false,
-            csg: Stage::LoginOperationalNegotiation,
-            nsg: Some(Stage::FullFeaturePhase),
-            version_max: 0,
-            version_min: 0,
-            isid: [0x80, 1, 2, 3, 4, 5],
-            tsih: 0,
-            itt: 9,
-            cid: 0,
-            cmd_sn: Serial(1),
-            exp_stat_sn: Serial(0),
-        };
+        let request = LoginRequest::straight_to_full_feature([0x80, 1, 2, 3, 4, 5], 9);
         peer.push(request.emit(), text.as_bytes());
         peer.exchange();
         let answer = peer.header(0);

@@ -6,8 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use iscsi_proto::pdu::{LoginRequest, LoginResponse, LoginStatus, Stage};
-use iscsi_proto::serial::Serial;
+use iscsi_proto::pdu::{LoginRequest, LoginResponse, LoginStatus};
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{IserConfig, Server, ServerBuilder, ServerHandle};
@@ -56,19 +55,7 @@ fn dribble(stream: &mut TcpStream, bytes: &[u8]) {
 
 fn login() -> Vec<u8> {
     let text = format!("InitiatorName=iqn.2026-11.example:me\0SessionType=Normal\0TargetName={NAME}\0");
-    let request = LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    };
+    let request = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 1);
     let mut bhs = request.emit();
     bhs.set_data_segment_len(text.len() as u32);
     let mut wire = bhs.0.to_vec();

@@ -12,10 +12,9 @@ use iscsi_proto::datamover::{
 };
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
-    AsyncEvent, AsyncMessage, Bhs, LoginRequest, LoginResponse, LoginStatus, LogoutRequest, LogoutResponse,
-    LogoutResult, NopIn, NopOut, Opcode, RESERVED_TAG, Reject, RejectReason, Residual, ResponseCode, ScsiCommand,
-    ScsiResponse, Stage, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest,
-    TextResponse,
+    AsyncEvent, AsyncMessage, Bhs, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, LogoutResult, NopIn,
+    NopOut, Opcode, RESERVED_TAG, Reject, RejectReason, Residual, ResponseCode, ScsiCommand, ScsiResponse,
+    TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
 };
 use iscsi_proto::scsi::{AdditionalSense, BlockIo, CdbBuf, Lun, Sense, SenseFormat, SenseKey, Status, opcode};
 use iscsi_proto::serial::Serial;
@@ -302,34 +301,8 @@ impl Net {
 
 /// A stream begins with a login PDU each way.
 fn greet(initiator: &mut TcpMover, target: &mut TcpMover) {
-    let stages = (Stage::LoginOperationalNegotiation, Some(Stage::FullFeaturePhase));
-    let request = LoginRequest {
-        incomplete: false,
-        csg: stages.0,
-        nsg: stages.1,
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 0, 0, 0, 0, 0],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    };
-    let response = LoginResponse {
-        incomplete: false,
-        csg: stages.0,
-        nsg: stages.1,
-        version_max: 0,
-        version_active: 0,
-        isid: request.isid,
-        tsih: 1,
-        itt: 1,
-        stat_sn: Serial(99),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(1),
-        status: LoginStatus::SUCCESS,
-    };
+    let request = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 0], 1);
+    let response = LoginResponse { tsih: 1, stat_sn: Serial(99), ..LoginResponse::granting(&request) };
     carry(initiator, target, request.emit());
     carry(target, initiator, response.emit());
 }

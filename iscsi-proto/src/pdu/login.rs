@@ -76,6 +76,33 @@ pub struct LoginRequest {
 }
 
 impl LoginRequest {
+    /// A whole login in one request, where nobody asks for authentication: out of LoginOperationalNegotiation straight into the Full Feature Phase of a new
+    /// session (RFC 7143 6.3). CID 0 and CmdSN 1; what is to be different is set beside it.
+    ///
+    /// ```
+    /// use iscsi_proto::pdu::{LoginRequest, LoginResponse, Stage};
+    /// let request = LoginRequest { cid: 1, ..LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 7) };
+    /// let response = LoginResponse { tsih: 5, ..LoginResponse::granting(&request) };
+    /// assert_eq!((request.nsg, response.nsg), (Some(Stage::FullFeaturePhase), Some(Stage::FullFeaturePhase)));
+    /// assert_eq!(LoginResponse::parse(&response.emit()), Ok(response));
+    /// ```
+    #[must_use]
+    pub const fn straight_to_full_feature(isid: [u8; 6], itt: u32) -> Self {
+        Self {
+            incomplete: false,
+            csg: Stage::LoginOperationalNegotiation,
+            nsg: Some(Stage::FullFeaturePhase),
+            version_max: 0,
+            version_min: 0,
+            isid,
+            tsih: 0,
+            itt,
+            cid: 0,
+            cmd_sn: Serial(1),
+            exp_stat_sn: Serial(0),
+        }
+    }
+
     /// Parses the header.
     ///
     /// # Errors
@@ -231,6 +258,27 @@ pub struct LoginResponse {
 }
 
 impl LoginResponse {
+    /// Success, with the stages, the ISID, the TSIH and the ITT of the request. StatSN is 0, and the command window holds one command, the next; what is to be
+    /// different is set beside it, such as the TSIH of a new session.
+    #[must_use]
+    pub const fn granting(request: &LoginRequest) -> Self {
+        Self {
+            incomplete: false,
+            csg: request.csg,
+            nsg: request.nsg,
+            version_max: 0,
+            version_active: 0,
+            isid: request.isid,
+            tsih: request.tsih,
+            itt: request.itt,
+            stat_sn: Serial(0),
+            // A Login Request is immediate: its CmdSN is the next command's (RFC 7143 11.12.8).
+            exp_cmd_sn: request.cmd_sn,
+            max_cmd_sn: request.cmd_sn,
+            status: LoginStatus::SUCCESS,
+        }
+    }
+
     /// Parses the header.
     ///
     /// # Errors

@@ -130,26 +130,13 @@ impl Limits {
 /// ```
 /// use iscsi_proto::connection::StreamMover;
 /// use iscsi_proto::datamover::{Datamover, Notification};
-/// use iscsi_proto::pdu::{LoginRequest, Opcode, Stage};
-/// use iscsi_proto::serial::Serial;
+/// use iscsi_proto::pdu::{LoginRequest, Opcode};
 /// use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 ///
 /// let mut initiator = TcpMover::new(Role::Initiator, TcpMoverConfig::default());
 /// let mut target = TcpMover::new(Role::Target, TcpMoverConfig::default());
-/// let login = LoginRequest {
-///     incomplete: false,
-///     csg: Stage::SecurityNegotiation,
-///     nsg: None,
-///     version_max: 0,
-///     version_min: 0,
-///     isid: [0x80, 0, 0, 0, 0, 1],
-///     tsih: 0,
-///     itt: 1,
-///     cid: 0,
-///     cmd_sn: Serial(1),
-///     exp_stat_sn: Serial(0),
-/// };
-/// initiator.send_control(login.emit(), b"AuthMethod=None\0");
+/// let login = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 1);
+/// initiator.send_control(login.emit(), b"SessionType=Discovery\0");
 ///
 /// let mut wire = vec![0; initiator.backlog()];
 /// let mut list = Default::default();
@@ -161,7 +148,7 @@ impl Limits {
 /// target.handle_received(n);
 /// let Some(Notification::Control(bhs)) = target.poll_notify() else { panic!() };
 /// assert_eq!(bhs.opcode(), Ok(Opcode::LoginRequest));
-/// assert_eq!(target.control_data(), b"AuthMethod=None\0");
+/// assert_eq!(target.control_data(), b"SessionType=Discovery\0");
 /// ```
 #[derive(Debug)]
 pub struct TcpMover {

@@ -5,9 +5,7 @@ use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::{Datamover, Notification};
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{
-    Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, ScsiCommand, Stage, TaskAttribute, padding,
-};
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Opcode, ScsiCommand, TaskAttribute, padding};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
@@ -53,39 +51,14 @@ pub(crate) fn drain(mover: &mut TcpMover) -> Vec<Notification> {
     core::iter::from_fn(|| mover.poll_notify()).collect()
 }
 
+const LOGIN: LoginRequest = LoginRequest::straight_to_full_feature([0x80, 1, 2, 3, 4, 5], 0);
+
 pub(crate) fn login_request() -> Bhs {
-    LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 1, 2, 3, 4, 5],
-        tsih: 0,
-        itt: 0,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    }
-    .emit()
+    LOGIN.emit()
 }
 
 pub(crate) fn login_response() -> Bhs {
-    let mut bhs = LoginResponse {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_active: 0,
-        isid: [0x80, 1, 2, 3, 4, 5],
-        tsih: 1,
-        itt: 0,
-        stat_sn: Serial(0),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(100),
-        status: LoginStatus::SUCCESS,
-    }
-    .emit();
+    let mut bhs = LoginResponse { tsih: 1, max_cmd_sn: Serial(100), ..LoginResponse::granting(&LOGIN) }.emit();
     bhs.set_data_segment_len(0);
     bhs
 }

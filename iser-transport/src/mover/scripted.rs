@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 
 use iscsi_memory::{Buf, Memory};
-use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Stage};
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse};
 use iscsi_proto::serial::Serial;
 
 use crate::queue::{
@@ -130,37 +130,12 @@ impl QueuePair for Scripted {
     }
 }
 
+const LOGIN: LoginRequest = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 1);
+
 pub(super) fn login_request() -> Bhs {
-    LoginRequest {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: Serial(1),
-        exp_stat_sn: Serial(0),
-    }
-    .emit()
+    LOGIN.emit()
 }
 
 pub(super) fn login_response() -> Bhs {
-    LoginResponse {
-        incomplete: false,
-        csg: Stage::LoginOperationalNegotiation,
-        nsg: Some(Stage::FullFeaturePhase),
-        version_max: 0,
-        version_active: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 1,
-        itt: 1,
-        stat_sn: Serial(0),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(8),
-        status: LoginStatus::SUCCESS,
-    }
-    .emit()
+    LoginResponse { tsih: 1, max_cmd_sn: Serial(8), ..LoginResponse::granting(&LOGIN) }.emit()
 }

@@ -7,7 +7,7 @@ use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{CommandData, Datamover, Notification, SendCommand, Sink, TaskHandle};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
-    Bhs, LoginRequest, Opcode, ScsiCommand, ScsiResponse, Stage, TaskAttribute, TaskFunction, TaskManagementRequest,
+    Bhs, LoginRequest, Opcode, ScsiCommand, ScsiResponse, TaskAttribute, TaskFunction, TaskManagementRequest,
     TaskManagementResponse, TaskResponse, emit_bidirectional_read_length,
 };
 use iscsi_proto::serial::Serial;
@@ -54,19 +54,7 @@ impl<Q: QueuePair> Initiator<Q> {
     pub(super) fn new(queue: Q, config: IserMoverConfig, parameters: &Parameters) -> Self {
         let mut mover = IserMover::new(queue, config);
         mover.notice_key_values(parameters);
-        let login = LoginRequest {
-            incomplete: false,
-            csg: Stage::LoginOperationalNegotiation,
-            nsg: Some(Stage::FullFeaturePhase),
-            version_max: 0,
-            version_min: 0,
-            isid: [0x80, 0, 0, 0, 0, 1],
-            tsih: 0,
-            itt: 1,
-            cid: 0,
-            cmd_sn: Serial(1),
-            exp_stat_sn: Serial(0),
-        };
+        let login = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 1);
         mover.send_control(login.emit(), b"RDMAExtensions=Yes\0");
         mover.ring();
         Self {

@@ -5,7 +5,7 @@ use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
-    Bhs, LoginResponse, LoginStatus, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, ScsiCommand, Stage,
+    Bhs, LoginRequest, LoginResponse, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, ScsiCommand,
     TaskManagementRequest, TaskManagementResponse, TaskResponse,
 };
 use iscsi_proto::serial::Serial;
@@ -111,18 +111,9 @@ impl<Q: QueuePair> Target<Q> {
         match bhs.opcode().unwrap() {
             Opcode::LoginRequest => {
                 let response = LoginResponse {
-                    incomplete: false,
-                    csg: Stage::LoginOperationalNegotiation,
-                    nsg: Some(Stage::FullFeaturePhase),
-                    version_max: 0,
-                    version_active: 0,
-                    isid: [0x80, 0, 0, 0, 0, 1],
                     tsih: 1,
-                    itt: 1,
-                    stat_sn: Serial(0),
-                    exp_cmd_sn: Serial(1),
                     max_cmd_sn: Serial(TASKS.into()),
-                    status: LoginStatus::SUCCESS,
+                    ..LoginResponse::granting(&LoginRequest::parse(bhs).unwrap())
                 };
                 let parameters = self.parameters.clone();
                 self.mover.notice_key_values(&parameters);

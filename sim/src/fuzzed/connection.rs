@@ -9,7 +9,7 @@ use initiator_core::{Engine, InitiatorConnection, Limits, LoginConfig, Timeouts}
 use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::{Digest, SessionType};
-use iscsi_proto::pdu::{BHS_LEN, Bhs, DataIn, DataInStatus, LoginResponse, LoginStatus, R2t, Residual, Stage};
+use iscsi_proto::pdu::{BHS_LEN, Bhs, DataIn, DataInStatus, LoginRequest, LoginResponse, R2t, Residual};
 use iscsi_proto::scsi::Lun;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
@@ -218,18 +218,10 @@ pub fn initiator_connection(data: &[u8]) {
     let mut stat_sn = 1u32;
     if flags & 1 == 0 {
         let response = LoginResponse {
-            incomplete: false,
-            csg: Stage::LoginOperationalNegotiation,
-            nsg: Some(Stage::FullFeaturePhase),
-            version_max: 0,
-            version_active: 0,
-            isid: [0x80, 0, 0, 0, 0, 1],
             tsih: 1,
-            itt: 0,
             stat_sn: Serial(stat_sn),
-            exp_cmd_sn: Serial(1),
             max_cmd_sn: Serial(16),
-            status: LoginStatus(0),
+            ..LoginResponse::granting(&LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 0))
         };
         stat_sn += 1;
         let text = b"TargetPortalGroupTag=1\0HeaderDigest=None\0DataDigest=None\0MaxRecvDataSegmentLength=8192\0InitialR2T=No\0ImmediateData=Yes\0MaxBurstLength=65536\0FirstBurstLength=8192\0MaxOutstandingR2T=4\0DataPDUInOrder=Yes\0DataSequenceInOrder=Yes\0MaxConnections=1\0ErrorRecoveryLevel=0\0DefaultTime2Wait=2\0DefaultTime2Retain=0\0";

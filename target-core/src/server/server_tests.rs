@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, LoginRequest, LoginResponse, LoginStatus, NopOut, Opcode, RESERVED_TAG,
-    ScsiCommand, Stage, TaskAttribute,
+    ScsiCommand, TaskAttribute,
 };
 use iscsi_proto::serial::Serial;
 
@@ -63,19 +63,7 @@ impl Client {
 
     fn logged_in(address: SocketAddr, isid: u8) -> Self {
         let mut client = Self::connect(address);
-        let request = LoginRequest {
-            incomplete: false,
-            csg: Stage::LoginOperationalNegotiation,
-            nsg: Some(Stage::FullFeaturePhase),
-            version_max: 0,
-            version_min: 0,
-            isid: [0x80, 0, 0, 0, 0, isid],
-            tsih: 0,
-            itt: 1,
-            cid: 0,
-            cmd_sn: Serial(1),
-            exp_stat_sn: Serial(0),
-        };
+        let request = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, isid], 1);
         let text = format!("InitiatorName=iqn.2026-11.example:me\0SessionType=Normal\0TargetName={NAME}\0");
         client.send(request.emit(), text.as_bytes());
         let (bhs, _) = client.receive().unwrap();

@@ -156,35 +156,16 @@ fn agreed(wishes: InitiatorLoginConfig, config: TargetLoginConfig, house: &House
 
 /// A successful response to a request, as a target under test control would send it.
 fn granted(request: &LoginRequest, csg: Stage, nsg: Option<Stage>) -> LoginResponse {
-    LoginResponse {
-        incomplete: false,
-        csg,
-        nsg,
-        version_max: 0,
-        version_active: 0,
-        isid: request.isid,
-        tsih: 1,
-        itt: request.itt,
-        stat_sn: Serial(0),
-        exp_cmd_sn: request.cmd_sn,
-        max_cmd_sn: request.cmd_sn,
-        status: LoginStatus::SUCCESS,
-    }
+    LoginResponse { csg, nsg, tsih: 1, ..LoginResponse::granting(request) }
 }
 
 fn request(csg: Stage, nsg: Option<Stage>) -> LoginRequest {
     LoginRequest {
-        incomplete: false,
         csg,
         nsg,
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 1, 2, 3, 4, 5],
-        tsih: 0,
-        itt: 0x1234,
         cid: 1,
         cmd_sn: Serial(100),
-        exp_stat_sn: Serial(0),
+        ..LoginRequest::straight_to_full_feature([0x80, 1, 2, 3, 4, 5], 0x1234)
     }
 }
 

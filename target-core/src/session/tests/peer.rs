@@ -234,19 +234,7 @@ impl Peer {
     }
 
     pub(crate) fn login_request(&self) -> LoginRequest {
-        LoginRequest {
-            incomplete: false,
-            csg: Stage::LoginOperationalNegotiation,
-            nsg: Some(Stage::FullFeaturePhase),
-            version_max: 0,
-            version_min: 0,
-            isid: self.isid,
-            tsih: 0,
-            itt: 1,
-            cid: 3,
-            cmd_sn: self.cmd_sn,
-            exp_stat_sn: Serial(0),
-        }
+        LoginRequest { cid: 3, cmd_sn: self.cmd_sn, ..LoginRequest::straight_to_full_feature(self.isid, 1) }
     }
 
     pub(crate) fn try_log_in(&mut self, keys: &[(&str, &str)]) -> Option<LoginResponse> {
