@@ -17,7 +17,7 @@ use iscsi_proto::datamover::{
 };
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{LoginRequest, Residual, ScsiCommand, TaskAttribute};
+use iscsi_proto::pdu::{LoginRequest, Residual, ScsiCommand};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
@@ -89,18 +89,12 @@ fn main() {
     let mut wire = Vec::new();
     for itt in 0..DEPTH {
         let mut bhs = ScsiCommand {
-            immediate: false,
-            is_final: true,
             read: !write,
             write,
-            attribute: TaskAttribute::Simple,
-            priority: 0,
-            lun: 0,
             itt,
             expected_data_transfer_length: 512,
             cmd_sn: Serial(itt),
-            exp_stat_sn: Serial(0),
-            cdb: [0; 16],
+            ..ScsiCommand::default()
         }
         .emit();
         bhs.set_data_segment_len(if write { 512 } else { 0 });

@@ -8,8 +8,7 @@ use iscsi_proto::datamover::{
     CommandData, Datamover, GetData, Notification, PutData, SendCommand, Sink, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Residual, ScsiCommand, TaskAttribute};
-use iscsi_proto::serial::Serial;
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Residual, ScsiCommand};
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
 #[global_allocator]
@@ -124,18 +123,11 @@ fn initiator_drain(initiator: &mut TcpMover) {
 fn submit(initiator: &mut TcpMover, slot: u16, write: bool, len: usize) {
     let task = TaskHandle { slot, generation: 0 };
     let command = ScsiCommand {
-        immediate: false,
-        is_final: true,
         read: !write,
         write,
-        attribute: TaskAttribute::Simple,
-        priority: 0,
-        lun: 0,
         itt: task.to_itt(),
         expected_data_transfer_length: len as u32,
-        cmd_sn: Serial(0),
-        exp_stat_sn: Serial(0),
-        cdb: [0; 16],
+        ..ScsiCommand::default()
     };
     initiator.send_command(SendCommand {
         task,

@@ -8,7 +8,7 @@ use iscsi_proto::datamover::{
     CommandData, Datamover, GetData, Notification, PutData, SendCommand, Sink, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{LoginRequest, LoginResponse, Opcode, Residual, ScsiCommand, TaskAttribute};
+use iscsi_proto::pdu::{LoginRequest, LoginResponse, Opcode, Residual, ScsiCommand};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
@@ -109,18 +109,13 @@ impl Memory {
     fn submit(&mut self, initiator: &mut Mover, slot: u16, write: bool, len: usize) {
         let task = TaskHandle { slot, generation: 0 };
         let bhs = ScsiCommand {
-            immediate: false,
-            is_final: true,
             read: !write,
             write,
-            attribute: TaskAttribute::Simple,
-            priority: 0,
-            lun: 0,
             itt: task.to_itt(),
             expected_data_transfer_length: len as u32,
             cmd_sn: Serial(1),
             exp_stat_sn: Serial(1),
-            cdb: [0; 16],
+            ..ScsiCommand::default()
         }
         .emit();
         let data_out = write.then(|| match self.sink(slot, len) {

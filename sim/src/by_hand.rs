@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use iscsi_memory::{Buf, Lease, Memory, Region};
 use iscsi_proto::connection::QueueConnection;
-use iscsi_proto::pdu::{Ahs, AhsIter, BHS_LEN, Bhs, LoginRequest, LoginResponse, Opcode, ScsiCommand, TaskAttribute};
+use iscsi_proto::pdu::{
+    Ahs, AhsIter, BHS_LEN, Bhs, LoginRequest, LoginResponse, Opcode, Residual, ScsiCommand, ScsiResponse,
+};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use iser_transport::header::{ControlHeader, HEADER_LEN, HEADERS_LEN, Header};
@@ -117,18 +119,29 @@ pub fn message(control: ControlHeader, mut bhs: Bhs, ahs: &[u8], data: &[u8]) ->
 #[must_use]
 pub fn scsi_command(itt: u32, cmd_sn: u32, cdb: [u8; 16], (read, write): (bool, bool), expected: u32) -> Bhs {
     ScsiCommand {
-        immediate: false,
-        is_final: true,
         read,
         write,
-        attribute: TaskAttribute::Simple,
-        priority: 0,
-        lun: 0,
         itt,
         expected_data_transfer_length: expected,
         cmd_sn: Serial(cmd_sn),
         exp_stat_sn: Serial(1),
         cdb,
+        ..ScsiCommand::default()
+    }
+    .emit()
+}
+
+/// A SCSI Response.
+#[must_use]
+pub fn scsi_response(itt: u32, stat_sn: u32, status: u8, residual: Residual) -> Bhs {
+    ScsiResponse {
+        residual,
+        status,
+        itt,
+        stat_sn: Serial(stat_sn),
+        exp_cmd_sn: Serial(1),
+        max_cmd_sn: Serial(64),
+        ..ScsiResponse::default()
     }
     .emit()
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use iscsi_memory::{CountingAllocator, SendList};
 use iscsi_proto::connection::{Connection, StreamConnection};
 use iscsi_proto::digest::crc32c;
-use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, LoginRequest, Opcode, R2t, ScsiCommand, TaskAttribute};
+use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, LoginRequest, Opcode, R2t, ScsiCommand};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
@@ -123,18 +123,13 @@ impl Peer {
         cdb[7..9].copy_from_slice(&blocks.to_be_bytes());
         let write = opcode == WRITE_10;
         let command = ScsiCommand {
-            immediate: false,
-            is_final: true,
             read: opcode == READ_10,
             write,
-            attribute: TaskAttribute::Simple,
-            priority: 0,
-            lun: 0,
             itt: self.cmd_sn,
             expected_data_transfer_length: len as u32,
             cmd_sn: Serial(self.cmd_sn),
-            exp_stat_sn: Serial(0),
             cdb,
+            ..ScsiCommand::default()
         };
         self.cmd_sn += 1;
         self.push(command.emit(), if write { &DATA[..immediate.min(len)] } else { &[] });

@@ -872,17 +872,14 @@ fn a_target_failure_has_no_status() {
     let command = net.expect_command();
     let (stat_sn, exp_cmd_sn, max_cmd_sn) = net.numbers();
     let response = ScsiResponse {
-        bidirectional_read_residual: Residual::None,
         residual: Residual::Underflow(7),
         response: ResponseCode::TargetFailure,
         status: Status::Good.to_byte(),
-        status_qualifier: 0,
         itt: command.itt,
-        snack_tag: 0,
         stat_sn,
         exp_cmd_sn,
         max_cmd_sn,
-        exp_data_sn: 0,
+        ..ScsiResponse::default()
     };
     net.send(response.emit(), &[]);
     assert_eq!(net.result(1), Err(Failure::TargetFailure(1)));

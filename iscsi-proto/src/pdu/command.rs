@@ -107,6 +107,26 @@ impl ScsiCommand {
     }
 }
 
+impl Default for ScsiCommand {
+    /// A simple task of TEST UNIT READY to LUN 0, which moves no data; to be filled in.
+    fn default() -> Self {
+        Self {
+            immediate: false,
+            is_final: true,
+            read: false,
+            write: false,
+            attribute: TaskAttribute::Simple,
+            priority: 0,
+            lun: 0,
+            itt: 0,
+            expected_data_transfer_length: 0,
+            cmd_sn: Serial(0),
+            exp_stat_sn: Serial(0),
+            cdb: [0; 16],
+        }
+    }
+}
+
 /// The difference between what the command moved and what the initiator expected (RFC 7143 11.4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Residual {
@@ -250,6 +270,25 @@ impl ScsiResponse {
         bhs.put_u32::<40>(self.bidirectional_read_residual.count());
         bhs.put_u32::<44>(self.residual.count());
         bhs
+    }
+}
+
+impl Default for ScsiResponse {
+    /// Completed with GOOD, without a residual; to be filled in.
+    fn default() -> Self {
+        Self {
+            bidirectional_read_residual: Residual::None,
+            residual: Residual::None,
+            response: ResponseCode::Completed,
+            status: 0,
+            status_qualifier: 0,
+            itt: 0,
+            snack_tag: 0,
+            stat_sn: Serial(0),
+            exp_cmd_sn: Serial(0),
+            max_cmd_sn: Serial(0),
+            exp_data_sn: 0,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::{Datamover, Notification};
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Opcode, ScsiCommand, TaskAttribute, padding};
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Opcode, ScsiCommand, padding};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
@@ -120,18 +120,15 @@ pub(crate) fn split(mut bytes: &[u8]) -> Vec<(Bhs, Vec<u8>)> {
 
 pub(crate) fn command(itt: u32, is_final: bool, read: bool, write: bool, length: u32) -> Bhs {
     let command = ScsiCommand {
-        immediate: false,
         is_final,
         read,
         write,
-        attribute: TaskAttribute::Simple,
-        priority: 0,
         lun: 0x0001_0000_0000_0000,
         itt,
         expected_data_transfer_length: length,
         cmd_sn: Serial(1),
         exp_stat_sn: Serial(1),
-        cdb: [0; 16],
+        ..ScsiCommand::default()
     };
     let bhs = command.emit();
     assert_eq!(bhs.opcode(), Ok(Opcode::ScsiCommand));

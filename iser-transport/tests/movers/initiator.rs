@@ -7,8 +7,8 @@ use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{CommandData, Datamover, Notification, SendCommand, Sink, TaskHandle};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
-    Bhs, LoginRequest, Opcode, ScsiCommand, ScsiResponse, TaskAttribute, TaskFunction, TaskManagementRequest,
-    TaskManagementResponse, TaskResponse, emit_bidirectional_read_length,
+    Bhs, LoginRequest, Opcode, ScsiCommand, ScsiResponse, TaskFunction, TaskManagementRequest, TaskManagementResponse,
+    TaskResponse, emit_bidirectional_read_length,
 };
 use iscsi_proto::serial::Serial;
 use iser_transport::mover::{IserCounters, IserMover, IserMoverConfig};
@@ -120,18 +120,14 @@ impl<Q: QueuePair> Initiator<Q> {
             emit_bidirectional_read_length(&mut ahs, order.room);
         }
         let bhs = ScsiCommand {
-            immediate: false,
-            is_final: true,
             read,
             write,
-            attribute: TaskAttribute::Simple,
-            priority: 0,
-            lun: 0,
             itt: task.to_itt(),
             expected_data_transfer_length: if write { order.out } else { order.room },
             cmd_sn: Serial(self.cmd_sn),
             exp_stat_sn: Serial(1),
             cdb: order.cdb(),
+            ..ScsiCommand::default()
         };
         self.cmd_sn = self.cmd_sn.wrapping_add(1);
         self.commands[slot] = Some(Command { order, generation: task.generation, aborting: false, source, sink });

@@ -13,8 +13,7 @@ use iscsi_proto::connection::{Connection as _, QueueConnection};
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::SessionType;
 use iscsi_proto::pdu::{
-    BHS_LEN, Bhs, DataOut, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, ResponseCode, ScsiResponse, TaskFunction,
-    emit_bidirectional_read_length,
+    BHS_LEN, Bhs, DataOut, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, TaskFunction, emit_bidirectional_read_length,
 };
 use iscsi_proto::scsi::Lun;
 use iscsi_proto::serial::Serial;
@@ -29,7 +28,7 @@ use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::session::{self, Target, TargetConnection};
 
-use crate::by_hand::{Bench, Ending, cdb10, message, scsi_command};
+use crate::by_hand::{Bench, Ending, cdb10, message, scsi_command, scsi_response};
 use crate::hostile::any_request;
 use crate::input::Input;
 use crate::link::Side;
@@ -393,23 +392,6 @@ fn listen<C: QueueConnection>(bench: &mut Bench<C>, asked: &mut Vec<Asked>, stat
             _ => {}
         }
     }
-}
-
-fn scsi_response(itt: u32, stat_sn: u32, status: u8, residual: Residual) -> Bhs {
-    ScsiResponse {
-        bidirectional_read_residual: Residual::None,
-        residual,
-        response: ResponseCode::Completed,
-        status,
-        status_qualifier: 0,
-        itt,
-        snack_tag: 0,
-        stat_sn: Serial(stat_sn),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(64),
-        exp_data_sn: 0,
-    }
-    .emit()
 }
 
 /// One operation of a target.

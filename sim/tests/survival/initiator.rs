@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use initiator_core::command::Command;
 use iscsi_proto::connection::Connection as _;
-use iscsi_proto::pdu::{NopIn, Opcode, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
+use iscsi_proto::pdu::{NopIn, Opcode, RESERVED_TAG, Residual};
 use iscsi_proto::serial::Serial;
 use iser_transport::header::ControlHeader;
 use iser_transport::loopback::{End, LoopbackConfig, NoReceive, pair};
 use iser_transport::queue::{EndCause, QueuePair, RemoteAccess, RemoteBuffer, Stag};
-use sim::by_hand::{Bench, Ending, Heard, message};
+use sim::by_hand::{Bench, Ending, Heard, message, scsi_response};
 use sim::link::Side;
 
 use super::script::{Guarded, Initiator, Script, initiator, reads, writes};
@@ -40,20 +40,7 @@ fn commands(bench: &mut Ours) -> Vec<Heard> {
 }
 
 fn good(itt: u32, stat_sn: u32) -> Vec<u8> {
-    let response = ScsiResponse {
-        bidirectional_read_residual: Residual::None,
-        residual: Residual::None,
-        response: ResponseCode::Completed,
-        status: 0,
-        status_qualifier: 0,
-        itt,
-        snack_tag: 0,
-        stat_sn: Serial(stat_sn),
-        exp_cmd_sn: Serial(1),
-        max_cmd_sn: Serial(64),
-        exp_data_sn: 0,
-    };
-    message(ControlHeader::default(), response.emit(), &[], &[])
+    message(ControlHeader::default(), scsi_response(itt, stat_sn, 0, Residual::None), &[], &[])
 }
 
 /// The connection has ended; how the commands did.

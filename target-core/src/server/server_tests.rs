@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, LoginRequest, LoginResponse, LoginStatus, NopOut, Opcode, RESERVED_TAG,
-    ScsiCommand, TaskAttribute,
+    ScsiCommand,
 };
 use iscsi_proto::serial::Serial;
 
@@ -95,18 +95,12 @@ impl Client {
         cdb[8] = 1;
         for itt in 10.. {
             let command = ScsiCommand {
-                immediate: false,
-                is_final: true,
                 read: true,
-                write: false,
-                attribute: TaskAttribute::Simple,
-                priority: 0,
-                lun: 0,
                 itt,
                 expected_data_transfer_length: 512,
                 cmd_sn: Serial(self.cmd_sn),
-                exp_stat_sn: Serial(0),
                 cdb,
+                ..ScsiCommand::default()
             };
             self.cmd_sn += 1;
             self.send(command.emit(), &[]);

@@ -4,7 +4,7 @@ use iscsi_memory::{Region, RegionSlice};
 use iscsi_proto::connection::QueueMover;
 use iscsi_proto::datamover::{Datamover, MalformedPdu};
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{BHS_LEN, NopOut, RESERVED_TAG, ScsiCommand, TaskAttribute};
+use iscsi_proto::pdu::{BHS_LEN, NopOut, RESERVED_TAG, ScsiCommand};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 
@@ -56,35 +56,27 @@ fn lent(len: usize) -> RegionSlice {
 /// A command's header: it reads, it writes, and how many bytes.
 fn header(slot: u16, read: bool, write: bool, len: usize) -> Bhs {
     ScsiCommand {
-        immediate: false,
         is_final: false,
         read,
         write,
-        attribute: TaskAttribute::Simple,
-        priority: 0,
         lun: 7,
         itt: task(slot).to_itt(),
         expected_data_transfer_length: len as u32,
         cmd_sn: Serial(100 + u32::from(slot)),
         exp_stat_sn: Serial(9),
         cdb: [1; 16],
+        ..ScsiCommand::default()
     }
     .emit()
 }
 
 fn response(slot: u16) -> ScsiResponse {
     ScsiResponse {
-        bidirectional_read_residual: Residual::None,
-        residual: Residual::None,
-        response: ResponseCode::Completed,
-        status: 0,
-        status_qualifier: 0,
         itt: task(slot).to_itt(),
-        snack_tag: 0,
         stat_sn: Serial(9),
         exp_cmd_sn: Serial(1),
         max_cmd_sn: Serial(8),
-        exp_data_sn: 0,
+        ..ScsiResponse::default()
     }
 }
 

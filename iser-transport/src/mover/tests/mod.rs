@@ -6,7 +6,7 @@ use iscsi_proto::datamover::{
     Datamover, GetData, MoverError, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::Parameters;
-use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, Residual, ScsiCommand, TaskAttribute};
+use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, Residual, ScsiCommand};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 
@@ -55,18 +55,14 @@ fn message(header: ControlHeader, mut bhs: Bhs, ahs: &[u8], data: &[u8]) -> Vec<
 
 fn scsi_command(command: Command<'_>) -> Bhs {
     ScsiCommand {
-        immediate: false,
         is_final: command.is_final,
         read: command.read,
         write: command.write,
-        attribute: TaskAttribute::Simple,
-        priority: 0,
-        lun: 0,
         itt: command.itt,
         expected_data_transfer_length: command.len,
         cmd_sn: Serial(1),
         exp_stat_sn: Serial(1),
-        cdb: [0; 16],
+        ..ScsiCommand::default()
     }
     .emit()
 }

@@ -13,8 +13,7 @@ use iscsi_memory::SendList;
 use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 use iscsi_proto::pdu::{
     Bhs, DataIn, LoginRequest, LoginResponse, LoginStatus, NopIn, NopOut, Opcode, RESERVED_TAG, Reject, RejectReason,
-    ScsiCommand, ScsiResponse, Stage, TaskAttribute, TaskFunction, TaskManagementRequest, TaskManagementResponse,
-    TaskResponse,
+    ScsiCommand, ScsiResponse, Stage, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse,
 };
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
@@ -271,18 +270,14 @@ impl Peer {
     pub(crate) fn command(&self, itt: u32, lun: u16, cdb: [u8; 16], length: u32) -> ScsiCommand {
         let write = matches!(cdb[0], 0x2a);
         ScsiCommand {
-            immediate: false,
-            is_final: true,
             read: !write && length > 0,
             write,
-            attribute: TaskAttribute::Simple,
-            priority: 0,
             lun: u64::from(lun) << 48,
             itt,
             expected_data_transfer_length: length,
             cmd_sn: self.cmd_sn,
-            exp_stat_sn: Serial(0),
             cdb,
+            ..ScsiCommand::default()
         }
     }
 
