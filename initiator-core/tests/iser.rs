@@ -1,6 +1,7 @@
 //! Both roles together, over iSER on iWARP in user space, with plain iSCSI beside it on the same port.
 #![cfg(feature = "iser")]
 
+mod cutting_proxy;
 mod server;
 
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use iscsi_proto::pdu::LoginStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use server::{BYTES, NAME, config, held, proxy, serve, serve_with};
+use cutting_proxy::proxy;
+use server::{BYTES, NAME, config, held, serve, serve_with};
 use target_core::session::Limits;
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! Both roles together, over TCP: our initiator against our server.
 
+mod cutting_proxy;
 mod server;
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::LoginStatus;
 use target_core::store::{Backstore, StoreCompletion, StoreOp, StoreRequest};
 
-use server::{BYTES, NAME, config, held, proxy, serve};
+use cutting_proxy::proxy;
+use server::{BYTES, NAME, config, held, serve};
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(31).wrapping_add(seed * 7) % 251) as u8).collect()

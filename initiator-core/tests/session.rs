@@ -1,17 +1,17 @@
 //! Sessions and disks end to end over TCP, against a small target of the tests' own.
 
+mod cutting_proxy;
 mod small_target;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use initiator_core::{Error, Portal, Session, Transfer};
+use initiator_core::{Error, Session, Transfer};
 use iscsi_memory::Buf;
 use iscsi_proto::parameters::Digest;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
+use cutting_proxy::proxy;
 use small_target::{BYTES, config, start};
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
@@ -123,27 +123,6 @@ async fn a_dropped_operation_leaves_no_trace() {
     let mut block = [0; 512];
     tokio::time::timeout(Duration::from_secs(5), disk.read(0, &mut block)).await.unwrap().unwrap();
     session.logout().await.unwrap();
-}
-
-/// Passes bytes on until it is told to cut.
-async fn proxy(to: Portal) -> (Portal, Arc<Notify>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
-    let cut = Arc::new(Notify::new());
-    let cuts = cut.clone();
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let Ok(mut far) = TcpStream::connect((to.host.as_str(), to.port)).await else { continue };
-            let cut = cuts.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    () = cut.notified() => {}
-                }
-            });
-        }
-    });
-    (portal, cut)
 }
 
 #[tokio::test(flavor = "multi_thread")]

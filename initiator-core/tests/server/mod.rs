@@ -1,4 +1,4 @@
-//! The real target on a port of the system's choice, and a proxy that cuts.
+//! The real target on a port of the system's choice.
 
 use std::sync::Arc;
 
@@ -10,8 +10,6 @@ use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
 use target_core::session::Limits;
 use target_core::store::{Backstore, RamStore};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 pub(crate) const NAME: &str = "iqn.2026-11.example:real";
 pub(crate) const BYTES: u64 = 64 << 20;
@@ -60,25 +58,4 @@ pub(crate) async fn held(store: &RamStore, offset: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0; len];
     store.read(offset / 512, &mut data).await.unwrap();
     data
-}
-
-/// Passes bytes on until it is told to cut.
-pub(crate) async fn proxy(to: Portal) -> (Portal, Arc<Notify>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
-    let cut = Arc::new(Notify::new());
-    let cuts = cut.clone();
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let Ok(mut far) = TcpStream::connect((to.host.as_str(), to.port)).await else { continue };
-            let cut = cuts.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    () = cut.notified() => {}
-                }
-            });
-        }
-    });
-    (portal, cut)
 }
