@@ -16,6 +16,7 @@
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
+//! | [`served`] | a target with one disk, for one connection at a time |
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,7 @@ pub mod network;
 pub mod pipe;
 pub mod rng;
 pub mod scenario;
+pub mod served;
 pub mod store;
 pub mod trace;
 pub mod transport;

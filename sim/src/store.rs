@@ -49,6 +49,25 @@ pub struct StorePlan {
     pub lose_write: Option<u64>,
 }
 
+impl StorePlan {
+    /// A disk of 128 KiB in blocks of 512 bytes, that can unmap, takes no time, and never fails.
+    #[must_use]
+    pub const fn sound(door: Door) -> Self {
+        Self {
+            door,
+            block_size: 512,
+            blocks: 256,
+            unmap: true,
+            delay: Duration::ZERO,
+            slow: (0, Duration::ZERO),
+            read_errors: 0,
+            write_errors: 0,
+            full: 0,
+            lose_write: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Medium {
     Private(Vec<u8>),

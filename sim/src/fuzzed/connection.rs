@@ -1,36 +1,25 @@
 //! Whole connections of either role over the TCP mover: bytes in any chunks, time, store completions, room to send or none, ends of the stream.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use initiator_core::{Engine, InitiatorConnection, Limits, LoginConfig, Timeouts};
+use initiator_core::InitiatorConnection;
 use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
 use iscsi_proto::login::Offer;
-use iscsi_proto::parameters::{Digest, SessionType};
+use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, DataIn, DataInStatus, LoginRequest, LoginResponse, R2t, Residual};
-use iscsi_proto::scsi::Lun;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
-use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{TargetConfig, TargetNode};
-use target_core::registry::Endpoints;
-use target_core::session::{self, Target, TargetConnection};
+use target_core::session;
 
+use super::ends::{self, TARGET};
 use crate::hostile::{any_request, login, wire};
 use crate::input::Input;
 use crate::link::{Link, LinkPlan, Side};
-use crate::model::Model;
 use crate::network::Network;
 use crate::pipe::{Bytes, Drive as _, Pipe};
 use crate::rng::Rng;
-use crate::store::{Door, SimStore, StorePlan};
-use crate::trace::Trace;
-use crate::workload::{Verdict, WorkPlan, Workload};
-
-const TARGET: &str = "iqn.2026-11.example.sim:fuzzed";
+use crate::store::SimStore;
 
 /// A connection under the fuzzer's hand.
 struct Bench<C> {
@@ -108,33 +97,14 @@ impl<C: StreamConnection> Bench<C> {
 pub fn target_connection(data: &[u8]) {
     let mut input = Input::new(data);
     let flags = input.u8();
-    let door = [Door::Easy, Door::Queue, Door::Memory][usize::from(flags >> 1) % 3];
-    let plan = StorePlan {
-        door,
-        block_size: 512,
-        blocks: 256,
-        unmap: true,
-        delay: Duration::from_micros(200),
-        slow: (100, Duration::from_secs(2)),
-        read_errors: 20,
-        write_errors: 20,
-        full: 0,
-        lose_write: None,
-    };
-    let store = SimStore::new(plan, Rng::new(0, 2));
-    let unit = LogicalUnit::new(Arc::new(store.clone()), Identity::from_seed(TARGET)).expect("a disk");
-    let address = ([127, 0, 0, 1], 3260).into();
-    let node = TargetNode::builder().name(TARGET).lun(0, Arc::new(unit)).portal(address).open();
-    let config = TargetConfig::builder().node(node).build().expect("a configuration");
-    let target = Target::new(config, session::Limits { command_window: 16, ..session::Limits::default() });
+    let served = ends::target(flags >> 1, session::Limits::default());
     let mover = TcpMover::new(
         Role::Target,
         TcpMoverConfig { max_tasks: 24, staging_size: 16 << 10, ..TcpMoverConfig::default() },
     );
-    let endpoints = Endpoints { local: address, peer: ([127, 0, 0, 1], 4711).into() };
-    let connection = TargetConnection::new(target.clone(), mover, endpoints, [7; 64], Instant::ZERO).expect("room");
+    let connection = served.accept(mover);
     let chunk = if flags & 0x80 != 0 { 1 + usize::from(flags >> 4 & 7) * 13 } else { 65536 };
-    let mut bench = Bench::new(connection, Side::Target, chunk, Some(store.clone()));
+    let mut bench = Bench::new(connection, Side::Target, chunk, Some(served.store.clone()));
     bench.settle();
     if flags & 1 == 0 {
         let digest = if flags & 8 != 0 {
@@ -163,56 +133,21 @@ pub fn target_connection(data: &[u8]) {
     }
     bench.finish(flags & 0x40 != 0);
     drop(bench);
-    assert_eq!((target.registry().connections(), target.registry().sessions().len()), (0, 0));
-    assert_eq!(store.under_way().0, 0, "no store operation is left");
+    served.check_over();
 }
 
 /// Bytes, responses and time for an initiator's connection under load.
 pub fn initiator_connection(data: &[u8]) {
     let mut input = Input::new(data);
     let flags = input.u8();
-    let verdict = Verdict::default();
-    let work = WorkPlan {
-        operations: 40,
-        depth: 8,
-        think: Duration::from_millis(5),
-        most_blocks: 32,
-        reads: 500,
-        others: 200,
-        functions: 50,
-        function_kinds: &[
-            iscsi_proto::pdu::TaskFunction::AbortTaskSet,
-            iscsi_proto::pdu::TaskFunction::LogicalUnitReset,
-        ],
-        abandons: 50,
-        texts: 50,
-        unmap: true,
-        store_fails: true,
-        untrusted: true,
-        flips: false,
-    };
-    let model = Rc::new(RefCell::new(Model::new(128, 512, true)));
-    let lun = Lun::new(0).expect("LUN 0");
-    let app = Workload::new("fuzzed", lun, work, Rng::new(flags.into(), 4), model, Trace::default(), verdict.clone());
-    let limits = Limits { commands: 16, ..Limits::default() };
-    let engine = Engine::new(app, Timeouts::default(), limits, 0);
+    let (engine, verdict) = ends::engine(flags, 32);
     let mover = TcpMover::new(
         Role::Initiator,
         TcpMoverConfig { max_tasks: 16, staging_size: 16 << 10, ..TcpMoverConfig::default() },
     );
-    let config = LoginConfig {
-        initiator_name: "iqn.2026-11.example.sim:fuzz".into(),
-        initiator_alias: None,
-        target_name: Some(TARGET.into()),
-        session_type: SessionType::Normal,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        credentials: None,
-        target_credentials: None,
-        offer: Offer { header_digest: vec![Digest::None], data_digest: vec![Digest::None], ..Offer::default() },
-        md5_only: false,
-        random: [7; 64],
-    };
-    let connection = InitiatorConnection::new(mover, engine, config, Duration::from_secs(15), Instant::ZERO);
+    let offer = Offer { header_digest: vec![Digest::None], data_digest: vec![Digest::None], ..Offer::default() };
+    let connection =
+        InitiatorConnection::new(mover, engine, ends::login(offer), Duration::from_secs(15), Instant::ZERO);
     let mut bench = Bench::new(connection, Side::Initiator, if flags & 0x80 != 0 { 7 } else { 65536 }, None);
     bench.settle();
     let mut stat_sn = 1u32;

@@ -3,19 +3,14 @@
 //!
 //! After each run: the connection has ended in bounded time, everything posted and advertised came back, and no byte changed that no command asked for.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use initiator_core::{Engine, InitiatorConnection, Limits, LoginConfig, Timeouts};
+use initiator_core::InitiatorConnection;
 use iscsi_proto::connection::{Connection as _, QueueConnection};
 use iscsi_proto::login::Offer;
-use iscsi_proto::parameters::SessionType;
 use iscsi_proto::pdu::{
-    BHS_LEN, Bhs, DataOut, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, TaskFunction, emit_bidirectional_read_length,
+    BHS_LEN, Bhs, DataOut, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, emit_bidirectional_read_length,
 };
-use iscsi_proto::scsi::Lun;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
 use iscsi_proto::time::Instant;
@@ -23,23 +18,16 @@ use iser_transport::header::{ControlHeader, HEADERS_LEN, Header, Hello, HelloRep
 use iser_transport::loopback::{End, EndConfig, LoopbackConfig, NoReceive, pair};
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::{QueueLimits, RemoteAccess, RemoteBuffer, Stag};
-use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
-use target_core::registry::Endpoints;
-use target_core::session::{self, Target, TargetConnection};
+use target_core::session;
 
+use super::ends::{self, TARGET};
 use crate::by_hand::{Bench, Ending, cdb10, message, scsi_command, scsi_response};
 use crate::hostile::any_request;
 use crate::input::Input;
 use crate::link::Side;
-use crate::model::Model;
 use crate::pipe::Drive as _;
 use crate::rng::Rng;
-use crate::store::{Door, SimStore, StorePlan};
-use crate::trace::Trace;
-use crate::workload::{Verdict, WorkPlan, Workload};
 
-const TARGET: &str = "iqn.2026-11.example.sim:fuzzed";
 const OPERATIONS: usize = 300;
 /// Bytes of a receive of the peer.
 const RECEIVE: usize = HEADERS_LEN + 8192;
@@ -148,43 +136,22 @@ fn disturb<C: QueueConnection>(bench: &mut Bench<C>, input: &mut Input<'_>) {
 pub fn iser_target(data: &[u8]) {
     let mut input = Input::new(data);
     let (flags, how) = (input.u8(), input.u8());
-    let plan = StorePlan {
-        door: [Door::Easy, Door::Queue, Door::Memory][usize::from(flags >> 1) % 3],
-        block_size: 512,
-        blocks: 256,
-        unmap: true,
-        delay: Duration::from_micros(200),
-        slow: (100, Duration::from_secs(2)),
-        read_errors: 20,
-        write_errors: 20,
-        full: 0,
-        lose_write: None,
-    };
-    let store = SimStore::new(plan, Rng::new(0, 2));
-    let unit = LogicalUnit::new(Arc::new(store.clone()), Identity::from_seed(TARGET)).expect("a disk");
-    let address = ([127, 0, 0, 1], 3260).into();
-    let group = PortalGroup::new(1).portal(Portal::new(address).with_iser());
-    let node = TargetNode::builder().name(TARGET).lun(0, Arc::new(unit)).portal_group(group).open();
-    let config = TargetConfig::builder().node(node).build().expect("a configuration");
     let hello = flags & 8 != 0;
     let limits = session::Limits {
-        command_window: 16,
         offer: Offer { iser_hello_required: hello, initial_r2t: flags & 0x10 != 0, ..Offer::default() },
         ..session::Limits::default()
     };
-    let target = Target::new(config, limits);
+    let served = ends::target(flags >> 1, limits);
     let mover = IserMoverConfig { max_tasks: 24, receive_slack: 24, ..IserMoverConfig::new(Role::Target) };
     let (active, passive, fabric) = pair(network(how, End::Passive, &mover), flags.into());
-    let endpoints = Endpoints { local: address, peer: ([127, 0, 0, 1], 4711).into() };
-    let mover = IserMover::new(passive, mover);
-    let connection = TargetConnection::new(target.clone(), mover, endpoints, [7; 64], Instant::ZERO).expect("room");
-    let mut bench = Bench::new(connection, Side::Target, active, fabric, Some(store.clone()));
+    let connection = served.accept(IserMover::new(passive, mover));
+    let mut bench = Bench::new(connection, Side::Target, active, fabric, Some(served.store.clone()));
     bench.peer.receive(48, RECEIVE);
     bench.settle();
     if flags & 1 == 0 {
         bench.peer.log_in(TARGET, if hello { "iSERHelloRequired=Yes\0" } else { "" });
         bench.settle();
-        assert_eq!(target.registry().sessions().len(), 1, "the login is right");
+        assert_eq!(served.target.registry().sessions().len(), 1, "the login is right");
         if hello && flags & 0x20 == 0 {
             let hello = Hello { max_version: VERSION, min_version: VERSION, ird: 4 };
             bench.peer.send(&Header::Hello(hello).emit(), None);
@@ -201,8 +168,7 @@ pub fn iser_target(data: &[u8]) {
     }
     bench.finish(Ending::ALL[usize::from(how >> 5) % Ending::ALL.len()]);
     drop(bench);
-    assert_eq!((target.registry().connections(), target.registry().sessions().len()), (0, 0));
-    assert_eq!(store.under_way().0, 0, "no store operation is left");
+    served.check_over();
 }
 
 /// A buffer that is advertised, or one beside it.
@@ -299,39 +265,8 @@ struct Asked {
 pub fn iser_initiator(data: &[u8]) {
     let mut input = Input::new(data);
     let (flags, how) = (input.u8(), input.u8());
-    let verdict = Verdict::default();
-    let work = WorkPlan {
-        operations: 40,
-        depth: 8,
-        think: Duration::from_millis(5),
-        most_blocks: 48,
-        reads: 500,
-        others: 200,
-        functions: 50,
-        function_kinds: &[TaskFunction::AbortTaskSet, TaskFunction::LogicalUnitReset],
-        abandons: 50,
-        texts: 50,
-        unmap: true,
-        store_fails: true,
-        untrusted: true,
-        flips: false,
-    };
-    let model = Rc::new(RefCell::new(Model::new(128, 512, true)));
-    let lun = Lun::new(0).expect("LUN 0");
-    let app = Workload::new("fuzzed", lun, work, Rng::new(flags.into(), 4), model, Trace::default(), verdict.clone());
-    let engine = Engine::new(app, Timeouts::default(), Limits { commands: 16, ..Limits::default() }, 0);
-    let login = LoginConfig {
-        initiator_name: "iqn.2026-11.example.sim:fuzz".into(),
-        initiator_alias: None,
-        target_name: Some(TARGET.into()),
-        session_type: SessionType::Normal,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        credentials: None,
-        target_credentials: None,
-        offer: Offer { iser_hello_required: flags & 8 != 0, ..Offer::default() },
-        md5_only: false,
-        random: [7; 64],
-    };
+    let (engine, verdict) = ends::engine(flags, 48);
+    let login = ends::login(Offer { iser_hello_required: flags & 8 != 0, ..Offer::default() });
     let mover = IserMoverConfig { max_tasks: 16, receive_slack: 16, ..IserMoverConfig::new(Role::Initiator) };
     let (active, passive, fabric) = pair(network(how, End::Active, &mover), flags.into());
     let mover = IserMover::new(active, mover);

@@ -5,6 +5,7 @@
 
 mod cdb;
 mod connection;
+mod ends;
 mod iser;
 mod iwarp;
 mod login;

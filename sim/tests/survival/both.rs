@@ -1,6 +1,5 @@
 //! Both roles against each other, with one fault at one step.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use iscsi_proto::time::Instant;
@@ -10,8 +9,9 @@ use sim::link::Side;
 use sim::network::Network;
 use sim::pipe::{Completions, Drive as _, Pipe};
 use sim::rng::Rng;
-use sim::store::{Door, SimStore};
-use target_core::session::{Target, TargetConnection};
+use sim::served::Served;
+use sim::store::Door;
+use target_core::session::TargetConnection;
 
 use super::script::{Guarded, Initiator, Script, initiator, reads, serve, writes};
 use iser_transport::loopback::LoopbackQueue;
@@ -20,8 +20,7 @@ use iser_transport::mover::IserMover;
 struct Both {
     initiator: Option<Pipe<Initiator, Completions>>,
     target: Option<Pipe<TargetConnection<IserMover<LoopbackQueue>>, Completions>>,
-    node: Arc<Target>,
-    store: SimStore,
+    served: Served,
     fabric: Fabric,
     network: Network,
     now: Instant,
@@ -65,13 +64,12 @@ impl Both {
         let first = vec![writes(0, 0, &written[0]), writes(1, 100, &written[1]), reads(2, 200, &read[2])];
         let second = vec![reads(3, 0, &read[0]), reads(4, 100, &read[1])];
         let script = Script { waves: [first, second].into(), ..Script::default() };
-        let served = serve(passive, door);
+        let (connection, served) = serve(passive, door);
         let link = FabricLink::new(fabric.clone(), FabricPlan { burst: 1, ..calm() }, Rng::new(0, 1), Instant::ZERO);
         Self {
             initiator: Some(Pipe::new(initiator(active, script), 0, Side::Initiator)),
-            target: Some(Pipe::new(served.connection, 0, Side::Target)),
-            node: served.target,
-            store: served.store,
+            target: Some(Pipe::new(connection, 0, Side::Target)),
+            served,
             fabric,
             network: Network::Queues(Box::new(link)),
             now: Instant::ZERO,
@@ -102,7 +100,7 @@ impl Both {
             {
                 self.strike(fault);
             }
-            self.store.advance(self.now);
+            self.served.store.advance(self.now);
             let mut moved = false;
             if let Some(pipe) = &mut self.initiator {
                 moved |= pipe.run(&mut self.network, self.now).unwrap();
@@ -120,7 +118,7 @@ impl Both {
             }
             let ours = self.initiator.as_ref().and_then(|pipe| pipe.next(&self.network, self.now));
             let theirs = self.target.as_ref().and_then(|pipe| pipe.next(&self.network, self.now));
-            let next = [ours, theirs, self.store.next()].into_iter().flatten().min();
+            let next = [ours, theirs, self.served.store.next()].into_iter().flatten().min();
             let next = next.unwrap_or_else(|| panic!("{fault:?}: a connection waits for nothing"));
             self.now = next.max(self.now + Duration::from_nanos(1));
         }
@@ -135,13 +133,17 @@ impl Both {
         }
         // What a target that vanished had asked of a device is still done.
         while self.target.is_none()
-            && let Some(at) = self.store.next()
+            && let Some(at) = self.served.store.next()
         {
-            self.store.advance(at);
+            self.served.store.advance(at);
         }
-        assert_eq!(self.store.under_way().0, 0, "{what}: store operations are left");
+        assert_eq!(self.served.store.under_way().0, 0, "{what}: store operations are left");
         drop(self.target);
-        assert_eq!((self.node.registry().connections(), self.node.registry().sessions().len()), (0, 0), "{what}");
+        assert_eq!(
+            (self.served.target.registry().connections(), self.served.target.registry().sessions().len()),
+            (0, 0),
+            "{what}"
+        );
         assert!(self.read.iter().chain(&self.written).all(Guarded::guards_hold), "{what}: guards");
         let Some(pipe) = self.initiator else { return 0 };
         let (engine, ..) = pipe.connection.into_parts(self.now);

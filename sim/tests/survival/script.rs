@@ -18,13 +18,9 @@ use iscsi_proto::time::Instant;
 use iser_transport::loopback::LoopbackQueue;
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use sim::by_hand::{FILL, cdb10};
-use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
-use target_core::registry::Endpoints;
-use target_core::session::{self, Target, TargetConnection};
-
-use sim::rng::Rng;
-use sim::store::{Door, SimStore, StorePlan};
+use sim::served::Served;
+use sim::store::{Door, StorePlan};
+use target_core::session::{self, TargetConnection};
 
 pub(crate) const TARGET: &str = "iqn.2026-11.example.sim:survives";
 const GUARD: usize = 256;
@@ -137,38 +133,17 @@ pub(crate) fn initiator(queue: LoopbackQueue, script: Script) -> Initiator {
 }
 
 /// A target with one disk of 128 KiB, and its connection over a queue pair.
-pub(crate) struct Served {
-    pub(crate) connection: TargetConnection<IserMover<LoopbackQueue>>,
-    pub(crate) target: Arc<Target>,
-    pub(crate) store: SimStore,
-}
-
-pub(crate) fn serve(queue: LoopbackQueue, door: Door) -> Served {
+pub(crate) fn serve(queue: LoopbackQueue, door: Door) -> (TargetConnection<IserMover<LoopbackQueue>>, Served) {
     serve_with(queue, door, mover_config(Role::Target))
 }
 
-pub(crate) fn serve_with(queue: LoopbackQueue, door: Door, mover: IserMoverConfig) -> Served {
-    let plan = StorePlan {
-        door,
-        block_size: 512,
-        blocks: 256,
-        unmap: true,
-        delay: Duration::from_micros(20),
-        slow: (0, Duration::ZERO),
-        read_errors: 0,
-        write_errors: 0,
-        full: 0,
-        lose_write: None,
-    };
-    let store = SimStore::new(plan, Rng::new(0, 2));
-    let unit = LogicalUnit::new(Arc::new(store.clone()), Identity::from_seed(TARGET)).unwrap();
-    let address = ([127, 0, 0, 1], 3260).into();
-    let group = PortalGroup::new(1).portal(Portal::new(address).with_iser());
-    let node = TargetNode::builder().name(TARGET).lun(0, Arc::new(unit)).portal_group(group).open();
+pub(crate) fn serve_with(
+    queue: LoopbackQueue,
+    door: Door,
+    mover: IserMoverConfig,
+) -> (TargetConnection<IserMover<LoopbackQueue>>, Served) {
+    let plan = StorePlan { delay: Duration::from_micros(20), ..StorePlan::sound(door) };
     let limits = session::Limits { command_window: 8, immediate_commands: 4, ..session::Limits::default() };
-    let target = Target::new(TargetConfig::builder().node(node).build().unwrap(), limits);
-    let mover = IserMover::new(queue, mover);
-    let endpoints = Endpoints { local: address, peer: ([127, 0, 0, 1], 4711).into() };
-    let connection = TargetConnection::new(target.clone(), mover, endpoints, [7; 64], Instant::ZERO).unwrap();
-    Served { connection, target, store }
+    let served = Served::new(TARGET, plan, limits);
+    (served.accept(IserMover::new(queue, mover)), served)
 }

@@ -1,6 +1,5 @@
 //! A target's session, and an initiator by hand.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use iscsi_proto::login::LoginError;
@@ -15,8 +14,9 @@ use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::{EndCause, QueuePair, RemoteAccess, RemoteBuffer, Stag};
 use sim::by_hand::{Bench, Ending, FILL, Heard, cdb10, message, scsi_command};
 use sim::link::Side;
-use sim::store::{Door, SimStore};
-use target_core::session::{EndReason, Target, TargetConnection};
+use sim::served::Served;
+use sim::store::Door;
+use target_core::session::{EndReason, TargetConnection};
 
 use super::script::{TARGET, mover_config, serve, serve_with};
 
@@ -26,26 +26,25 @@ const NONE: ControlHeader = ControlHeader { read: None, write: None };
 
 struct Rig {
     bench: Ours,
-    target: Arc<Target>,
-    store: SimStore,
+    served: Served,
     cmd_sn: u32,
 }
 
 impl Rig {
     fn new(config: LoopbackConfig) -> Self {
         let (active, passive, fabric): (_, _, Fabric) = pair(config, 5);
-        let served = serve(passive, Door::Memory);
-        let mut bench = Bench::new(served.connection, Side::Target, active, fabric, Some(served.store.clone()));
+        let (connection, served) = serve(passive, Door::Memory);
+        let mut bench = Bench::new(connection, Side::Target, active, fabric, Some(served.store.clone()));
         bench.peer.receive(32, 76 + 8192);
         bench.settle();
-        Self { bench, target: served.target, store: served.store, cmd_sn: 1 }
+        Self { bench, served, cmd_sn: 1 }
     }
 
     fn logged_in(config: LoopbackConfig) -> Self {
         let mut rig = Self::new(config);
         rig.bench.peer.log_in(TARGET, "");
         rig.bench.settle();
-        assert_eq!(rig.target.registry().sessions().len(), 1);
+        assert_eq!(rig.served.target.registry().sessions().len(), 1);
         // The first command meets the unit attention of a new nexus.
         rig.command(NONE, [0; 16], (false, false), 0);
         rig.bench.peer.heard.clear();
@@ -79,8 +78,7 @@ impl Rig {
     fn close(mut self, ending: Ending) {
         self.bench.finish(ending);
         drop(self.bench);
-        assert_eq!((self.target.registry().connections(), self.target.registry().sessions().len()), (0, 0));
-        assert_eq!(self.store.under_way().0, 0);
+        self.served.check_over();
     }
 }
 
@@ -144,8 +142,8 @@ fn a_login_without_memory_for_its_receives_is_refused_for_want_of_resources() {
         let mover = mover_config(Role::Target);
         let mover = IserMoverConfig { receive_memory: mover.receives() * one - short, ..mover };
         let (active, passive, fabric) = pair(LoopbackConfig::default(), 5);
-        let served = serve_with(passive, Door::Memory, mover);
-        let mut bench = Bench::new(served.connection, Side::Target, active, fabric, Some(served.store));
+        let (connection, served) = serve_with(passive, Door::Memory, mover);
+        let mut bench = Bench::new(connection, Side::Target, active, fabric, Some(served.store));
         bench.peer.receive(32, 76 + 8192);
         bench.settle();
         bench.peer.log_in(TARGET, "");
@@ -178,7 +176,7 @@ fn a_bad_stag_of_a_write_brings_nothing() {
         rig.command(ControlHeader { read: None, write }, cdb10(true, 0, 16), (false, true), 8192);
         is_refused(&mut rig, what);
         let mut bytes = [0xee; 8192];
-        rig.store.peek(0, &mut bytes);
+        rig.served.store.peek(0, &mut bytes);
         assert!(bytes.iter().all(|byte| *byte == 0), "{what}: it is not on the disk");
         rig.close(Ending::Disconnect);
     }
@@ -283,8 +281,8 @@ fn an_initiator_without_receives() {
         for receives in [0, 1, 3] {
             let config = LoopbackConfig { no_receive, ..LoopbackConfig::default() };
             let (active, passive, fabric) = pair(config, 5);
-            let served = serve(passive, Door::Queue);
-            let mut bench = Bench::new(served.connection, Side::Target, active, fabric, Some(served.store.clone()));
+            let (connection, served) = serve(passive, Door::Queue);
+            let mut bench = Bench::new(connection, Side::Target, active, fabric, Some(served.store.clone()));
             bench.peer.reposts = false;
             bench.peer.receive(receives, 76 + 8192);
             bench.peer.log_in(TARGET, "");
@@ -296,8 +294,7 @@ fn an_initiator_without_receives() {
             }
             bench.settle();
             bench.wait(Duration::from_secs(200));
-            let rig = Rig { bench, target: served.target, store: served.store, cmd_sn: 1 };
-            let mut rig = rig;
+            let mut rig = Rig { bench, served, cmd_sn: 1 };
             assert!(rig.over(), "{no_receive:?}, {receives} receives: it ends by itself");
             rig.close(Ending::Abort);
         }
@@ -358,7 +355,7 @@ fn an_initiator_that_has_logged_out() {
     rig.close(Ending::Disconnect);
     // Nor does it hold up whoever waits for its session to end.
     let mut rig = Rig::logged_out();
-    rig.target.registry().stop(Duration::ZERO);
+    rig.served.target.registry().stop(Duration::ZERO);
     rig.bench.wait(Duration::from_millis(1));
     assert!(rig.over());
     assert_eq!(rig.bench.pipe.connection.end_reason(), Some(&EndReason::LoggedOut));

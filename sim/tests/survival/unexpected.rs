@@ -29,8 +29,8 @@ struct Rig {
 impl Rig {
     fn new(limit: u32) -> Self {
         let (active, passive, fabric) = pair(LoopbackConfig::default(), 5);
-        let served = serve(passive, Door::Queue);
-        let mut bench = Bench::new(served.connection, Side::Target, active, fabric, Some(served.store));
+        let (connection, served) = serve(passive, Door::Queue);
+        let mut bench = Bench::new(connection, Side::Target, active, fabric, Some(served.store));
         bench.peer.receive(32, 76 + 8192);
         bench.settle();
         bench.peer.log_in(TARGET, &format!("MaxOutstandingUnexpectedPDUs={limit}\0"));

@@ -1,0 +1,73 @@
+//! The ends of connections that are fuzzed over more than one mover: a target with a disk that errs, and an initiator under load.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use initiator_core::{Engine, Limits, LoginConfig, Timeouts};
+use iscsi_proto::login::Offer;
+use iscsi_proto::parameters::SessionType;
+use iscsi_proto::pdu::TaskFunction;
+use iscsi_proto::scsi::Lun;
+use target_core::session;
+
+use crate::model::Model;
+use crate::rng::Rng;
+use crate::served::Served;
+use crate::store::{Door, StorePlan};
+use crate::trace::Trace;
+use crate::workload::{Verdict, WorkPlan, Workload};
+
+pub(super) const TARGET: &str = "iqn.2026-11.example.sim:fuzzed";
+
+/// A target that [`TARGET`] names; `door` chooses the door of its disk.
+pub(super) fn target(door: u8, limits: session::Limits) -> Served {
+    let plan = StorePlan {
+        delay: Duration::from_micros(200),
+        slow: (100, Duration::from_secs(2)),
+        read_errors: 20,
+        write_errors: 20,
+        ..StorePlan::sound([Door::Easy, Door::Queue, Door::Memory][usize::from(door) % 3])
+    };
+    Served::new(TARGET, plan, session::Limits { command_window: 16, ..limits })
+}
+
+/// An engine with operations for a disk of 128 blocks, each of at most so many, and the verdict on them.
+pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) {
+    let work = WorkPlan {
+        operations: 40,
+        depth: 8,
+        think: Duration::from_millis(5),
+        most_blocks,
+        reads: 500,
+        others: 200,
+        functions: 50,
+        function_kinds: &[TaskFunction::AbortTaskSet, TaskFunction::LogicalUnitReset],
+        abandons: 50,
+        texts: 50,
+        unmap: true,
+        store_fails: true,
+        untrusted: true,
+        flips: false,
+    };
+    let (lun, verdict) = (Lun::new(0).expect("LUN 0"), Verdict::default());
+    let model = Rc::new(RefCell::new(Model::new(128, 512, true)));
+    let app = Workload::new("fuzzed", lun, work, Rng::new(seed.into(), 4), model, Trace::default(), verdict.clone());
+    (Engine::new(app, Timeouts::default(), Limits { commands: 16, ..Limits::default() }, 0), verdict)
+}
+
+/// What the initiator logs in with.
+pub(super) fn login(offer: Offer) -> LoginConfig {
+    LoginConfig {
+        initiator_name: "iqn.2026-11.example.sim:fuzz".into(),
+        initiator_alias: None,
+        target_name: Some(TARGET.into()),
+        session_type: SessionType::Normal,
+        isid: [0x80, 0, 0, 0, 0, 1],
+        credentials: None,
+        target_credentials: None,
+        offer,
+        md5_only: false,
+        random: [7; 64],
+    }
+}
