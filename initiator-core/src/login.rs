@@ -38,6 +38,28 @@ pub struct LoginConfig {
 }
 
 impl LoginConfig {
+    /// A normal session without CHAP, and with the default wishes.
+    #[must_use]
+    pub fn new(
+        initiator_name: impl Into<String>,
+        target_name: impl Into<String>,
+        isid: [u8; 6],
+        random: [u8; 64],
+    ) -> Self {
+        Self {
+            initiator_name: initiator_name.into(),
+            initiator_alias: None,
+            target_name: Some(target_name.into()),
+            session_type: SessionType::Normal,
+            isid,
+            credentials: None,
+            target_credentials: None,
+            offer: Offer::default(),
+            md5_only: false,
+            random,
+        }
+    }
+
     /// Finds what no target could accept.
     ///
     /// # Errors

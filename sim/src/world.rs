@@ -11,7 +11,7 @@ use initiator_core::{Credentials, Engine, InitiatorConnection, LoginConfig, Reco
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::login::ChapAccount;
-use iscsi_proto::parameters::{Digest, SessionType};
+use iscsi_proto::parameters::Digest;
 use iscsi_proto::scsi::Lun;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
@@ -263,17 +263,12 @@ impl<'a> World<'a> {
         let seed = self.scenario.seed;
         let credentials = |user: &str, secret: &str| Credentials { user: user.into(), secret: ChapSecret::new(secret) };
         let chap = if mangle.is_some() { Chap::No } else { self.scenario.chap };
+        let initiator = format!("iqn.2026-11.example.sim:{name}");
         let login = LoginConfig {
-            initiator_name: format!("iqn.2026-11.example.sim:{name}"),
-            initiator_alias: None,
-            target_name: Some(target.into()),
-            session_type: SessionType::Normal,
-            isid: [0x80, 0, 0, 0, 0, number as u8],
             credentials: (chap != Chap::No).then(|| credentials(USER, SECRET)),
             target_credentials: (chap == Chap::Mutual).then(|| credentials(TARGET_USER, TARGET_SECRET)),
             offer: plan.offer.clone(),
-            md5_only: false,
-            random: [number as u8 + 1; 64],
+            ..LoginConfig::new(initiator, target, [0x80, 0, 0, 0, 0, number as u8], [number as u8 + 1; 64])
         };
         let model =
             if mangle.is_some() { Rc::new(RefCell::new(Model::new(128, 512, true))) } else { self.model.clone() };

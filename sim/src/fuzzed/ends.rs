@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use initiator_core::{Engine, Limits, LoginConfig, Timeouts};
 use iscsi_proto::login::Offer;
-use iscsi_proto::parameters::SessionType;
 use iscsi_proto::pdu::TaskFunction;
 use iscsi_proto::scsi::Lun;
 use target_core::session;
@@ -58,16 +57,6 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
 
 /// What the initiator logs in with.
 pub(super) fn login(offer: Offer) -> LoginConfig {
-    LoginConfig {
-        initiator_name: "iqn.2026-11.example.sim:fuzz".into(),
-        initiator_alias: None,
-        target_name: Some(TARGET.into()),
-        session_type: SessionType::Normal,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        credentials: None,
-        target_credentials: None,
-        offer,
-        md5_only: false,
-        random: [7; 64],
-    }
+    let initiator = "iqn.2026-11.example.sim:fuzz";
+    LoginConfig { offer, ..LoginConfig::new(initiator, TARGET, [0x80, 0, 0, 0, 0, 1], [7; 64]) }
 }

@@ -10,8 +10,6 @@ use initiator_core::command::{Command, Completion};
 use initiator_core::{Engine, InitiatorConnection, Limits, LoginConfig, Timeouts};
 use iscsi_memory::Region;
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::login::Offer;
-use iscsi_proto::parameters::SessionType;
 use iscsi_proto::scsi::{CdbBuf, Lun};
 use iscsi_proto::tcp::Role;
 use iscsi_proto::time::Instant;
@@ -115,18 +113,7 @@ pub(crate) fn mover_config(role: Role) -> IserMoverConfig {
 pub(crate) type Initiator = InitiatorConnection<IserMover<LoopbackQueue>, Script>;
 
 pub(crate) fn initiator(queue: LoopbackQueue, script: Script) -> Initiator {
-    let login = LoginConfig {
-        initiator_name: "iqn.2026-11.example.sim:script".into(),
-        initiator_alias: None,
-        target_name: Some(TARGET.into()),
-        session_type: SessionType::Normal,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        credentials: None,
-        target_credentials: None,
-        offer: Offer::default(),
-        md5_only: false,
-        random: [7; 64],
-    };
+    let login = LoginConfig::new("iqn.2026-11.example.sim:script", TARGET, [0x80, 0, 0, 0, 0, 1], [7; 64]);
     let engine = Engine::new(script, Timeouts::default(), Limits { commands: 12, ..Limits::default() }, 0);
     let mover = IserMover::new(queue, mover_config(Role::Initiator));
     InitiatorConnection::new(mover, engine, login, Duration::from_secs(15), Instant::ZERO)
