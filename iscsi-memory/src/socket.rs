@@ -39,7 +39,8 @@ pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
     checked(unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &message, libc::MSG_NOSIGNAL) })
 }
 
-/// Receives into the window, payload place first, and returns how many bytes came; zero is the end of the stream.
+/// Receives into the window, payload place first, and returns how many bytes came; zero is the end of the stream. So it is of a window that
+/// [is empty](ReceiveWindow::is_empty), though the stream goes on: nothing is to be received then.
 ///
 /// # Errors
 /// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket.

@@ -15,7 +15,7 @@
 
 use alloc::sync::Arc;
 
-use iscsi_memory::{Buf, Region, RegionSlice};
+use iscsi_memory::{Buf, Memory, Region, RegionSlice};
 
 use crate::parameters::Parameters;
 use crate::pdu::{Bhs, PduError, Residual};
@@ -142,6 +142,24 @@ impl Sink {
     }
 }
 
+impl From<Sink> for Memory {
+    fn from(sink: Sink) -> Self {
+        match sink {
+            Sink::Buf(buf) => Self::Buf(buf),
+            Sink::Region(slice) => Self::Region(slice),
+        }
+    }
+}
+
+impl From<Memory> for Sink {
+    fn from(memory: Memory) -> Self {
+        match memory {
+            Memory::Buf(buf) => Self::Buf(buf),
+            Memory::Region(slice) => Self::Region(slice),
+        }
+    }
+}
+
 /// The response of a command as the target's session hands it to [`Datamover::put_data`].
 #[derive(Debug, Clone, Copy)]
 pub struct TaskStatus<'a> {
@@ -206,6 +224,24 @@ pub enum CommandData {
     Buf(Buf),
     /// Lent memory.
     Region(RegionSlice),
+}
+
+impl From<CommandData> for Memory {
+    fn from(data: CommandData) -> Self {
+        match data {
+            CommandData::Buf(buf) => Self::Buf(buf),
+            CommandData::Region(slice) => Self::Region(slice),
+        }
+    }
+}
+
+impl From<Memory> for CommandData {
+    fn from(memory: Memory) -> Self {
+        match memory {
+            Memory::Buf(buf) => Self::Buf(buf),
+            Memory::Region(slice) => Self::Region(slice),
+        }
+    }
 }
 
 /// Buffers that a task had given to the mover.

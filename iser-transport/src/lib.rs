@@ -20,5 +20,6 @@ pub mod iwarp;
 pub mod loopback;
 pub mod mover;
 pub mod queue;
+mod random;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 pub mod verbs;

@@ -7,7 +7,7 @@
 //!
 //! 1. Everything that is posted comes back by [`QueuePair::poll`] exactly once: a receive as [`Completion::Received`] or
 //!    [`Completion::ReceiveFlushed`], other work as [`Completion::Done`] or [`Completion::Flushed`]. Posting never fails: on a queue pair that has
-//!    ended, work comes back flushed.
+//!    ended, work comes back flushed. Only what a device does not let go of is lost, before [`Completion::Ended`].
 //! 2. Receives are consumed in the order in which they were posted. Work is started in the order in which it was posted, and completes in that order;
 //!    receives and other work complete independently of each other. A receive that answers a Send may be reported before that Send is done.
 //! 3. The peer that takes a Send also sees the data of every Write posted before it. A Send does *not* wait for a Read posted before it.
@@ -236,7 +236,8 @@ pub trait QueuePair {
     /// When a limit is reached or the device refuses; the memory comes back in the error.
     fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError>;
 
-    /// Ends an advertisement. `None` for an STag that we do not advertise. While the connection stands the peer cannot reach the memory from here on;
+    /// Ends an advertisement. `None` for an STag that we do not advertise, and for memory that the device does not let go of, which is lost and ends the
+    /// connection. While the connection stands the peer cannot reach the memory from here on;
     /// what it sends for the STag ends the connection.
     fn withdraw(&mut self, stag: Stag) -> Option<Memory>;
 

@@ -12,6 +12,7 @@ use iscsi_memory::{Buf, Lease, Memory, Region};
 
 use super::{Connected, End, Harness, Knobs, Plan};
 use crate::queue::{Completion, EndCause, Established, QueuePair, RemoteAccess, RemoteBuffer, Stag, Work};
+use crate::random::Random;
 
 /// What an end has seen.
 #[derive(Debug)]
@@ -371,5 +372,3 @@ pub(super) fn pattern(salt: u64, len: usize) -> Vec<u8> {
     bytes.truncate(len);
     bytes
 }
-
-pub(super) use crate::loopback::Random;

@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 
 use iscsi_memory::{Buf, Lease, Memory, Region};
 
-use super::rig::{Random, Rig, buf, bytes, lent, pattern};
+use super::rig::{Rig, buf, bytes, lent, pattern};
 use super::{End, Harness, Plan};
 use crate::queue::{RemoteAccess, RemoteBuffer, Work};
+use crate::random::Random;
 
 /// A peer that hears of a Write looks at once.
 pub(super) fn a_message_comes_after_the_writes_before_it(harness: &mut dyn Harness) {

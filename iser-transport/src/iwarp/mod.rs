@@ -36,6 +36,7 @@ use crate::queue::{
     Completion, EndCause, Established, Inline, QueueLimits, QueuePair, RegisterError, RemoteAccess, RemoteBuffer, Stag,
     StreamQueue, Work,
 };
+use crate::random::Random;
 
 mod fault;
 mod header;
@@ -244,7 +245,7 @@ impl IwarpQueue {
             "an MPA startup frame holds at most 508 bytes of private data"
         );
         let limits = config.limits;
-        let random = stags::Random::new(config.seed);
+        let random = Random::new(config.seed);
         let reads = usize::from(config.ord());
         Self {
             role,
@@ -290,13 +291,6 @@ impl IwarpQueue {
     #[must_use]
     pub fn uses_crc(&self) -> bool {
         self.crc
-    }
-
-    /// Payload bytes of RDMA Writes and Reads that were copied instead of being received into, or sent from, their own memory. Messages are not counted: they
-    /// are headers, and data whose way to their place is not known here.
-    #[must_use]
-    pub fn copied(&self) -> u64 {
-        self.copied
     }
 
     /// Takes a startup frame in, if it is whole.
@@ -451,7 +445,7 @@ impl QueuePair for IwarpQueue {
     fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
         let (slot, memory) = self.stags.withdraw(stag.0)?;
         self.send.detach(slot, &memory);
-        if self.takes_in() && self.receive.forget(slot) {
+        if self.takes_in() && self.receive.is_filling(slot) {
             let fault = fault::TAGGED_STAG;
             self.terminate(fault, &Terminate::new(fault, &[]));
         }
@@ -504,6 +498,8 @@ impl QueuePair for IwarpQueue {
         }
     }
 
+    /// Those of RDMA Writes and Reads that were not received into, or sent from, their own memory. Messages are not counted: they are headers, and data
+    /// whose way to their place is not known here.
     fn copied(&self) -> u64 {
         self.copied
     }

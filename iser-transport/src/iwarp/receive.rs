@@ -97,8 +97,8 @@ impl Receive {
         self.phase == Phase::Header && self.staging.len() == 0
     }
 
-    /// The advertised buffer of this slot is gone. Whether payload was on its way to it.
-    pub(super) fn forget(&mut self, slot: usize) -> bool {
+    /// Whether payload is on its way to the advertised buffer of this slot.
+    pub(super) fn is_filling(&self, slot: usize) -> bool {
         self.phase == Phase::Payload && self.segment.remaining > 0 && self.segment.place == Place::Advertised(slot)
     }
 

@@ -6,25 +6,7 @@ use iscsi_memory::Memory;
 
 use super::receive::STREAMED;
 use crate::queue::{RegisterError, RegisterReason, RemoteAccess, RemoteBuffer, Stag};
-
-/// SplitMix64: STags need not withstand cryptanalysis, since one is good only on the connection of the peer that it was told to. They are to be hard to
-/// hit by accident, and never twice the same in a row.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = self.0;
-        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-}
+use crate::random::Random;
 
 /// One advertised buffer.
 #[derive(Debug)]
@@ -54,6 +36,8 @@ pub(super) struct Stags {
     limit: usize,
     bits: u32,
     mask: u32,
+    /// STags need not withstand cryptanalysis, since one is good only on the connection of the peer that it was told to. They are to be hard to hit by
+    /// accident, and never twice the same in a row.
     random: Random,
     /// Large buffers that the peer may write to and has not invalidated.
     large: usize,
@@ -69,7 +53,7 @@ impl Stags {
     pub(super) fn new(limit: u16, mut random: Random) -> Self {
         let limit = usize::from(limit);
         let bits = limit.next_power_of_two().trailing_zeros();
-        let mask = random.next() as u32 & ((1 << bits) - 1);
+        let mask = random.u64() as u32 & ((1 << bits) - 1);
         Self { slots: Vec::with_capacity(limit), free: Vec::with_capacity(limit), limit, bits, mask, random, large: 0 }
     }
 
@@ -81,7 +65,7 @@ impl Stags {
         };
         let previous = self.slots.get(slot).map_or(0, |entry| entry.stag);
         let stag = loop {
-            let high = (self.random.next() as u32).checked_shl(self.bits).unwrap_or(0);
+            let high = (self.random.u64() as u32).checked_shl(self.bits).unwrap_or(0);
             let stag = high | (slot as u32 ^ self.mask);
             // Zero is what peers take for no STag at all.
             if stag != 0 && stag != previous {
@@ -89,7 +73,7 @@ impl Stags {
             }
         };
         // A whole page's offset, far enough below the end that no buffer wraps.
-        let base = self.random.next() & 0x0000_7fff_ffff_f000;
+        let base = self.random.u64() & 0x0000_7fff_ffff_f000;
         self.large += usize::from(is_large(access, &memory));
         let entry = Advertised { stag, base, access, alive: true, memory: Some(memory) };
         match self.slots.get_mut(slot) {
@@ -171,8 +155,8 @@ impl Stags {
 
     /// A number for the STag field of an RDMA Read's sink, which only its own response may name.
     pub(super) fn sink(&mut self) -> (u32, u64) {
-        let stag = self.random.next() as u32 | 1;
-        (stag, self.random.next() & 0x0000_7fff_ffff_f000)
+        let stag = self.random.u64() as u32 | 1;
+        (stag, self.random.u64() & 0x0000_7fff_ffff_f000)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::Random;
 use crate::queue::QueueLimits;
+use crate::random::Random;
 
 /// One of the two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

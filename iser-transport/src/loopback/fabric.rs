@@ -7,11 +7,11 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use super::Random;
 use super::config::{End, Faults, LoopbackConfig};
 use super::queue::LoopbackQueue;
 use super::state::{Packet, Phase, ReadRequest, State};
 use crate::queue::{Completion, EndCause, Established, Stag, Work};
+use crate::random::Random;
 
 const NOT_TAKEN: &str = "the network did not take it";
 

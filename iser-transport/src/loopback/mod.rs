@@ -29,7 +29,6 @@ mod config;
 mod deliver;
 mod fabric;
 mod queue;
-mod random;
 mod state;
 
 #[cfg(test)]
@@ -38,5 +37,3 @@ mod tests;
 pub use config::{End, EndConfig, Faults, LoopbackConfig, NoReceive};
 pub use fabric::{Fabric, Step, pair};
 pub use queue::LoopbackQueue;
-
-pub(crate) use random::Random;

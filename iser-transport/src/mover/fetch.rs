@@ -116,20 +116,6 @@ impl Transfer {
     }
 }
 
-fn memory(sink: Sink) -> Memory {
-    match sink {
-        Sink::Buf(buf) => Memory::Buf(buf),
-        Sink::Region(slice) => Memory::Region(slice),
-    }
-}
-
-fn sink(memory: Memory) -> Sink {
-    match memory {
-        Memory::Buf(buf) => Sink::Buf(buf),
-        Memory::Region(slice) => Sink::Region(slice),
-    }
-}
-
 impl<Q: QueuePair> IserMover<Q> {
     pub(super) fn get(&mut self, get: GetData) {
         let GetData { task, lun: _, itt, sink } = get;
@@ -248,7 +234,7 @@ impl<Q: QueuePair> IserMover<Q> {
         transfer.read = Read::Posted(len);
         let behind = transfer.received - transfer.write_begins.min(transfer.received);
         let from = RemoteBuffer { offset: write.offset.wrapping_add(u64::from(behind)), ..write };
-        Some((Lease::part(memory(sink), transfer.received as usize, len as usize), from))
+        Some((Lease::part(sink.into(), transfer.received as usize, len as usize), from))
     }
 
     /// An RDMA Read is done, or was flushed.
@@ -261,7 +247,7 @@ impl<Q: QueuePair> IserMover<Q> {
                     transfer.received += len;
                 }
                 transfer.read = Read::None;
-                transfer.sink = Some(sink(memory));
+                transfer.sink = Some(memory.into());
                 if done {
                     self.advance_transfer(slot);
                 }

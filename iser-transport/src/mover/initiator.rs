@@ -18,7 +18,7 @@
 use alloc::vec::Vec;
 
 use iscsi_memory::{Buf, Memory};
-use iscsi_proto::datamover::{CommandData, MoverError, Notification, SendCommand, Sink, TaskBuffers, TaskHandle};
+use iscsi_proto::datamover::{MoverError, Notification, SendCommand, TaskBuffers, TaskHandle};
 use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse, TaskFunction, TaskManagementRequest};
 use iscsi_proto::scsi::{Sense, SenseKey, Status};
 
@@ -113,8 +113,8 @@ impl<Q: QueuePair> IserMover<Q> {
         let slot = usize::from(task.slot);
         let expected = expected_length(&bhs);
         let (read, write) = (bhs.0[1] & 0x40 != 0, bhs.0[1] & 0x20 != 0);
-        let data_out = data_out.map(memory_of_data);
-        let data_in = data_in.map(memory_of_sink);
+        let data_out = data_out.map(Memory::from);
+        let data_in = data_in.map(Memory::from);
         // What the command announces is all that the target may have (RFC 7143 11.3.4).
         let out_len = if write { data_out.as_ref().map_or(0, |data| clamped(data.len())).min(expected) } else { 0 };
         let room = data_in.as_ref().map_or(0, |sink| clamped(sink.len()));
@@ -280,8 +280,8 @@ impl<Q: QueuePair> IserMover<Q> {
         let Some(command) = self.initiator.named(task) else { return TaskBuffers::default() };
         command.active = false;
         let buffers = TaskBuffers {
-            data_out: command.data_out.take_own().map(data_of_memory),
-            data_in: command.data_in.take_own().map(sink_of_memory),
+            data_out: command.data_out.take_own().map(Into::into),
+            data_in: command.data_in.take_own().map(Into::into),
             data_in_len: command.in_len,
         };
         self.resume_held();
@@ -337,33 +337,5 @@ fn is_success(status: u8, data: &[u8]) -> bool {
             sense.is_some_and(|sense| sense.key == SenseKey::RecoveredError)
         }
         _ => false,
-    }
-}
-
-fn memory_of_data(data: CommandData) -> Memory {
-    match data {
-        CommandData::Buf(buf) => Memory::Buf(buf),
-        CommandData::Region(slice) => Memory::Region(slice),
-    }
-}
-
-fn memory_of_sink(sink: Sink) -> Memory {
-    match sink {
-        Sink::Buf(buf) => Memory::Buf(buf),
-        Sink::Region(slice) => Memory::Region(slice),
-    }
-}
-
-fn data_of_memory(memory: Memory) -> CommandData {
-    match memory {
-        Memory::Buf(buf) => CommandData::Buf(buf),
-        Memory::Region(slice) => CommandData::Region(slice),
-    }
-}
-
-fn sink_of_memory(memory: Memory) -> Sink {
-    match memory {
-        Memory::Buf(buf) => Sink::Buf(buf),
-        Memory::Region(slice) => Sink::Region(slice),
     }
 }

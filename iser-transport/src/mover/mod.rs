@@ -151,11 +151,6 @@ impl<Q: QueuePair> IserMover<Q> {
         &self.queue
     }
 
-    /// The queue pair, for whoever drives it. What it is told to post comes back to the mover, which knows nothing of it.
-    pub fn queue_mut(&mut self) -> &mut Q {
-        &mut self.queue
-    }
-
     /// The connection is over: nothing more is sent or received. Buffers come back as the queue pair gives them back.
     #[cold]
     fn fail(&mut self, error: MoverError) {

@@ -17,8 +17,8 @@
 //!
 //! A buffer or region is registered with the connection's protection domain when it is first used, and stays so: see
 //! [`iscsi_memory::Registration`]. All of it counts in one budget ([`VerbsConfig::budget`]). What the budget or the kernel does not let be registered
-//! is copied through buffers that each connection has registered beforehand; [`VerbsQueue::copied`] counts that. When the last connection of a
-//! domain ends, everything in it is deregistered.
+//! is copied through buffers that each connection has registered beforehand; [`QueuePair::copied`](crate::queue::QueuePair::copied) counts that. When
+//! the last connection of a domain ends, everything in it is deregistered.
 //!
 //! Connections that are accepted share one domain for each device; a connection that is made has its own, since it advertises memory, which is for its
 //! peer alone. What is advertised is registered for that one purpose, with the bounds and the direction that were asked for, until it is withdrawn.

@@ -63,12 +63,6 @@ impl VerbsQueue {
         self.peer
     }
 
-    /// Bytes of payload that were copied, because their own memory could not be registered.
-    #[must_use]
-    pub fn copied(&self) -> u64 {
-        self.state.copied()
-    }
-
     /// Whether [`Completion::Established`] or [`Completion::Ended`] is there or was: connecting is over.
     #[must_use]
     pub fn is_decided(&self) -> bool {
@@ -125,7 +119,8 @@ impl QueuePair for VerbsQueue {
         self.state.abort();
     }
 
+    /// Those whose own memory could not be registered.
     fn copied(&self) -> u64 {
-        Self::copied(self)
+        self.state.copied()
     }
 }

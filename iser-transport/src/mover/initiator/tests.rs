@@ -2,7 +2,7 @@
 
 use iscsi_memory::{Region, RegionSlice};
 use iscsi_proto::connection::QueueMover;
-use iscsi_proto::datamover::{Datamover, MalformedPdu};
+use iscsi_proto::datamover::{CommandData, Datamover, MalformedPdu, Sink};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{BHS_LEN, NopOut, RESERVED_TAG, ScsiCommand};
 use iscsi_proto::serial::Serial;

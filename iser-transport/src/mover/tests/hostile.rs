@@ -32,7 +32,7 @@ fn padding_may_be_there_or_not() {
     for padding in 0..4 {
         let mut rig = Rig::new();
         let nop = message(NONE, Bhs::new(Opcode::NopOut), &[], &[1; 5]);
-        rig.come(&[&nop[..], &[0; 3][..padding.min(3)]].concat());
+        rig.come(&[&nop[..], &[0; 3][..padding]].concat());
         assert!(matches!(rig.poll(), Some(Notification::Control(_))));
         assert_eq!(rig.mover.control_data(), [1; 5]);
     }

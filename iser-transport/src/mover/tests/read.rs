@@ -198,8 +198,7 @@ fn sense_data_fit_small_receives() {
     assert_eq!(rig.sent()[0].2, [&[0, 18], &sense[..18]].concat());
 }
 
-fn reject(bhs: &Bhs) -> Bhs {
-    let _ = bhs;
+fn reject() -> Bhs {
     Reject {
         reason: RejectReason::TaskInProgress,
         stat_sn: Serial(1),
@@ -216,7 +215,7 @@ fn a_rejected_duplicate_leaves_the_command_under_way_alone() {
     read_command(&mut rig, 1, 512);
     let other = RemoteBuffer { stag: Stag(0xbad), offset: 1 };
     let duplicate = rig.command(reads(other), Command { read: true, len: 512, ..COMMAND });
-    rig.mover.send_control(reject(&duplicate), &duplicate.0);
+    rig.mover.send_control(reject(), &duplicate.0);
     rig.put(1, Source::Copy(&[1; 512]), Some(GOOD));
     let Some(Work::Send { id, message, invalidate: None }) = rig.work() else { panic!() };
     rig.done(id, message.memory);
