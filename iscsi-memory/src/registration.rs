@@ -134,7 +134,8 @@ pub struct RegistrationBudget {
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
-    /// The least that was too much for the kernel so far: it is not asked again for as much, since each refusal pins and unpins pages first.
+    /// The least that was too much for the kernel: it is not asked again for as much, since each refusal pins and unpins pages first, until everything
+    /// has been given back. Memory may have been short for a moment, and `ulimit -l` can be raised for a process that runs.
     refused: AtomicU64,
 }
 
@@ -169,7 +170,7 @@ impl RegistrationBudget {
     /// Takes the whole pages of `len` bytes out of the budget, until the share is dropped.
     ///
     /// # Errors
-    /// [`RegisterFailure::Budget`], or [`RegisterFailure::MemoryLock`] where the kernel has refused as much before.
+    /// [`RegisterFailure::Budget`], or [`RegisterFailure::MemoryLock`] where the kernel has refused as much since nothing was registered.
     pub fn take(self: &Arc<Self>, len: usize) -> Result<BudgetShare, RegisterFailure> {
         let bytes = (len as u64).checked_next_multiple_of(4096).ok_or(RegisterFailure::Budget(self.limit))?;
         let refused = self.refused.load(Ordering::Relaxed);
@@ -207,6 +208,8 @@ impl BudgetShare {
 
 impl Drop for BudgetShare {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed) == self.bytes {
+            self.budget.refused.store(u64::MAX, Ordering::Relaxed);
+        }
     }
 }

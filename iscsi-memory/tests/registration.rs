@@ -174,6 +174,19 @@ fn what_the_kernel_refused_is_not_asked_for_again() {
 }
 
 #[test]
+fn the_kernel_is_asked_again_once_everything_was_given_back() {
+    let budget = RegistrationBudget::new(u64::MAX);
+    let first = budget.take(4096).unwrap();
+    assert_eq!(budget.take(8192).unwrap().refused(), RegisterFailure::MemoryLock);
+    let second = budget.take(4096).unwrap();
+    drop(first);
+    assert_eq!(budget.take(8192).unwrap_err(), RegisterFailure::MemoryLock);
+    // It may be that somebody has raised the limit, or that memory was short for a moment.
+    drop(second);
+    budget.take(1 << 20).unwrap();
+}
+
+#[test]
 fn who_asks_for_too_much_takes_nothing_from_the_others() {
     let budget = RegistrationBudget::new(1 << 20);
     budget.take(4096).unwrap();

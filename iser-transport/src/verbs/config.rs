@@ -35,8 +35,8 @@ pub struct VerbsConfig {
     pub spin: Duration,
     /// How long the end of a connection may take: what is posted is sent, the peer answers, the device lets go. Default 1 s for each.
     pub linger: Duration,
-    /// Private data of the connection request or reply. Default `[0xC0, 0, 0, 0]`, the iSER header of "no zero-based addresses, no remote
-    /// invalidation": what this provider advertises cannot be invalidated by a peer.
+    /// Private data of the connection request or reply, of which the first 56 bytes are sent. Default `[0xC0, 0, 0, 0]`, the iSER header of "no
+    /// zero-based addresses, no remote invalidation": what this provider advertises cannot be invalidated by a peer.
     pub private: Vec<u8>,
 }
 
