@@ -43,9 +43,7 @@ pub fn fill(data: &mut [u8], seed: u64, sector: u64, pass: u64) {
 
 /// A sector that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "sector {sector} differs at byte {byte}: it says it is sector {found_sector} of pass {found_pass}, where pass {pass} was written"
-)]
+#[error("sector {sector} differs at byte {byte}: {found}", found = self.found())]
 pub struct Difference {
     /// The sector's number.
     pub sector: u64,
@@ -57,6 +55,17 @@ pub struct Difference {
     pub found_sector: u64,
     /// The pass that the sector gives itself.
     pub found_pass: u64,
+}
+
+impl Difference {
+    fn found(&self) -> String {
+        let Self { sector, byte: _, pass, found_sector, found_pass } = self;
+        if (found_sector, found_pass) == (sector, pass) {
+            return "it says rightly which one it is, so it is torn or damaged, or was written with another seed"
+                .into();
+        }
+        format!("it says it is sector {found_sector} of pass {found_pass}, where pass {pass} was written")
+    }
 }
 
 /// Checks whole sectors against [`fill`].
@@ -101,5 +110,7 @@ mod tests {
         assert_eq!(check(&data, 1, 50, 9).unwrap_err().found_pass, 8);
         fill(&mut data, 1, 60, 9);
         assert_eq!(check(&data, 1, 50, 9).unwrap_err().found_sector, 60);
+        assert!(check(&data, 1, 50, 9).unwrap_err().to_string().contains("sector 60 of pass 9, where"));
+        assert!(check(&data, 2, 60, 9).unwrap_err().to_string().contains("another seed"));
     }
 }

@@ -12,11 +12,12 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::ending::{Ending, failed, finish};
+use examples::ending::{Ending, failed, finish, with_the_reader};
 
 use args::{Cli, Job};
 
 fn main() -> ExitCode {
+    with_the_reader();
     let cli = Cli::parse();
     finish("iscsi", run(&cli))
 }

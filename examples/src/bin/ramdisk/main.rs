@@ -13,11 +13,12 @@ mod stats;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use examples::ending::{finish, usage};
+use examples::ending::{finish, usage, with_the_reader};
 
 use args::{Cli, Job};
 
 fn main() -> ExitCode {
+    with_the_reader();
     let matches = Cli::command().get_matches();
     let result = match Cli::from_arg_matches(&matches).map_err(usage) {
         Ok(Cli { job: Job::Serve(args) }) => {

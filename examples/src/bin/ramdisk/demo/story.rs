@@ -6,7 +6,7 @@ use std::sync::Arc;
 use examples::carrier::carrier;
 use examples::ending::{Ending, failed};
 use examples::report::bytes;
-use initiator_core::{Credentials, DiscoveryConfig, Portal, Session, SessionInfo, Transport, discover};
+use initiator_core::{Authentication, Credentials, DiscoveryConfig, Portal, Session, SessionInfo, Transport, discover};
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use target_core::node::{Attributes, TargetConfig};
@@ -80,7 +80,10 @@ fn security(stage: &Stage, at: SocketAddr, target: &str, store: &Arc<dyn Backsto
         config.credentials = credentials("alice", "a secret of alice");
         config.target_credentials = credentials("ramdisk", "the target's own");
         let session = Session::connect(config.clone()).await.map_err(failed)?;
-        tell(format!("with the right ones: logged in, authentication {:?}", session.info().authentication));
+        if session.info().authentication != Authentication::MutualChap {
+            return Err(failed("the target let an initiator in without proving itself"));
+        }
+        tell("with the right ones: logged in, and each side has proved itself");
         session.logout().await.map_err(failed)
     });
     server.stop(crate::serve::GRACE);
