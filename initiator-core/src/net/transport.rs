@@ -22,6 +22,8 @@ use crate::url::{Portal, Rdma, Transport};
 
 /// A closed connection waits this long for the target to close its side.
 const LINGER: Duration = Duration::from_millis(200);
+/// The same where another way is to be tried, and a silent peer is not to hold it up: with [`Transport::Auto`] the next one begins within a second.
+const LINGER_BEFORE_MORE: Duration = Duration::from_millis(50);
 
 /// One way to a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +169,9 @@ async fn over_stream<M: StreamMover, A: Application>(
     wants_revision_one: impl FnOnce(&M) -> bool,
 ) -> (Engine<A>, Outcome) {
     let clock = Clock::process();
+    let linger = if attempt.more { LINGER_BEFORE_MORE } else { LINGER };
     let mut connection = begin(attempt, mover, engine, clock);
-    let limits = DriverLimits { linger: LINGER, ..DriverLimits::default() };
+    let limits = DriverLimits { linger, ..DriverLimits::default() };
     // The connection knows how its stream ended; the socket's error adds nothing that it could act on.
     let _ = drive_with(stream, &mut connection, clock, limits).await;
     end(connection, wants_revision_one, clock)
