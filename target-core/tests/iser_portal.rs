@@ -203,7 +203,7 @@ fn who_says_nothing_or_little_is_let_go_in_time() {
     for stream in [&mut silent, &mut first, &mut half, &mut established] {
         assert!(is_closed(stream));
     }
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     wait_for(|| ends.lock().unwrap().len() == 4);
     assert!(ends.lock().unwrap().iter().all(|end| *end == EndReason::LoginTimeout), "{ends:?}");
 }
@@ -224,7 +224,7 @@ fn silent_connections_count_and_hear_of_the_stop() {
     let start = Instant::now();
     server.stop(Duration::from_millis(100));
     assert!(is_closed(&mut silent) && is_closed(&mut begun));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(*ends.lock().unwrap(), [EndReason::Stopped, EndReason::Stopped]);
 }
 
