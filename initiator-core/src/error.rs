@@ -93,6 +93,14 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// There is an RDMA device on the way to the target, and this process cannot use it: it may not lock enough memory, say.
+    #[error("the RDMA device that leads to {portal} cannot be used: {reason}; rdma=iwarp needs none")]
+    RdmaUnusable {
+        /// The portal.
+        portal: String,
+        /// What is in the way.
+        reason: String,
+    },
     /// Login failed.
     #[error("{portal}, {target}: {reason}")]
     Login {

@@ -67,6 +67,9 @@ pub(super) async fn verbs_queue(attempt: &Attempt<'_>) -> Result<(Arc<Verbs>, Ve
             VerbsError::Library(_) | VerbsError::NoRdma(_) | VerbsError::NoDevice(_) => {
                 Error::NoRdma { portal, reason: error.to_string() }
             }
+            VerbsError::Register(_) | VerbsError::Refused(..) => {
+                Error::RdmaUnusable { portal, reason: error.to_string() }
+            }
             error => Error::NoIser { portal, reason: error.to_string() },
         }
     };

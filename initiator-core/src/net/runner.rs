@@ -126,6 +126,7 @@ pub(super) async fn run<A: Application>(
         let ways = transport::ways(plan, avoid_iser);
         let mut left = ways.len();
         let mut ways = ways.into_iter();
+        let mut unusable = None;
         let (wait, error) = loop {
             // There is always at least one.
             let way = ways.next().unwrap_or(Way::Tcp);
@@ -140,10 +141,13 @@ pub(super) async fn run<A: Application>(
             (engine, outcome) = transport::connection(attempt, engine, &mut connected).await;
             let ended = match outcome {
                 // What a socket cannot reach, another socket cannot either.
-                Outcome::Unreached(_) if left > 0 && way == Way::Verbs => continue,
+                Outcome::Unreached(error) if left > 0 && way == Way::Verbs => {
+                    unusable = Some(error).filter(|error| matches!(error, Error::RdmaUnusable { .. }));
+                    continue;
+                }
                 Outcome::Unreached(error) => {
                     portal = plan.portal.clone();
-                    break (recovery.failed(clock.now()).filter(|_| ever), error);
+                    break (recovery.failed(clock.now()).filter(|_| ever), unusable.unwrap_or(error));
                 }
                 Outcome::Ended(ended) => ended,
             };
@@ -173,7 +177,7 @@ pub(super) async fn run<A: Application>(
             let error = if ended.established {
                 explain(plan, &portal, &end, logged_in)
             } else {
-                Error::NoIser { portal: portal.to_string(), reason: end.to_string() }
+                unusable.unwrap_or_else(|| Error::NoIser { portal: portal.to_string(), reason: end.to_string() })
             };
             portal = plan.portal.clone();
             let now = clock.now();

@@ -19,6 +19,7 @@ pub(crate) fn ending(error: Error) -> Ending {
         | Error::NotIscsi { .. }
         | Error::NoIser { .. }
         | Error::NoRdma { .. }
+        | Error::RdmaUnusable { .. }
         | Error::Silent { .. }
         | Error::ClosedInLogin { .. } => Why::Unreachable,
         _ => Why::Failed,
