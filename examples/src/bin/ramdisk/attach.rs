@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use target_core::node::{Portal, TargetConfig};
+use target_core::node::{Portal, Service, TargetConfig};
 
 use crate::layout::Layout;
 
@@ -71,15 +71,20 @@ pub(crate) fn lines(config: &TargetConfig, layout: &Layout) -> String {
     if iser.is_empty() {
         return tcp;
     }
-    format!(
-        "{tcp}Or over iSER (ib_iser over any RDMA device; without one: modprobe siw; rdma link add siw0 type siw netdev eth0):\n{iser}"
-    )
+    let served = |by: fn(Service) -> bool| config.portals().filter_map(Portal::service).any(by);
+    let soft = "without one: modprobe siw; rdma link add siw0 type siw netdev eth0";
+    let device = match (served(|service| service.iwarp), served(|service| service.verbs)) {
+        (true, true) => format!("an RDMA device of this machine's kind, or an iWARP one; {soft}"),
+        (false, true) => "an RDMA device of this machine's kind".to_owned(),
+        (_, false) => format!("an iWARP device; {soft}"),
+    };
+    format!("{tcp}Or over iSER (ib_iser over {device}):\n{iser}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use target_core::node::{PortalGroup, Service, TargetNode};
+    use target_core::node::{PortalGroup, TargetNode};
 
     fn config(portals: &[(&str, bool, Service)]) -> TargetConfig {
         let group = portals.iter().fold(PortalGroup::new(1), |group, (address, iser, service)| {
@@ -100,6 +105,7 @@ mod tests {
         let text = lines(&both, &Layout::default());
         assert!(!text.contains("sendtargets -p 10.0.0.1:3260"), "{text}");
         assert!(text.contains("-p 10.0.0.1:3260 -o update -n iface.transport_name -v iser"), "{text}");
+        assert!(text.contains("(ib_iser over an RDMA device of this machine's kind):"), "{text}");
         let text = lines(&config(&[("10.0.0.1:3260", true, alone)]), &Layout::default());
         assert!(text.starts_with("No portal takes plain iSCSI"), "{text}");
     }
