@@ -50,7 +50,7 @@ pub(crate) struct ServeArgs {
     /// Initiators must log in with this CHAP name and secret (12 bytes or more); may be given again.
     #[arg(long, value_name = "USER:SECRET")]
     pub(crate) chap: Vec<String>,
-    /// The target proves itself with this CHAP name and secret; needs --chap.
+    /// The target proves itself with this CHAP name and secret (12 bytes or more, and another one than theirs); needs --chap.
     #[arg(long, value_name = "USER:SECRET", requires = "chap")]
     pub(crate) mutual_chap: Option<String>,
     /// Only these initiators may log in; may be given again. Without it, any may.

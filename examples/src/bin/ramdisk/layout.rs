@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use examples::ending::{Ending, no_file, usage};
+use iscsi_proto::chap::{MAX_SECRET, MIN_SECRET};
 use serde::Deserialize;
 
 use crate::args::{RdmaChoice, ServeArgs};
@@ -78,6 +79,13 @@ impl Account {
     fn parse(option: &str, text: &str) -> Result<Self, Ending> {
         match text.split_once(':') {
             Some((user, secret)) if !user.is_empty() && !secret.is_empty() => {
+                // RFC 7143 9.2.1: the target refuses every login with a shorter one.
+                if !(MIN_SECRET..=MAX_SECRET).contains(&secret.len()) {
+                    return Err(usage(format!(
+                        "{option} {user}: the secret has {} bytes, and nobody could log in with it: give one of {MIN_SECRET} to {MAX_SECRET} bytes",
+                        secret.len()
+                    )));
+                }
                 Ok(Self { user: user.into(), secret: secret.into() })
             }
             _ => Err(usage(format!("{option} wants USER:SECRET, both not empty"))),
@@ -163,7 +171,15 @@ impl Layout {
             layout.chap.push(Account::parse("--chap", account)?);
         }
         if let Some(account) = args.mutual_chap.as_ref().or(file.mutual_chap.as_ref()) {
-            layout.mutual_chap = Some(Account::parse("--mutual-chap", account)?);
+            let own = Account::parse("--mutual-chap", account)?;
+            // RFC 7143 9.2.1: who answered a challenge with it could have the other side answer it.
+            if let Some(user) = layout.chap.iter().find(|user| user.secret == own.secret) {
+                return Err(usage(format!(
+                    "--mutual-chap has the secret of {}, and nobody could log in: give the target one of its own",
+                    user.user
+                )));
+            }
+            layout.mutual_chap = Some(own);
         }
         layout.initiators = file.initiator;
         layout.initiators.extend(args.initiator.iter().cloned());
@@ -271,6 +287,12 @@ mod tests {
     #[test]
     fn a_bad_size_and_a_bad_account_get_a_sentence() {
         assert!(gather("ramdisk serve --lun 12Q").unwrap_err().to_string().contains("12Q"));
-        assert!(gather("ramdisk serve --chap nosecret").unwrap_err().to_string().contains("USER:SECRET"));
+        let told = |line: &str| gather(line).unwrap_err().to_string();
+        assert!(told("ramdisk serve --chap nosecret").contains("USER:SECRET"));
+        let short = told("ramdisk serve --chap alice:eleven-byte");
+        assert!(short.contains("--chap alice: the secret has 11 bytes") && short.contains("12 to 255"), "{short}");
+        assert!(!short.contains("eleven"), "no secret is shown");
+        let one = told("ramdisk serve --chap alice:twelve-bytes --mutual-chap disk:twelve-bytes");
+        assert!(one.contains("has the secret of alice"), "{one}");
     }
 }
