@@ -154,6 +154,16 @@ impl fmt::Display for Measurement {
     }
 }
 
+/// What a peer said, for a terminal: control characters show as dots, for they could paint over what else stands there.
+///
+/// ```
+/// assert_eq!(examples::report::plain("disk\x1b[2J"), "disk.[2J");
+/// ```
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '.' } else { c }).collect()
+}
+
 /// A count as fio writes it: `312k`, `1.25M`.
 #[must_use]
 pub fn thousands(count: f64) -> String {

@@ -1,6 +1,7 @@
 //! `iscsi discover`: the targets of a portal.
 
 use examples::ending::{Ending, failed, usage};
+use examples::report::plain;
 use initiator_core::{DiscoveryConfig, Transport, Url, discover};
 use serde_json::json;
 
@@ -57,7 +58,7 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
         for portal in &target.portals {
             let host = if portal.addr.contains(':') { format!("[{}]", portal.addr) } else { portal.addr.clone() };
             // open-iscsi's own form, so that scripts for iscsiadm read it.
-            println!("{host}:{},{} {}", portal.port, portal.tpgt, target.name);
+            println!("{host}:{},{} {}", portal.port, portal.tpgt, plain(&target.name));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! `iscsi info`, `iscsi luns` and `iscsi login-test`: what the disk is, and what the session settled on.
 
 use examples::ending::Ending;
-use examples::report::bytes;
+use examples::report::{bytes, plain};
 use initiator_core::{Authentication, DiskInfo, SessionInfo};
 use iscsi_proto::parameters::{Digest, Parameters};
 use serde_json::{Value, json};
@@ -134,7 +134,7 @@ fn print(title: &str, lines: &[(&str, String)]) {
     println!("{title}");
     let width = lines.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0).max(26);
     for (name, value) in lines {
-        println!("  {name:<width$}{value}");
+        println!("  {name:<width$}{}", plain(value));
     }
 }
 
