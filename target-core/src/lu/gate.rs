@@ -2,16 +2,23 @@
 //!
 //! The medium is cut into 64 interleaved stripes. A writer holds the stripes of its blocks together with other writers; an atomic command holds them
 //! alone. Taking a stripe is one atomic addition, so plain writes pay a few nanoseconds. Reads take nothing.
+//!
+//! A write whose task was aborted may still land: it is left behind on its stripes, and nobody writes there until it has ended. So no older write ever
+//! covers a newer one, whoever the writers are.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use core::task::Waker;
 
 use crate::lock::Lock;
 
 /// Blocks of a stripe's piece, as a power of two.
 const PIECE_SHIFT: u32 = 6;
-const EXCLUSIVE: u32 = 1 << 31;
+const EXCLUSIVE: u64 = 1 << 63;
+/// One operation that an aborted task has left at the store, in the bits between writers and [`EXCLUSIVE`].
+const LEFT_BEHIND: u64 = 1 << 32;
+/// What keeps a writer out.
+const CLOSED: u64 = !(LEFT_BEHIND - 1);
 
 /// A set of stripes, one bit each.
 pub(crate) type Stripes = u64;
@@ -19,8 +26,9 @@ pub(crate) type Stripes = u64;
 /// The write gate of one logical unit.
 #[derive(Debug)]
 pub(crate) struct WriteGate {
-    /// Writers in the low bits; [`EXCLUSIVE`] while one holds the stripe, or waits for its writers, alone.
-    stripes: [AtomicU32; 64],
+    /// Writers in the low 32 bits, above them operations that aborted tasks left behind; [`EXCLUSIVE`] while one holds the stripe, or waits for
+    /// its writers, alone.
+    stripes: [AtomicU64; 64],
     waiters: Lock<Vec<Waker>>,
 }
 
@@ -37,7 +45,7 @@ fn each(stripes: Stripes) -> impl Iterator<Item = usize> {
 
 impl WriteGate {
     pub(crate) fn new() -> Self {
-        Self { stripes: [const { AtomicU32::new(0) }; 64], waiters: Lock::new(Vec::new()) }
+        Self { stripes: [const { AtomicU64::new(0) }; 64], waiters: Lock::new(Vec::new()) }
     }
 
     /// The stripes of a range of blocks.
@@ -51,7 +59,7 @@ impl WriteGate {
         if pieces >= 64 { u64::MAX } else { ((1u64 << pieces) - 1).rotate_left(first as u32 & 63) }
     }
 
-    fn stripe(&self, index: usize) -> &AtomicU32 {
+    fn stripe(&self, index: usize) -> &AtomicU64 {
         &self.stripes[index & 63]
     }
 
@@ -61,12 +69,12 @@ impl WriteGate {
         let mut taken = 0;
         for index in each(stripes) {
             // A look before the addition: taking it back would wake every waiter, the caller among them, who would then try again at once and for ever.
-            if self.stripe(index).load(SeqCst) & EXCLUSIVE != 0 {
+            if self.stripe(index).load(SeqCst) & CLOSED != 0 {
                 self.release_shared(taken);
                 return false;
             }
             taken |= 1 << index;
-            if self.stripe(index).fetch_add(1, SeqCst) & EXCLUSIVE != 0 {
+            if self.stripe(index).fetch_add(1, SeqCst) & CLOSED != 0 {
                 self.release_shared(taken);
                 return false;
             }
@@ -81,6 +89,24 @@ impl WriteGate {
             awaited |= self.stripe(index).fetch_sub(1, SeqCst) & EXCLUSIVE != 0;
         }
         if awaited {
+            self.wake();
+        }
+    }
+
+    /// The writer's task was aborted while its operation is at the store: what it holds is closed to every writer until
+    /// [`release_left_behind`](Self::release_left_behind).
+    pub(crate) fn leave_behind(&self, stripes: Stripes) {
+        for index in each(stripes) {
+            self.stripe(index).fetch_add(LEFT_BEHIND - 1, SeqCst);
+        }
+    }
+
+    /// The operation that was left behind has ended.
+    pub(crate) fn release_left_behind(&self, stripes: Stripes) {
+        for index in each(stripes) {
+            self.stripe(index).fetch_sub(LEFT_BEHIND, SeqCst);
+        }
+        if stripes != 0 {
             self.wake();
         }
     }
@@ -162,6 +188,24 @@ mod tests {
         assert_eq!(count.0.load(SeqCst), 0);
         gate.release_shared(0b01);
         assert_eq!(count.0.load(SeqCst), 1);
+    }
+
+    #[test]
+    fn what_is_left_behind_keeps_every_writer_out() {
+        let gate = WriteGate::new();
+        assert!(gate.try_shared(0b11));
+        assert!(gate.try_shared(0b01));
+        gate.leave_behind(0b11);
+        assert!(!gate.try_shared(0b01));
+        assert!(!gate.try_shared(0b10));
+        assert!(gate.try_shared(0b100));
+        let mut held = 0;
+        assert!(!gate.try_exclusive(0b10, &mut held), "it waits for the operation");
+        gate.release_left_behind(0b11);
+        assert!(gate.try_exclusive(0b10, &mut held));
+        gate.release_exclusive(held);
+        gate.release_shared(0b101);
+        assert!(gate.stripes.iter().all(|stripe| stripe.load(SeqCst) == 0));
     }
 
     #[test]

@@ -221,10 +221,11 @@ impl TaskExecutor {
         let slot = &mut self.slots[work.slot];
         let token = core::mem::take(&mut slot.token);
         if token != 0 {
-            // What it holds of the write gate it holds until its operation ends.
+            // What it holds of the write gate it holds until its operation ends, and lets no other writer in there.
             let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
             self.orphans.push(Orphan { token, lun: work.lun, shared, alone });
             if let Some(lun) = self.luns.get_mut(work.lun) {
+                lun.unit.gate().leave_behind(shared);
                 lun.orphans += 1;
             }
         }
@@ -293,7 +294,7 @@ impl Drop for TaskExecutor {
         }
         for orphan in core::mem::take(&mut self.orphans) {
             if let Some(lun) = self.luns.get(orphan.lun) {
-                lun.unit.gate().release_shared(orphan.shared);
+                lun.unit.gate().release_left_behind(orphan.shared);
                 lun.unit.gate().release_exclusive(orphan.alone);
             }
         }

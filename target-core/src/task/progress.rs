@@ -256,7 +256,7 @@ impl TaskExecutor {
         let orphan = self.orphans.swap_remove(at);
         if let Some(lun) = self.luns.get_mut(orphan.lun) {
             lun.orphans -= 1;
-            lun.unit.gate().release_shared(orphan.shared);
+            lun.unit.gate().release_left_behind(orphan.shared);
             lun.unit.gate().release_exclusive(orphan.alone);
         }
     }
