@@ -8,7 +8,7 @@ use core::task::Waker;
 use core::time::Duration;
 
 use crate::lock::Lock;
-use crate::lu::LogicalUnit;
+use crate::lu::{LogicalUnit, UnitAttention};
 
 /// Why a session is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub enum EndCause {
 pub(crate) enum SessionEvent {
     /// End now, without further word; the ticket is dropped when nothing of the session is left.
     End { cause: EndCause, ticket: Ticket },
-    /// Abort the tasks of these logical units; the ticket is dropped when they have left them.
-    Abort { units: Arc<[Arc<LogicalUnit>]>, ticket: Ticket },
+    /// Abort the tasks of these logical units; the ticket is dropped when they have left them. If there are any, the initiator hears of `attention`.
+    Abort { units: Arc<[Arc<LogicalUnit>]>, attention: Option<UnitAttention>, ticket: Ticket },
     /// The target stops: ask the initiator to log out, and end after `grace` at the latest.
     Stop { grace: Duration },
 }
@@ -113,14 +113,13 @@ impl Mailbox {
 #[derive(Debug)]
 pub(crate) struct Barrier {
     tickets: AtomicUsize,
-    hit: AtomicBool,
     owner: Arc<Mailbox>,
 }
 
 impl Barrier {
     /// An open barrier that the owner of the mailbox waits at.
     pub(crate) fn new(owner: Arc<Mailbox>) -> Arc<Self> {
-        Arc::new(Self { tickets: AtomicUsize::new(0), hit: AtomicBool::new(false), owner })
+        Arc::new(Self { tickets: AtomicUsize::new(0), owner })
     }
 
     /// Closes the barrier until the ticket is dropped.
@@ -133,23 +132,11 @@ impl Barrier {
     pub(crate) fn is_open(&self) -> bool {
         self.tickets.load(Ordering::Acquire) == 0
     }
-
-    /// Whether a ticket's holder had something to abort.
-    pub(crate) fn was_hit(&self) -> bool {
-        self.hit.load(Ordering::Acquire)
-    }
 }
 
 /// Holds a [`Barrier`] closed.
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<Barrier>);
-
-impl Ticket {
-    /// Tells that there was something to abort.
-    pub(crate) fn hit(&self) {
-        self.0.hit.store(true, Ordering::Release);
-    }
-}
 
 impl Drop for Ticket {
     fn drop(&mut self) {

@@ -5,26 +5,32 @@
 
 mod mailbox;
 mod session_entry;
+mod unfinished;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::task::Waker;
 use core::time::Duration;
 
 use iscsi_proto::pdu::LoginStatus;
 
 use crate::lock::Lock;
-use crate::lu::{LogicalUnit, NexusId};
+use crate::lu::{LogicalUnit, NexusId, UnitAttention};
 
 pub use mailbox::EndCause;
 pub(crate) use mailbox::{Barrier, Mailbox, SessionEvent, Ticket, Tickets};
 pub(crate) use session_entry::NewSession;
 pub use session_entry::{Carrier, SessionEntry, SessionInfo};
+pub(crate) use unfinished::Unfinished;
+
+use unfinished::UnfinishedSessions;
 
 /// The connections and sessions of one target.
 #[derive(Debug)]
 pub struct Registry {
     inner: Lock<Inner>,
+    unfinished: UnfinishedSessions,
     max_connections: usize,
     max_sessions: usize,
 }
@@ -32,10 +38,19 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct Inner {
     connections: Vec<Arc<Mailbox>>,
-    sessions: Vec<Arc<SessionEntry>>,
+    sessions: Vec<Member>,
     last_nexus: u64,
     last_tsih: u16,
     stopping: Option<Duration>,
+}
+
+/// A session from the grant of its login until the last operation begun under it has ended, in the store and in RDMA, whatever became of its
+/// connection: as long as it is here, no session of its I_T nexus is let in (RFC 7143 6.3.5).
+#[derive(Debug)]
+struct Member {
+    entry: Arc<SessionEntry>,
+    /// A later login of the same nexus has told it to end.
+    replaced: bool,
 }
 
 /// A connection's place in the registry, given back when dropped.
@@ -43,18 +58,34 @@ struct Inner {
 pub(crate) struct Seat {
     registry: Arc<Registry>,
     pub(crate) mailbox: Arc<Mailbox>,
+    /// The session is to be told of events still, when the connection has gone.
+    session_stays: bool,
+}
+
+impl Seat {
+    /// Gives the place back, and leaves the mailbox open for what is left of the session.
+    fn vacate(mut self) {
+        self.session_stays = true;
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.registry.inner.with(|inner| inner.connections.retain(|other| !Arc::ptr_eq(other, &self.mailbox)));
-        self.mailbox.close();
+        if !self.session_stays {
+            self.mailbox.close();
+        }
     }
 }
 
 impl Registry {
     pub(crate) fn new(max_connections: usize, max_sessions: usize) -> Self {
-        Self { inner: Lock::default(), max_connections, max_sessions: max_sessions.min(usize::from(u16::MAX)) }
+        Self {
+            inner: Lock::default(),
+            unfinished: UnfinishedSessions::default(),
+            max_connections,
+            max_sessions: max_sessions.min(usize::from(u16::MAX)),
+        }
     }
 
     /// A connection came: its mailbox, unless there are too many, or the target stops.
@@ -65,7 +96,7 @@ impl Registry {
                 return None;
             }
             inner.connections.push(mailbox.clone());
-            Some(Seat { registry: self.clone(), mailbox })
+            Some(Seat { registry: self.clone(), mailbox, session_stays: false })
         })
     }
 
@@ -77,10 +108,14 @@ impl Registry {
 
     /// The session of a TSIH, for logins that mean to join it.
     pub(crate) fn by_tsih(&self, tsih: u16) -> Option<Arc<SessionEntry>> {
-        self.inner.with(|inner| inner.sessions.iter().find(|session| session.tsih == tsih).cloned())
+        self.inner.with(|inner| {
+            let mut present = inner.sessions.iter().filter(|member| !member.replaced);
+            present.find(|member| member.entry.tsih == tsih).map(|member| member.entry.clone())
+        })
     }
 
-    /// Enters a new session. An old one of the same I_T nexus is told to end, and `barrier` opens when nothing of it is left (RFC 7143 6.3.5).
+    /// Enters a new session. All older ones of the same I_T nexus are told to end, those too that are ending already, and `barrier` opens when nothing
+    /// of them is left (RFC 7143 6.3.5).
     ///
     /// # Errors
     /// The status to refuse the login with.
@@ -89,56 +124,93 @@ impl Registry {
         if inner.stopping.is_some() {
             return Err(LoginStatus::SERVICE_UNAVAILABLE);
         }
-        let old = inner.sessions.iter().position(|session| session.is_nexus_of(&new));
-        if old.is_none() && inner.sessions.len() >= self.max_sessions {
+        let replaces = inner.sessions.iter().any(|member| !member.replaced && member.entry.is_nexus_of(&new));
+        if !replaces && inner.sessions.len() >= self.max_sessions {
             return Err(LoginStatus::OUT_OF_RESOURCES);
+        }
+        let mut older = Vec::new();
+        for member in inner.sessions.iter_mut().filter(|member| member.entry.is_nexus_of(&new)) {
+            member.replaced = true;
+            older.push(member.entry.clone());
         }
         let tsih = loop {
             inner.last_tsih = inner.last_tsih.wrapping_add(1);
             let tsih = inner.last_tsih;
             // Fewer sessions than numbers: the search ends. Zero means "no session" (RFC 7143 11.12.6).
-            if tsih != 0 && inner.sessions.iter().all(|session| session.tsih != tsih) {
+            if tsih != 0 && inner.sessions.iter().all(|member| member.entry.tsih != tsih) {
                 break tsih;
             }
         };
         inner.last_nexus += 1;
         let entry = Arc::new(SessionEntry::new(NexusId(inner.last_nexus), tsih, new));
-        let old = old.map(|at| inner.sessions.swap_remove(at));
-        inner.sessions.push(entry.clone());
+        inner.sessions.push(Member { entry: entry.clone(), replaced: false });
         drop(inner);
-        if let Some(old) = old {
+        for old in older {
             old.mailbox.post(SessionEvent::End { cause: EndCause::Reinstated, ticket: barrier.ticket() });
         }
         Ok(entry)
     }
 
-    /// A session is over.
+    /// Nothing of a session is left.
     pub(crate) fn leave(&self, id: NexusId) {
         let gone = self.inner.with(|inner| {
-            let at = inner.sessions.iter().position(|session| session.id == id)?;
+            let at = inner.sessions.iter().position(|member| member.entry.id == id)?;
             Some(inner.sessions.swap_remove(at))
         });
         drop(gone);
     }
 
-    /// Has every session but `except` that sees one of `units` abort its tasks there; `barrier` opens when all have.
-    pub(crate) fn abort(&self, except: NexusId, units: &Arc<[Arc<LogicalUnit>]>, barrier: &Arc<Barrier>) {
-        for session in self.affected(except, units) {
-            session.mailbox.post(SessionEvent::Abort { units: units.clone(), ticket: barrier.ticket() });
+    /// Looks after a session whose connection has gone before its operations at the store have ended. It stays entered until they have.
+    pub(crate) fn look_after(&self, session: Unfinished, seat: Option<Seat>) {
+        if let Some(seat) = seat {
+            seat.vacate();
+        }
+        self.unfinished.add(session);
+    }
+
+    /// Goes on with sessions whose connection has gone before their operations at the store have ended, and tells how many are left. `waker` is woken
+    /// when there is more to do.
+    ///
+    /// The server does this by itself. Whoever drives [`TargetConnection`](crate::session::TargetConnection)s himself calls it at the start and after
+    /// each wake; without it, such a session ends only when a login or a task management function that waits for it looks.
+    pub fn poll_unfinished(&self, waker: &Waker) -> usize {
+        self.unfinished.appoint();
+        self.unfinished.poll(self, waker)
+    }
+
+    /// The same for somebody who waits for one of them, unless somebody does it all the time.
+    pub(crate) fn hurry_unfinished(&self, waker: &Waker) {
+        if !self.unfinished.is_attended() {
+            self.unfinished.poll(self, waker);
         }
     }
 
-    fn affected(&self, except: NexusId, units: &[Arc<LogicalUnit>]) -> Vec<Arc<SessionEntry>> {
-        let mut sessions = self.inner.with(|inner| inner.sessions.clone());
-        sessions.retain(|session| session.id != except && session.sees(units));
-        sessions
+    /// Has every session but `except` abort its tasks on `units`, those too that are ending or replaced; `barrier` opens when nothing of them can change
+    /// the units any more. The initiators whose tasks are aborted hear of `attention`.
+    pub(crate) fn abort(
+        &self,
+        except: NexusId,
+        units: &Arc<[Arc<LogicalUnit>]>,
+        attention: Option<UnitAttention>,
+        barrier: &Arc<Barrier>,
+    ) {
+        // Whether a session has tasks there it knows itself: its LUN map may have changed since they came.
+        for session in self.others(except) {
+            let ticket = barrier.ticket();
+            session.mailbox.post(SessionEvent::Abort { units: units.clone(), attention, ticket });
+        }
+    }
+
+    fn others(&self, except: NexusId) -> Vec<Arc<SessionEntry>> {
+        self.inner.with(|inner| {
+            let others = inner.sessions.iter().filter(|member| member.entry.id != except);
+            others.map(|member| member.entry.clone()).collect()
+        })
     }
 
     /// Ends every session with the target node `name`, but `except`.
     pub(crate) fn end_all(&self, except: NexusId, name: &str, cause: EndCause, barrier: &Arc<Barrier>) {
-        let mut sessions = self.inner.with(|inner| inner.sessions.clone());
-        sessions.retain(|session| session.id != except && session.target_name() == Some(name));
-        for session in sessions {
+        for session in self.others(except).iter().filter(|session| session.target_name() == Some(name)) {
             session.mailbox.post(SessionEvent::End { cause, ticket: barrier.ticket() });
         }
     }
@@ -157,7 +229,10 @@ impl Registry {
     /// The sessions now, in the order of their logins.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        let mut sessions = self.inner.with(|inner| inner.sessions.clone());
+        let mut sessions: Vec<_> = self.inner.with(|inner| {
+            let present = inner.sessions.iter().filter(|member| !member.replaced);
+            present.map(|member| member.entry.clone()).collect()
+        });
         sessions.sort_by_key(|session| session.id);
         sessions.iter().map(|session| session.info()).collect()
     }

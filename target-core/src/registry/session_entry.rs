@@ -8,7 +8,7 @@ use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::Parameters;
 
 use super::{Endpoints, Mailbox};
-use crate::lu::{LogicalUnit, LunMap, NexusId};
+use crate::lu::{LunMap, NexusId};
 use crate::node::TargetNode;
 use crate::stats::{MoverGauge, SessionCounters, SessionStatistics};
 
@@ -75,11 +75,6 @@ impl SessionEntry {
 
     pub(super) fn target_name(&self) -> Option<&str> {
         self.session.normal.as_ref().map(|(node, ..)| node.name().as_str())
-    }
-
-    pub(super) fn sees(&self, units: &[Arc<LogicalUnit>]) -> bool {
-        let Some((_, _, luns)) = &self.session.normal else { return false };
-        luns.iter().any(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)))
     }
 
     pub(super) fn info(&self) -> SessionInfo {

@@ -1,10 +1,11 @@
 //! A worker: one thread, one runtime, its share of the listeners and of the connections.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -116,6 +117,13 @@ impl Worker {
                 acceptors.spawn_local(accept(listener, iser, self.target.clone(), self.seats.clone()));
             }
         }
+        // Ended as late as the connections: these sessions too may be asked to end in time.
+        let mut attendant = JoinSet::new();
+        let target = self.target.clone();
+        attendant.spawn_local(poll_fn(move |cx| {
+            target.registry().poll_unfinished(cx.waker());
+            Poll::<()>::Pending
+        }));
         let mut connections = JoinSet::new();
         let mut stopped = self.stopped.clone();
         loop {

@@ -15,12 +15,13 @@ use super::control::Logout;
 use super::full_feature::FullFeature;
 use super::login::{LoggedIn, LoginPhase};
 use super::{EndReason, Target};
-use crate::registry::{Carrier, Endpoints, Seat, SessionEvent, Tickets};
+use crate::registry::{Carrier, Endpoints, Seat, SessionEvent, Tickets, Unfinished};
 
 /// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`] or [`QueueConnection`], as its mover allows, is how
 /// it is driven.
 ///
-/// The future or loop that drives it may drop it at any time: its session then leaves the registry, and sessions that wait for it go on.
+/// The future or loop that drives it may drop it at any time. Its session leaves the registry when its last operation at a store has ended, and
+/// sessions that wait for it go on then; see [`Registry::poll_unfinished`](crate::registry::Registry::poll_unfinished).
 pub struct TargetConnection<M> {
     mover: M,
     phase: Phase,
@@ -50,6 +51,37 @@ struct Ending {
     flushing: Option<Instant>,
     /// How long aborted store operations, and the transport with buffers of ours, may take.
     until: Instant,
+}
+
+impl<M> TargetConnection<M> {
+    /// The connection is over, and its session too, unless a store has not given back an operation.
+    fn finish(&mut self) {
+        let (session, entry) = match mem::replace(&mut self.phase, Phase::Finished) {
+            Phase::Ending(Ending { session: Some(session), .. }) | Phase::FullFeature(session) => {
+                let entry = session.entry.clone();
+                (Some(session), entry)
+            }
+            Phase::Reinstating(logged_in, _) => (None, logged_in.entry),
+            Phase::Login(_) | Phase::Ending(_) | Phase::Finished => {
+                self.tickets.clear();
+                self.seat = None;
+                return;
+            }
+        };
+        let unfinished = session.and_then(|session| session.executor).filter(|executor| executor.busy(None) != 0);
+        match unfinished {
+            Some(executor) => {
+                let tickets = mem::take(&mut self.tickets);
+                let session = Unfinished::new(entry.id, entry.mailbox.clone(), executor, tickets);
+                self.target.registry.look_after(session, self.seat.take());
+            }
+            None => {
+                self.target.registry.leave(entry.id);
+                self.tickets.clear();
+                self.seat = None;
+            }
+        }
+    }
 }
 
 impl<M: Datamover> TargetConnection<M> {
@@ -131,8 +163,10 @@ impl<M: Datamover> TargetConnection<M> {
                     Err(reason) => self.end(reason, now),
                 },
                 Phase::Reinstating(logged_in, until) => {
-                    if !logged_in.may_go_on() {
+                    if !logged_in.may_go_on(&self.target.registry, &self.waker) {
                         if now >= *until {
+                            // Time alone lets nobody in: an operation of the old session may still land.
+                            logged_in.refuse(&mut self.mover);
                             self.end(EndReason::ReinstatementTimeout, now);
                             continue;
                         }
@@ -164,6 +198,7 @@ impl<M: Datamover> TargetConnection<M> {
             reason,
             EndReason::LoggedOut
                 | EndReason::Login(_)
+                | EndReason::ReinstatementTimeout
                 | EndReason::ColdReset
                 | EndReason::NexusReset
                 | EndReason::Stopped
@@ -247,24 +282,6 @@ impl<M: Datamover> TargetConnection<M> {
         }
     }
 
-    /// Nothing is left.
-    fn finish(&mut self) {
-        let phase = mem::replace(&mut self.phase, Phase::Finished);
-        let id = match &phase {
-            Phase::Ending(Ending { session: Some(session), .. }) | Phase::FullFeature(session) => {
-                Some(session.entry.id)
-            }
-            Phase::Reinstating(logged_in, _) => Some(logged_in.entry.id),
-            Phase::Login(_) | Phase::Ending(_) | Phase::Finished => None,
-        };
-        drop(phase);
-        if let Some(id) = id {
-            self.target.registry.leave(id);
-        }
-        self.tickets.clear();
-        self.seat = None;
-    }
-
     #[cold]
     fn event(&mut self, event: SessionEvent, now: Instant) {
         match event {
@@ -272,10 +289,10 @@ impl<M: Datamover> TargetConnection<M> {
                 self.tickets.push(ticket);
                 self.end(EndReason::Told(cause), now);
             }
-            SessionEvent::Abort { units, ticket } => {
+            SessionEvent::Abort { units, attention, ticket } => {
                 if let Phase::FullFeature(session) = &mut self.phase {
                     session.now = now;
-                    session.abort_units(&mut self.mover, &units, ticket);
+                    session.abort_units(&mut self.mover, &units, attention, ticket);
                 } else if matches!(self.phase, Phase::Ending(_)) {
                     // What it aborts is aborted already, and may still be under way.
                     self.tickets.push(ticket);
@@ -293,12 +310,17 @@ impl<M: Datamover> TargetConnection<M> {
 
 impl<M> Drop for TargetConnection<M> {
     fn drop(&mut self) {
-        let id = match &self.phase {
-            Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) => session.entry.id,
-            Phase::Reinstating(logged_in, _) => logged_in.entry.id,
-            Phase::Login(_) | Phase::Ending(_) | Phase::Finished => return,
+        let session = match &mut self.phase {
+            Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) => Some(session),
+            _ => None,
         };
-        self.target.registry.leave(id);
+        if let Some(session) = session {
+            self.tickets.append(&mut session.tickets);
+            if let Some(executor) = &mut session.executor {
+                executor.abort_all();
+            }
+        }
+        self.finish();
     }
 }
 
@@ -340,6 +362,9 @@ impl<M: Datamover> Connection for TargetConnection<M> {
             self.waker.clone_from(cx.waker());
             if let Some(seat) = &self.seat {
                 seat.mailbox.set_waker(&self.waker);
+            }
+            if let Phase::FullFeature(session) = &mut self.phase {
+                session.waker.clone_from(&self.waker);
             }
         }
         // A store's wake-up uses the waker up: it is given anew each time.

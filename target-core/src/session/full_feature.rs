@@ -57,6 +57,8 @@ pub(super) struct FullFeature {
     pub(super) scratch: Vec<u8>,
     /// Other sessions that wait until aborted operations of ours have ended.
     pub(super) tickets: Tickets,
+    /// Wakes whoever drives the connection.
+    pub(super) waker: Waker,
     pub(super) now: Instant,
     immediate_commands: u16,
     direct_placement: bool,
@@ -201,6 +203,7 @@ impl FullFeature {
             logout: Logout::None,
             scratch: Vec::new(),
             tickets: Tickets::new(),
+            waker: waker.clone(),
             now,
             immediate_commands: limits.immediate_commands.clamp(1, 1024),
             direct_placement: parameters.data_digest == Digest::None,

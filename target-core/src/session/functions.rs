@@ -50,14 +50,8 @@ enum Then {
     Respond,
     /// The task to abort does not exist.
     Absent,
-    /// CLEAR TASK SET: the others hear of it.
-    Clear(Arc<LogicalUnit>),
-    /// A reset of these units; the last two also end sessions.
-    Reset {
-        units: Arc<[Arc<LogicalUnit>]>,
-        cause: UnitAttention,
-        end: bool,
-    },
+    /// TARGET COLD RESET: the session ends.
+    ColdReset,
     /// I_T NEXUS RESET.
     EndSession,
 }
@@ -205,37 +199,39 @@ impl FullFeature {
     /// Aborts what a function covers, here and in other sessions.
     fn begin<M: Datamover>(&mut self, mover: &mut M, request: TaskManagementRequest) {
         let registry = self.target.registry.clone();
-        let barrier = || Barrier::new(self.entry.mailbox.clone());
         let (lun, units, then): (Option<u64>, Vec<_>, _) = match (request.function, self.unit(request.lun)) {
             (Ok(TaskFunction::AbortTaskSet), _) => (Some(request.lun), Vec::new(), Then::Respond),
-            (Ok(TaskFunction::ClearTaskSet), Some(unit)) => {
-                (Some(request.lun), alloc::vec![unit.clone()], Then::Clear(unit))
+            (Ok(TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset), Some(unit)) => {
+                (Some(request.lun), alloc::vec![unit], Then::Respond)
             }
-            (Ok(TaskFunction::LogicalUnitReset), Some(unit)) => {
-                let units = Arc::from([unit.clone()]);
-                let then = Then::Reset { units, cause: UnitAttention::LogicalUnitReset, end: false };
-                (Some(request.lun), alloc::vec![unit], then)
-            }
-            (Ok(TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset), _) => {
-                let all: Vec<_> = self.units();
-                let cold = request.function == Ok(TaskFunction::TargetColdReset);
-                let cause = if cold { UnitAttention::PowerOn } else { UnitAttention::BusReset };
-                (None, all.clone(), Then::Reset { units: all.into(), cause, end: cold })
-            }
+            (Ok(TaskFunction::TargetWarmReset), _) => (None, self.units(), Then::Respond),
+            (Ok(TaskFunction::TargetColdReset), _) => (None, self.units(), Then::ColdReset),
             (Ok(TaskFunction::ITNexusReset), _) => (None, Vec::new(), Then::EndSession),
             // The LUN was taken away while the function waited.
             _ => return self.respond(mover, request.itt, TaskResponse::LunDoesNotExist),
         };
-        let others = (!units.is_empty()).then(barrier);
-        let from = lun;
-        self.abort_where(mover, true, |task| from.is_none_or(|lun| same_lun(task.lun, lun)));
-        if let Some(others) = &others {
-            registry.abort(self.entry.id, &units.into(), others);
-            if let Then::Reset { end: true, .. } = then
+        let reset = match request.function {
+            Ok(TaskFunction::LogicalUnitReset) => Some(UnitAttention::LogicalUnitReset),
+            Ok(TaskFunction::TargetWarmReset) => Some(UnitAttention::BusReset),
+            Ok(TaskFunction::TargetColdReset) => Some(UnitAttention::PowerOn),
+            _ => None,
+        };
+        self.abort_where(mover, true, |task| lun.is_none_or(|lun| same_lun(task.lun, lun)));
+        let mut others = None;
+        if !units.is_empty() {
+            // Whoever loses tasks hears of it, whatever becomes of this function and of its sender: it is told with the abort, not with the answer.
+            if let Some(cause) = reset {
+                units.iter().for_each(|unit| unit.reset(cause));
+            }
+            let cleared = reset.is_none().then_some(UnitAttention::CommandsCleared);
+            let barrier = Barrier::new(self.entry.mailbox.clone());
+            registry.abort(self.entry.id, &units.into(), cleared, &barrier);
+            if matches!(then, Then::ColdReset)
                 && let Some((node, ..)) = &self.entry.session.normal
             {
-                registry.end_all(self.entry.id, node.name().as_str(), EndCause::ColdReset, others);
+                registry.end_all(self.entry.id, node.name().as_str(), EndCause::ColdReset, &barrier);
             }
+            others = Some(barrier);
         }
         self.abort_done(&request, lun, others, then);
     }
@@ -313,19 +309,44 @@ impl FullFeature {
         self.text.reset();
     }
 
-    /// Another session's function aborts our tasks on these units.
-    pub(super) fn abort_units<M: Datamover>(&mut self, mover: &mut M, units: &[Arc<LogicalUnit>], ticket: Ticket) {
-        let Some((_, _, luns)) = &self.entry.session.normal else { return };
-        let ours = luns.iter().filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));
-        for number in ours.map(|lun| lun.number).collect::<Vec<_>>() {
-            let on_it = |task: &Task| lun_number(task.lun) == Some(number);
-            if self.abort_where(mover, false, on_it) {
-                ticket.hit();
-                // RFC 7143 4.2.3.4 d, 4.2.3.5: the initiator is to stop its data.
-                if self.parameters.fast_abort {
-                    let lun = u64::from_be_bytes(Lun::new(number).unwrap_or(Lun::ZERO).to_bytes());
-                    self.send_async(mover, AsyncEvent::TasksTerminated, lun, 0);
-                }
+    /// Another session's function aborts our tasks on these units. Those that another function has aborted before, and whose data are still to come,
+    /// are among them.
+    pub(super) fn abort_units<M: Datamover>(
+        &mut self,
+        mover: &mut M,
+        units: &[Arc<LogicalUnit>],
+        attention: Option<UnitAttention>,
+        ticket: Ticket,
+    ) {
+        let numbers: Vec<_> = match &self.entry.session.normal {
+            Some((_, _, luns)) => luns
+                .iter()
+                .filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)))
+                .map(|lun| (lun.number, lun.unit))
+                .collect(),
+            None => return,
+        };
+        let tasks: Vec<_> = self.executor.iter().flat_map(|executor| executor.tasks_on(units)).collect();
+        let mut hit = Vec::new();
+        for handle in tasks {
+            if let Some(task) = self.core.tasks.get_mut(handle) {
+                hit.extend(lun_number(task.lun));
+                self.abort_now(mover, handle);
+            }
+        }
+        let aborted = |task: &Task| task.flags.has(Flags::ABORTED);
+        let on_them =
+            |task: &Task| lun_number(task.lun).is_some_and(|lun| numbers.iter().any(|(number, _)| *number == lun));
+        self.abort_where(mover, false, |task| aborted(task) && on_them(task));
+        self.core.announce(mover);
+        for (number, unit) in numbers.iter().filter(|(number, _)| hit.contains(number)) {
+            if let (Some(attention), Some(executor)) = (attention, &mut self.executor) {
+                executor.add_attention(unit, attention);
+            }
+            // RFC 7143 4.2.3.4 d, 4.2.3.5: the initiator is to stop its data.
+            if self.parameters.fast_abort {
+                let lun = u64::from_be_bytes(Lun::new(*number).unwrap_or(Lun::ZERO).to_bytes());
+                self.send_async(mover, AsyncEvent::TasksTerminated, lun, 0);
             }
         }
         self.tickets.push(ticket);
@@ -350,16 +371,19 @@ impl FullFeature {
                     let owed =
                         |task: &Task| task.flags.has(Flags::ABORTED) && lun.is_none_or(|lun| same_lun(task.lun, lun));
                     let owes = self.core.tasks.search(0, owed).is_some();
-                    let others_hit = others.as_ref().is_some_and(|others| others.was_hit());
+                    let others_gone = others.as_ref().is_none_or(|others| others.is_open());
+                    if !others_gone {
+                        self.target.registry.hurry_unfinished(&self.waker);
+                    }
                     let gone = mover.is_drained()
-                        && others.as_ref().is_none_or(|others| others.is_open())
+                        && others_gone
                         && self.executor.as_ref().is_none_or(|executor| executor.busy(lun) == 0);
                     if owes && now >= *owed_until {
                         self.abort_where(mover, false, owed);
                     } else if gone && !owes {
                         let then = then.clone();
                         self.functions.0.remove(at);
-                        self.conclude(mover, request.itt, then, others_hit)?;
+                        self.conclude(mover, request.itt, then)?;
                     } else if now >= until {
                         // A store that does not end its operations: the function is not done, and must not be said to be.
                         self.functions.0.remove(at);
@@ -373,32 +397,16 @@ impl FullFeature {
         Ok(())
     }
 
-    fn conclude<M: Datamover>(
-        &mut self,
-        mover: &mut M,
-        itt: u32,
-        then: Then,
-        others_hit: bool,
-    ) -> Result<(), EndReason> {
+    fn conclude<M: Datamover>(&mut self, mover: &mut M, itt: u32, then: Then) -> Result<(), EndReason> {
         match then {
             Then::Respond => {}
             Then::Absent => {
                 self.respond(mover, itt, TaskResponse::TaskDoesNotExist);
                 return Ok(());
             }
-            Then::Clear(unit) => {
-                if others_hit {
-                    unit.post_unit_attention(Some(self.entry.id), UnitAttention::CommandsCleared);
-                }
-            }
-            Then::Reset { units, cause, end } => {
-                for unit in units.iter() {
-                    unit.reset(cause);
-                }
-                if end {
-                    self.respond(mover, itt, TaskResponse::Complete);
-                    return Err(EndReason::ColdReset);
-                }
+            Then::ColdReset => {
+                self.respond(mover, itt, TaskResponse::Complete);
+                return Err(EndReason::ColdReset);
             }
             Then::EndSession => {
                 self.respond(mover, itt, TaskResponse::Complete);

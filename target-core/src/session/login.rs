@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::task::Waker;
 
 use iscsi_proto::datamover::{Caps, Datamover, Notification};
 use iscsi_proto::login::{
@@ -12,13 +13,13 @@ use iscsi_proto::login::{
 };
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::{Parameters, SessionType};
-use iscsi_proto::pdu::{Bhs, LoginStatus};
+use iscsi_proto::pdu::{Bhs, LoginResponse, LoginStatus};
 use iscsi_proto::time::Instant;
 
 use super::full_feature::{MAX_WINDOW, Start};
 use super::{EndReason, Target};
 use crate::node::{Portal, TargetNode};
-use crate::registry::{Barrier, Carrier, Endpoints, Mailbox, NewSession, SessionEntry};
+use crate::registry::{Barrier, Carrier, Endpoints, Mailbox, NewSession, Registry, SessionEntry};
 
 /// A connection that is logging in.
 pub(super) struct LoginPhase {
@@ -240,8 +241,19 @@ impl LoginPhase {
 
 impl LoggedIn {
     /// Whether no old session is in the way any more.
-    pub(super) fn may_go_on(&self) -> bool {
-        self.barrier.is_open()
+    pub(super) fn may_go_on(&self, registry: &Registry, waker: &Waker) -> bool {
+        self.barrier.is_open() || {
+            registry.hurry_unfinished(waker);
+            self.barrier.is_open()
+        }
+    }
+
+    /// Tells the initiator to come again: something of its old session is still under way (RFC 7143 6.3.5, 11.13.5).
+    pub(super) fn refuse<M: Datamover>(&self, mover: &mut M) {
+        if let Ok(granted) = LoginResponse::parse(&self.response.0) {
+            let status = LoginStatus::SERVICE_UNAVAILABLE;
+            mover.send_control(LoginResponse { status, nsg: None, tsih: 0, ..granted }.emit(), &[]);
+        }
     }
 
     /// Tells the initiator, and opens the Full Feature Phase.

@@ -22,7 +22,7 @@ use super::short::GOOD;
 use super::slot::{Slot, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
-use crate::lu::{LunMap, Stripes};
+use crate::lu::{LogicalUnit, LunMap, Stripes, UnitAttention};
 use crate::store::{StoreCompletion, StoreError};
 
 /// Passes a store's wake-up on to whoever drives the session now.
@@ -230,6 +230,30 @@ impl TaskExecutor {
             }
         }
         self.leave(work.slot);
+    }
+
+    /// Forgets every task, as [`abort`](Self::abort) does.
+    pub fn abort_all(&mut self) {
+        for index in 0..self.slots.len() {
+            if let Some(slot) = self.slots.get(index).filter(|slot| !slot.is_free()) {
+                let task = slot.handle(index);
+                self.abort(task);
+            }
+        }
+    }
+
+    /// The tasks on these logical units, also where the session no longer sees them.
+    pub(crate) fn tasks_on<'a>(&'a self, units: &'a [Arc<LogicalUnit>]) -> impl Iterator<Item = TaskHandle> + 'a {
+        let on = |lun: u16| self.luns.get(lun).is_some_and(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));
+        let busy = self.slots.iter().enumerate().filter(move |(_, slot)| !slot.is_free() && on(slot.lun));
+        busy.map(|(index, slot)| slot.handle(index))
+    }
+
+    /// Has the initiator hear of what happened to one of its logical units, with its next command to it.
+    pub(crate) fn add_attention(&mut self, unit: &Arc<LogicalUnit>, attention: UnitAttention) {
+        for lun in self.luns.iter_mut().filter(|lun| Arc::ptr_eq(unit, &lun.unit)) {
+            lun.attentions.add(attention);
+        }
     }
 
     /// Who is woken, once, when a store has something to say: to be set again after each wake, before [`poll`](Self::poll).

@@ -220,6 +220,69 @@ fn a_reset_aborts_everywhere_and_everyone_hears_of_it() {
     }
 }
 
+/// What a function has done to others is told whatever becomes of who asked for it.
+#[test]
+fn who_loses_tasks_hears_of_it_also_when_the_sender_is_gone_or_answered_rejected() {
+    let functions = [
+        (TaskFunction::ClearTaskSet, (0x2f, 0)),
+        (TaskFunction::LogicalUnitReset, (0x29, 3)),
+        (TaskFunction::TargetWarmReset, (0x29, 2)),
+    ];
+    for (function, code) in functions {
+        for cut in [true, false] {
+            let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+            let (mut peer, mut other) = (ready(&world, ME), ready(&world, OTHER));
+            world.stores[0].shut();
+            other.read(1, 0);
+            run(&mut peer, function, 0, 50);
+            if cut {
+                drop(peer);
+            } else {
+                peer.pass(Duration::from_secs(31));
+                assert_eq!(peer.function_response(50), TaskResponse::Rejected);
+            }
+            other.wake();
+            world.stores[0].open();
+            other.wake();
+            other.expect_nothing();
+            other.read(2, 0);
+            assert_eq!(other.sense(2), Some(code));
+            other.read(3, 0);
+            assert_eq!(other.status(3), 0);
+        }
+    }
+}
+
+/// A session whose connection is over is there still, as long as a write of its may land.
+#[test]
+fn a_reset_waits_for_sessions_that_are_ending_replaced_or_without_a_connection() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let (mut peer, mut other) = (ready(&world, ME), ready(&world, OTHER));
+    let mut gone = world.connect();
+    gone.isid[5] = 9;
+    gone.log_in(ME, super::TARGET);
+    gone.clear_attention(0);
+    world.stores[0].shut();
+    other.write(1, 0, &[9; 512]);
+    gone.write(1, 0, &[8; 512]);
+    drop(gone);
+    // A login of its nexus has taken the other session's place, and given up.
+    let mut successor = world.connect();
+    let names = [("InitiatorName", OTHER), ("SessionType", "Normal"), ("TargetName", super::TARGET)];
+    assert!(successor.try_log_in(&names).is_none());
+    drop(successor);
+    other.wake();
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    peer.expect_nothing();
+    world.stores[0].open();
+    peer.wake();
+    peer.expect_nothing();
+    other.wake();
+    assert!(other.is_finished());
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+}
+
 /// A reset from elsewhere has ended the task, and its write is still in the store: who is told that the task does not exist sends it again.
 #[test]
 fn a_task_that_a_reset_ended_does_not_exist_once_its_write_is_over() {

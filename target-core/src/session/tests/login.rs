@@ -1,10 +1,11 @@
 //! Who gets in, and what happens to the session that was there before (RFC 7143 6.3.5, 11.13.5).
 
+use core::task::Waker;
 use core::time::Duration;
 
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
-use iscsi_proto::pdu::{Bhs, LoginStatus, Opcode};
+use iscsi_proto::pdu::{Bhs, LoginResponse, LoginStatus, Opcode};
 
 use super::{ME, OTHER, TARGET, World};
 use crate::node::{Acl, Attributes};
@@ -82,7 +83,7 @@ fn a_tsih_joins_nothing() {
         (request.tsih, request.cid) = (tsih, cid);
         peer.send(request.emit(), &super::text(&keys(ME, TARGET)));
         let pdu = peer.expect(Opcode::LoginResponse);
-        assert_eq!(iscsi_proto::pdu::LoginResponse::parse(&pdu.bhs).unwrap().status, status);
+        assert_eq!(LoginResponse::parse(&pdu.bhs).unwrap().status, status);
     }
 }
 
@@ -159,11 +160,97 @@ fn an_old_session_that_does_not_end_stops_the_new_one_in_time() {
     let mut new = world.connect();
     assert!(new.try_log_in(&keys(ME, TARGET)).is_none());
     new.pass(world.target.limits().drain_timeout);
+    let refused = LoginResponse::parse(&new.expect(Opcode::LoginResponse).bhs).unwrap();
+    assert_eq!(refused.status, LoginStatus::SERVICE_UNAVAILABLE);
     assert_eq!(new.end(), Some(&EndReason::ReinstatementTimeout));
     assert!(new.is_finished());
     old.wake();
     assert!(old.is_finished());
     assert!(world.target.registry().sessions().is_empty());
+}
+
+/// RFC 7143 6.3.5: however many logins come and go meanwhile.
+#[test]
+fn a_nexus_is_known_until_its_last_operation_has_ended() {
+    let world = World::new();
+    let mut first = world.logged_in(ME);
+    first.clear_attention(0);
+    world.stores[0].shut();
+    first.write(1, 0, &[7; 512]);
+    first.close();
+    first.wake();
+    let mut second = world.connect();
+    assert!(second.try_log_in(&keys(ME, TARGET)).is_none(), "the first session's write is under way");
+    second.close();
+    let mut third = world.connect();
+    assert!(third.try_log_in(&keys(ME, TARGET)).is_none(), "and still is");
+    first.wake();
+    second.wake();
+    assert!(second.is_finished());
+    third.wake();
+    third.expect_nothing();
+    world.stores[0].open();
+    first.wake();
+    third.wake();
+    third.expect(Opcode::LoginResponse);
+    third.ping(9);
+    assert_eq!(world.target.registry().sessions().len(), 1);
+}
+
+/// No time limit lets a session in while an older one's write may still land: the connection is over, the session is not.
+#[test]
+fn a_store_that_hangs_keeps_its_nexus_and_nothing_but_its_nexus() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let mut old = world.logged_in(ME);
+    old.clear_attention(0);
+    world.stores[0].shut();
+    old.write(1, 0, &[7; 512]);
+    old.close();
+    old.pass(Duration::from_secs(3600));
+    assert!(old.is_finished(), "its connection does not wait for ever");
+    let mut new = world.connect();
+    assert!(new.try_log_in(&keys(ME, TARGET)).is_none());
+    new.pass(world.target.limits().drain_timeout);
+    let refused = LoginResponse::parse(&new.expect(Opcode::LoginResponse).bhs).unwrap();
+    assert_eq!(refused.status, LoginStatus::SERVICE_UNAVAILABLE);
+    let mut dropped = world.connect();
+    assert!(dropped.try_log_in(&keys(ME, TARGET)).is_none());
+    drop(dropped);
+
+    let mut other = world.logged_in(OTHER);
+    other.clear_attention(0);
+    other.write(1, 0, &[8; 512]);
+    other.expect_nothing();
+    let mut late = world.connect();
+    assert!(late.try_log_in(&keys(ME, TARGET)).is_none());
+    world.stores[0].open();
+    // The newer write has not been given to the store: the older one cannot cover it.
+    other.wake();
+    other.expect_nothing();
+    late.wake();
+    late.expect(Opcode::LoginResponse);
+    other.wake();
+    assert_eq!(other.status(1), 0);
+    other.read(2, 0);
+    assert_eq!(other.expect(Opcode::DataIn).data[0], 8);
+}
+
+/// Whoever drives connections himself may drop one at any time.
+#[test]
+fn a_dropped_connection_leaves_its_nexus_behind_until_its_writes_have_ended() {
+    let world = World::new();
+    let mut old = world.logged_in(ME);
+    old.clear_attention(0);
+    world.stores[0].shut();
+    old.write(1, 0, &[7; 512]);
+    drop(old);
+    assert_eq!(world.target.registry().poll_unfinished(Waker::noop()), 1);
+    let mut new = world.connect();
+    assert!(new.try_log_in(&keys(ME, TARGET)).is_none());
+    world.stores[0].open();
+    assert_eq!(world.target.registry().poll_unfinished(Waker::noop()), 0);
+    new.wake();
+    new.expect(Opcode::LoginResponse);
 }
 
 #[test]

@@ -1,0 +1,108 @@
+//! Sessions whose connection has gone before their operations at the store have ended.
+//!
+//! An operation at a store cannot be called back, and may still land. Its session therefore stays in the [`Registry`], and here is who waits for the
+//! operation: no new session of the same I_T nexus is let in, no reset is answered "Function Complete", and nobody writes to the same blocks until then.
+
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Waker;
+
+use super::{Mailbox, Registry, Tickets};
+use crate::lock::Lock;
+use crate::lu::NexusId;
+use crate::task::TaskExecutor;
+
+/// What is left of a session: operations of aborted tasks, and who waits until they have ended.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    id: NexusId,
+    mailbox: Arc<Mailbox>,
+    executor: TaskExecutor,
+    tickets: Tickets,
+}
+
+impl Unfinished {
+    pub(crate) fn new(id: NexusId, mailbox: Arc<Mailbox>, executor: TaskExecutor, tickets: Tickets) -> Self {
+        Self { id, mailbox, executor, tickets }
+    }
+
+    /// Takes what the stores have to say. True when nothing is under way any more.
+    fn poll(&mut self, waker: &Waker) -> bool {
+        self.executor.set_waker(waker);
+        self.executor.submit();
+        while self.executor.poll().is_some() {}
+        self.executor.busy(None) == 0
+    }
+
+    /// Lets go on who waits.
+    fn end(self, registry: &Registry) {
+        let Self { id, mailbox, executor, tickets } = self;
+        drop(executor);
+        registry.leave(id);
+        // Tickets of those who came later are in the mailbox still.
+        mailbox.close();
+        drop(tickets);
+    }
+}
+
+/// Who is to be woken when a store has something to say to any of them.
+#[derive(Debug, Default)]
+struct Alarm(Lock<Vec<Waker>>);
+
+impl Alarm {
+    fn add(&self, waker: &Waker) {
+        self.0.with(|wakers| {
+            if !wakers.iter().any(|other| other.will_wake(waker)) {
+                wakers.push(waker.clone());
+            }
+        });
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        let wakers = self.0.with(core::mem::take);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// All of them. They are bounded by the sessions that a target takes.
+#[derive(Debug, Default)]
+pub(super) struct UnfinishedSessions {
+    sessions: Lock<Vec<Unfinished>>,
+    alarm: Arc<Alarm>,
+    /// Somebody polls them all the time.
+    attended: AtomicBool,
+}
+
+impl UnfinishedSessions {
+    pub(super) fn add(&self, session: Unfinished) {
+        self.sessions.with(|sessions| sessions.push(session));
+        self.alarm.clone().wake();
+    }
+
+    pub(super) fn appoint(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_attended(&self) -> bool {
+        self.attended.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn poll(&self, registry: &Registry, waker: &Waker) -> usize {
+        self.alarm.add(waker);
+        let shared = Waker::from(self.alarm.clone());
+        // Stores wake and tickets wake: not under the lock.
+        let mut sessions = self.sessions.with(core::mem::take);
+        let mut at = 0;
+        while let Some(session) = sessions.get_mut(at) {
+            if session.poll(&shared) { sessions.swap_remove(at).end(registry) } else { at += 1 }
+        }
+        self.sessions.with(|kept| {
+            kept.append(&mut sessions);
+            kept.len()
+        })
+    }
+}
