@@ -1,5 +1,6 @@
 //! Both roles against each other, with one fault at one step.
 
+use std::task::Waker;
 use std::time::Duration;
 
 use iscsi_proto::time::Instant;
@@ -137,6 +138,7 @@ impl Both {
         {
             self.served.store.advance(at);
         }
+        assert_eq!(self.served.target.registry().poll_unfinished(Waker::noop()), 0, "{what}: a session stays");
         assert_eq!(self.served.store.under_way().0, 0, "{what}: store operations are left");
         drop(self.target);
         assert_eq!(

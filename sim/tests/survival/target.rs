@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use iscsi_proto::login::LoginError;
 use iscsi_proto::pdu::{
-    LoginResponse, LoginStatus, LogoutReason, LogoutRequest, NopOut, Opcode, RESERVED_TAG, ScsiResponse,
+    LoginResponse, LoginStatus, LogoutReason, LogoutRequest, NopOut, Opcode, RESERVED_TAG, ScsiResponse, TaskFunction,
+    TaskManagementRequest,
 };
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::Role;
@@ -317,6 +318,29 @@ fn an_initiator_that_falls_silent() {
         assert!(rig.over(), "{:?}", rig.bench.pipe.connection.end_reason());
         rig.close(Ending::Vanish);
     }
+}
+
+/// It asks for a reset, and never answers the RDMA Read of the write that the reset aborts: the session ends in a short time, and with it the write.
+#[test]
+fn an_initiator_that_owes_data_to_an_aborted_task() {
+    let mut rig = Rig::logged_in(LoopbackConfig::default());
+    let buffer = rig.bench.peer.advertise(RemoteAccess::Read, 8192);
+    rig.bench.fabric.mute(iser_transport::loopback::End::Active);
+    rig.post(ControlHeader { read: None, write: buffer }, cdb10(true, 8, 16), (false, true), 8192);
+    rig.bench.settle();
+    let reset = TaskManagementRequest {
+        immediate: true,
+        function: Ok(TaskFunction::LogicalUnitReset),
+        itt: 5000,
+        cmd_sn: Serial(rig.cmd_sn),
+        ..TaskManagementRequest::default()
+    };
+    rig.bench.peer.send(&message(NONE, reset.emit(), &[], &[]), None);
+    rig.bench.settle();
+    assert_eq!(rig.bench.pipe.connection.end_reason(), None);
+    rig.bench.wait(Duration::from_secs(3));
+    assert_eq!(rig.bench.pipe.connection.end_reason(), Some(&EndReason::DataOwed));
+    rig.close(Ending::Vanish);
 }
 
 impl Rig {

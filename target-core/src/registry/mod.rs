@@ -3,6 +3,7 @@
 //! It is locked at accept, login, logout, shutdown and by task management that reaches beyond one session. Sessions reach each other only through it,
 //! by events in their mailboxes.
 
+mod event;
 mod mailbox;
 mod session_entry;
 mod unfinished;
@@ -18,12 +19,14 @@ use iscsi_proto::pdu::LoginStatus;
 use crate::lock::Lock;
 use crate::lu::{LogicalUnit, NexusId, UnitAttention};
 
+pub use event::Event;
 pub use mailbox::EndCause;
 pub(crate) use mailbox::{Barrier, Mailbox, SessionEvent, Ticket, Tickets};
 pub(crate) use session_entry::NewSession;
 pub use session_entry::{Carrier, SessionEntry, SessionInfo};
 pub(crate) use unfinished::Unfinished;
 
+use event::Observer;
 use unfinished::UnfinishedSessions;
 
 /// The connections and sessions of one target.
@@ -31,6 +34,7 @@ use unfinished::UnfinishedSessions;
 pub struct Registry {
     inner: Lock<Inner>,
     unfinished: UnfinishedSessions,
+    observer: Observer,
     max_connections: usize,
     max_sessions: usize,
 }
@@ -83,6 +87,7 @@ impl Registry {
         Self {
             inner: Lock::default(),
             unfinished: UnfinishedSessions::default(),
+            observer: Observer::default(),
             max_connections,
             max_sessions: max_sessions.min(usize::from(u16::MAX)),
         }
@@ -160,11 +165,28 @@ impl Registry {
         drop(gone);
     }
 
+    /// Has `on_event` called when something happens that an operator is to hear of; it replaces who was called before. It is called on the thread that
+    /// drives a connection, and must not block.
+    pub fn set_on_event(&self, on_event: impl Fn(&Event) + Send + Sync + 'static) {
+        self.observer.set(Arc::new(on_event));
+    }
+
+    /// Tells that the store of a session holds operations back.
+    pub(crate) fn overdue(&self, session: &SessionEntry, operations: usize, connection_ended: bool) {
+        self.observer.tell(&Event::OperationsOverdue {
+            initiator_name: session.session.initiator.as_str().into(),
+            target_name: session.target_name().unwrap_or_default().into(),
+            operations,
+            connection_ended,
+        });
+    }
+
     /// Looks after a session whose connection has gone before its operations at the store have ended. It stays entered until they have.
     pub(crate) fn look_after(&self, session: Unfinished, seat: Option<Seat>) {
         if let Some(seat) = seat {
             seat.vacate();
         }
+        self.overdue(session.entry(), session.operations(), true);
         self.unfinished.add(session);
     }
 

@@ -9,23 +9,30 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
-use super::{Mailbox, Registry, Tickets};
+use super::{Event, Registry, SessionEntry, Tickets};
 use crate::lock::Lock;
-use crate::lu::NexusId;
 use crate::task::TaskExecutor;
 
 /// What is left of a session: operations of aborted tasks, and who waits until they have ended.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
-    id: NexusId,
-    mailbox: Arc<Mailbox>,
+    entry: Arc<SessionEntry>,
     executor: TaskExecutor,
     tickets: Tickets,
 }
 
 impl Unfinished {
-    pub(crate) fn new(id: NexusId, mailbox: Arc<Mailbox>, executor: TaskExecutor, tickets: Tickets) -> Self {
-        Self { id, mailbox, executor, tickets }
+    pub(crate) fn new(entry: Arc<SessionEntry>, executor: TaskExecutor, tickets: Tickets) -> Self {
+        Self { entry, executor, tickets }
+    }
+
+    pub(super) fn entry(&self) -> &SessionEntry {
+        &self.entry
+    }
+
+    /// Operations under way.
+    pub(super) fn operations(&self) -> usize {
+        self.executor.busy(None)
     }
 
     /// Takes what the stores have to say. True when nothing is under way any more.
@@ -33,16 +40,20 @@ impl Unfinished {
         self.executor.set_waker(waker);
         self.executor.submit();
         while self.executor.poll().is_some() {}
-        self.executor.busy(None) == 0
+        self.operations() == 0
     }
 
     /// Lets go on who waits.
     fn end(self, registry: &Registry) {
-        let Self { id, mailbox, executor, tickets } = self;
+        let Self { entry, executor, tickets } = self;
         drop(executor);
-        registry.leave(id);
+        registry.leave(entry.id);
+        registry.observer.tell(&Event::OperationsEnded {
+            initiator_name: entry.session.initiator.as_str().into(),
+            target_name: entry.target_name().unwrap_or_default().into(),
+        });
         // Tickets of those who came later are in the mailbox still.
-        mailbox.close();
+        entry.mailbox.close();
         drop(tickets);
     }
 }

@@ -63,7 +63,7 @@ use iser_transport::verbs::{Verbs, VerbsError};
 use tokio::sync::{mpsc, watch};
 
 use crate::node::{Service, TargetConfig};
-use crate::registry::{Endpoints, SessionInfo};
+use crate::registry::{Endpoints, Event, SessionInfo};
 use crate::session::{EndReason, Limits, Target};
 use crate::stats::SessionStatistics;
 #[cfg(feature = "iser")]
@@ -122,6 +122,9 @@ impl ServerError {
 /// Who hears of ended connections.
 type OnEnd = Arc<dyn Fn(Endpoints, &EndReason) + Send + Sync>;
 
+/// Who hears of what an operator is to know.
+type OnEvent = Box<dyn Fn(&Event) + Send + Sync>;
+
 /// Who hears of peers that could not be taken.
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 pub(crate) type OnRefused = Arc<dyn Fn(&VerbsError) + Send + Sync>;
@@ -143,6 +146,7 @@ impl Server {
             iser: IserConfig::default(),
             workers: None,
             on_end: None,
+            on_event: None,
             #[cfg(all(feature = "verbs", target_os = "linux"))]
             on_refused: None,
         }
@@ -159,6 +163,7 @@ pub struct ServerBuilder {
     iser: IserConfig,
     workers: Option<usize>,
     on_end: Option<OnEnd>,
+    on_event: Option<OnEvent>,
     #[cfg(all(feature = "verbs", target_os = "linux"))]
     on_refused: Option<OnRefused>,
 }
@@ -210,6 +215,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn on_end(mut self, on_end: impl Fn(Endpoints, &EndReason) + Send + Sync + 'static) -> Self {
         self.on_end = Some(Arc::new(on_end));
+        self
+    }
+
+    /// Has `on_event` called, on a worker's thread, when something happens that an operator is to hear of. It must not block.
+    #[must_use]
+    pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Box::new(on_event));
         self
     }
 
@@ -280,6 +292,9 @@ impl ServerBuilder {
         let mover = TcpMoverConfig { max_tasks: slots, ..self.mover };
         let close_timeout = self.limits.close_timeout;
         let target = Target::new(self.config, self.limits);
+        if let Some(on_event) = self.on_event {
+            target.registry().set_on_event(on_event);
+        }
 
         let (stop, stopped) = watch::channel(None);
         let mut seats = Vec::new();

@@ -72,7 +72,7 @@ impl<M> TargetConnection<M> {
         match unfinished {
             Some(executor) => {
                 let tickets = mem::take(&mut self.tickets);
-                let session = Unfinished::new(entry.id, entry.mailbox.clone(), executor, tickets);
+                let session = Unfinished::new(entry, executor, tickets);
                 self.target.registry.look_after(session, self.seat.take());
             }
             None => {

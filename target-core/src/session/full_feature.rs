@@ -57,6 +57,8 @@ pub(super) struct FullFeature {
     pub(super) scratch: Vec<u8>,
     /// Other sessions that wait until aborted operations of ours have ended.
     pub(super) tickets: Tickets,
+    /// When data that a peer owes to aborted tasks must have come, while somebody waits for them.
+    pub(super) owed_until: Option<Instant>,
     /// Wakes whoever drives the connection.
     pub(super) waker: Waker,
     pub(super) now: Instant,
@@ -203,6 +205,7 @@ impl FullFeature {
             logout: Logout::None,
             scratch: Vec::new(),
             tickets: Tickets::new(),
+            owed_until: None,
             waker: waker.clone(),
             now,
             immediate_commands: limits.immediate_commands.clamp(1, 1024),
@@ -236,6 +239,9 @@ impl FullFeature {
         }
         if let Some(gap) = self.held.deadline() {
             deadline = deadline.min(gap);
+        }
+        if let Some(owed) = self.owed_until {
+            deadline = deadline.min(owed);
         }
         match self.logout {
             Logout::Asked(until) | Logout::Draining { until, .. } => deadline.min(until),
@@ -288,7 +294,20 @@ impl FullFeature {
         if !self.tickets.is_empty() && self.drained(mover) {
             self.tickets.clear();
         }
+        self.watch_owed(mover)?;
         self.poll_logout(mover)
+    }
+
+    /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its memory may be written as long as the
+    /// connection is there: it has a short time, then the session ends.
+    fn watch_owed<M: Datamover>(&mut self, mover: &M) -> Result<(), EndReason> {
+        let awaited = !self.tickets.is_empty() || !self.functions.is_empty();
+        if !awaited || mover.is_drained() {
+            self.owed_until = None;
+            return Ok(());
+        }
+        let until = *self.owed_until.get_or_insert(self.now + self.target.limits.owed_data_wait);
+        if self.now >= until { Err(EndReason::DataOwed) } else { Ok(()) }
     }
 
     /// Whether nothing of aborted tasks is under way, in the store or in the mover.

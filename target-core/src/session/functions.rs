@@ -387,6 +387,10 @@ impl FullFeature {
                     } else if now >= until {
                         // A store that does not end its operations: the function is not done, and must not be said to be.
                         self.functions.0.remove(at);
+                        let operations = self.executor.as_ref().map_or(0, |executor| executor.busy(None));
+                        if operations != 0 {
+                            self.target.registry.overdue(&self.entry, operations, false);
+                        }
                         self.respond(mover, request.itt, TaskResponse::Rejected);
                     } else {
                         at += 1;

@@ -41,7 +41,8 @@ pub struct Limits {
     /// How long an initiator may take none of the bytes that wait for it before the connection is closed. Default 60 s.
     pub send_timeout: Duration,
     /// How long a task-set function waits for data that the initiator still owes to aborted tasks (RFC 7143 4.2.3.3 a), unless TaskReporting is
-    /// FastAbort. Initiators that owe them and never send them are common. Default 1 s.
+    /// FastAbort. Initiators that owe them and never send them are common. Over RDMA, where such data would still land, the session ends then, once a
+    /// function of its own or of another session waits for them. Default 1 s.
     pub owed_data_wait: Duration,
     /// How long aborted store operations may take to end before an ended session, or the one that replaces it, goes on without them. Default 30 s.
     pub drain_timeout: Duration,

@@ -99,6 +99,9 @@ pub enum EndReason {
     /// The initiator takes nothing of what is sent to it.
     #[error("the initiator does not receive what is sent to it")]
     SendTimeout,
+    /// Data of an aborted task that the initiator owes, and that others wait for.
+    #[error("the initiator did not send the data that it owed to an aborted task in time")]
+    DataOwed,
     /// A CmdSN that does not come.
     #[error("a CmdSN is missing and did not come in time")]
     Gap,

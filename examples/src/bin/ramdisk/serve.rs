@@ -37,7 +37,10 @@ impl Complaint {
 
 /// Binds the portals and starts the workers.
 pub(crate) fn start(config: TargetConfig, workers: usize, iser: Option<IserConfig>) -> Result<ServerHandle, Ending> {
-    let mut server = Server::builder(config);
+    let mut server = Server::builder(config).on_event(|event| {
+        // Nobody may be reading any more; the disk is served all the same.
+        let _ = writeln!(std::io::stderr(), "{event}");
+    });
     if workers > 0 {
         server = server.workers(workers);
     }

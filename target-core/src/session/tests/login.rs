@@ -1,7 +1,11 @@
 //! Who gets in, and what happens to the session that was there before (RFC 7143 6.3.5, 11.13.5).
 
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::task::Waker;
 use core::time::Duration;
+use std::sync::Mutex;
 
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
@@ -9,7 +13,7 @@ use iscsi_proto::pdu::{Bhs, LoginResponse, LoginStatus, Opcode};
 
 use super::{ME, OTHER, TARGET, World};
 use crate::node::{Acl, Attributes};
-use crate::registry::EndCause;
+use crate::registry::{EndCause, Event};
 use crate::session::{EndReason, Limits, TargetConnection};
 
 fn keys<'a>(initiator: &'a str, target: &'a str) -> [(&'a str, &'a str); 3] {
@@ -201,6 +205,9 @@ fn a_nexus_is_known_until_its_last_operation_has_ended() {
 #[test]
 fn a_store_that_hangs_keeps_its_nexus_and_nothing_but_its_nexus() {
     let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let teller = told.clone();
+    world.target.registry().set_on_event(move |event| teller.lock().unwrap().push(event.clone()));
     let mut old = world.logged_in(ME);
     old.clear_attention(0);
     world.stores[0].shut();
@@ -208,6 +215,14 @@ fn a_store_that_hangs_keeps_its_nexus_and_nothing_but_its_nexus() {
     old.close();
     old.pass(Duration::from_secs(3600));
     assert!(old.is_finished(), "its connection does not wait for ever");
+    let (initiator_name, target_name) = (String::from(ME), String::from(TARGET));
+    let overdue = Event::OperationsOverdue {
+        initiator_name: initiator_name.clone(),
+        target_name: target_name.clone(),
+        operations: 1,
+        connection_ended: true,
+    };
+    assert_eq!(*told.lock().unwrap(), std::slice::from_ref(&overdue));
     let mut new = world.connect();
     assert!(new.try_log_in(&keys(ME, TARGET)).is_none());
     new.pass(world.target.limits().drain_timeout);
@@ -229,6 +244,8 @@ fn a_store_that_hangs_keeps_its_nexus_and_nothing_but_its_nexus() {
     other.expect_nothing();
     late.wake();
     late.expect(Opcode::LoginResponse);
+    let ended = Event::OperationsEnded { initiator_name, target_name };
+    assert_eq!(*told.lock().unwrap(), [overdue, ended]);
     other.wake();
     assert_eq!(other.status(1), 0);
     other.read(2, 0);
