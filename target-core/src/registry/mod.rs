@@ -24,10 +24,10 @@ pub use mailbox::EndCause;
 pub(crate) use mailbox::{Barrier, Mailbox, SessionEvent, Ticket, Tickets};
 pub(crate) use session_entry::NewSession;
 pub use session_entry::{Carrier, SessionEntry, SessionInfo};
-pub(crate) use unfinished::Unfinished;
+pub(crate) use unfinished::Departure;
 
 use event::Observer;
-use unfinished::UnfinishedSessions;
+use unfinished::{Unfinished, UnfinishedSessions};
 
 /// The connections and sessions of one target.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl Registry {
     }
 
     /// Looks after a session whose connection has gone before its operations at the store have ended. It stays entered until they have.
-    pub(crate) fn look_after(&self, session: Unfinished, seat: Option<Seat>) {
+    fn look_after(&self, session: Unfinished, seat: Option<Seat>) {
         if let Some(seat) = seat {
             seat.vacate();
         }

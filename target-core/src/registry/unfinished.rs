@@ -9,23 +9,56 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
-use super::{Event, Registry, SessionEntry, Tickets};
+use super::{Event, Registry, Seat, SessionEntry, Tickets};
 use crate::lock::Lock;
 use crate::task::TaskExecutor;
 
+/// A connection's way out of the registry: taken when it is dropped, which its owner does when no device can touch memory for it any more.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    registry: Arc<Registry>,
+    /// None before a session was entered.
+    entry: Option<Arc<SessionEntry>>,
+    executor: Option<TaskExecutor>,
+    tickets: Tickets,
+    seat: Option<Seat>,
+}
+
+impl Departure {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        entry: Option<Arc<SessionEntry>>,
+        executor: Option<TaskExecutor>,
+        tickets: Tickets,
+        seat: Option<Seat>,
+    ) -> Self {
+        Self { registry, entry, executor, tickets, seat }
+    }
+}
+
+impl Drop for Departure {
+    /// The session leaves too, unless a store has not given back an operation.
+    fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        match self.executor.take().filter(|executor| executor.busy(None) != 0) {
+            Some(executor) => {
+                let session = Unfinished { entry, executor, tickets: core::mem::take(&mut self.tickets) };
+                self.registry.look_after(session, self.seat.take());
+            }
+            None => self.registry.leave(entry.id),
+        }
+    }
+}
+
 /// What is left of a session: operations of aborted tasks, and who waits until they have ended.
 #[derive(Debug)]
-pub(crate) struct Unfinished {
+pub(super) struct Unfinished {
     entry: Arc<SessionEntry>,
     executor: TaskExecutor,
     tickets: Tickets,
 }
 
 impl Unfinished {
-    pub(crate) fn new(entry: Arc<SessionEntry>, executor: TaskExecutor, tickets: Tickets) -> Self {
-        Self { entry, executor, tickets }
-    }
-
     pub(super) fn entry(&self) -> &SessionEntry {
         &self.entry
     }

@@ -15,7 +15,7 @@ use super::control::Logout;
 use super::full_feature::FullFeature;
 use super::login::{LoggedIn, LoginPhase};
 use super::{EndReason, Target};
-use crate::registry::{Carrier, Endpoints, Seat, SessionEvent, Tickets, Unfinished};
+use crate::registry::{Carrier, Departure, Endpoints, Seat, SessionEvent, Tickets};
 
 /// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`] or [`QueueConnection`], as its mover allows, is how
 /// it is driven.
@@ -32,6 +32,8 @@ pub struct TargetConnection<M> {
     waker: Waker,
     tickets: Tickets,
     reason: Option<EndReason>,
+    /// Behind the mover, so that it is dropped after it.
+    departure: Option<Departure>,
 }
 
 enum Phase {
@@ -54,33 +56,19 @@ struct Ending {
 }
 
 impl<M> TargetConnection<M> {
-    /// The connection is over, and its session too, unless a store has not given back an operation.
-    fn finish(&mut self) {
-        let (session, entry) = match mem::replace(&mut self.phase, Phase::Finished) {
+    /// The connection is over. What it gives back to the registry is kept in `departure`, which goes with the connection, after its mover: until then a
+    /// device may write into memory of a store.
+    fn depart(&mut self) {
+        let (entry, executor) = match mem::replace(&mut self.phase, Phase::Finished) {
             Phase::Ending(Ending { session: Some(session), .. }) | Phase::FullFeature(session) => {
-                let entry = session.entry.clone();
-                (Some(session), entry)
+                (Some(session.entry), session.executor)
             }
-            Phase::Reinstating(logged_in, _) => (None, logged_in.entry),
-            Phase::Login(_) | Phase::Ending(_) | Phase::Finished => {
-                self.tickets.clear();
-                self.seat = None;
-                return;
-            }
+            Phase::Reinstating(logged_in, _) => (Some(logged_in.entry), None),
+            Phase::Login(_) | Phase::Ending(_) => (None, None),
+            Phase::Finished => return,
         };
-        let unfinished = session.and_then(|session| session.executor).filter(|executor| executor.busy(None) != 0);
-        match unfinished {
-            Some(executor) => {
-                let tickets = mem::take(&mut self.tickets);
-                let session = Unfinished::new(entry, executor, tickets);
-                self.target.registry.look_after(session, self.seat.take());
-            }
-            None => {
-                self.target.registry.leave(entry.id);
-                self.tickets.clear();
-                self.seat = None;
-            }
-        }
+        let (seat, tickets) = (self.seat.take(), mem::take(&mut self.tickets));
+        self.departure = Some(Departure::new(self.target.registry.clone(), entry, executor, tickets, seat));
     }
 }
 
@@ -114,6 +102,7 @@ impl<M: Datamover> TargetConnection<M> {
             waker: Waker::noop().clone(),
             tickets: Tickets::new(),
             reason: None,
+            departure: None,
         }
     }
 
@@ -278,7 +267,10 @@ impl<M: Datamover> TargetConnection<M> {
         });
         // Until the mover is closed, a device may write into buffers of ours.
         if ending.flushing.is_none() && (drained && self.mover.is_closed() || now >= ending.until) {
-            self.finish();
+            self.depart();
+            if self.mover.is_closed() {
+                self.departure = None;
+            }
         }
     }
 
@@ -320,7 +312,7 @@ impl<M> Drop for TargetConnection<M> {
                 executor.abort_all();
             }
         }
-        self.finish();
+        self.depart();
     }
 }
 
@@ -463,5 +455,42 @@ impl<M: QueueMover> QueueConnection for TargetConnection<M> {
             self.mover.ring();
         }
         any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::{ME, World};
+
+    /// Looks at the registry when it is dropped.
+    struct LastLook(Arc<Target>, Arc<core::sync::atomic::AtomicUsize>);
+
+    impl Drop for LastLook {
+        fn drop(&mut self) {
+            self.1.store(self.0.registry.sessions().len(), core::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_session_is_known_as_long_as_its_mover_is_there() {
+        let world = World::new();
+        let mut peer = world.logged_in(ME);
+        let logged_in = &mut peer.connection;
+        let seen = Arc::default();
+        let connection = TargetConnection {
+            mover: LastLook(world.target.clone(), Arc::clone(&seen)),
+            phase: mem::replace(&mut logged_in.phase, Phase::Finished),
+            target: world.target.clone(),
+            seat: logged_in.seat.take(),
+            endpoints: logged_in.endpoints,
+            waker: Waker::noop().clone(),
+            tickets: Tickets::new(),
+            reason: None,
+            departure: None,
+        };
+        drop(connection);
+        assert_eq!(seen.load(core::sync::atomic::Ordering::SeqCst), 1);
+        assert!(world.target.registry.sessions().is_empty());
     }
 }
