@@ -5,7 +5,8 @@ use core::fmt;
 /// A logical unit number of the single level structure: one of 16384 logical units, or a well-known one.
 ///
 /// On the wire a LUN is eight bytes (SAM-5 4.7). This stack serves single level targets, so the peripheral device
-/// addressing method and the flat space addressing method are read alike, and peripheral is written up to 255, flat above.
+/// addressing method and the flat space addressing method are read alike, with all 14 bits for the number, and peripheral is written up to 255, flat
+/// above.
 ///
 /// ```
 /// use iscsi_proto::scsi::Lun;
@@ -25,7 +26,7 @@ pub enum LunError {
     /// Bytes 2 to 7 are not zero: the LUN names a unit behind another level, and there is none.
     #[error("LUN {0:02x?} addresses a second level; only single level LUNs are served")]
     SecondLevel([u8; 8]),
-    /// A bus identifier, or an addressing method that is neither peripheral, flat nor well known.
+    /// An addressing method that is neither peripheral, flat nor well known.
     #[error("LUN {0:02x?} uses an addressing method that is not served; use peripheral or flat addressing")]
     Method([u8; 8]),
 }
@@ -67,6 +68,9 @@ impl Lun {
         }
         match first {
             0x00 => Ok(Self(second as u16)),
+            // Bus identifiers, where a target has no buses, are taken for the high part of the number: initiators write LUN 256 as 01 00, as if it
+            // were flat.
+            0x01..=0x3f => Ok(Self((first as u16) << 8 | second as u16)),
             0x40..=0x7f => Ok(Self(((first & 0x3f) as u16) << 8 | second as u16)),
             0xc1 => Ok(Self(WELL_KNOWN | second as u16)),
             _ => Err(LunError::Method(bytes)),
@@ -124,6 +128,9 @@ mod tests {
     fn flat_and_peripheral_name_the_same_unit() {
         assert_eq!(Lun::parse([0x40, 7, 0, 0, 0, 0, 0, 0]), Ok(Lun::from(7)));
         assert_eq!(Lun::parse([0, 7, 0, 0, 0, 0, 0, 0]), Ok(Lun::from(7)));
+        // What peripheral addressing calls bus 1 is the 256s' digit of a number.
+        assert_eq!(Lun::parse([1, 0, 0, 0, 0, 0, 0, 0]), Ok(Lun::new(256).unwrap()));
+        assert_eq!(Lun::parse([0x3f, 0xff, 0, 0, 0, 0, 0, 0]), Ok(Lun::MAX));
         assert_eq!(Lun::from(255).to_bytes(), [0, 255, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Lun::new(256).unwrap().to_bytes(), [0x41, 0, 0, 0, 0, 0, 0, 0]);
     }
@@ -131,7 +138,6 @@ mod tests {
     #[test]
     fn other_levels_and_methods_are_refused() {
         assert!(matches!(Lun::parse([0, 1, 0, 2, 0, 0, 0, 0]), Err(LunError::SecondLevel(_))));
-        assert!(matches!(Lun::parse([1, 1, 0, 0, 0, 0, 0, 0]), Err(LunError::Method(_))));
         assert!(matches!(Lun::parse([0x80, 1, 0, 0, 0, 0, 0, 0]), Err(LunError::Method(_))));
         assert!(matches!(Lun::parse([0xd2, 1, 0, 0, 0, 0, 0, 0]), Err(LunError::Method(_))));
     }

@@ -35,6 +35,11 @@ pub(crate) fn of_transfer(error: DataError) -> Sense {
     })
 }
 
+/// A length without R and W, where it has no meaning (RFC 7143 11.3.1, 11.3.4).
+pub(crate) fn no_direction() -> Sense {
+    Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
+}
+
 /// An access past the last block; the INFORMATION is the first address that does not exist.
 pub(crate) fn out_of_range(first_bad: u64) -> Sense {
     Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE).with_information(first_bad)

@@ -69,6 +69,7 @@ pub(super) fn write(request: &mut Request<'_>) -> Outcome {
     check_transfer(request, io)?;
     Ok(Plan::Receive {
         len: u64::from(io.blocks) << request.unit.block_shift(),
+        exact: None,
         then: Then::Write { lba: io.lba, flush: wants_flush(io) },
     })
 }
@@ -81,6 +82,7 @@ pub(super) fn write_and_verify(request: &mut Request<'_>) -> Outcome {
     }
     Ok(Plan::Receive {
         len: u64::from(io.blocks) << request.unit.block_shift(),
+        exact: None,
         then: Then::Run(Job::write_and_verify(io.lba, io.bytchk() == 1)),
     })
 }
@@ -100,13 +102,14 @@ pub(super) fn verify(request: &mut Request<'_>) -> Outcome {
         }
         1 => {
             check_transfer(request, io)?;
-            Ok(Plan::Receive { len: u64::from(io.blocks) << shift, then: Then::Run(Job::compare(io.lba)) })
+            let len = u64::from(io.blocks) << shift;
+            Ok(Plan::Receive { len, exact: None, then: Then::Run(Job::compare(io.lba)) })
         }
         // One block, compared with each block of the range (SBC-4 5.36).
         3 => {
             check_range(request.unit, io.lba, io.blocks.into())?;
             let len = if io.blocks == 0 { 0 } else { 1u64 << shift };
-            Ok(Plan::Receive { len, then: Then::Run(Job::compare_same(io.lba, io.blocks.into())) })
+            Ok(Plan::Receive { len, exact: None, then: Then::Run(Job::compare_same(io.lba, io.blocks.into())) })
         }
         _ => Err(bad_bytchk()),
     }
@@ -133,6 +136,7 @@ pub(super) fn or_write(request: &mut Request<'_>) -> Outcome {
     check_transfer(request, io)?;
     Ok(Plan::Receive {
         len: u64::from(io.blocks) << request.unit.block_shift(),
+        exact: None,
         then: Then::Run(Job::or_write(io.lba, wants_flush(io))),
     })
 }
@@ -146,9 +150,7 @@ pub(super) fn compare_and_write(request: &mut Request<'_>) -> Outcome {
     }
     check_range(request.unit, io.lba, io.blocks.into())?;
     let len = (2 * u64::from(io.blocks)) << request.unit.block_shift();
+    let job = Job::compare_and_write(io.lba, io.blocks.into(), wants_flush(io));
     // Half of the data compare, half are written: another amount has no such halves.
-    if u64::from(request.data_out) != len {
-        return Err(Sense::invalid_field_in_cdb(COUNT));
-    }
-    Ok(Plan::Receive { len, then: Then::Run(Job::compare_and_write(io.lba, io.blocks.into(), wants_flush(io))) })
+    Ok(Plan::Receive { len, exact: Some(COUNT), then: Then::Run(job) })
 }

@@ -72,8 +72,10 @@ pub(crate) enum Plan {
     Run(Job),
     /// Data are fetched from the initiator first.
     Receive {
-        /// Bytes that the command wants. Of fewer from the initiator, whole blocks are used.
+        /// Bytes that the command wants. Fewer from the initiator will do, in whole blocks.
         len: u64,
+        /// No other amount will do: the byte of the CDB that an error points to.
+        exact: Option<u16>,
         /// What happens with them.
         then: Then,
     },

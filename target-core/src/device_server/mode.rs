@@ -101,7 +101,7 @@ pub(super) fn select(request: &mut Request<'_>) -> Outcome {
     if !ask.page_format {
         return bit(4);
     }
-    Ok(Plan::Receive { len: ask.parameter_list_length.into(), then: Then::Parameters(select_list) })
+    Ok(Plan::Receive { len: ask.parameter_list_length.into(), exact: None, then: Then::Parameters(select_list) })
 }
 
 /// Bytes of a page, for comparison.

@@ -5,7 +5,7 @@ use iscsi_proto::scsi::provisioning::UnmapList;
 use iscsi_proto::scsi::{AdditionalSense, Sense, opcode};
 
 use super::medium::{check_range, fields, length_field};
-use super::{Outcome, Plan, Request, Then};
+use super::{Outcome, Plan, Request, Then, fault};
 use crate::task::job::Job;
 
 pub(super) fn unmap(request: &mut Request<'_>) -> Outcome {
@@ -17,7 +17,7 @@ pub(super) fn unmap(request: &mut Request<'_>) -> Outcome {
     if ask.parameter_list_length == 0 {
         return Ok(Plan::Good);
     }
-    Ok(Plan::Receive { len: ask.parameter_list_length.into(), then: Then::Parameters(unmap_list) })
+    Ok(Plan::Receive { len: ask.parameter_list_length.into(), exact: None, then: Then::Parameters(unmap_list) })
 }
 
 fn unmap_list(request: &mut Request<'_>, list: &[u8]) -> Outcome {
@@ -72,10 +72,8 @@ pub(super) fn write_same(request: &mut Request<'_>) -> Outcome {
     if no_data || (sixteen && io.unmap() && request.data_out == 0) {
         return Ok(if blocks == 0 { Plan::Good } else { Plan::Run(job) });
     }
-    if request.data_out != 1 << unit.block_shift() {
-        return Err(Sense::invalid_field_in_cdb(length_field(request.cdb)));
-    }
-    Ok(Plan::Receive { len: 1 << unit.block_shift(), then: Then::Run(job) })
+    let exact = Some(length_field(request.cdb));
+    Ok(Plan::Receive { len: 1 << unit.block_shift(), exact, then: Then::Run(job) })
 }
 
 pub(super) fn get_lba_status(request: &mut Request<'_>) -> Outcome {
@@ -84,5 +82,9 @@ pub(super) fn get_lba_status(request: &mut Request<'_>) -> Outcome {
         return Err(Sense::invalid_field_in_cdb(14));
     }
     check_range(request.unit, ask.lba, 1)?;
-    Ok(Plan::Run(Job::lba_status(ask.lba, request.unit.blocks() - ask.lba, ask.allocation_length)))
+    // Asked once more: the unit may have shrunk since the check.
+    match request.unit.blocks().saturating_sub(ask.lba) {
+        0 => Err(fault::out_of_range(ask.lba)),
+        left => Ok(Plan::Run(Job::lba_status(ask.lba, left, ask.allocation_length))),
+    }
 }

@@ -23,9 +23,19 @@ pub use map::{LunMap, LunMapBuilder, MappedLun};
 pub(crate) use attention::Attentions;
 pub(crate) use gate::{Stripes, WriteGate};
 
-/// Names an I_T nexus among all of a target server: whoever opens sessions gives each another number.
+/// Names an I_T nexus among all of a process: whoever opens sessions gives each another number. Logical units tell nexuses apart by it, and one may be in
+/// several servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NexusId(pub u64);
+
+impl NexusId {
+    /// A number that no other caller in this process was given, larger than all before.
+    #[must_use]
+    pub fn unique() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
 
 /// Why a store cannot be a logical unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -43,7 +43,6 @@ pub struct Registry {
 struct Inner {
     connections: Vec<Arc<Mailbox>>,
     sessions: Vec<Member>,
-    last_nexus: u64,
     last_tsih: u16,
     stopping: Option<Duration>,
 }
@@ -146,8 +145,7 @@ impl Registry {
                 break tsih;
             }
         };
-        inner.last_nexus += 1;
-        let entry = Arc::new(SessionEntry::new(NexusId(inner.last_nexus), tsih, new));
+        let entry = Arc::new(SessionEntry::new(NexusId::unique(), tsih, new));
         inner.sessions.push(Member { entry: entry.clone(), replaced: false });
         drop(inner);
         for old in older {

@@ -326,9 +326,11 @@ impl Medium {
         let block = u64::from(self.geometry.block_size);
         let offset = self.offset(lba);
         let end = self.geometry.bytes();
+        // Blocks that a file has lost, since somebody cut it, are no hole: reading them fails.
+        let there = self.file.metadata().map_or(0, |metadata| metadata.len()) / block * block;
         let (mapped, until) = match seek(&self.file, SeekFrom::Data(offset)) {
-            // A hole down to the end.
-            Err(Errno::NXIO) => (false, end),
+            // A hole down to the end of the file.
+            Err(Errno::NXIO) if offset < there => (false, there.min(end)),
             Ok(data) if data / block * block > offset => (false, (data / block * block).min(end)),
             Ok(_) => match seek(&self.file, SeekFrom::Hole(offset)) {
                 // A block that is data in part is mapped.

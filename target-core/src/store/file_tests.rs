@@ -161,6 +161,19 @@ fn a_file_that_was_cut_gives_a_medium_error_at_the_first_missing_block() {
 }
 
 #[test]
+fn blocks_that_a_cut_file_has_lost_are_no_hole() {
+    let path = Scratch::new();
+    let store = path.create(1 << 20);
+    // A block that is there in part cannot be read either.
+    File::options().write(true).open(&path.0).unwrap().set_len(512 * 1024 + 100).unwrap();
+    assert_eq!(block_on(store.lba_status(0)), Ok(LbaStatus { blocks: 1024, mapped: false }));
+    for lba in [1024, 1025, 2047] {
+        assert_eq!(block_on(store.lba_status(lba)), Ok(LbaStatus { blocks: 2048 - lba, mapped: true }), "{lba}");
+        assert!(block_on(store.read(lba, &mut [0; 512])).is_err());
+    }
+}
+
+#[test]
 fn system_errors_become_store_errors() {
     let of = |errno: Errno| of_write(&errno.into(), Some(4));
     assert_eq!(of(Errno::NOSPC), StoreError::NoSpace);

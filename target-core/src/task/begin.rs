@@ -48,6 +48,7 @@ impl TaskExecutor {
     pub(super) fn accept_absent(&mut self, new: &NewTask<'_>, transfer: Transfer) -> Reply {
         self.out.clear();
         let answer = match Cdb::new(new.cdb) {
+            Ok(_) if transfer.has_no_direction() => Err(fault::no_direction()),
             Ok(cdb) => absent::run(cdb, &self.map, &mut self.out),
             Err(_) => Err(Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)),
         };
@@ -101,6 +102,9 @@ impl TaskExecutor {
         };
         if let Err(sense) = device_server::check_state(command, &lun.unit, lun.read_only) {
             return self.check_condition(work, &sense);
+        }
+        if work.transfer.has_no_direction() {
+            return self.check_condition(work, &fault::no_direction());
         }
         self.out.clear();
         let Ok(cdb) = Cdb::new(cdb) else {
@@ -176,7 +180,31 @@ impl TaskExecutor {
                 }
                 self.ready(work, job)
             }
-            Ok(Plan::Receive { len, then }) => self.fetch(work, command, cdb, len, then),
+            Ok(Plan::Receive { len, exact, then }) => {
+                if let Err(sense) = self.check_amount(work, len, exact, &then) {
+                    self.slots[work.slot].wanted_out = len;
+                    return self.check_condition(work, &sense);
+                }
+                self.fetch(work, command, cdb, len, then)
+            }
+        }
+    }
+
+    /// Whether what the initiator has to send is something that the command can take: whole blocks, since no part of a block is written, compared
+    /// or combined, and all of it where the command knows one amount only. Decided here for every command with data out.
+    fn check_amount(&self, work: Work, wanted: u64, exact: Option<u16>, then: &Then) -> Result<(), Sense> {
+        if matches!(then, Then::Parameters(_)) {
+            return Ok(());
+        }
+        let Some(lun) = self.luns.get(work.lun) else { return Ok(()) };
+        let expected = u64::from(work.transfer.expected_out());
+        let block = 1u64 << lun.unit.block_shift();
+        if !wanted.min(expected).is_multiple_of(block) {
+            return Err(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT));
+        }
+        match exact {
+            Some(field) if expected != wanted => Err(Sense::invalid_field_in_cdb(field)),
+            _ => Ok(()),
         }
     }
 
@@ -195,11 +223,7 @@ impl TaskExecutor {
             // The initiator holds the command for a read: nothing can be written for it.
             return self.check_condition(work, &Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB));
         }
-        let mut len = wanted.min(work.transfer.expected_out().into()) as usize;
-        if !matches!(then, Then::Parameters(_)) {
-            // A part of a block is not written.
-            len = len >> shift << shift;
-        }
+        let len = wanted.min(work.transfer.expected_out().into()) as usize;
         self.slots[work.slot].wanted_out = wanted;
         if len == 0 {
             return match then {

@@ -11,6 +11,7 @@ use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense, SenseKey, capacity
 use proptest::prelude::*;
 
 use super::*;
+use crate::device_server::flags;
 use crate::device_server::table::COMMANDS;
 use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention};
 use crate::store::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
@@ -395,14 +396,70 @@ fn residuals_tell_what_was_not_moved() {
         let write = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[b'c'; 1024]);
         assert_eq!((write.status, write.residual), (0, Residual::Underflow(512)));
         assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good()[510..514], *b"ccaa");
-        let write = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[0; 200]);
-        assert_eq!((write.status, write.residual), (0, Residual::Overflow(312)));
         let write = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[]);
         assert_eq!((write.status, write.residual), (0, Residual::Overflow(512)));
         // Directions mixed up: a read gives nothing, a write is refused.
         let read = session.send(&io(opcode::READ_10, 0, 1, 0), &[0; 512]);
         assert_eq!((read.status, read.residual), (0, Residual::Underflow(512)));
         session.receive(&io(opcode::WRITE_10, 0, 1, 0), 512).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+    }
+}
+
+#[test]
+fn data_that_are_no_whole_blocks_are_refused_and_change_nothing() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        session.send(&io(opcode::WRITE_10, 0, 2, 0), &[b'a'; 1024]).good();
+        let ways = COMMANDS.iter().filter(|command| command.flags & flags::DATA_OUT != 0).filter_map(|command| {
+            let flags = if command.name.contains("VERIFY") { 0x02 } else { 0 };
+            // UNMAP and MODE SELECT take lists, not blocks.
+            let cdb = BlockIo::new(0, 1).with_flags(flags).to_cdb(command.opcode)?;
+            Some((command.name, cdb.as_bytes().to_vec()))
+        });
+        let ways: Vec<_> = ways.collect();
+        assert!(ways.len() >= 14, "{ways:?}");
+        for (name, cdb) in &ways {
+            let compares = cdb[0] == opcode::COMPARE_AND_WRITE;
+            for len in if compares { [200, 512 + 200] } else { [1, 200] } {
+                let done = session.send(cdb, &[b'b'; 1024][..len]);
+                done.illegal(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
+                let wanted = if compares { 1024 } else { 512 };
+                assert_eq!(done.residual, Residual::Overflow(wanted - len as u32), "{name}");
+            }
+            assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good(), [b'a'; 1024], "{name}");
+        }
+        let done = session.send(&io(opcode::WRITE_10, 0, 2, 0), &[b'b'; 1000]);
+        done.illegal(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
+        assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good(), [b'a'; 1024]);
+        // All that the command wants is there; that the rest is no block does not matter.
+        let done = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[b'b'; 1000]);
+        assert_eq!((done.status, done.residual), (0, Residual::Underflow(488)));
+        assert_eq!(session.executor.buffered(), 0);
+    }
+}
+
+#[test]
+fn a_length_without_a_direction_is_refused() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        for (lun, cdb) in [(0, io(opcode::READ_10, 0, 8, 0)), (0, vec![0; 6]), (1, vec![0x12, 0, 0, 0, 96, 0])] {
+            let mut field = [0; 16];
+            field[..cdb.len()].copy_from_slice(&cdb);
+            let new = NewTask {
+                task: TaskHandle { slot: 9, generation: 900 },
+                lun: lun << 48,
+                itt: 9,
+                cdb: &field,
+                attribute: TaskAttribute::Simple,
+                read: false,
+                write: false,
+                expected_data_transfer_length: 4096,
+                bidirectional_read_length: None,
+                direct_placement: true,
+            };
+            let Asked::Done(done, None) = asked(session.executor.start(new)) else { panic!("not answered at once") };
+            done.illegal(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
+        }
     }
 }
 
@@ -557,7 +614,7 @@ fn verify_write_same_and_unmap() {
         session.send(&io(opcode::VERIFY_10, 9, 2, 0x04), &block).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
         session
             .send(&io(opcode::WRITE_SAME_10, 10, 1, 0), &block[..256])
-            .illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
+            .illegal(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
         session.send(&io(opcode::WRITE_SAME_16, 10, 1, 0x10), &block).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
         let list = provisioning::unmap_list(&[
             provisioning::Extent { lba: 20, blocks: 4 },

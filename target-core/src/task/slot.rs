@@ -31,6 +31,12 @@ impl Transfer {
         }
     }
 
+    /// Whether data are expected, but in neither direction.
+    #[inline]
+    pub(super) fn has_no_direction(&self) -> bool {
+        self.expected != 0 && !self.read && !self.write
+    }
+
     /// Most bytes to the initiator.
     #[inline]
     pub(super) fn expected_in(&self) -> u32 {
