@@ -61,6 +61,8 @@ pub enum Event<'a> {
 pub struct Counters {
     /// Commands completed.
     pub commands: u64,
+    /// Of these, commands that the target answered, with whatever status.
+    pub answered: u64,
     /// Commands sent again.
     pub repeated: u64,
     /// Unit attentions met.

@@ -50,7 +50,8 @@ impl Default for Timeouts {
 /// further one after twice the time of the one before, with jitter, from `first_delay` up to `longest_delay`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReconnectPolicy {
-    /// How long attempts go on before the session ends with an error. Default 120 s; zero never reconnects.
+    /// How long attempts go on, without a command that is answered between them, before the session ends with an error. Default 120 s; zero never
+    /// reconnects.
     pub deadline: Duration,
     /// Delay before the second attempt. Default 100 ms.
     pub first_delay: Duration,

@@ -17,7 +17,7 @@ use crate::jitter::Jitter;
 /// let policy = ReconnectPolicy { deadline: Duration::from_secs(10), ..ReconnectPolicy::default() };
 /// let mut recovery = Recovery::new(policy, 7);
 /// let lost = Instant::ZERO;
-/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), lost), Some(Duration::from_secs(2)));
+/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), 0, lost), Some(Duration::from_secs(2)));
 /// let tenth = (0..10).map(|_| recovery.failed(lost)).last().unwrap().unwrap();
 /// assert!(tenth <= policy.longest_delay);
 /// assert_eq!(recovery.failed(lost + Duration::from_secs(11)), None);
@@ -29,6 +29,8 @@ pub struct Recovery {
     since: Option<Instant>,
     attempt: u32,
     logged_in_at: Option<Instant>,
+    /// Commands answered so far.
+    answered: u64,
 }
 
 impl Recovery {
@@ -36,7 +38,7 @@ impl Recovery {
     #[must_use]
     pub fn new(policy: ReconnectPolicy, seed: u64) -> Self {
         let jitter = Jitter::new(policy.seed.unwrap_or(seed));
-        Self { policy, jitter, since: None, attempt: 0, logged_in_at: None }
+        Self { policy, jitter, since: None, attempt: 0, logged_in_at: None, answered: 0 }
     }
 
     /// The connection stood from then on.
@@ -44,14 +46,19 @@ impl Recovery {
         self.logged_in_at = Some(at);
     }
 
-    /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is what the target asked for.
-    pub fn lost(&mut self, time2wait: Option<Duration>, now: Instant) -> Option<Duration> {
+    /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is what the target asked for;
+    /// `answered`, how many commands the target has answered in the life of the session ([`Counters::answered`](crate::Counters::answered)).
+    pub fn lost(&mut self, time2wait: Option<Duration>, answered: u64, now: Instant) -> Option<Duration> {
         // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins helps nobody.
         let stood = self.logged_in_at.take().is_none_or(|at| now - at >= self.policy.longest_delay);
         if stood {
             self.attempt = 0;
+        }
+        // A session that gets its commands done is not to be given up, however short-lived its connections are.
+        if stood || answered > self.answered {
             self.since = None;
         }
+        self.answered = answered;
         let since = *self.since.get_or_insert(now);
         if now - since >= self.policy.deadline {
             return None;
@@ -109,24 +116,42 @@ mod tests {
         let mut now = Instant::ZERO;
         recovery.connected(now);
         now = now + Duration::from_secs(60);
-        assert_eq!(recovery.lost(None, now), Some(Duration::ZERO));
+        assert_eq!(recovery.lost(None, 0, now), Some(Duration::ZERO));
         let mut delays = [Duration::ZERO; 8];
         for delay in &mut delays {
             recovery.connected(now);
-            *delay = recovery.lost(None, now).unwrap();
+            *delay = recovery.lost(None, 0, now).unwrap();
             now = now + *delay;
         }
         assert!(delays[7] > delays[0] * 8, "{delays:?}");
         recovery.connected(now);
         assert_eq!(
-            recovery.lost(Some(Duration::from_secs(2)), now + Duration::from_secs(60)),
+            recovery.lost(Some(Duration::from_secs(2)), 0, now + Duration::from_secs(60)),
             Some(Duration::from_secs(2))
         );
     }
 
     #[test]
+    fn a_session_that_gets_on_is_not_given_up() {
+        let policy = ReconnectPolicy { seed: Some(1), ..ReconnectPolicy::default() };
+        let mut recovery = Recovery::new(policy, 0);
+        let mut now = Instant::ZERO;
+        for answered in 1..100 {
+            recovery.connected(now);
+            let wait = recovery.lost(None, answered, now).expect("commands were answered");
+            now = now + wait.max(Duration::from_secs(2));
+        }
+        assert!(now - Instant::ZERO > policy.deadline);
+        recovery.connected(now);
+        assert!(recovery.lost(None, 99, now).is_some(), "from now on nothing is answered");
+        now = now + policy.deadline;
+        recovery.connected(now);
+        assert_eq!(recovery.lost(None, 99, now), None);
+    }
+
+    #[test]
     fn a_deadline_of_zero_never_reconnects() {
         let policy = ReconnectPolicy { deadline: Duration::ZERO, ..ReconnectPolicy::default() };
-        assert_eq!(Recovery::new(policy, 0).lost(None, Instant::ZERO), None);
+        assert_eq!(Recovery::new(policy, 0).lost(None, 0, Instant::ZERO), None);
     }
 }

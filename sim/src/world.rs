@@ -647,7 +647,7 @@ impl<'a> World<'a> {
         let host = &mut self.hosts[at];
         let wait = if let Some(at) = logged_in_at {
             host.recovery.connected(at);
-            host.recovery.lost(time2wait, now)
+            host.recovery.lost(time2wait, engine.counters().answered, now)
         } else {
             host.recovery.failed(now).filter(|_| may_heal(&end))
         };

@@ -76,3 +76,11 @@ fn what_fell_silent_before_the_calm_is_found_out() {
         run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
+
+/// Commands are answered on connections that do not stand for long: the session is not given up for the time that this has gone on.
+#[test]
+fn a_session_with_short_lived_connections_is_not_given_up() {
+    for (seed, transport) in [(16802, Transport::Tcp), (27059, Transport::Loopback)] {
+        run(&Scenario::over(seed, transport), false).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}

@@ -277,6 +277,7 @@ impl<A: Application> Engine<A> {
 
     fn complete(&mut self, command: Command, result: Result<Outcome, Failure>, data_in_len: u32, now: Instant) {
         self.counters.commands += 1;
+        self.counters.answered += u64::from(result.is_ok());
         let Command { token, data_out, data_in, .. } = command;
         self.app.complete(Completion { token, result, data_out, data_in, data_in_len }, now);
     }

@@ -188,7 +188,7 @@ pub(super) async fn run<A: Application>(
                 ever = true;
                 avoid_iser = way != Way::Tcp && now - at < SOON;
                 recovery.connected(at);
-                recovery.lost(ended.time2wait, now)
+                recovery.lost(ended.time2wait, engine.counters().answered, now)
             } else {
                 recovery.failed(now).filter(|_| ever && may_heal(&end))
             };
