@@ -119,7 +119,11 @@ fn backports_suite() -> Result<Option<String>> {
     let known = sources.iter().flat_map(|text| text.lines()).any(|line| !line.starts_with('#') && line.contains(suite));
     if !known {
         let mirror = sources.iter().find_map(|text| debian_mirror(text));
-        let mirror = mirror.unwrap_or_else(|| "http://deb.debian.org/debian".to_owned());
+        let mirror = mirror.ok_or_else(|| {
+            Failure::new(format!(
+                "apt's sources name no archive of Debian's that ends in /debian: add {suite} to them yourself"
+            ))
+        })?;
         println!("setup: adding {suite} of {mirror} to apt's sources");
         let line = format!("deb {mirror} {suite} main");
         let script = format!("echo '{line}' > /etc/apt/sources.list.d/{suite}.list");
@@ -171,10 +175,10 @@ mod tests {
 
     #[test]
     fn the_mirror_is_found_in_both_formats_of_apt() {
-        let new = "Types: deb\n# http://snapshot.example/archive/debian\nURIs: http://deb.debian.org/debian\nSuites: bookworm\n";
-        assert_eq!(debian_mirror(new).as_deref(), Some("http://deb.debian.org/debian"));
+        let new = "Types: deb\n# http://snapshot.example/archive/debian\nURIs: http://mirror.example/debian\nSuites: bookworm\n";
+        assert_eq!(debian_mirror(new).as_deref(), Some("http://mirror.example/debian"));
         let old = "deb [arch=amd64] https://mirror.example/debian/ bookworm main\n";
         assert_eq!(debian_mirror(old).as_deref(), Some("https://mirror.example/debian/"));
-        assert_eq!(debian_mirror("URIs: http://deb.debian.org/debian-security\n"), None);
+        assert_eq!(debian_mirror("URIs: http://mirror.example/debian-security\n"), None);
     }
 }
