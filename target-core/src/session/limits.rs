@@ -44,7 +44,9 @@ pub struct Limits {
     /// FastAbort. Initiators that owe them and never send them are common. Over RDMA, where such data would still land, the session ends then, once a
     /// function of its own or of another session waits for them. Default 1 s.
     pub owed_data_wait: Duration,
-    /// How long aborted store operations may take to end before an ended session, or the one that replaces it, goes on without them. Default 30 s.
+    /// How long aborted store operations are waited for. Then a task management function is answered "Function rejected", a login of the same I_T nexus
+    /// is refused with status 0301h, and a connection that ends goes without its session, which stays entered until they have ended: time alone lets
+    /// nobody in. Default 30 s.
     pub drain_timeout: Duration,
     /// How long a connection that is closing may take to send what is left. Default 5 s.
     pub close_timeout: Duration,
