@@ -120,6 +120,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "negotiation",
             [&[1, 10, 1, 1, 4, 0, 2, 0, 1, 0, 4, 0, 0, 0, 0, 15][..], b"InitialR2T=No\0\0"].concat(),
         ),
+        ("url", "whole", b"iser://joe%s3cret@[::1]:3261/iqn.a:b/2?header-digest=crc32c,none&rdma=iwarp".to_vec()),
+        ("url", "options", b"iscsi://h/t?target_user=t&target_password=u%26v&transport=auto&initiator=iqn.c".to_vec()),
         ("cdb", "disk", disk),
         ("login_target", "straight", vec![0, 0, 1, 2, 0]),
         ("login_target", "chap", vec![3, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4]),

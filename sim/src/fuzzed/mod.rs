@@ -12,6 +12,7 @@ mod login;
 mod pdu;
 mod scsi;
 mod text;
+mod url;
 
 pub use cdb::cdb;
 pub use connection::{initiator_connection, target_connection};
@@ -21,6 +22,7 @@ pub use login::{login_initiator, login_target};
 pub use pdu::pdu;
 pub use scsi::scsi;
 pub use text::text;
+pub use url::url;
 
 /// A harness and the name of its target.
 pub type Named = (&'static str, fn(&[u8]));
@@ -39,4 +41,5 @@ pub const ALL: &[Named] = &[
     ("scsi", scsi),
     ("target_connection", target_connection),
     ("text", text),
+    ("url", url),
 ];
