@@ -142,6 +142,27 @@ fn discard_and_write_zeroes_leave_zeroes_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// With its cache on, QEMU keeps a map of what is allocated if the target tells an unmap granularity of 4096 bytes or more, and a stale "deallocated" in
+/// it makes a read give zeroes where data were just written.
+#[test]
+fn what_was_written_after_a_discard_is_read_with_qemus_cache_on() -> Result<()> {
+    let ramdisk = Ramdisk::serve_one("64M")?;
+    let url = ramdisk.url(0);
+    for _ in 0..20 {
+        let mut arguments = vec!["-f", "raw", "-d", "unmap", "-t", "writeback"];
+        for command in
+            ["discard 0 8M", "aio_read 0 1M", "aio_write -P 5 2M 64k", "aio_flush", "read -P 5 2M 64k", "discard 0 8M"]
+        {
+            arguments.extend(["-c", command]);
+        }
+        arguments.push(&url);
+        let finished = tool("qemu-io", &arguments)?.success()?;
+        assert!(!finished.output.contains("failed"), "{}", finished.output);
+    }
+    ramdisk.stop()?;
+    Ok(())
+}
+
 #[test]
 fn what_was_discarded_shows_as_a_hole() -> Result<()> {
     let ramdisk = Ramdisk::serve_one("64M")?;

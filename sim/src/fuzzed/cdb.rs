@@ -76,6 +76,7 @@ pub fn cdb(data: &[u8]) {
         isid: [0x80, 0, 0, 0, 0, 1],
         target_name: "iqn.2026-11.example.sim:disk".into(),
         portal_group_tag: 1,
+        protocol_level: 2,
     };
     let config = ExecutorConfig { slots: SLOTS, max_buffered: 1 << 20, max_idle: 1 << 18 };
     let executor = TaskExecutor::new(config, Arc::new(map.build()), nexus);

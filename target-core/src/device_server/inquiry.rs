@@ -101,8 +101,8 @@ fn block_limits(unit: &LogicalUnit) -> BlockLimits {
         optimal_transfer: shape.optimal_transfer,
         max_unmap_blocks: if abilities.unmap { limits.max_unmap_blocks } else { 0 },
         max_unmap_descriptors: if abilities.unmap { limits.max_unmap_descriptors.into() } else { 0 },
-        unmap_granularity: if abilities.unmap { abilities.unmap_granularity } else { 0 },
-        unmap_alignment: (abilities.unmap && abilities.unmap_granularity != 0).then_some(0),
+        unmap_granularity: unit.unmap_granularity(),
+        unmap_alignment: (unit.unmap_granularity() != 0).then_some(0),
         max_write_same: limits.max_write_same.into(),
         ..BlockLimits::default()
     }

@@ -10,14 +10,17 @@ use iscsi_proto::scsi::mode::{
 use iscsi_proto::scsi::{AdditionalSense, Sense, SenseBytes};
 
 use super::{Outcome, Plan, Request, Then};
-use crate::lu::{LogicalUnit, mode_bits};
+use crate::lu::mode_bits;
 
-/// The pages with values for `bits`, or, for [`PageControl::Changeable`], with ones in what can be changed.
-fn pages(unit: &LogicalUnit, control: PageControl) -> [ModePage; 5] {
+/// The pages with the values now or by default, or, for [`PageControl::Changeable`], with ones in what this nexus can change: nothing if it may not write,
+/// because others would see it.
+fn pages(request: &Request<'_>, control: PageControl) -> [ModePage; 5] {
+    let unit = request.unit;
     let mask = control == PageControl::Changeable;
     let bits = match control {
         PageControl::Current => unit.mode(),
-        PageControl::Changeable => u8::MAX,
+        PageControl::Changeable if unit.attributes().mode_select && !request.read_only => u8::MAX,
+        PageControl::Changeable => 0,
         PageControl::Default | PageControl::Saved => 0,
     };
     let base = |value: u8| if mask { 0 } else { value };
@@ -56,13 +59,13 @@ pub(super) fn sense(request: &mut Request<'_>) -> Outcome {
     if all && !matches!(ask.subpage, 0 | page_code::ALL_SUBPAGES) {
         return Err(Sense::invalid_field_in_cdb(3));
     }
-    let wanted: Vec<ModePage> = pages(unit, ask.control)
+    let wanted: Vec<ModePage> = pages(request, ask.control)
         .into_iter()
         .filter(|page| all || page.code() == ask.page)
         .filter(|page| ask.subpage == page_code::ALL_SUBPAGES || page.subpage() == ask.subpage)
         .collect();
     if wanted.is_empty() {
-        let known = pages(unit, ask.control).iter().any(|page| page.code() == ask.page);
+        let known = pages(request, ask.control).iter().any(|page| page.code() == ask.page);
         return Err(if known {
             Sense::invalid_field_in_cdb(3)
         } else {
@@ -142,8 +145,8 @@ fn select_list(request: &mut Request<'_>, list: &[u8]) -> Outcome {
         Some(BlockDescriptor::Long { .. }) => 16,
     };
     let mut at = head + descriptor_length;
-    let current = pages(unit, PageControl::Current);
-    let changeable = pages(unit, PageControl::Changeable);
+    let current = pages(request, PageControl::Current);
+    let changeable = pages(request, PageControl::Changeable);
     let mut mode = unit.mode();
     for page in &data.pages {
         let sent = bytes(page);

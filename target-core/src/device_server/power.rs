@@ -34,7 +34,10 @@ pub(super) fn start_stop(request: &mut Request<'_>) -> Outcome {
     if ask.load_eject {
         return Err(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB).at_cdb_bit(4, 1));
     }
-    request.unit.set_stopped(!ask.start);
+    // A nexus that may not write changes nothing that others see.
+    if request.unit.attributes().stop_unit && !request.read_only {
+        request.unit.set_stopped(!ask.start);
+    }
     // SBC-4 5.31: a stop writes the caches first, unless NO_FLUSH.
     if !ask.start && !ask.no_flush && request.unit.abilities().volatile_cache {
         return Ok(Plan::Run(Job::flush()));

@@ -92,11 +92,16 @@ pub(super) fn task_management_functions(request: &mut Request<'_>) -> Outcome {
     if ask.allocation_length < 4 {
         return Err(Sense::invalid_field_in_cdb(6));
     }
+    // RFC 7144 6.3: these need iSCSIProtocolLevel 2.
+    let level2 = request.nexus.protocol_level >= 2;
     let supported = SupportedTmfs {
         abort_task: true,
         abort_task_set: true,
         clear_task_set: true,
         logical_unit_reset: true,
+        query_task: level2,
+        query_task_set: level2,
+        i_t_nexus_reset: level2,
         ..SupportedTmfs::default()
     };
     request.answer(&supported.to_bytes(ask.extended), ask.allocation_length)

@@ -12,11 +12,13 @@ use iscsi_proto::scsi::SenseFormat;
 use crate::store::{Abilities, Backstore, Geometry};
 
 mod attention;
+mod attributes;
 mod gate;
 mod identity;
 mod map;
 
 pub use attention::UnitAttention;
+pub use attributes::UnitAttributes;
 pub use identity::{Identity, MAX_SERIAL};
 pub use map::{LunMap, LunMapBuilder, MappedLun};
 
@@ -123,6 +125,7 @@ pub struct LogicalUnit {
     store: Arc<dyn Backstore>,
     identity: Identity,
     limits: Limits,
+    attributes: UnitAttributes,
     abilities: Abilities,
     region: Option<Arc<Region>>,
     shape: Geometry,
@@ -169,6 +172,7 @@ impl LogicalUnit {
             store,
             identity,
             limits: Limits::default(),
+            attributes: UnitAttributes::default(),
             region,
             shape,
             block_shift: block_size.trailing_zeros() as u8,
@@ -191,6 +195,33 @@ impl LogicalUnit {
             ..limits
         };
         self
+    }
+
+    /// Replaces the switches.
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: UnitAttributes) -> Self {
+        self.attributes = attributes;
+        self
+    }
+
+    /// Its switches.
+    #[must_use]
+    pub fn attributes(&self) -> &UnitAttributes {
+        &self.attributes
+    }
+
+    /// OPTIMAL UNMAP GRANULARITY in blocks, as initiators are told it; 0 for none.
+    #[must_use]
+    pub fn unmap_granularity(&self) -> u32 {
+        /// From here on QEMU keeps an allocation map; see [`UnitAttributes::unmap_granularity`].
+        const MAPPED_BY_QEMU: u64 = 4096;
+        let own = self.abilities.unmap_granularity;
+        match self.attributes.unmap_granularity {
+            _ if !self.abilities.unmap => 0,
+            Some(told) => told,
+            None if u64::from(own) << self.block_shift < MAPPED_BY_QEMU => own,
+            None => 0,
+        }
     }
 
     /// The store.

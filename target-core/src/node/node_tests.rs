@@ -61,7 +61,7 @@ fn refusal(node: TargetNodeBuilder) -> String {
 
 #[test]
 fn attributes_have_the_defaults_of_lio() {
-    let Attributes { authentication, demo_mode_write_protect, generate_node_acls, cache_dynamic_acls } =
+    let Attributes { authentication, demo_mode_write_protect, generate_node_acls, cache_dynamic_acls, .. } =
         Attributes::default();
     assert!(authentication && demo_mode_write_protect && !generate_node_acls && !cache_dynamic_acls);
 }
@@ -130,6 +130,7 @@ fn demo_mode_protects_from_writes_unless_told_otherwise() {
         demo_mode_write_protect: protect,
         generate_node_acls: true,
         cache_dynamic_acls: true,
+        ..Attributes::default()
     };
     for protect in [true, false] {
         let config = build(plain().lun(0, disk()).attributes(attributes(protect))).unwrap();

@@ -182,6 +182,7 @@ impl FullFeature {
                 isid: entry.session.isid,
                 target_name: node.name().as_str().into(),
                 portal_group_tag: *tag,
+                protocol_level: parameters.iscsi_protocol_level.into(),
             };
             let config = ExecutorConfig { slots, ..limits.executor };
             let mut executor = TaskExecutor::new(config, luns.clone(), nexus);

@@ -124,6 +124,10 @@ impl FullFeature {
             self.respond(mover, request.itt, TaskResponse::LunDoesNotExist);
             return Ok(());
         }
+        if !needs_lun && !self.reaches_others(&request) && request.function != Ok(TaskFunction::ITNexusReset) {
+            self.respond(mover, request.itt, TaskResponse::AuthorizationFailed);
+            return Ok(());
+        }
         match request.function {
             Ok(TaskFunction::AbortTask) => self.abort_task(mover, &request),
             Ok(TaskFunction::QueryTask) => {
@@ -156,6 +160,21 @@ impl FullFeature {
             _ => self.begin(mover, request),
         }
         Ok(())
+    }
+
+    /// Whether a function may do anything that other initiators see: where the node's attributes say so, and only from a nexus that may write.
+    fn reaches_others(&self, request: &TaskManagementRequest) -> bool {
+        let Some((node, _, luns)) = &self.entry.session.normal else { return false };
+        let attributes = node.attributes();
+        let writes = |lun| lun_number(lun).and_then(|number| luns.get(number)).is_some_and(|lun| !lun.read_only);
+        let writes_all = || luns.iter().all(|lun| !lun.read_only);
+        match request.function {
+            Ok(TaskFunction::TargetWarmReset) => attributes.tmr_warm_reset && writes_all(),
+            Ok(TaskFunction::TargetColdReset) => attributes.tmr_cold_reset && writes_all(),
+            Ok(TaskFunction::LogicalUnitReset) => attributes.tmr_lun_reset && writes(request.lun),
+            Ok(TaskFunction::ClearTaskSet) => attributes.tmr_clear_task_set && writes(request.lun),
+            _ => false,
+        }
     }
 
     fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
@@ -202,7 +221,8 @@ impl FullFeature {
         let (lun, units, then): (Option<u64>, Vec<_>, _) = match (request.function, self.unit(request.lun)) {
             (Ok(TaskFunction::AbortTaskSet), _) => (Some(request.lun), Vec::new(), Then::Respond),
             (Ok(TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset), Some(unit)) => {
-                (Some(request.lun), alloc::vec![unit], Then::Respond)
+                let reached = if self.reaches_others(&request) { alloc::vec![unit] } else { Vec::new() };
+                (Some(request.lun), reached, Then::Respond)
             }
             (Ok(TaskFunction::TargetWarmReset), _) => (None, self.units(), Then::Respond),
             (Ok(TaskFunction::TargetColdReset), _) => (None, self.units(), Then::ColdReset),

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::device_server::flags;
 use crate::device_server::table::COMMANDS;
-use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention};
+use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention, UnitAttributes};
 use crate::store::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
 
 const BLOCKS: u64 = 1024;
@@ -199,12 +199,17 @@ impl Session {
     }
 
     fn with_attention(map: &Arc<LunMap>, id: u64) -> Self {
+        Self::at_level(map, id, 2)
+    }
+
+    fn at_level(map: &Arc<LunMap>, id: u64, protocol_level: u32) -> Self {
         let nexus = Nexus {
             id: NexusId(id),
             initiator_name: "iqn.2026-01.org.example:i".into(),
             isid: [0; 6],
             target_name: "iqn.2026-01.org.example:t".into(),
             portal_group_tag: 1,
+            protocol_level,
         };
         let config = ExecutorConfig { slots: 16, max_buffered: 4 << 20, ..ExecutorConfig::default() };
         Self {
@@ -789,7 +794,9 @@ fn luns_that_are_not_there_and_maps_that_change() {
 #[test]
 fn a_grown_store_and_a_stopped_unit() {
     let store = Arc::new(disk(false));
-    let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+    let stops = UnitAttributes { stop_unit: true, ..UnitAttributes::default() };
+    let stopping = LogicalUnit::new(store.clone(), Identity::from_seed("test")).unwrap().with_attributes(stops);
+    let map = Arc::new(LunMap::builder().insert(0, Arc::new(stopping), false).build());
     let mut session = Session::new(&map, 1);
     store.bytes.lock().unwrap().resize(2 * BLOCKS as usize * 512, 0);
     session.receive(&io(opcode::READ_10, BLOCKS, 1, 0), 512).good();
@@ -802,6 +809,80 @@ fn a_grown_store_and_a_stopped_unit() {
     store.fail.store(true, Ordering::Relaxed);
     let failed = session.receive(&io(opcode::READ_10, 4, 1, 0), 512);
     assert_eq!(failed.check(SenseKey::MediumError, AdditionalSense::UNRECOVERED_READ_ERROR).information, Some(4));
+}
+
+#[test]
+fn a_stop_of_one_initiator_stops_nobody() {
+    let stops = UnitAttributes { stop_unit: true, ..UnitAttributes::default() };
+    for (attributes, read_only) in
+        [(UnitAttributes::default(), false), (UnitAttributes::default(), true), (stops, true)]
+    {
+        let unit = LogicalUnit::new(Arc::new(disk(true)), Identity::from_seed("test")).unwrap();
+        let unit = Arc::new(unit.with_attributes(attributes));
+        let asker = Arc::new(LunMap::builder().insert(0, unit.clone(), read_only).build());
+        let others = Arc::new(LunMap::builder().insert(0, unit, false).build());
+        let (mut asker, mut other) = (Session::new(&asker, 1), Session::new(&others, 2));
+        asker.send(&[0x1b, 0, 0, 0, 0, 0], &[]).good();
+        for session in [&mut asker, &mut other, &mut Session::new(&others, 3)] {
+            session.receive(&io(opcode::READ_10, 0, 1, 0), 512).good();
+        }
+    }
+}
+
+#[test]
+fn mode_select_changes_nothing_from_where_nothing_is_written() {
+    let closed = UnitAttributes { mode_select: false, ..UnitAttributes::default() };
+    for (attributes, read_only) in [(UnitAttributes::default(), true), (closed, false)] {
+        let unit = LogicalUnit::new(Arc::new(disk(false)), Identity::from_seed("test")).unwrap();
+        let unit = Arc::new(unit.with_attributes(attributes));
+        let asker = Arc::new(LunMap::builder().insert(0, unit.clone(), read_only).build());
+        let others = Arc::new(LunMap::builder().insert(0, unit, false).build());
+        let (mut asker, mut other) = (Session::new(&asker, 1), Session::new(&others, 2));
+        let data = asker.receive(&[0x1a, 0, 0x0a, 0, 255, 0], 255);
+        let mut mode = ModeData::parse(data.good(), false).unwrap();
+        let mut select = |swp, descriptor| {
+            let ModePage::Control(control) = &mut mode.pages[0] else { panic!() };
+            (control.software_write_protect, control.descriptor_sense) = (swp, descriptor);
+            let list = mode.to_select_list(false);
+            asker.send(&[0x15, 0x10, 0, 0, list.len() as u8, 0], &list)
+        };
+        select(true, false).illegal(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST);
+        select(false, true).illegal(AdditionalSense::INVALID_FIELD_IN_PARAMETER_LIST);
+        select(false, false).good();
+        let changeable = asker.receive(&[0x1a, 0, 0x4a, 0, 255, 0], 255);
+        let ModePage::Control(control) = ModeData::parse(changeable.good(), false).unwrap().pages[0] else { panic!() };
+        assert!(!control.software_write_protect && !control.descriptor_sense);
+        other.send(&io(opcode::WRITE_10, 0, 1, 0), &[1; 512]).good();
+    }
+}
+
+#[test]
+fn an_unmap_granularity_that_qemu_maps_by_is_told_only_if_asked_for() {
+    let told = |store: u32, attribute| {
+        let disk = Disk { abilities: Abilities { unmap_granularity: store, ..disk(false).abilities }, ..disk(false) };
+        let attributes = UnitAttributes { unmap_granularity: attribute, ..UnitAttributes::default() };
+        let unit = LogicalUnit::new(Arc::new(disk), Identity::from_seed("test")).unwrap().with_attributes(attributes);
+        let map = Arc::new(LunMap::builder().insert(0, Arc::new(unit), false).build());
+        let page = Session::new(&map, 1).receive(&[0x12, 1, 0xb0, 1, 0, 0], 256);
+        let VpdPage::BlockLimits(limits) = VpdPage::parse(page.good()).unwrap() else { panic!() };
+        (limits.unmap_granularity, limits.unmap_alignment.is_some())
+    };
+    assert_eq!(told(8, None), (0, false));
+    assert_eq!(told(2048, None), (0, false));
+    assert_eq!(told(7, None), (7, true));
+    assert_eq!(told(8, Some(8)), (8, true));
+    assert_eq!(told(1, Some(0)), (0, false));
+}
+
+#[test]
+fn task_management_functions_are_told_by_the_level_of_the_session() {
+    let map = &maps()[1];
+    for (level, bytes) in [(1, [0xd8, 0]), (2, [0xdc, 3])] {
+        let mut session = Session::at_level(map, 1, level);
+        session.send(&[0; 6], &[]);
+        let told = session.receive(&[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 4], 4);
+        assert_eq!(told.good()[..2], bytes);
+    }
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct Nexus {
     pub target_name: String,
     /// Target portal group tag, which with the name makes the target port (RFC 7143 4.4.1).
     pub portal_group_tag: u16,
+    /// iSCSIProtocolLevel as negotiated (RFC 7144 7.1.1); 1 without a negotiation.
+    pub protocol_level: u32,
 }
 
 /// The bounds of a [`TaskExecutor`].

@@ -7,6 +7,7 @@ use iscsi_proto::serial::Serial;
 
 use super::peer::{Peer, read10, write10};
 use super::{ME, OTHER, World};
+use crate::node::{Acl, Attributes};
 use crate::registry::EndCause;
 use crate::session::{EndReason, Limits};
 
@@ -302,6 +303,50 @@ fn a_task_that_a_reset_ended_does_not_exist_once_its_write_is_over() {
     assert_eq!(other.function_response(51), TaskResponse::TaskDoesNotExist);
     peer.wake();
     assert_eq!(peer.function_response(50), TaskResponse::Complete);
+}
+
+/// From a nexus that may not write, and where the attributes say so, nothing that other initiators see.
+#[test]
+fn resets_reach_others_only_where_they_may() {
+    let attributes = Attributes {
+        tmr_warm_reset: false,
+        tmr_cold_reset: false,
+        tmr_lun_reset: false,
+        tmr_clear_task_set: false,
+        ..Attributes::open()
+    };
+    let reader = || Acl::new(ME).map_read_only_lun(0, 0).map_lun(1, 1);
+    for world in [
+        World::with(Limits::default(), |node| node.attributes(attributes)),
+        World::with(Limits::default(), |node| node.acl(reader())),
+    ] {
+        let (mut peer, mut other) = (ready(&world, ME), ready(&world, OTHER));
+        for (function, response) in [
+            (TaskFunction::ClearTaskSet, TaskResponse::Complete),
+            (TaskFunction::LogicalUnitReset, TaskResponse::Complete),
+            (TaskFunction::TargetWarmReset, TaskResponse::AuthorizationFailed),
+            (TaskFunction::TargetColdReset, TaskResponse::AuthorizationFailed),
+        ] {
+            world.stores[0].shut();
+            peer.read(1, 0);
+            other.read(1, 0);
+            run(&mut peer, function, 0, 50);
+            other.wake();
+            world.stores[0].open();
+            peer.wake();
+            if response != TaskResponse::Complete {
+                assert_eq!(peer.function_response(50), response);
+                assert_eq!(peer.status(1), 0);
+            } else {
+                assert_eq!(peer.function_response(50), response);
+                peer.expect_nothing();
+            }
+            other.wake();
+            assert_eq!(other.status(1), 0, "{function:?} has ended another's task");
+            other.read(2, 0);
+            assert_eq!(other.status(2), 0, "{function:?} is heard of by another");
+        }
+    }
 }
 
 #[test]

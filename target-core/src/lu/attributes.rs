@@ -1,0 +1,21 @@
+//! Switches of a logical unit.
+
+/// What a logical unit lets initiators do to each other, and how it describes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitAttributes {
+    /// START STOP UNIT with START=0 stops the unit for all its initiators, until one starts it (SBC-4 5.31). Default false: the caches are written, the
+    /// status is GOOD, and nothing changes, because the power-down of one host must not take a shared disk from the others.
+    pub stop_unit: bool,
+    /// MODE SELECT may change what all initiators share: SWP and D_SENSE of the Control mode page. Default true.
+    pub mode_select: bool,
+    /// OPTIMAL UNMAP GRANULARITY of the Block Limits VPD page in blocks, by LIO's name; 0 tells none. Default `None`: the store's own where it is below
+    /// 4096 bytes, else 0. From 4096 bytes on, QEMU's driver keeps a map of what is allocated, and a stale entry of it makes a guest read zeroes where
+    /// its data are. Linux takes the granularity of its discards from the physical block.
+    pub unmap_granularity: Option<u32>,
+}
+
+impl Default for UnitAttributes {
+    fn default() -> Self {
+        Self { stop_unit: false, mode_select: true, unmap_granularity: None }
+    }
+}
