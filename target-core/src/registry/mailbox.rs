@@ -26,8 +26,8 @@ pub enum EndCause {
 pub(crate) enum SessionEvent {
     /// End now, without further word; the ticket is dropped when nothing of the session is left.
     End { cause: EndCause, ticket: Ticket },
-    /// Abort the tasks of these logical units; the ticket is dropped when they have left them. If there are any, the initiator hears of `attention`.
-    Abort { units: Arc<[Arc<LogicalUnit>]>, attention: Option<UnitAttention>, ticket: Ticket },
+    /// Abort the tasks on the ticket's units; it is dropped when they have left them. If there are any, the initiator hears of `attention`.
+    Abort { attention: Option<UnitAttention>, ticket: Ticket },
     /// The target stops: ask the initiator to log out, and end after `grace` at the latest.
     Stop { grace: Duration },
 }
@@ -122,10 +122,19 @@ impl Barrier {
         Arc::new(Self { tickets: AtomicUsize::new(0), owner })
     }
 
-    /// Closes the barrier until the ticket is dropped.
+    /// Closes the barrier until the ticket is dropped: when nothing of the session that holds it is left.
     pub(crate) fn ticket(self: &Arc<Self>) -> Ticket {
+        self.ticket_for(None)
+    }
+
+    /// The same, where only what is left on these units matters.
+    pub(crate) fn ticket_of(self: &Arc<Self>, units: &Arc<[Arc<LogicalUnit>]>) -> Ticket {
+        self.ticket_for(Some(units.clone()))
+    }
+
+    fn ticket_for(self: &Arc<Self>, units: Option<Arc<[Arc<LogicalUnit>]>>) -> Ticket {
         self.tickets.fetch_add(1, Ordering::AcqRel);
-        Ticket(self.clone())
+        Ticket { barrier: self.clone(), units }
     }
 
     /// Whether every ticket is dropped.
@@ -136,12 +145,22 @@ impl Barrier {
 
 /// Holds a [`Barrier`] closed.
 #[derive(Debug)]
-pub(crate) struct Ticket(Arc<Barrier>);
+pub(crate) struct Ticket {
+    barrier: Arc<Barrier>,
+    units: Option<Arc<[Arc<LogicalUnit>]>>,
+}
+
+impl Ticket {
+    /// The units that matter to who waits; none where the whole session does.
+    pub(crate) fn units(&self) -> Option<&[Arc<LogicalUnit>]> {
+        self.units.as_deref()
+    }
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.0.tickets.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.owner.wake();
+        if self.barrier.tickets.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.barrier.owner.wake();
         }
     }
 }

@@ -216,8 +216,7 @@ impl Registry {
     ) {
         // Whether a session has tasks there it knows itself: its LUN map may have changed since they came.
         for session in self.others(except) {
-            let ticket = barrier.ticket();
-            session.mailbox.post(SessionEvent::Abort { units: units.clone(), attention, ticket });
+            session.mailbox.post(SessionEvent::Abort { attention, ticket: barrier.ticket_of(units) });
         }
     }
 

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
-use super::{Event, Registry, Seat, SessionEntry, Tickets};
+use super::{Event, Registry, Seat, SessionEntry, SessionEvent, Tickets};
 use crate::lock::Lock;
 use crate::task::TaskExecutor;
 
@@ -71,8 +71,16 @@ impl Unfinished {
     /// Takes what the stores have to say. True when nothing is under way any more.
     fn poll(&mut self, waker: &Waker) -> bool {
         self.executor.set_waker(waker);
+        self.entry.mailbox.set_waker(waker);
         self.executor.submit();
         while self.executor.poll().is_some() {}
+        while let Some(event) = self.entry.mailbox.take() {
+            if let SessionEvent::End { ticket, .. } | SessionEvent::Abort { ticket, .. } = event {
+                self.tickets.push(ticket);
+            }
+        }
+        // Who waits for one unit does not wait for another's store.
+        self.tickets.retain(|ticket| self.executor.busy_on(ticket.units()) != 0);
         self.operations() == 0
     }
 
@@ -85,7 +93,7 @@ impl Unfinished {
             initiator_name: entry.session.initiator.as_str().into(),
             target_name: entry.target_name().unwrap_or_default().into(),
         });
-        // Tickets of those who came later are in the mailbox still.
+        // A ticket may have come since the last look.
         entry.mailbox.close();
         drop(tickets);
     }

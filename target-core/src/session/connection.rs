@@ -15,7 +15,7 @@ use super::control::Logout;
 use super::full_feature::FullFeature;
 use super::login::{LoggedIn, LoginPhase};
 use super::{EndReason, Target};
-use crate::registry::{Carrier, Departure, Endpoints, Seat, SessionEvent, Tickets};
+use crate::registry::{Carrier, Departure, Endpoints, Seat, SessionEvent, Ticket, Tickets};
 
 /// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`] or [`QueueConnection`], as its mover allows, is how
 /// it is driven.
@@ -263,6 +263,14 @@ impl<M: Datamover> TargetConnection<M> {
                 executor.submit();
                 while executor.poll().is_some() {}
             }
+            if self.mover.is_drained() {
+                // Who waits for one unit does not wait for another's store, nor for the rest of the connection's end.
+                let left = |ticket: &Ticket| {
+                    ticket.units().is_none()
+                        || session.executor.as_ref().is_some_and(|left| left.busy_on(ticket.units()) != 0)
+                };
+                self.tickets.retain(left);
+            }
             session.drained(&self.mover)
         });
         // Until the mover is closed, a device may write into buffers of ours.
@@ -281,10 +289,10 @@ impl<M: Datamover> TargetConnection<M> {
                 self.tickets.push(ticket);
                 self.end(EndReason::Told(cause), now);
             }
-            SessionEvent::Abort { units, attention, ticket } => {
+            SessionEvent::Abort { attention, ticket } => {
                 if let Phase::FullFeature(session) = &mut self.phase {
                     session.now = now;
-                    session.abort_units(&mut self.mover, &units, attention, ticket);
+                    session.abort_units(&mut self.mover, attention, ticket);
                 } else if matches!(self.phase, Phase::Ending(_)) {
                     // What it aborts is aborted already, and may still be under way.
                     self.tickets.push(ticket);

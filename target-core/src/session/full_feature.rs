@@ -292,8 +292,9 @@ impl FullFeature {
         if !self.functions.is_empty() {
             self.poll_functions(mover)?;
         }
-        if !self.tickets.is_empty() && self.drained(mover) {
-            self.tickets.clear();
+        if !self.tickets.is_empty() && mover.is_drained() {
+            let executor = self.executor.as_ref();
+            self.tickets.retain(|ticket| executor.is_some_and(|executor| executor.busy_on(ticket.units()) != 0));
         }
         self.watch_owed(mover)?;
         self.poll_logout(mover)

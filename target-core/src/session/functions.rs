@@ -334,10 +334,10 @@ impl FullFeature {
     pub(super) fn abort_units<M: Datamover>(
         &mut self,
         mover: &mut M,
-        units: &[Arc<LogicalUnit>],
         attention: Option<UnitAttention>,
         ticket: Ticket,
     ) {
+        let units = ticket.units().unwrap_or_default();
         let numbers: Vec<_> = match &self.entry.session.normal {
             Some((_, _, luns)) => luns
                 .iter()

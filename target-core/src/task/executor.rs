@@ -267,6 +267,14 @@ impl TaskExecutor {
         self.luns.orphans(lun)
     }
 
+    /// The same for these logical units, or for all.
+    pub(crate) fn busy_on(&self, units: Option<&[Arc<LogicalUnit>]>) -> usize {
+        match units {
+            None => self.busy(None),
+            Some(units) => self.luns.orphans_on(units),
+        }
+    }
+
     /// Takes back a buffer that was sent ([`iscsi_proto::datamover::Notification::Released`]) or that a task had given to the mover.
     pub fn give(&mut self, buf: Buf) {
         self.buffers.give(buf);

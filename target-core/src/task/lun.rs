@@ -175,6 +175,12 @@ impl Luns {
         self.luns.iter_mut()
     }
 
+    /// Operations of aborted tasks under way on these units.
+    pub(super) fn orphans_on(&self, units: &[Arc<LogicalUnit>]) -> usize {
+        let on_them = self.luns.iter().filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));
+        on_them.map(|lun| lun.orphans as usize).sum()
+    }
+
     /// Operations of aborted tasks under way for one LUN number, also of a unit that had the number before, or for all.
     pub(super) fn orphans(&self, lun: Option<u64>) -> usize {
         let number = lun.map(|lun| scsi::Lun::parse(lun.to_be_bytes()).ok().and_then(scsi::Lun::number));

@@ -284,6 +284,34 @@ fn a_reset_waits_for_sessions_that_are_ending_replaced_or_without_a_connection()
     assert_eq!(peer.function_response(50), TaskResponse::Complete);
 }
 
+/// What hangs on one unit is nothing to a reset of another.
+#[test]
+fn a_reset_does_not_wait_for_the_store_of_another_unit() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let (mut peer, mut other) = (ready(&world, ME), ready(&world, OTHER));
+    let mut gone = world.connect();
+    gone.isid[5] = 9;
+    gone.log_in(ME, super::TARGET);
+    gone.clear_attention(1);
+    world.stores[1].shut();
+    for holder in [&mut other, &mut gone] {
+        holder.read(1, 1);
+        run(holder, TaskFunction::AbortTaskSet, 1, 50);
+        holder.expect_nothing();
+    }
+    drop(gone);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    other.wake();
+    world.target.registry().poll_unfinished(core::task::Waker::noop());
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 1, 51);
+    other.wake();
+    world.target.registry().poll_unfinished(core::task::Waker::noop());
+    peer.wake();
+    peer.expect_nothing();
+}
+
 /// A reset from elsewhere has ended the task, and its write is still in the store: who is told that the task does not exist sends it again.
 #[test]
 fn a_task_that_a_reset_ended_does_not_exist_once_its_write_is_over() {
