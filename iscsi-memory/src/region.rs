@@ -369,7 +369,7 @@ impl Region {
     #[must_use]
     pub fn slice(self: &Arc<Self>, offset: u64, len: usize) -> RegionSlice {
         self.check(offset, len as u64);
-        RegionSlice { region: self.clone(), offset, len }
+        RegionSlice { region: self.clone(), offset, len, landing: None }
     }
 }
 
@@ -489,12 +489,40 @@ impl fmt::Debug for Region {
     }
 }
 
+/// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by it.
+///
+/// What is taken is given back within the call that lands the bytes, never held while they are waited for.
+pub trait Landing: fmt::Debug + Send + Sync {
+    /// Takes a range of the region, in bytes, for landing. False: not now; whoever moves the data is woken when it is worth another try.
+    fn try_begin(&self, offset: u64, len: u64) -> bool;
+
+    /// Gives a range back that was taken.
+    fn end(&self, offset: u64, len: u64);
+}
+
+/// Bytes of a slice that may land now; dropping it ends that.
+#[derive(Debug)]
+pub struct Landed<'a> {
+    slice: &'a RegionSlice,
+    start: usize,
+    len: usize,
+}
+
+impl Drop for Landed<'_> {
+    fn drop(&mut self) {
+        if let Some(landing) = &self.slice.landing {
+            landing.end(self.slice.offset + self.start as u64, self.len as u64);
+        }
+    }
+}
+
 /// A part of a [`Region`] that keeps it alive.
 #[derive(Debug, Clone)]
 pub struct RegionSlice {
     region: Arc<Region>,
     offset: u64,
     len: usize,
+    landing: Option<Arc<dyn Landing>>,
 }
 
 impl RegionSlice {
@@ -526,6 +554,35 @@ impl RegionSlice {
     pub fn write(&self, start: usize, from: &[u8]) {
         assert!(start.checked_add(from.len()).is_some_and(|end| end <= self.len), "write outside a lent slice");
         self.region.write(self.offset + start as u64, from);
+    }
+
+    /// The same slice, into which bytes land only as `landing` allows: by [`try_write`](Self::try_write), the `socket` module and
+    /// [`ReceiveWindow::fill`](crate::ReceiveWindow::fill). [`write`](Self::write) and devices do not ask.
+    #[must_use]
+    pub fn with_landing(self, landing: Arc<dyn Landing>) -> Self {
+        Self { landing: Some(landing), ..self }
+    }
+
+    /// Asks to land bytes `start..start + len`. `None`: not now.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    #[must_use]
+    pub fn try_land(&self, start: usize, len: usize) -> Option<Landed<'_>> {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "landing outside a lent slice");
+        let may = self.landing.as_ref().is_none_or(|landing| landing.try_begin(self.offset + start as u64, len as u64));
+        may.then(|| Landed { slice: self, start, len })
+    }
+
+    /// [`write`](Self::write), if the bytes may land now. False: they may not, and nothing is written.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    #[must_use]
+    pub fn try_write(&self, start: usize, from: &[u8]) -> bool {
+        let Some(_landed) = self.try_land(start, from.len()) else { return false };
+        self.write(start, from);
+        true
     }
 
     /// Takes the pages of the slice: see [`Region::reserve_for_write`].

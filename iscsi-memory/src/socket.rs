@@ -43,12 +43,15 @@ pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
 /// [is empty](ReceiveWindow::is_empty), though the stream goes on: nothing is to be received then.
 ///
 /// # Errors
-/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket.
+/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket; [`io::ErrorKind::Interrupted`] when the payload
+/// may not land now ([`RegionSlice::try_land`](crate::RegionSlice::try_land)): the window is to be asked for anew.
 pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
+    let mut _landed = None;
     let payload = match &mut window.payload {
         ReceiveSlice::Private(bytes) => iovec(bytes.as_mut_ptr(), bytes.len()),
         ReceiveSlice::Lent(slice, start, end) => {
             assert!(start <= end && *end <= slice.len(), "receive outside a lent slice");
+            _landed = Some(slice.try_land(*start, *end - *start).ok_or(io::ErrorKind::Interrupted)?);
             iovec(slice.as_ptr(*start), *end - *start)
         }
     };

@@ -151,9 +151,17 @@ impl ReceiveWindow<'_> {
         self.len() == 0
     }
 
-    /// Fills the window from `from` and returns how many bytes fitted. For links that are not sockets.
+    /// Fills the window from `from` and returns how many bytes fitted: none while the payload may not land. For links that are not sockets.
     pub fn fill(&mut self, from: &[u8]) -> usize {
         let first = from.len().min(self.payload.len());
+        let place = match &self.payload {
+            ReceiveSlice::Lent(slice, start, _) => Some((*slice, *start)),
+            ReceiveSlice::Private(_) => None,
+        };
+        let landed = place.map(|(slice, start)| slice.try_land(start, first));
+        if matches!(landed, Some(None)) {
+            return 0;
+        }
         self.payload.fill(&from[..first]);
         let second = (from.len() - first).min(self.staging.len());
         self.staging[..second].copy_from_slice(&from[first..first + second]);

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 
-use iscsi_memory::{ReceiveSlice, ReceiveWindow, Region, SendList, SendSlice, socket};
+use iscsi_memory::{Landing, ReceiveSlice, ReceiveWindow, Region, SendList, SendSlice, socket};
 
 fn pair() -> (UnixStream, UnixStream) {
     let (a, b) = UnixStream::pair().unwrap();
@@ -42,6 +42,40 @@ fn pieces_arrive_in_order_from_and_into_both_kinds_of_memory() {
     into.read(109, &mut back);
     assert_eq!((back[0], back[3001]), (0, 0), "not a byte beyond the window");
     assert_eq!(back[1..3001], [2; 3000]);
+}
+
+/// Says once that nothing may land.
+#[derive(Debug)]
+struct NotYet(std::sync::atomic::AtomicI32);
+
+impl Landing for NotYet {
+    fn try_begin(&self, _: u64, _: u64) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0
+    }
+
+    fn end(&self, _: u64, _: u64) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn nothing_is_read_that_may_not_land_and_nothing_stays_taken() {
+    let (a, b) = pair();
+    let landing = std::sync::Arc::new(NotYet(0.into()));
+    let slice = Region::heap(4096).slice(0, 4096).with_landing(landing.clone());
+    let mut window = ReceiveWindow { payload: ReceiveSlice::Lent(&slice, 0, 4096), staging: &mut [] };
+    socket::send(&a, &list_of(b"hello")).unwrap();
+    assert_eq!(socket::receive(&b, &mut window).unwrap_err().kind(), ErrorKind::Interrupted);
+    assert_eq!(socket::receive(&b, &mut window).unwrap(), 5);
+    b.set_nonblocking(true).unwrap();
+    assert_eq!(socket::receive(&b, &mut window).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(landing.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+fn list_of(bytes: &[u8]) -> SendList<'_> {
+    let mut list = SendList::default();
+    list.push(SendSlice::Private(bytes));
+    list
 }
 
 #[test]

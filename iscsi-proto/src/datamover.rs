@@ -466,6 +466,19 @@ pub trait Datamover {
     /// [`Datamover::get_data`] says. For a SCSI Response: the sense and response data.
     fn control_data(&self) -> &[u8];
 
+    /// Bytes that were queued to be sent and have left since the connection began: the peer's transport, or the machine's, has them, and memory that
+    /// they were sent from is not looked at any more. What is queued now has left when this has grown by [`backlog`](Self::backlog).
+    fn sent(&self) -> u64;
+
+    /// Target: whether every byte that lands in a [`Sink::Region`] is asked for first ([`RegionSlice::try_land`]). A transport that places data by itself
+    /// cannot.
+    fn asks_to_land(&self) -> bool {
+        false
+    }
+
+    /// Target: bytes of a [`get_data`](Self::get_data) under way that have come. Zero for an unknown handle.
+    fn fetched(&self, task: TaskHandle) -> u32;
+
     /// Bytes queued to be sent: what back-pressure is measured by. Bytes that are still to be fetched are none of them.
     fn backlog(&self) -> usize;
 

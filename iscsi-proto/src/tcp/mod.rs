@@ -348,6 +348,19 @@ impl Datamover for TcpMover {
     }
 
     #[inline]
+    fn sent(&self) -> u64 {
+        self.send.sent_bytes()
+    }
+
+    fn asks_to_land(&self) -> bool {
+        true
+    }
+
+    fn fetched(&self, task: TaskHandle) -> u32 {
+        self.fetched_bytes(task)
+    }
+
+    #[inline]
     fn backlog(&self) -> usize {
         self.send.backlog()
     }

@@ -66,6 +66,8 @@ pub(super) struct Receive {
     plain_commands: bool,
     /// Bytes of the last SCSI Command's data that wait in staging for the session to take them; its header lies before them.
     at_hand: usize,
+    /// The payload in staging may not land in its place now: nothing is received until it has.
+    refused: bool,
     /// Nothing has been parsed yet: the peer has not shown that it speaks iSCSI.
     first: bool,
     ahs: (usize, usize),
@@ -90,6 +92,7 @@ impl Receive {
             data_digest: false,
             plain_commands: false,
             at_hand: 0,
+            refused: false,
             first: true,
             ahs: (0, 0),
             data: (0, 0),
@@ -132,6 +135,13 @@ impl Receive {
             self.payload.purpose = Purpose::Dropped;
             self.payload.room = 0;
         }
+    }
+
+    /// Bytes that have come of the payload under way, if it is for this slot.
+    pub(super) fn under_way(&self, slot: u16) -> u32 {
+        let payload = &self.payload;
+        let under_way = matches!(self.phase, Phase::Payload) && payload.purpose == Purpose::DataOut(slot);
+        if under_way { payload.bhs.data_segment_len().saturating_sub(payload.remaining as u32) } else { 0 }
     }
 
     /// Bytes of padding and digest behind a data segment.
@@ -459,6 +469,7 @@ impl TcpMover {
     fn take_payload(&mut self) -> Step {
         let receive = &mut self.receive;
         let payload = &mut receive.payload;
+        receive.refused = false;
         let unread = receive.staging.unread();
         let n = payload.remaining.min(unread.len());
         let bytes = unread.get(..n).unwrap_or_default();
@@ -473,7 +484,10 @@ impl TcpMover {
                         to.copy_from_slice(from);
                     }
                 }
-                Some(Some(Sink::Region(slice))) => slice.write(payload.place, from),
+                Some(Some(Sink::Region(slice))) if !slice.try_write(payload.place, from) => {
+                    receive.refused = true;
+                    return Step::Starved;
+                }
                 _ => {}
             }
         }
@@ -586,10 +600,15 @@ impl TcpMover {
         self.receive.data.1 = 0;
         self.receive.ahs.1 = 0;
         let empty = ReceiveSlice::Private(&mut []);
-        if !open {
+        let direct = self.direct();
+        let refused = self.receive.refused
+            || direct.is_some_and(|(slot, place, room)| match self.sinks.get(usize::from(slot)) {
+                Some(Some(Sink::Region(slice))) => slice.try_land(place, room).is_none(),
+                _ => false,
+            });
+        if !open || refused {
             return ReceiveWindow { payload: empty, staging: &mut [] };
         }
-        let direct = self.direct();
         let staging = self.receive.staging.room();
         let payload = match direct {
             Some((slot, place, room)) => match self.sinks.get_mut(usize::from(slot)) {

@@ -40,6 +40,8 @@ pub(super) struct SendQueue {
     free: Vec<HeldId>,
     /// Bytes to send in all.
     backlog: usize,
+    /// Bytes that are no more in the backlog, of all time.
+    sent: u64,
     /// The buffer is given up for a smaller one when it is empty and larger than this.
     keep: usize,
     pub(super) header_digest: bool,
@@ -56,6 +58,7 @@ impl SendQueue {
             held: Vec::with_capacity(entries),
             free: Vec::with_capacity(entries),
             backlog: 0,
+            sent: 0,
             keep: keep.max(size),
             header_digest: false,
             data_digest: false,
@@ -65,6 +68,11 @@ impl SendQueue {
     #[inline]
     pub(super) fn backlog(&self) -> usize {
         self.backlog
+    }
+
+    #[inline]
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent
     }
 
     /// Room for `n` more bytes behind the queue.
@@ -245,6 +253,7 @@ impl SendQueue {
     pub(super) fn sent(&mut self, mut n: usize, released: &mut VecDeque<Notification>) {
         assert!(n <= self.backlog, "more bytes than were queued");
         self.backlog -= n;
+        self.sent += n as u64;
         while let Some(piece) = self.pieces.front_mut() {
             let between = (piece.at - self.head).min(n);
             self.head += between;
@@ -285,6 +294,7 @@ impl SendQueue {
         }
         self.head = 0;
         self.tail = 0;
+        self.sent += self.backlog as u64;
         self.backlog = 0;
     }
 }

@@ -392,6 +392,14 @@ impl TcpMover {
         }
     }
 
+    pub(super) fn fetched_bytes(&self, task: TaskHandle) -> u32 {
+        let Some(transfer) = self.target.transfers.get(usize::from(task.slot)) else { return 0 };
+        if !transfer.active || transfer.generation != task.generation {
+            return 0;
+        }
+        transfer.received + transfer.burst_received + self.receive.under_way(task.slot)
+    }
+
     pub(super) fn deallocate_transfer(&mut self, task: TaskHandle) -> TaskBuffers {
         let Some(transfer) = self.target.transfer(task.slot) else { return TaskBuffers::default() };
         if !transfer.active || transfer.generation != task.generation {

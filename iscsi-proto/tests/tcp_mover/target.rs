@@ -1,6 +1,9 @@
 //! The rules of write data at the target (RFC 7143 11.7, 11.8, 13.10 to 13.19), against Data-Out PDUs made by hand.
 
-use iscsi_memory::{Buf, ReceiveSlice, Region};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use iscsi_memory::{Buf, Landing, ReceiveSlice, Region};
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::{
     DataError, Datamover, GetData, MalformedPdu, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
@@ -277,6 +280,60 @@ fn a_large_payload_goes_straight_to_its_sink() {
     assert_eq!(mover.receive_window().payload.len(), 0, "the rest is small");
     give(&mut mover, &bytes[15_048..]);
     completes(&mut mover, 20_000);
+}
+
+/// Lets nothing land while it is shut, and counts what is taken.
+#[derive(Debug, Default)]
+struct Door {
+    shut: AtomicBool,
+    taken: AtomicU64,
+}
+
+impl Landing for Door {
+    fn try_begin(&self, _: u64, len: u64) -> bool {
+        let open = !self.shut.load(Ordering::Relaxed);
+        if open {
+            self.taken.fetch_add(len, Ordering::Relaxed);
+        }
+        open
+    }
+
+    fn end(&self, _: u64, len: u64) {
+        self.taken.fetch_sub(len, Ordering::Relaxed);
+    }
+}
+
+/// Both by the way of staging and straight; nothing is received in the meantime, nothing is lost, and nothing stays taken.
+#[test]
+fn data_that_may_not_land_wait() {
+    let p = Parameters { max_burst_length: 65536, max_recv_data_segment_length: 65536, ..parameters() };
+    for first in [48, 1000, 10_000] {
+        let mut mover = target(&p);
+        let (region, door) = (Region::heap(20_000), Arc::new(Door::default()));
+        give(&mut mover, &pdu(command(ITT, true, false, true, 20_000), &[], &p));
+        assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
+        let slice = region.slice(0, 20_000).with_landing(door.clone());
+        region.reserve_for_write(0, 20_000).unwrap();
+        mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink: Sink::Region(slice) });
+        let asked = r2ts(&mut mover);
+        let bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &pattern(1, 20_000), &p);
+        door.shut.store(true, Ordering::Relaxed);
+        give(&mut mover, &bytes[..first]);
+        assert!(drain(&mut mover).is_empty());
+        assert!(mover.receive_window().is_empty());
+        let mut memory = vec![0; 20_000];
+        region.read(0, &mut memory);
+        assert_eq!(memory, [0; 20_000]);
+        assert_eq!(mover.fetched(TASK), 0);
+        door.shut.store(false, Ordering::Relaxed);
+        assert!(drain(&mut mover).is_empty());
+        assert_eq!(mover.fetched(TASK) as usize, first - 48);
+        give(&mut mover, &bytes[first..]);
+        assert!(matches!(drain(&mut mover)[..], [Notification::GetDataComplete { .. }]));
+        region.read(0, &mut memory);
+        assert_eq!(memory, pattern(1, 20_000));
+        assert_eq!(door.taken.load(Ordering::Relaxed), 0);
+    }
 }
 
 #[test]

@@ -61,6 +61,14 @@ impl Transfers {
         Self(transfers)
     }
 
+    /// Bytes of a transfer under way that are in place.
+    pub(super) fn fetched(&self, task: TaskHandle) -> u32 {
+        let transfer = self.0.get(usize::from(task.slot));
+        transfer
+            .filter(|transfer| transfer.active && transfer.generation == task.generation)
+            .map_or(0, |it| it.received)
+    }
+
     fn get(&mut self, slot: u16) -> Option<&mut Transfer> {
         self.0.get_mut(usize::from(slot))
     }

@@ -346,6 +346,14 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
         self.receive.control_data()
     }
 
+    fn sent(&self) -> u64 {
+        self.send.sent()
+    }
+
+    fn fetched(&self, task: TaskHandle) -> u32 {
+        self.target.transfers.fetched(task)
+    }
+
     fn backlog(&self) -> usize {
         match self.state {
             // A queue pair ends when it has nothing left to send.

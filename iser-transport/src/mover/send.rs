@@ -84,6 +84,8 @@ pub(super) struct SendQueue {
     pub(super) read_depth: usize,
     /// Bytes of messages and data that are not yet sent.
     backlog: usize,
+    /// Bytes that are no more in the backlog, of all time.
+    sent: u64,
 }
 
 impl SendQueue {
@@ -101,11 +103,23 @@ impl SendQueue {
             established: false,
             read_depth: 0,
             backlog: 0,
+            sent: 0,
         }
     }
 
     pub(super) fn backlog(&self) -> usize {
         self.backlog
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes of the backlog have left, or never will.
+    fn left(&mut self, len: usize) {
+        let len = len.min(self.backlog);
+        self.backlog -= len;
+        self.sent += len as u64;
     }
 
     /// A buffer for a message or for copied data.
@@ -354,11 +368,11 @@ impl<Q: QueuePair> IserMover<Q> {
         self.send.posted = self.send.posted.saturating_sub(1);
         match WorkId::unpack(id) {
             WorkId::Pooled(len) => {
-                self.send.backlog = self.send.backlog.saturating_sub(len as usize);
+                self.send.left(len as usize);
                 self.give_pooled(memory);
             }
             WorkId::Write(len) => {
-                self.send.backlog = self.send.backlog.saturating_sub(len as usize);
+                self.send.left(len as usize);
                 self.release(memory);
             }
             WorkId::PartOfWrite(pooled) => match self.send.rest.take() {
@@ -404,7 +418,7 @@ impl<Q: QueuePair> IserMover<Q> {
                 self.release(memory);
             }
         }
-        self.send.backlog = 0;
+        self.send.left(self.send.backlog);
     }
 }
 

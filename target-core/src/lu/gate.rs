@@ -5,6 +5,9 @@
 //!
 //! A write whose task was aborted may still land: it is left behind on its stripes, and nobody writes there until it has ended. So no older write ever
 //! covers a newer one, whoever the writers are.
+//!
+//! Nobody holds the gate while data are only asked for, where the mover tells when they land (`task::landing`): an initiator that owes them would keep
+//! an atomic command waiting, and with it every writer of the same stripes.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};

@@ -38,6 +38,8 @@ pub(super) struct Start {
     pub(super) cmd_sn: Serial,
     /// The StatSN behind the last login response.
     pub(super) stat_sn: Serial,
+    /// Of the mover.
+    pub(super) asks_to_land: bool,
 }
 
 /// A session in its Full Feature Phase.
@@ -172,7 +174,7 @@ pub(super) enum Turn {
 
 impl FullFeature {
     pub(super) fn new(start: Start, waker: &Waker, now: Instant) -> Self {
-        let Start { target, entry, parameters, cmd_sn, stat_sn } = start;
+        let Start { target, entry, parameters, cmd_sn, stat_sn, asks_to_land } = start;
         let limits = &target.limits;
         let slots = limits.command_window.clamp(1, MAX_WINDOW) + limits.immediate_commands.clamp(1, 1024);
         let executor = entry.session.normal.as_ref().map(|(node, tag, luns)| {
@@ -187,6 +189,7 @@ impl FullFeature {
             let config = ExecutorConfig { slots, ..limits.executor };
             let mut executor = TaskExecutor::new(config, luns.clone(), nexus);
             executor.set_waker(waker);
+            executor.set_asks_to_land(asks_to_land);
             executor
         });
         Self {

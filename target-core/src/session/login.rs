@@ -263,6 +263,6 @@ impl LoggedIn {
         mover.notice_key_values(&parameters);
         mover.send_control(bhs, &data);
         mover.enable_datamover();
-        Start { target: target.clone(), entry, parameters, cmd_sn, stat_sn }
+        Start { target: target.clone(), entry, parameters, cmd_sn, stat_sn, asks_to_land: mover.asks_to_land() }
     }
 }

@@ -217,7 +217,7 @@ impl TaskExecutor {
         wanted: u64,
         then: Then,
     ) -> Reply {
-        let Some(lun) = self.luns.get(work.lun) else { return self.good(work) };
+        let Some(lun) = self.luns.get_mut(work.lun) else { return self.good(work) };
         let shift = lun.unit.block_shift();
         if wanted != 0 && !work.transfer.write && work.transfer.read {
             // The initiator holds the command for a read: nothing can be written for it.
@@ -241,10 +241,17 @@ impl TaskExecutor {
                     return self.check_condition(work, &fault::of_store(StoreError::NoSpace));
                 }
                 // While an atomic command has the blocks, the data wait in a buffer.
-                lun.unit.gate().try_shared(stripes).then(|| {
+                if lun.unit.gate().try_shared(stripes) {
                     shared = stripes;
-                    Sink::Region(region.slice(offset, len))
-                })
+                    let mut slice = region.slice(offset, len);
+                    if self.asks_to_land {
+                        lun.unit.gate().release_shared(core::mem::take(&mut shared));
+                        slice = lun.land(slice, &self.waker);
+                    }
+                    Some(Sink::Region(slice))
+                } else {
+                    None
+                }
             }
             _ => None,
         };

@@ -95,6 +95,8 @@ pub struct TaskExecutor {
     pub(super) unblock: bool,
     /// Tasks that wait for the write gate.
     pub(super) gated: usize,
+    /// The mover asks before bytes land: writes hold the gate only then.
+    pub(super) asks_to_land: bool,
 }
 
 impl core::fmt::Debug for TaskExecutor {
@@ -127,7 +129,14 @@ impl TaskExecutor {
             in_flight: 0,
             unblock: false,
             gated: 0,
+            asks_to_land: false,
         }
+    }
+
+    /// Tells whether the mover asks before bytes land ([`iscsi_proto::datamover::Datamover::asks_to_land`]). Where it does not, a write to lent memory
+    /// holds the write gate from the time at which its data are asked for.
+    pub fn set_asks_to_land(&mut self, asks: bool) {
+        self.asks_to_land = asks;
     }
 
     /// The session that it serves.

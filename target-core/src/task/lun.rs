@@ -5,8 +5,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
+use iscsi_memory::{Landing, RegionSlice};
 use iscsi_proto::scsi;
 
+use super::landing::UnitLanding;
 use crate::lu::{Attentions, LogicalUnit, LunMap, UnitAttention};
 use crate::store::queue::EasyQueue;
 use crate::store::{Backstore, StoreCompletion, StoreOp, StoreQueue, StoreRequest};
@@ -29,6 +31,7 @@ pub(super) struct Lun {
     in_flight: u32,
     queue: Option<Box<dyn StoreQueue>>,
     batch: Vec<StoreRequest>,
+    landing: Option<Arc<dyn Landing>>,
     /// The map no longer has it; it goes when its last task does.
     gone: bool,
 }
@@ -37,6 +40,12 @@ impl Lun {
     pub(super) fn push(&mut self, token: u64, op: StoreOp) {
         self.in_flight += 1;
         self.batch.push(StoreRequest { token, op });
+    }
+
+    /// Bytes of the unit's memory in which data land that are asked for, by way of its gate: see [`UnitLanding`].
+    pub(super) fn land(&mut self, slice: RegionSlice, waker: &Waker) -> RegionSlice {
+        let landing = self.landing.get_or_insert_with(|| Arc::new(UnitLanding::new(self.unit.clone(), waker.clone())));
+        slice.with_landing(landing.clone())
     }
 
     /// Hands over what was gathered. True if there was something.
@@ -128,6 +137,7 @@ impl Luns {
                 in_flight: 0,
                 queue: None,
                 batch: Vec::new(),
+                landing: None,
                 gone: false,
             };
             match self.luns.iter_mut().find(|lun| lun.gone && lun.active == 0 && lun.in_flight == 0) {

@@ -14,6 +14,7 @@ mod begin;
 mod buffers;
 mod executor;
 pub(crate) mod job;
+mod landing;
 mod lun;
 mod progress;
 mod short;

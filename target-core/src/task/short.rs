@@ -129,7 +129,12 @@ impl TaskExecutor {
         if !unit.gate().try_shared(stripes) {
             return None;
         }
-        let sink = Sink::Region(region.slice(offset, len as usize));
+        let mut slice = region.slice(offset, len as usize);
+        let mut shared = stripes;
+        if self.asks_to_land {
+            unit.gate().release_shared(core::mem::take(&mut shared));
+            slice = lun.land(slice, &self.waker);
+        }
         lun.active += 1;
         self.sequence += 1;
         slot.generation = new.task.generation;
@@ -139,8 +144,8 @@ impl TaskExecutor {
         slot.state = State::Placing;
         slot.sequence = self.sequence;
         slot.wanted_out = len;
-        slot.shared = stripes;
-        Some(sink)
+        slot.shared = shared;
+        Some(Sink::Region(slice))
     }
 
     /// The data of a short write are in place. False if the task is none of these.

@@ -2,6 +2,7 @@
 
 mod discovery;
 mod functions;
+mod gates;
 mod login;
 mod numbering;
 mod peer;

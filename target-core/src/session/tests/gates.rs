@@ -1,0 +1,84 @@
+//! Several sessions at one unit whose memory is lent: who waits for whose data.
+
+use alloc::sync::Arc;
+use alloc::vec;
+
+use iscsi_memory::Region;
+use iscsi_proto::pdu::{DataOut, Opcode, R2t};
+use iscsi_proto::serial::Serial;
+
+use super::peer::{self, Peer, write10};
+use super::{ME, OTHER, TARGET};
+use crate::lu::{Identity, LogicalUnit};
+use crate::node::{TargetConfig, TargetNode};
+use crate::session::{Limits, Target};
+use crate::store::RamStore;
+
+/// A target with one LUN of 1 MiB in memory, and that memory.
+fn in_memory(limits: Limits) -> (Arc<Target>, Arc<Region>) {
+    let region = Region::heap(1 << 20);
+    let unit = LogicalUnit::new(Arc::new(RamStore::over(region.clone())), Identity::from_seed("memory")).unwrap();
+    let node = TargetNode::builder().name(TARGET).portal(peer::LOCAL.parse().unwrap()).open().lun(0, Arc::new(unit));
+    (Target::new(TargetConfig::builder().node(node).build().unwrap(), limits), region)
+}
+
+fn ready(target: &Arc<Target>, initiator: &str) -> Peer {
+    let mut peer = Peer::new(target.clone());
+    peer.log_in(initiator, TARGET);
+    peer.clear_attention(0);
+    peer
+}
+
+/// A write without immediate data, and what it is asked for.
+fn owe(peer: &mut Peer, itt: u32, lba: u32, blocks: u16) -> R2t {
+    let command = peer.command(itt, 0, write10(lba, blocks), u32::from(blocks) * 512);
+    peer.cmd_sn = peer.cmd_sn.next();
+    peer.send(command.emit(), &[]);
+    R2t::parse(&peer.expect(Opcode::R2t).bhs).unwrap()
+}
+
+fn data_out(r2t: &R2t) -> DataOut {
+    DataOut {
+        is_final: true,
+        lun: r2t.lun,
+        itt: r2t.itt,
+        ttt: r2t.ttt,
+        exp_stat_sn: Serial(0),
+        data_sn: 0,
+        buffer_offset: r2t.buffer_offset,
+    }
+}
+
+fn compare_and_write(peer: &mut Peer, itt: u32, lba: u8, data: &[u8]) {
+    let mut command = peer.command(itt, 0, [0x89, 0, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, 1, 0, 0], 1024);
+    (command.read, command.write) = (false, true);
+    peer.cmd_sn = peer.cmd_sn.next();
+    peer.send(command.emit(), data);
+}
+
+/// SAM-5: a task does not wait for another initiator's data, be it for blocks of the same stripe.
+#[test]
+fn data_that_an_initiator_owes_hold_up_nobody() {
+    for blocks in [1, 64] {
+        let (target, region) = in_memory(Limits::default());
+        let (mut silent, mut other) = (ready(&target, ME), ready(&target, OTHER));
+        let r2t = owe(&mut silent, 1, 0, blocks);
+        compare_and_write(&mut other, 1, 16, &[[0; 512], [7; 512]].concat());
+        assert_eq!(other.status(1), 0);
+        other.write(2, 0, &[2; 512]);
+        assert_eq!(other.status(2), 0);
+        // Half of them have come: the rest is still nobody else's business.
+        let bytes = usize::from(blocks) * 512;
+        let mut bhs = data_out(&r2t).emit();
+        bhs.set_data_segment_len(bytes as u32);
+        silent.bytes_in(&bhs.0);
+        silent.bytes_in(&vec![1; bytes / 2]);
+        compare_and_write(&mut other, 3, 0, &[[9; 512], [7; 512]].concat());
+        assert_eq!(other.status(3), 2);
+        silent.bytes_in(&vec![1; bytes - bytes / 2]);
+        assert_eq!(silent.status(1), 0);
+        let mut first = [0; 512];
+        region.read(0, &mut first);
+        assert_eq!(first, [1; 512]);
+    }
+}
