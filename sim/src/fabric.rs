@@ -142,6 +142,14 @@ impl FabricLink {
         }
     }
 
+    /// Cuts it, whatever its plan says.
+    pub fn cut_now(&mut self, now: Instant) {
+        if !self.cut {
+            self.cut();
+            self.stir(now);
+        }
+    }
+
     /// `side` hears that the connection, which was cut, is gone.
     pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
         self.fabric.cut_end(end(side));

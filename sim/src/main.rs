@@ -1,4 +1,6 @@
-//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [--calm] [--trace]`, or `--seeds A..B`. Calm: without faults.
+//! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [--calm | --meeting] [--trace]`, or `--seeds A..B`. Calm:
+//! without faults. Meeting: where rare things meet.
+//! First: ends at the first seed that fails.
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -6,18 +8,21 @@ use std::time::Instant;
 
 use sim::{Scenario, Transport};
 
-const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--calm] [--trace]";
+const USAGE: &str =
+    "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--calm | --meeting] [--first] [--trace]";
 
 struct Arguments {
     seeds: Range<u64>,
     transport: Transport,
     calm: bool,
+    meeting: bool,
+    first: bool,
     trace: bool,
 }
 
 fn arguments() -> Option<Arguments> {
     let mut seeds = None;
-    let (mut transport, mut calm, mut trace) = (Transport::Tcp, false, false);
+    let (mut transport, mut calm, mut meeting, mut first, mut trace) = (Transport::Tcp, false, false, false, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -35,22 +40,24 @@ fn arguments() -> Option<Arguments> {
                 transport = Transport::ALL.into_iter().find(|transport| transport.name() == name)?;
             }
             "--calm" => calm = true,
+            "--meeting" => meeting = true,
+            "--first" => first = true,
             "--trace" => trace = true,
             _ => return None,
         }
     }
-    Some(Arguments { seeds: seeds?, transport, calm, trace })
+    Some(Arguments { seeds: seeds?, transport, calm, meeting, first, trace })
 }
 
 fn main() -> ExitCode {
-    let Some(Arguments { seeds, transport, calm, trace }) = arguments() else {
+    let Some(Arguments { seeds, transport, calm, meeting, first, trace }) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let begun = Instant::now();
     let (mut total, mut failed, mut hash) = (sim::Report::default(), 0, 0);
     for seed in seeds.clone() {
-        let scenario = Scenario::over(seed, transport);
+        let scenario = if meeting { Scenario::meeting(seed, transport) } else { Scenario::over(seed, transport) };
         let scenario = if calm { scenario.calm() } else { scenario };
         match sim::run(&scenario, trace) {
             Ok(report) => {
@@ -64,7 +71,11 @@ fn main() -> ExitCode {
             }
             Err(failure) => {
                 failed += 1;
-                eprintln!("{failure}");
+                eprintln!("{failure}{}", if meeting { " --meeting" } else { "" });
+                if first {
+                    println!("failed at seed {seed}");
+                    return ExitCode::FAILURE;
+                }
             }
         }
     }

@@ -4,8 +4,11 @@
 //! write is told apart. A write is *pending* from the moment that it was handed to the initiator; it *ends* with its status, and a failed one of unknown
 //! fate ends when nothing can be left of it in the target. A read may see a block's write unless another one that was acknowledged before the read began
 //! was handed in after the first had ended. Values of writes that were handed in while the read was under way may be seen too.
+//!
+//! Beside it, the model knows what may be left after a crash: a flush that was acknowledged covers every write that was acknowledged before it was handed
+//! in, and so does an acknowledged write with FUA itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The content of a block, as a number. Zero is all zeroes.
 pub type Value = u64;
@@ -24,6 +27,19 @@ struct Candidate {
     value: Value,
     ended: Option<u64>,
 }
+
+/// What a block may hold after a crash.
+#[derive(Debug, Clone, Copy)]
+struct Survivor {
+    write: WriteId,
+    value: Value,
+    ended: Option<u64>,
+    acknowledged: Option<u64>,
+}
+
+/// Names a flush of the model: when it was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlushId(u64);
 
 #[derive(Debug)]
 struct Read {
@@ -67,6 +83,11 @@ pub struct Model {
     blocks: Vec<Vec<Candidate>>,
     writes: BTreeMap<WriteId, Write>,
     reads: BTreeMap<ReadId, Read>,
+    survivors: Vec<Vec<Survivor>>,
+    /// Something was promised to be durable since the last look.
+    promised: bool,
+    /// Blocks and values that an atomic command has found and replaced, and that cannot come back.
+    replaced: BTreeSet<(u64, Value)>,
     clock: u64,
     next_value: Value,
     torn: bool,
@@ -78,7 +99,11 @@ impl Model {
     #[must_use]
     pub fn new(blocks: u64, block_size: usize, torn: bool) -> Self {
         let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0) };
+        let first = Survivor { write: WriteId(0), value: 0, ended: Some(0), acknowledged: Some(0) };
         Self {
+            survivors: vec![vec![first]; blocks as usize],
+            promised: false,
+            replaced: BTreeSet::new(),
             block_size,
             blocks: vec![vec![zero]; blocks as usize],
             writes: BTreeMap::new(),
@@ -126,6 +151,7 @@ impl Model {
         for at in 0..blocks {
             let value = value(at);
             self.blocks[(lba + at) as usize].push(Candidate { write, value, ended: None });
+            self.survivors[(lba + at) as usize].push(Survivor { write, value, ended: None, acknowledged: None });
             for read in self.reads.values_mut() {
                 if let Some(allowed) = (lba + at).checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize))
                 {
@@ -141,6 +167,7 @@ impl Model {
     pub fn acknowledge(&mut self, write: WriteId) {
         let now = self.tick();
         let Some(Write { lba, blocks, begun }) = self.writes.remove(&write) else { return };
+        self.end_survivors(write, lba, blocks, now, Some(now));
         for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
             // Its candidate may be gone already: overwritten by one that was handed in later and acknowledged earlier can not be, as it had not ended.
             block.retain_mut(|candidate| {
@@ -156,6 +183,7 @@ impl Model {
     pub fn fail(&mut self, write: WriteId) {
         let now = self.tick();
         let Some(Write { lba, blocks, .. }) = self.writes.remove(&write) else { return };
+        self.end_survivors(write, lba, blocks, now, None);
         for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
             for candidate in block.iter_mut().filter(|candidate| candidate.write == write) {
                 candidate.ended = Some(now);
@@ -169,6 +197,82 @@ impl Model {
         for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
             block.retain(|candidate| candidate.write != write);
         }
+        for block in &mut self.survivors[lba as usize..(lba + blocks) as usize] {
+            block.retain(|survivor| survivor.write != write);
+        }
+    }
+
+    fn end_survivors(&mut self, write: WriteId, lba: u64, blocks: u64, now: u64, acknowledged: Option<u64>) {
+        for block in &mut self.survivors[lba as usize..(lba + blocks) as usize] {
+            for survivor in block.iter_mut().filter(|survivor| survivor.write == write) {
+                (survivor.ended, survivor.acknowledged) = (Some(now), acknowledged);
+            }
+        }
+    }
+
+    /// A flush is handed in.
+    pub fn begin_flush(&mut self) -> FlushId {
+        FlushId(self.tick())
+    }
+
+    /// The flush was acknowledged: what was acknowledged before it was handed in survives a crash.
+    pub fn end_flush(&mut self, FlushId(begun): FlushId) {
+        self.promised = true;
+        for block in &mut self.survivors {
+            keep(block, |survivor| survivor.acknowledged.is_some_and(|at| at < begun));
+        }
+    }
+
+    /// The write was acknowledged, and had FUA: it survives a crash.
+    pub fn acknowledge_durable(&mut self, write: WriteId) {
+        let Some(Write { lba, blocks, .. }) = self.writes.get(&write).copied() else { return };
+        self.acknowledge(write);
+        self.promised = true;
+        for block in &mut self.survivors[lba as usize..(lba + blocks) as usize] {
+            keep(block, |survivor| survivor.write == write);
+        }
+    }
+
+    /// Whether something was promised to be durable since this was last asked.
+    pub fn take_promised(&mut self) -> bool {
+        std::mem::take(&mut self.promised)
+    }
+
+    /// The medium holds these bytes after a crash.
+    ///
+    /// # Errors
+    /// The first block that was promised to hold something else.
+    pub fn survives(&self, data: &[u8]) -> Result<(), Wrong> {
+        for ((lba, block), data) in (0..).zip(&self.survivors).zip(data.chunks(self.block_size)) {
+            let found = value_of(data);
+            if !found.is_some_and(|value| block.iter().any(|survivor| survivor.value == value)) {
+                return Err(Wrong { lba, found, allowed: block.iter().map(|survivor| survivor.value).collect() });
+            }
+        }
+        Ok(())
+    }
+
+    /// What of these values each block can hold only once: a write that has ended put it there. To be asked when an atomic command is handed in.
+    #[must_use]
+    pub fn once(&self, lba: u64, expected: &[Value]) -> Vec<bool> {
+        let once = |(lba, value): (u64, &Value)| {
+            let mut holding = self.blocks[lba as usize].iter().filter(|candidate| candidate.value == *value);
+            *value != 0 && holding.next().is_some_and(|candidate| candidate.ended.is_some()) && holding.next().is_none()
+        };
+        (lba..).zip(expected).map(once).collect()
+    }
+
+    /// An atomic command has found these values and replaced them; `once` is of [`Self::once`].
+    ///
+    /// # Errors
+    /// The first block of which another one has said the same.
+    pub fn replace(&mut self, lba: u64, expected: &[Value], once: &[bool]) -> Result<(), Wrong> {
+        for ((lba, value), once) in (lba..).zip(expected).zip(once) {
+            if *once && !self.replaced.insert((lba, *value)) {
+                return Err(Wrong { lba, found: Some(*value), allowed: Vec::new() });
+            }
+        }
+        Ok(())
     }
 
     /// A read is handed in.
@@ -245,6 +349,14 @@ impl Model {
     pub fn is_idle(&self) -> bool {
         self.reads.is_empty() && self.writes.is_empty()
     }
+}
+
+/// Drops what ended before the last of those began that are certain to be on the medium.
+fn keep(block: &mut Vec<Survivor>, certain: impl Fn(&Survivor) -> bool) {
+    let Some(last) = block.iter().filter(|survivor| certain(survivor)).map(|survivor| survivor.write.0).max() else {
+        return;
+    };
+    block.retain(|survivor| survivor.ended.is_none_or(|ended| ended >= last));
 }
 
 /// Fills a block with a value's content.
@@ -347,6 +459,38 @@ mod tests {
         assert!(read(&mut model, 0, 9).is_ok() && read(&mut model, 0, 10).is_ok());
         model.fail(unknown);
         assert!(read(&mut model, 0, 9).is_ok());
+    }
+
+    #[test]
+    fn what_a_flush_has_covered_survives() {
+        let mut model = Model::new(1, 512, false);
+        let survives = |model: &Model, value| {
+            let mut block = vec![0; 512];
+            fill_block(value, &mut block);
+            model.survives(&block).is_ok()
+        };
+        let first = model.begin_write(0, 1, |_| 7);
+        let early = model.begin_flush();
+        model.acknowledge(first);
+        model.end_flush(early);
+        assert!(survives(&model, 0) && survives(&model, 7), "the flush was handed in before the write had ended");
+        let later = model.begin_flush();
+        let second = model.begin_write(0, 1, |_| 8);
+        model.end_flush(later);
+        assert!(!survives(&model, 0) && survives(&model, 7) && survives(&model, 8));
+        model.acknowledge_durable(second);
+        assert!(!survives(&model, 7) && survives(&model, 8));
+    }
+
+    #[test]
+    fn a_value_is_replaced_once() {
+        let mut model = Model::new(1, 512, false);
+        let write = model.begin_write(0, 1, |_| 7);
+        assert_eq!(model.once(0, &[7]), [false], "it may be written again");
+        model.acknowledge(write);
+        assert_eq!(model.once(0, &[7]), [true]);
+        assert!(model.replace(0, &[7], &[true]).is_ok());
+        assert!(model.replace(0, &[7], &[true]).is_err());
     }
 
     #[test]

@@ -39,6 +39,14 @@ impl Network {
         }
     }
 
+    /// Cuts it.
+    pub fn cut(&mut self, now: Instant) {
+        match self {
+            Self::Bytes(link) => link.cut(now),
+            Self::Queues(fabric) => fabric.cut_now(now),
+        }
+    }
+
     /// A side hears that the network, which was cut, is gone.
     pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
         match self {

@@ -48,6 +48,8 @@ pub struct Weather {
     pub chunk: u64,
     /// Bytes under way.
     pub capacity: u64,
+    /// Links in 1000 that are cut by time, and after how long at most.
+    pub cut_within: (u64, Duration),
 }
 
 impl Weather {
@@ -185,6 +187,7 @@ impl Scenario {
             refused: if faulty { rng.pick(&[0, 300]) } else { 0 },
             chunk: rng.pick(&[1, 7, 48, 300, 1460, 1460, 65536, 65536, 1 << 20]),
             capacity: rng.magnitude(256, 1 << 20),
+            cut_within: (0, Duration::ZERO),
         };
         // A link of single bytes makes any amount of data long.
         let most_blocks = if weather.chunk < 100 { 4 } else { rng.magnitude(1, 128) };
@@ -251,6 +254,39 @@ impl Scenario {
         scenario
     }
 
+    /// The scenario of a seed in which rare things meet: a store that takes longer than every time limit, links that are cut by time at any step of a
+    /// login, several initiators on the same few blocks, resets, and atomic commands that expect what is not there.
+    #[must_use]
+    pub fn meeting(seed: u64, transport: Transport) -> Self {
+        let mut scenario = Self::over(seed, transport);
+        let rng = &mut Rng::new(seed, 12);
+        scenario.store.door = rng.pick(&[Door::Easy, Door::Queue, Door::Queue]);
+        scenario.store.slow = (rng.pick(&[20, 100, 300]), seconds(rng, 40, 120));
+        scenario.store.blocks = scenario.store.blocks.min(128);
+        scenario.weather.cut_within = (rng.pick(&[300, 700]), seconds(rng, 1, 60));
+        scenario.weather.chunk = scenario.weather.chunk.max(300);
+        scenario.mangled = None;
+        scenario.hostile = 0;
+        while scenario.sessions.len() < 2 {
+            let mut session = scenario.sessions[0].clone();
+            session.reconnect.seed = Some(rng.u64());
+            scenario.sessions.push(session);
+        }
+        for session in &mut scenario.sessions {
+            let work = &mut session.work;
+            work.operations = rng.between(20, 60);
+            work.most_blocks = work.most_blocks.min(8);
+            work.others = rng.pick(&[100, 400]);
+            work.reads = rng.between(100, 500);
+            work.functions = rng.pick(&[0, 30, 100]);
+            work.function_kinds = GENTLE;
+            work.wrong = 200;
+            work.think = Duration::from_millis(rng.magnitude(1, 4000));
+            session.timeouts.command = seconds(rng, 2, 60);
+        }
+        scenario
+    }
+
     /// The same without faults: only sizes and limits are the seed's.
     #[must_use]
     pub fn calm(mut self) -> Self {
@@ -260,6 +296,7 @@ impl Scenario {
             cuts: 0,
             flips: 0,
             refused: 0,
+            cut_within: (0, Duration::ZERO),
             // Single bytes take so long that keepalive ends the session, rightly.
             chunk: self.weather.chunk.max(1460),
             ..self.weather
@@ -302,6 +339,7 @@ impl Scenario {
             store_fails: store.read_errors + store.write_errors + store.full > 0,
             untrusted: false,
             flips: weather.flips > 0,
+            wrong: 0,
         };
         let _ = count;
         SessionPlan {

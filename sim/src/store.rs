@@ -1,5 +1,6 @@
-//! Stores with faults: slow, failing, full, behind each of the three doors, on virtual time.
+//! Stores with faults: slow, failing, full, behind each of the three doors, on virtual time, with a cache that a crash takes away.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -87,6 +88,12 @@ struct State {
     calm: bool,
     under_way: usize,
     most_under_way: usize,
+    /// What a crash leaves; nothing is told of a lent store's.
+    durable: Vec<u8>,
+    /// Changes that no flush has covered yet, by their number and the first byte.
+    cached: VecDeque<(u64, usize, Vec<u8>)>,
+    /// Changes so far.
+    changes: u64,
 }
 
 /// A store on virtual time.
@@ -111,9 +118,13 @@ impl SimStore {
             _ => Medium::Private(vec![0; bytes as usize]),
         };
         let region = if let Medium::Lent(region) = &medium { Some(region.clone()) } else { None };
+        let durable = if let Medium::Private(bytes) = &medium { bytes.clone() } else { Vec::new() };
         let state = State {
             plan,
             medium,
+            durable,
+            cached: VecDeque::new(),
+            changes: 0,
             now: Instant::ZERO,
             rng,
             timers: Vec::new(),
@@ -179,6 +190,13 @@ impl SimStore {
         self.state().read(lba, data);
     }
 
+    /// What a crash would leave now: only what a flush has covered. None for a lent store.
+    #[must_use]
+    pub fn after_crash(&self) -> Option<Vec<u8>> {
+        let state = self.state();
+        (!state.durable.is_empty()).then(|| state.durable.clone())
+    }
+
     fn wait(&self) -> Wait {
         let mut state = self.state();
         let due = state.due();
@@ -216,7 +234,11 @@ impl State {
     fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
         let at = self.at(lba);
         match &mut self.medium {
-            Medium::Private(bytes) => bytes[at..at + data.len()].copy_from_slice(data),
+            Medium::Private(bytes) => {
+                bytes[at..at + data.len()].copy_from_slice(data);
+                self.changes += 1;
+                self.cached.push_back((self.changes, at, data.to_vec()));
+            }
             Medium::Lent(region) => {
                 region.reserve_for_write(at as u64, data.len() as u64).map_err(|_| StoreError::NoSpace)?;
                 region.write(at as u64, data);
@@ -267,7 +289,11 @@ impl State {
     fn unmap(&mut self, lba: u64, blocks: u64) -> Result<(), StoreError> {
         let (at, len) = (self.at(lba), self.at(blocks));
         match &mut self.medium {
-            Medium::Private(bytes) => bytes[at..at + len].fill(0),
+            Medium::Private(bytes) => {
+                bytes[at..at + len].fill(0);
+                self.changes += 1;
+                self.cached.push_back((self.changes, at, vec![0; len]));
+            }
             Medium::Lent(region) => region.discard(at as u64, len as u64),
         }
         Ok(())
@@ -275,6 +301,13 @@ impl State {
 
     fn lba_status(&self, lba: u64) -> LbaStatus {
         LbaStatus { blocks: self.plan.blocks - lba, mapped: true }
+    }
+
+    /// A flush that was handed in after so many changes is done: those are durable.
+    fn flush(&mut self, changes: u64) {
+        while let Some((_, at, data)) = self.cached.pop_front_if(|(change, ..)| *change <= changes) {
+            self.durable[at..at + data.len()].copy_from_slice(&data);
+        }
     }
 
     fn apply(&mut self, op: &StoreOp) {
@@ -286,7 +319,7 @@ impl State {
         };
     }
 
-    fn complete(&mut self, request: StoreRequest) -> StoreCompletion {
+    fn complete(&mut self, request: StoreRequest, changes: u64) -> StoreCompletion {
         self.under_way -= 1;
         let mut completion = StoreCompletion { token: request.token, buf: None, lba_status: None, result: Ok(()) };
         match request.op {
@@ -298,7 +331,7 @@ impl State {
                 completion.result = self.try_write(lba, &buf);
                 completion.buf = Some(buf);
             }
-            StoreOp::Flush => {}
+            StoreOp::Flush => self.flush(changes),
             StoreOp::Unmap { lba, blocks } => completion.result = self.unmap(lba, blocks),
             StoreOp::LbaStatus { lba } => completion.lba_status = Some(self.lba_status(lba)),
         }
@@ -354,7 +387,9 @@ impl Backstore for SimStore {
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
+        let changes = self.state().changes;
         self.wait().await;
+        self.state().flush(changes);
         Ok(())
     }
 
@@ -383,7 +418,8 @@ impl Backstore for SimStore {
 struct SimQueue {
     store: SimStore,
     waker: Waker,
-    requests: Vec<(Instant, StoreRequest)>,
+    /// When each is due, and how many changes there had been when it came.
+    requests: Vec<(Instant, StoreRequest, u64)>,
 }
 
 impl StoreQueue for SimQueue {
@@ -395,17 +431,18 @@ impl StoreQueue for SimQueue {
             if due > state.now {
                 state.timers.push((due, self.waker.clone()));
             }
-            self.requests.push((due, request));
+            self.requests.push((due, request, state.changes));
         }
     }
 
     fn poll(&mut self, completions: &mut Vec<StoreCompletion>) {
         let mut state = self.store.state();
         let now = state.now;
-        let mut due: Vec<_> = self.requests.extract_if(.., |(at, _)| *at <= now).collect();
+        let mut due: Vec<_> = self.requests.extract_if(.., |(at, ..)| *at <= now).collect();
         while !due.is_empty() {
             let next = state.rng.below(due.len() as u64) as usize;
-            completions.push(state.complete(due.swap_remove(next).1));
+            let (_, request, changes) = due.swap_remove(next);
+            completions.push(state.complete(request, changes));
         }
     }
 }
@@ -413,7 +450,7 @@ impl StoreQueue for SimQueue {
 impl Drop for SimQueue {
     fn drop(&mut self) {
         let mut state = self.store.state();
-        for (due, request) in self.requests.drain(..) {
+        for (due, request, _) in self.requests.drain(..) {
             state.orphans.push((due, request.op));
         }
     }

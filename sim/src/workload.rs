@@ -17,7 +17,7 @@ use iscsi_proto::scsi::provisioning::{Extent, unmap_list};
 use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, SenseKey, command, opcode};
 use iscsi_proto::time::Instant;
 
-use crate::model::{Model, ReadId, Value, WriteId, fill_block};
+use crate::model::{FlushId, Model, ReadId, Value, WriteId, fill_block};
 use crate::rng::Rng;
 use crate::trace::Trace;
 
@@ -69,6 +69,8 @@ pub struct WorkPlan {
     pub untrusted: bool,
     /// One bit may flip: a PDU may be rejected for its digest.
     pub flips: bool,
+    /// So many atomic commands in 1000 expect what the disk never held.
+    pub wrong: u64,
 }
 
 /// What each of the last reads may take, whatever commands are given otherwise. A connection may have fallen silent before the calm, and keepalive takes
@@ -79,7 +81,16 @@ const LAST_READ: Duration = Duration::from_secs(60);
 enum Kind {
     Read(ReadId),
     Write(WriteId),
-    Compare { read: ReadId, write: WriteId, expected: Vec<Value>, first: Value },
+    /// A write with FUA.
+    Durable(WriteId),
+    Compare {
+        read: ReadId,
+        write: WriteId,
+        expected: Vec<Value>,
+        once: Vec<bool>,
+        first: Value,
+    },
+    Flush(FlushId),
     Other,
 }
 
@@ -286,9 +297,11 @@ impl Workload {
         (self.rng.below(space - blocks + 1), blocks)
     }
 
-    fn block_cdb(&mut self, lba: u64, blocks: u64, codes: &[u8]) -> CdbBuf {
+    /// A CDB for the range, and whether it has FUA.
+    fn block_cdb(&mut self, lba: u64, blocks: u64, codes: &[u8]) -> (CdbBuf, bool) {
         let mut io = BlockIo::new(lba, blocks as u32);
-        if self.rng.permille(100) {
+        let fua = self.rng.permille(100);
+        if fua {
             io = io.with_fua();
         }
         let code = self.rng.pick(codes);
@@ -297,7 +310,9 @@ impl Workload {
         } else {
             io.to_cdb(code)
         };
-        made.or_else(|| io.to_cdb(codes[0])).expect("a 16-byte CDB has room for any range")
+        // The CDBs of six bytes have no room for FUA.
+        let fua = fua && (made.is_none() || !matches!(code, opcode::READ_6 | opcode::WRITE_6));
+        (made.or_else(|| io.to_cdb(codes[0])).expect("a 16-byte CDB has room for any range"), fua)
     }
 
     fn read(&mut self, lba: u64, blocks: u64) -> Command {
@@ -305,7 +320,8 @@ impl Workload {
         let bytes = blocks as usize * block_size;
         let more = if self.rng.permille(30) { self.rng.between(1, 2000) as usize } else { 0 };
         let read = self.model.borrow_mut().begin_read(lba, blocks);
-        let cdb = self.block_cdb(lba, blocks, &[opcode::READ_16, opcode::READ_10, opcode::READ_12, opcode::READ_6]);
+        let (cdb, _) =
+            self.block_cdb(lba, blocks, &[opcode::READ_16, opcode::READ_10, opcode::READ_12, opcode::READ_6]);
         let operation = Operation {
             kind: Kind::Read(read),
             out: None,
@@ -324,9 +340,10 @@ impl Workload {
             fill_block(value, block);
         }
         let write = self.model.borrow_mut().begin_write(lba, blocks, |at| first + at);
-        let cdb = self.block_cdb(lba, blocks, &[opcode::WRITE_16, opcode::WRITE_10, opcode::WRITE_12, opcode::WRITE_6]);
+        let (cdb, durable) =
+            self.block_cdb(lba, blocks, &[opcode::WRITE_16, opcode::WRITE_10, opcode::WRITE_12, opcode::WRITE_6]);
         let operation = Operation {
-            kind: Kind::Write(write),
+            kind: if durable { Kind::Durable(write) } else { Kind::Write(write) },
             out: Some(data.len()),
             into: None,
             name: "write",
@@ -379,7 +396,14 @@ impl Workload {
         let block_size = self.model.borrow().block_size();
         let model = &mut *self.model.borrow_mut();
         let first = model.new_values(blocks);
-        let expected: Vec<Value> = (lba..lba + blocks).map(|lba| model.likely(lba)).collect();
+        let mut expected: Vec<Value> = (lba..lba + blocks).map(|lba| model.likely(lba)).collect();
+        if self.plan.wrong > 0
+            && self.rng.permille(self.plan.wrong)
+            && let Some(last) = expected.last_mut()
+        {
+            *last = model.new_values(1);
+        }
+        let once = model.once(lba, &expected);
         let mut data = vec![0; 2 * blocks as usize * block_size];
         for (value, block) in expected.iter().copied().chain(first..).zip(data.chunks_mut(block_size)) {
             fill_block(value, block);
@@ -387,7 +411,7 @@ impl Workload {
         let read = model.begin_read(lba, blocks);
         let write = model.begin_write(lba, blocks, |at| first + at);
         let cdb = BlockIo::new(lba, blocks as u32).to_cdb(opcode::COMPARE_AND_WRITE).expect("few blocks");
-        let kind = Kind::Compare { read, write, expected, first };
+        let kind = Kind::Compare { read, write, expected, once, first };
         let operation =
             Operation { kind, out: Some(data.len()), into: None, name: "compare and write", range: (lba, blocks) };
         self.next_token += 1;
@@ -404,7 +428,11 @@ impl Workload {
         let (lba, blocks) = self.range();
         let plain = |name| Operation { kind: Kind::Other, out: None, into: None, name, range: (0, 0) };
         match self.rng.below(8) {
-            0 | 1 => self.command(BlockIo::new(0, 0).synchronize_cache(), plain("flush"), None),
+            0 | 1 => {
+                let flush = self.model.borrow_mut().begin_flush();
+                let operation = Operation { kind: Kind::Flush(flush), ..plain("flush") };
+                self.command(BlockIo::new(0, 0).synchronize_cache(), operation, None)
+            }
             2 if self.plan.unmap => self.unmap(lba, blocks),
             3 => self.write_same(lba, blocks),
             4 => self.compare_and_write(lba, blocks.min(8)),
@@ -491,17 +519,23 @@ impl Workload {
         if self.plan.untrusted {
             match operation.kind {
                 Kind::Read(read) => model.forget(read),
-                Kind::Write(write) => self.limbo.push(write),
+                Kind::Write(write) | Kind::Durable(write) => self.limbo.push(write),
                 Kind::Compare { read, write, .. } => {
                     model.forget(read);
                     self.limbo.push(write);
                 }
-                Kind::Other => {}
+                Kind::Other | Kind::Flush(_) => {}
             }
             return Ok(());
         }
         match operation.kind {
             Kind::Other => Ok(()),
+            Kind::Flush(flush) => {
+                if good {
+                    model.end_flush(flush);
+                }
+                Ok(())
+            }
             Kind::Read(read) if good => {
                 let (len, bytes) = operation.into.unwrap_or_default();
                 if completion.data_in_len as usize != bytes {
@@ -519,10 +553,14 @@ impl Workload {
                 model.forget(read);
                 Ok(())
             }
-            Kind::Write(write) => {
+            Kind::Write(write) | Kind::Durable(write) => {
                 match &completion.result {
                     Ok(_) if good => {
-                        model.acknowledge(write);
+                        if matches!(operation.kind, Kind::Durable(_)) {
+                            model.acknowledge_durable(write);
+                        } else {
+                            model.acknowledge(write);
+                        }
                         self.acknowledged += 1;
                     }
                     Ok(_) => model.fail(write),
@@ -531,10 +569,12 @@ impl Workload {
                 }
                 Ok(())
             }
-            Kind::Compare { read, write, expected, first } => match &completion.result {
+            Kind::Compare { read, write, expected, once, first } => match &completion.result {
                 Ok(_) if good => {
                     model.acknowledge(write);
                     self.acknowledged += 1;
+                    let lba = operation.range.0;
+                    model.replace(lba, &expected, &once).map_err(|wrong| format!("replaced what was gone: {wrong}"))?;
                     model.end_equal(read, &expected).map_err(|wrong| format!("compared as equal: {wrong}"))
                 }
                 Ok(outcome) if outcome.sense.is_some_and(|sense| sense.key == SenseKey::Miscompare) => {

@@ -153,6 +153,8 @@ struct World<'a> {
     hostiles: Vec<Hostile>,
     hostile_queues: Vec<HostileQueue>,
     hostile_at: Option<(u64, Instant)>,
+    /// Links that are cut by time.
+    cuts_at: Vec<(Instant, usize)>,
     calm: bool,
     rounds: u64,
     cuts: u64,
@@ -239,6 +241,7 @@ impl<'a> World<'a> {
             hostiles: Vec::new(),
             hostile_queues: Vec::new(),
             hostile_at: (scenario.hostile > 0).then_some((scenario.hostile, Instant::ZERO)),
+            cuts_at: Vec::new(),
             calm: false,
             rounds: 0,
             cuts: 0,
@@ -321,9 +324,10 @@ impl<'a> World<'a> {
     fn each_honest(&mut self, tell: impl Fn(&mut Workload)) {
         let seed = self.scenario.seed;
         for host in self.hosts.iter_mut().filter(|host| host.mangle.is_none()) {
+            // What the faults have used up of the time to reconnect in is no longer missing: a connection that fell silent before may still be lost.
+            host.recovery = Recovery::new(host.plan.reconnect, seed);
             host.state = match std::mem::replace(&mut host.state, State::Moving) {
                 State::Over(mut app) => {
-                    host.recovery = Recovery::new(host.plan.reconnect, seed);
                     tell(&mut app);
                     State::Waiting { engine: Box::new(host.engine(*app, seed)), until: self.now }
                 }
@@ -356,6 +360,7 @@ impl<'a> World<'a> {
             hostile.close();
         }
         self.hostile_at = None;
+        self.cuts_at.clear();
         for host in self.hosts.iter_mut().filter(|host| host.mangle.is_some()) {
             host.app(|app| {
                 app.rest();
@@ -410,6 +415,7 @@ impl<'a> World<'a> {
             if let Some(what) = self.verdict.get() {
                 return Err(what);
             }
+            self.check_promises()?;
             if done(self) {
                 return Ok(());
             }
@@ -422,11 +428,32 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What was promised to survive a crash survives one at this moment.
+    fn check_promises(&mut self) -> Result<(), String> {
+        let mut model = self.model.borrow_mut();
+        if !model.take_promised() {
+            return Ok(());
+        }
+        let Some(left) = self.stores[0].after_crash() else { return Ok(()) };
+        model.survives(&left).map_err(|wrong| format!("after a crash, {wrong}"))
+    }
+
+    /// Cuts what is to be cut by now.
+    fn cut_by_time(&mut self) {
+        let now = self.now;
+        for (_, number) in self.cuts_at.extract_if(.., |(at, _)| *at <= now) {
+            if let Some(network) = &mut self.networks[number] {
+                network.cut(now);
+            }
+        }
+    }
+
     /// Does everything that can be done now.
     fn settle(&mut self) -> Result<(), String> {
         for store in &self.stores {
             store.advance(self.now);
         }
+        self.cut_by_time();
         loop {
             self.rounds += 1;
             if self.rounds > MOST_ROUNDS {
@@ -474,6 +501,7 @@ impl<'a> World<'a> {
             next.push(fabric.and_then(|fabric| hostile.next(fabric, now)));
         }
         next.push(self.hostile_at.map(|(_, at)| at));
+        next.extend(self.cuts_at.iter().map(|(at, _)| Some(*at)));
         for (link, side, until) in &self.closed {
             next.push(Some(*until).filter(|at| *at > now));
             next.push(self.networks[*link].as_ref().and_then(|link| link.next(*side, now)));
@@ -629,7 +657,12 @@ impl<'a> World<'a> {
         X: Exchange<InitiatorConnection<M, Workload>> + 'static,
     {
         self.trace.event(format_args!("host {at} connects, link {link}"));
-        let host = &self.hosts[at];
+        let host = &mut self.hosts[at];
+        let (links, within) = self.scenario.weather.cut_within;
+        if links > 0 && !self.calm && host.mangle.is_none() && host.rng.permille(links) {
+            let wait = Duration::from_micros(host.rng.magnitude(1, within.as_micros() as u64));
+            self.cuts_at.push((self.now + wait, link));
+        }
         let connection =
             InitiatorConnection::new(mover, engine, host.login.clone(), host.plan.timeouts.login, self.now);
         State::Up(Box::new(Pipe::<_, X>::new(connection, link, Side::Initiator)))

@@ -60,6 +60,26 @@ fn writes_behind_a_compare_and_write_rest() {
     }
 }
 
+/// A store that takes longer than every time limit, and one session that loses its connection again and again, also while it logs in: the old sessions'
+/// writes are over before the last of the logins is let in, or it is not.
+#[test]
+fn no_login_passes_an_old_write_however_many_there_are() {
+    for seed in 0..40 {
+        let mut scenario = quiet();
+        scenario.seed = seed;
+        scenario.store.door = if seed % 2 == 0 { Door::Queue } else { Door::Easy };
+        scenario.store.blocks = 16;
+        scenario.store.slow = (500, Duration::from_secs(90));
+        scenario.weather.cut_within = (900, Duration::from_secs(20));
+        let session = &mut scenario.sessions[0];
+        session.timeouts.command = Duration::from_secs(20);
+        session.work.depth = 4;
+        session.work.most_blocks = 4;
+        session.work.reads = 300;
+        run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 /// A connection that is silent from before the calm on is found out by keepalive, and what was asked on it is asked again on the next one. Commands
 /// that are given less time than keepalive takes fail with it; the last reads are given more.
 #[test]

@@ -48,6 +48,7 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
         store_fails: true,
         untrusted: true,
         flips: false,
+        wrong: 0,
     };
     let (lun, verdict) = (Lun::new(0).expect("LUN 0"), Verdict::default());
     let model = Rc::new(RefCell::new(Model::new(128, 512, true)));

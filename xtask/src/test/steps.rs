@@ -78,8 +78,10 @@ fn doc_tests(_: &Arguments) -> Result<()> {
 }
 
 fn sim(arguments: &Arguments) -> Result<()> {
-    let mut command = cargo(&["test", "--release", "--package", "sim", "--no-fail-fast"]);
-    shell::run(command.env("SIM_SEEDS", arguments.seeds.to_string()))
+    shell::run(
+        cargo(&["test", "--release", "--package", "sim", "--no-fail-fast"])
+            .env("SIM_SEEDS", arguments.seeds.to_string()),
+    )
 }
 
 /// One test at a time: they start servers, capture traffic and measure, on what may be two cores.
