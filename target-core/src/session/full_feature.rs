@@ -456,6 +456,7 @@ impl FullFeature {
                 }
             }
         }
+        self.held.head_moved(self.now + self.target.limits.gap_timeout);
         Ok(())
     }
 

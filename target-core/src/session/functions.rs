@@ -29,7 +29,10 @@ struct Function {
 #[derive(Debug)]
 enum State {
     /// Waits for commands before it that have not come.
-    Gathering,
+    Gathering {
+        /// How long.
+        until: Instant,
+    },
     /// Waits for what it aborted to be gone.
     Aborting {
         /// Whose operations: of one LUN, or all.
@@ -69,7 +72,7 @@ impl Functions {
     /// When the next one is to be looked at again whatever happens.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         let deadlines = self.0.iter().filter_map(|function| match &function.state {
-            State::Gathering => None,
+            State::Gathering { until } => Some(*until),
             State::Aborting { owed_until, until, .. } => Some(if *owed_until > now { *owed_until } else { *until }),
         });
         deadlines.min()
@@ -129,7 +132,7 @@ impl FullFeature {
             return Ok(());
         }
         match request.function {
-            Ok(TaskFunction::AbortTask) => self.abort_task(mover, &request),
+            Ok(TaskFunction::AbortTask) => self.abort_task(mover, &request)?,
             Ok(TaskFunction::QueryTask) => {
                 let response = match self.task_of(&request) {
                     Ok(_) => TaskResponse::Succeeded,
@@ -155,7 +158,8 @@ impl FullFeature {
             }
             // RFC 7143 4.2.3.3 b: all commands before it must have come.
             _ if request.immediate && self.core.window.expected() < request.cmd_sn => {
-                self.functions.0.push(Function { request, state: State::Gathering });
+                let until = self.now + self.target.limits.gap_timeout;
+                self.functions.0.push(Function { request, state: State::Gathering { until } });
             }
             _ => self.begin(mover, request),
         }
@@ -191,28 +195,34 @@ impl FullFeature {
     }
 
     /// RFC 7143 11.6.1 a, b, c.
-    fn abort_task<M: Datamover>(&mut self, mover: &mut M, request: &TaskManagementRequest) {
+    fn abort_task<M: Datamover>(&mut self, mover: &mut M, request: &TaskManagementRequest) -> Result<(), EndReason> {
         if let Ok(handle) = self.task_of(request) {
             self.abort_now(mover, handle);
-            return self.abort_done(request, Some(request.lun), None, Then::Respond);
+            self.abort_done(request, Some(request.lun), None, Then::Respond);
+            return Ok(());
         }
         // RFC 7143 11.5.1: not on a task management request.
         if self.functions.has(request.referenced_task_tag) {
-            return self.respond(mover, request.itt, TaskResponse::Rejected);
+            self.respond(mover, request.itt, TaskResponse::Rejected);
+            return Ok(());
         }
         let referenced = self.held.find(request.referenced_task_tag).unwrap_or(request.ref_cmd_sn);
         let in_window = self.core.window.contains(referenced) && referenced < request.cmd_sn;
         if !in_window {
             // A reset from elsewhere may have ended it, and its write still be under way in the store: who hears that it does not exist sends it again.
-            return self.abort_done(request, Some(request.lun), None, Then::Absent);
+            self.abort_done(request, Some(request.lun), None, Then::Absent);
+            return Ok(());
         }
         let deadline = self.now + self.target.limits.gap_timeout;
         if referenced == self.core.window.expected() {
             self.core.window.pass();
         } else if !self.held.plug(referenced, deadline) {
-            return self.respond(mover, request.itt, TaskResponse::Rejected);
+            self.respond(mover, request.itt, TaskResponse::Rejected);
+            return Ok(());
         }
         self.respond(mover, request.itt, TaskResponse::Complete);
+        // The number counts as received: what waited for it goes on.
+        self.after_number(mover, false)
     }
 
     /// Aborts what a function covers, here and in other sessions.
@@ -381,8 +391,16 @@ impl FullFeature {
         while let Some(function) = self.functions.0.get(at) {
             let request = function.request;
             match &function.state {
-                State::Gathering if self.core.window.expected() < request.cmd_sn => at += 1,
-                State::Gathering => {
+                State::Gathering { until } if self.core.window.expected() < request.cmd_sn => {
+                    if self.now < *until {
+                        at += 1;
+                        continue;
+                    }
+                    // What it is to abort has not come in its time: nothing was done, and that is what is said.
+                    self.functions.0.remove(at);
+                    self.respond(mover, request.itt, TaskResponse::Rejected);
+                }
+                State::Gathering { .. } => {
                     self.functions.0.remove(at);
                     self.begin(mover, request);
                 }

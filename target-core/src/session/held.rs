@@ -55,9 +55,14 @@ impl HeldRequests {
         self.entries.is_empty()
     }
 
-    /// When the missing number must have come.
+    /// When the missing number must have come: the one that is next, whatever else is missing behind it.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// Another number is the next one: if it is missing, its own time begins.
+    pub(super) fn head_moved(&mut self, deadline: Instant) {
+        self.deadline = (!self.entries.is_empty()).then_some(deadline);
     }
 
     /// Holds a request; of two with one number the first stays. False when there is no room.

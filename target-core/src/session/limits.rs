@@ -30,7 +30,8 @@ pub struct Limits {
     pub task_management_functions: usize,
     /// Bytes of requests that came ahead of their turn (a CmdSN before them is missing) in one session; beyond it the connection is closed. Default 64 KiB.
     pub held_bytes: usize,
-    /// How long a missing CmdSN is waited for. Default 10 s.
+    /// How long a missing CmdSN is waited for once it is the next one: then the connection is closed if requests came ahead of it. A task management
+    /// function that waits for commands before it waits as long, and is then answered "Function rejected". Default 10 s.
     pub gap_timeout: Duration,
     /// A connection that is silent for so long is asked by NOP-In whether the initiator is still there; `None` never asks. Default 30 s.
     pub nop_in_idle: Option<Duration>,

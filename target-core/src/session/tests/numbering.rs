@@ -246,3 +246,61 @@ fn a_gap_is_not_acknowledged() {
     assert_eq!((peer.status(1), peer.status(2)), (0, 0));
     assert_eq!(peer.connection_window().0, missing.advance(2));
 }
+
+#[test]
+fn an_aborted_number_that_never_came_releases_what_is_behind_it() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    let missing = peer.cmd_sn;
+    let mut ahead = peer.command(2, 0, read10(0, 1), 512);
+    ahead.cmd_sn = missing.next();
+    peer.send(ahead.emit(), &[]);
+    peer.expect_nothing();
+    let mut abort = peer.task_function(TaskFunction::AbortTask, 0, 50);
+    abort.referenced_task_tag = 1;
+    abort.ref_cmd_sn = missing;
+    abort.cmd_sn = missing.advance(2);
+    peer.send(abort.emit(), &[]);
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    assert_eq!(peer.status(2), 0);
+}
+
+#[test]
+fn each_gap_has_its_own_time() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    let (first, gap) = (peer.cmd_sn, world.target.limits().gap_timeout);
+    let send = |peer: &mut super::peer::Peer, ahead: u32| {
+        let mut command = peer.command(ahead + 1, 0, read10(0, 1), 512);
+        command.cmd_sn = first.advance(ahead);
+        peer.send(command.emit(), &[]);
+    };
+    send(&mut peer, 1);
+    send(&mut peer, 3);
+    peer.pass(gap * 9 / 10);
+    send(&mut peer, 0);
+    assert_eq!((peer.status(1), peer.status(2)), (0, 0));
+    peer.pass(gap * 9 / 10);
+    send(&mut peer, 2);
+    assert_eq!((peer.status(3), peer.status(4)), (0, 0));
+    send(&mut peer, 5);
+    peer.pass(gap);
+    assert_eq!(peer.end(), Some(&EndReason::Gap));
+}
+
+#[test]
+fn a_function_does_not_wait_without_end_for_commands_before_it() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    let mut clear = peer.task_function(TaskFunction::AbortTaskSet, 0, 50);
+    clear.cmd_sn = peer.cmd_sn.next();
+    peer.send(clear.emit(), &[]);
+    peer.expect_nothing();
+    peer.pass(world.target.limits().gap_timeout);
+    assert_eq!(peer.function_response(50), TaskResponse::Rejected);
+    peer.read(1, 0);
+    assert_eq!(peer.status(1), 0, "the session goes on");
+}
