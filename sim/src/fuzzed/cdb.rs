@@ -216,6 +216,7 @@ impl Bench {
         for store in &self.stores {
             store.advance(self.now);
         }
+        self.executor.note_sends(0, 0);
         self.executor.submit();
         let mut steps = 0;
         loop {

@@ -440,7 +440,7 @@ impl<M: StreamMover> StreamConnection for TargetConnection<M> {
         match &mut self.phase {
             Phase::FullFeature(session) => {
                 session.keepalive.sent(now);
-                if session.is_stalled() {
+                if session.awaits_sends() {
                     self.pump(now);
                 }
             }

@@ -228,6 +228,12 @@ impl FullFeature {
         self.stalled
     }
 
+    /// Whether there is something to do when bytes have been sent.
+    #[inline]
+    pub(super) fn awaits_sends(&self) -> bool {
+        self.stalled || self.executor.as_ref().is_some_and(TaskExecutor::awaits_sends)
+    }
+
     /// The stream has ended: what is left is worked off whatever waits to be sent.
     pub(super) fn unstall(&mut self) {
         self.send_backlog = usize::MAX;
@@ -282,6 +288,7 @@ impl FullFeature {
             }
             let mut steps = false;
             if let Some(executor) = &mut self.executor {
+                executor.note_sends(mover.sent(), mover.backlog());
                 executor.submit();
                 while let Some((task, step)) = executor.poll() {
                     steps = true;
@@ -593,6 +600,7 @@ impl FullFeature {
             bidirectional_read_length,
             direct_placement: self.direct_placement,
         };
+        executor.note_sends(mover.sent(), mover.backlog());
         let data = if latest { mover.immediate_data() } else { &[] };
         if let Some(AtOnce { written, data, status }) = executor.start_at_once(&new, data) {
             // It was never in the table.

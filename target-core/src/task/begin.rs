@@ -5,7 +5,7 @@ use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::scsi::{AdditionalSense, Cdb, Sense, SenseFormat, Status, opcode};
 
 use super::NewTask;
-use super::executor::{Data, Reply, TaskExecutor, Work};
+use super::executor::{Data, Reply, Sending, TaskExecutor, Work};
 use super::job::Job;
 use super::slot::{CDB, State, Transfer, Waiting};
 use crate::device_server::{self, Command, Outcome, Plan, Request, Then, absent, fault, flags};
@@ -74,6 +74,10 @@ impl TaskExecutor {
         }
         let Some(waiting) = keep(new.cdb) else { return self.begin(work, new.cdb) };
         self.enter(work, State::Blocked(waiting));
+        if new.attribute == TaskAttribute::Ordered && self.queued > self.sent {
+            self.slots[work.slot].after = self.queued;
+            self.awaited = self.awaited.max(self.queued);
+        }
         let work = Work { direct: false, ..work };
         if !self.must_wait(work.slot) {
             return self.begin(work, new.cdb);
@@ -144,6 +148,13 @@ impl TaskExecutor {
         let len = wanted.min(work.transfer.expected_in().into()) as usize;
         if len == 0 || lun.unit.region().is_some() {
             let data = if len == 0 { Data::None } else { Data::Region { lun: work.lun, offset: lba << shift, len } };
+            if len != 0 && self.slots[work.slot].is_barrier() && !self.slots[work.slot].is_free() {
+                if let Some(lun) = self.luns.get_mut(work.lun) {
+                    lun.barriers += 1;
+                }
+                self.sending.push(Sending { lun: work.lun, until: u64::MAX });
+                self.awaited = u64::MAX;
+            }
             self.leave(work.slot);
             return Reply::Respond { data, status: Status::Good, residuals: work.transfer.residuals(wanted, 0) };
         }

@@ -13,7 +13,7 @@ use core::task::Waker;
 use futures::task::AtomicWaker;
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle, TaskStatus};
-use iscsi_proto::pdu::Residual;
+use iscsi_proto::pdu::{Residual, TaskAttribute};
 use iscsi_proto::scsi::{Sense, SenseBytes, Status};
 
 use super::buffers::Buffers;
@@ -41,6 +41,16 @@ pub(super) struct Orphan {
     pub(super) lun: u16,
     pub(super) shared: Stripes,
     pub(super) alone: Stripes,
+    /// What the task was in the order of tasks: those that waited for it wait for what it left.
+    pub(super) sequence: u64,
+    pub(super) attribute: TaskAttribute,
+}
+
+/// An ORDERED or HEAD OF QUEUE read that is answered, and whose data are still to be sent from the store's memory.
+pub(super) struct Sending {
+    pub(super) lun: u16,
+    /// How much must have been sent; `u64::MAX` until the session has queued it.
+    pub(super) until: u64,
 }
 
 /// What a step will say, without the borrow.
@@ -97,6 +107,12 @@ pub struct TaskExecutor {
     pub(super) gated: usize,
     /// The mover asks before bytes land: writes hold the gate only then.
     pub(super) asks_to_land: bool,
+    /// Bytes that have left, and those with what is queued behind them, as last [noted](Self::note_sends).
+    pub(super) sent: u64,
+    pub(super) queued: u64,
+    /// Tasks wait until so much is sent; 0 for none.
+    pub(super) awaited: u64,
+    pub(super) sending: Vec<Sending>,
 }
 
 impl core::fmt::Debug for TaskExecutor {
@@ -130,6 +146,10 @@ impl TaskExecutor {
             unblock: false,
             gated: 0,
             asks_to_land: false,
+            sent: 0,
+            queued: 0,
+            awaited: 0,
+            sending: Vec::new(),
         }
     }
 
@@ -137,6 +157,46 @@ impl TaskExecutor {
     /// holds the write gate from the time at which its data are asked for.
     pub fn set_asks_to_land(&mut self, asks: bool) {
         self.asks_to_land = asks;
+    }
+
+    /// Tells how many bytes the mover has [sent](iscsi_proto::datamover::Datamover::sent) and has queued: before each command, and before
+    /// [`poll`](Self::poll). A read is answered with the store's own memory; for the tasks that wait for it, it is over when that has been sent.
+    #[inline]
+    pub fn note_sends(&mut self, sent: u64, backlog: usize) {
+        self.sent = sent;
+        self.queued = sent + backlog as u64;
+        if self.awaited != 0 {
+            self.sends_moved();
+        }
+    }
+
+    /// Whether a task waits for bytes to be sent.
+    #[must_use]
+    pub fn awaits_sends(&self) -> bool {
+        self.awaited != 0
+    }
+
+    #[cold]
+    fn sends_moved(&mut self) {
+        let (sent, queued, luns) = (self.sent, self.queued, &mut self.luns);
+        let mut last = 0;
+        self.sending.retain_mut(|sending| {
+            sending.until = sending.until.min(queued);
+            let over = sending.until <= sent;
+            if over && let Some(lun) = luns.get_mut(sending.lun) {
+                lun.barriers -= 1;
+            }
+            last = last.max(sending.until);
+            !over
+        });
+        if self.awaited == u64::MAX {
+            self.awaited = queued;
+        }
+        self.awaited = self.awaited.max(last);
+        if self.awaited <= sent {
+            self.awaited = 0;
+        }
+        self.unblock = true;
     }
 
     /// The session that it serves.
@@ -232,8 +292,11 @@ impl TaskExecutor {
         if token != 0 {
             // What it holds of the write gate it holds until its operation ends, and lets no other writer in there.
             let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
-            self.orphans.push(Orphan { token, lun: work.lun, shared, alone });
+            let (sequence, attribute) = (slot.sequence, slot.attribute);
+            let barrier = slot.is_barrier();
+            self.orphans.push(Orphan { token, lun: work.lun, shared, alone, sequence, attribute });
             if let Some(lun) = self.luns.get_mut(work.lun) {
+                lun.barriers += u32::from(barrier);
                 lun.unit.gate().leave_behind(shared);
                 lun.orphans += 1;
             }

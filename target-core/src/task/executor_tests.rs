@@ -10,6 +10,7 @@ use iscsi_proto::scsi::vpd::VpdPage;
 use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense, SenseKey, capacity, inquiry, opcode, provisioning};
 use proptest::prelude::*;
 
+use super::super::slot::State;
 use super::*;
 use crate::device_server::flags;
 use crate::device_server::table::COMMANDS;
@@ -233,6 +234,7 @@ impl Session {
         field[..cdb.len().min(16)].copy_from_slice(&cdb[..cdb.len().min(16)]);
         let task = TaskHandle { slot: self.next % 16, generation: self.next };
         self.next += 1;
+        self.executor.note_sends(0, 0);
         let new = NewTask {
             task,
             lun: u64::from(lun) << 48,
@@ -279,6 +281,7 @@ impl Session {
 
     /// One round of the wake loop: all that is finished by now.
     fn finished(&mut self) -> Vec<(TaskHandle, Done)> {
+        self.executor.note_sends(0, 0);
         self.executor.submit();
         let mut all = vec![];
         loop {
@@ -937,6 +940,35 @@ fn aborted_tasks_end_unseen_and_give_everything_back() {
     }
     assert_eq!((session.executor.busy(None), session.executor.buffered()), (0, 0));
     session.send(&io(opcode::COMPARE_AND_WRITE, 0, 1, 0), &data).good();
+}
+
+#[test]
+fn the_order_of_tasks_waits_for_what_aborted_ones_left_at_the_store() {
+    for (aborted, later) in [
+        (TaskAttribute::Simple, TaskAttribute::Ordered),
+        (TaskAttribute::Ordered, TaskAttribute::Simple),
+        (TaskAttribute::HeadOfQueue, TaskAttribute::Simple),
+    ] {
+        let store = Arc::new(disk(true));
+        let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+        let mut session = Session::new(&map, 1);
+        store.stuck.store(true, Ordering::Relaxed);
+        let (one, _) = session.start(0, &io(opcode::WRITE_10, 0, 1, 0), &[1; 512], 0, aborted);
+        assert!(session.finished().is_empty());
+        session.executor.abort(one);
+        let (two, done) = session.start(0, &io(opcode::READ_10, 0, 1, 0), &[], 512, later);
+        assert!(done.is_none() && session.finished().is_empty());
+        // A read takes nothing of the write gate: it is the order alone that keeps it from the store.
+        assert!(matches!(session.executor.slots[usize::from(two.slot)].state, State::Blocked(_)), "{aborted:?}");
+        store.stuck.store(false, Ordering::Relaxed);
+        let mut finished = vec![];
+        while finished.is_empty() {
+            finished = session.finished();
+        }
+        assert_eq!(finished[0].0, two);
+        assert_eq!(finished[0].1.good(), [1; 512]);
+        assert_eq!(session.receive(&io(opcode::READ_10, 0, 1, 0), 512).good(), [1; 512]);
+    }
 }
 
 #[test]

@@ -140,7 +140,11 @@ impl Luns {
                 landing: None,
                 gone: false,
             };
-            match self.luns.iter_mut().find(|lun| lun.gone && lun.active == 0 && lun.in_flight == 0) {
+            match self
+                .luns
+                .iter_mut()
+                .find(|lun| lun.gone && lun.active == 0 && lun.barriers == 0 && lun.in_flight == 0)
+            {
                 Some(place) => *place = lun,
                 None => self.luns.push(lun),
             }

@@ -6,7 +6,7 @@ use iscsi_proto::scsi::{Cdb, Status};
 
 use super::executor::{Data, Reply, TaskExecutor, Work};
 use super::job::{Hold, Job, Next};
-use super::slot::{CDB, State, Waiting};
+use super::slot::{CDB, State, Waiting, is_barrier};
 use crate::device_server::{Command, Outcome, Request, Then, fault};
 use crate::store::{StoreCompletion, StoreError};
 
@@ -256,6 +256,8 @@ impl TaskExecutor {
         let orphan = self.orphans.swap_remove(at);
         if let Some(lun) = self.luns.get_mut(orphan.lun) {
             lun.orphans -= 1;
+            lun.barriers -= u32::from(is_barrier(orphan.attribute));
+            self.unblock |= lun.waiting != 0;
             lun.unit.gate().release_left_behind(orphan.shared);
             lun.unit.gate().release_exclusive(orphan.alone);
         }

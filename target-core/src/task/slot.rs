@@ -98,6 +98,11 @@ pub(super) enum State {
     Running(Job),
 }
 
+/// Whether others may have to wait for a task because of what it is.
+pub(super) fn is_barrier(attribute: TaskAttribute) -> bool {
+    matches!(attribute, TaskAttribute::Ordered | TaskAttribute::HeadOfQueue)
+}
+
 /// One entry of the task table.
 pub(super) struct Slot {
     pub(super) generation: u16,
@@ -107,6 +112,8 @@ pub(super) struct Slot {
     pub(super) state: State,
     /// Its place among the tasks of the session.
     pub(super) sequence: u64,
+    /// How much must have been sent before it runs: what older reads are answered with.
+    pub(super) after: u64,
     /// Bytes that the command wants from the initiator.
     pub(super) wanted_out: u64,
     /// Held together with other writers.
@@ -125,6 +132,7 @@ impl Slot {
         transfer: Transfer { read: false, write: false, expected: 0, bidirectional_read: 0 },
         state: State::Free,
         sequence: 0,
+        after: 0,
         wanted_out: 0,
         shared: 0,
         alone: 0,
@@ -137,7 +145,7 @@ impl Slot {
     }
 
     pub(super) fn is_barrier(&self) -> bool {
-        matches!(self.attribute, TaskAttribute::Ordered | TaskAttribute::HeadOfQueue)
+        is_barrier(self.attribute)
     }
 
     pub(super) fn handle(&self, slot: usize) -> TaskHandle {

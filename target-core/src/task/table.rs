@@ -13,20 +13,27 @@ impl TaskExecutor {
         if self.luns.get(own.lun).is_none_or(|lun| lun.barriers == 0) {
             return false;
         }
-        self.slots.iter().enumerate().any(|(other_index, other)| {
-            let older = other.sequence < own.sequence;
-            other_index != index
-                && !other.is_free()
-                && other.lun == own.lun
+        let waits_for = |lun: u16, sequence: u64, attribute: TaskAttribute| {
+            let older = sequence < own.sequence;
+            lun == own.lun
                 && match own.attribute {
                     TaskAttribute::HeadOfQueue => false,
-                    TaskAttribute::Ordered => older || other.attribute == TaskAttribute::HeadOfQueue,
-                    _ => {
-                        (older && other.attribute == TaskAttribute::Ordered)
-                            || other.attribute == TaskAttribute::HeadOfQueue
-                    }
+                    TaskAttribute::Ordered => older || attribute == TaskAttribute::HeadOfQueue,
+                    _ => (older && attribute == TaskAttribute::Ordered) || attribute == TaskAttribute::HeadOfQueue,
                 }
-        })
+        };
+        // A read that was answered with the store's memory is not over before that is sent.
+        let unsent = match own.attribute {
+            TaskAttribute::HeadOfQueue => false,
+            TaskAttribute::Ordered if own.after > self.sent => true,
+            _ => self.sending.iter().any(|sending| sending.lun == own.lun),
+        };
+        // Nor is an aborted task while its operation is at the store.
+        unsent
+            || self.orphans.iter().any(|orphan| waits_for(orphan.lun, orphan.sequence, orphan.attribute))
+            || self.slots.iter().enumerate().any(|(other_index, other)| {
+                other_index != index && !other.is_free() && waits_for(other.lun, other.sequence, other.attribute)
+            })
     }
 
     /// Puts the task into the table, or gives it another state there.
@@ -60,6 +67,7 @@ impl TaskExecutor {
         let state = core::mem::replace(&mut slot.state, State::Free);
         slot.token = 0;
         slot.wanted_out = 0;
+        slot.after = 0;
         let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
         if let Some(lun) = self.luns.get_mut(slot.lun) {
             lun.unit.gate().release_shared(shared);

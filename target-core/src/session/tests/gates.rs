@@ -4,10 +4,10 @@ use alloc::sync::Arc;
 use alloc::vec;
 
 use iscsi_memory::Region;
-use iscsi_proto::pdu::{DataOut, Opcode, R2t};
+use iscsi_proto::pdu::{DataOut, Opcode, R2t, TaskAttribute};
 use iscsi_proto::serial::Serial;
 
-use super::peer::{self, Peer, write10};
+use super::peer::{self, Peer, read10, write10};
 use super::{ME, OTHER, TARGET};
 use crate::lu::{Identity, LogicalUnit};
 use crate::node::{TargetConfig, TargetNode};
@@ -80,5 +80,47 @@ fn data_that_an_initiator_owes_hold_up_nobody() {
         let mut first = [0; 512];
         region.read(0, &mut first);
         assert_eq!(first, [1; 512]);
+    }
+}
+
+/// SAM-5 8.6: an ORDERED task waits for all older ones, and a younger one for a HEAD OF QUEUE or ORDERED one; a read is over when its data have left the
+/// store's memory.
+#[test]
+fn a_read_is_not_over_while_its_data_wait_to_be_sent() {
+    for (reads, writes) in [
+        (TaskAttribute::Simple, TaskAttribute::Ordered),
+        (TaskAttribute::HeadOfQueue, TaskAttribute::Simple),
+        (TaskAttribute::Ordered, TaskAttribute::Simple),
+    ] {
+        let (target, region) = in_memory(Limits::default());
+        region.reserve_for_write(0, 1 << 17).unwrap();
+        region.write(0, &[1; 1 << 17]);
+        let mut peer = ready(&target, ME);
+        peer.takes = false;
+        for itt in 1..5 {
+            let mut command = peer.command(itt, 0, read10(0, 256), 1 << 17);
+            command.attribute = reads;
+            peer.cmd_sn = peer.cmd_sn.next();
+            peer.send(command.emit(), &[]);
+        }
+        let mut command = peer.command(5, 0, write10(0, 1), 512);
+        command.attribute = writes;
+        peer.cmd_sn = peer.cmd_sn.next();
+        peer.send(command.emit(), &[2; 512]);
+        peer.takes = true;
+        peer.wake();
+        let mut bytes = 0;
+        while bytes < 4 << 17 {
+            let pdu = peer.expect(Opcode::DataIn);
+            assert!(pdu.data.iter().all(|byte| *byte == 1), "{reads:?} {writes:?}");
+            bytes += pdu.data.len();
+        }
+        assert_eq!(peer.status(5), 0);
+        let mut first = [0; 512];
+        region.read(0, &mut first);
+        assert_eq!(first, [2; 512]);
+        peer.write(6, 0, &[3; 512]);
+        assert_eq!(peer.status(6), 0);
+        peer.expect_nothing();
     }
 }
