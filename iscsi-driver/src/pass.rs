@@ -73,7 +73,9 @@ impl Pass {
                 None => Ok(self.peer_closed),
             });
         }
-        if exhausted || self.poll_timer(cx, connection.poll_timeout(), timer).is_ready() {
+        // The timer is polled in any case: it is what wakes the task when nothing else does.
+        let due = self.poll_timer(cx, connection.poll_timeout(), timer).is_ready();
+        if exhausted || due || connection.has_more_work() {
             // Tokio puts a yielding task behind the others and looks at its sockets and timers before it comes back.
             if pin!(tokio::task::yield_now()).poll(cx).is_ready() {
                 cx.waker().wake_by_ref();

@@ -31,6 +31,12 @@ pub trait Connection {
     /// `cx` is kept to be woken for the next such event. Called once before anything else, and after each wake.
     fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant);
 
+    /// There is work left that needs nothing from outside: [`handle_wake`](Self::handle_wake) is to be called again once the other tasks of the thread
+    /// have had their turn and its sockets and timers have been looked at. A connection that answers true has not woken itself.
+    fn has_more_work(&self) -> bool {
+        false
+    }
+
     /// Nothing is left to send or to wait for: the transport is to be closed.
     fn is_finished(&self) -> bool;
 }

@@ -137,6 +137,10 @@ impl<C: Connection, X: Exchange<C>> Drive for Pipe<C, X> {
             }
             any = true;
         }
+        if self.connection.has_more_work() {
+            self.flag.0.store(true, Ordering::Relaxed);
+            any = true;
+        }
         if !any && self.connection.poll_timeout().is_some_and(|due| due <= now) && !self.connection.is_finished() {
             return Err(format!("the {:?}'s timeout is in the past after a drain", self.side));
         }

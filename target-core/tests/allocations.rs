@@ -83,6 +83,9 @@ impl Peer {
         while idle < 3 {
             idle += 1;
             self.connection.handle_wake(&mut Context::from_waker(Waker::noop()), Instant::ZERO);
+            if self.connection.has_more_work() {
+                idle = 0;
+            }
             let n = self.connection.receive_window().fill(&self.out[at..]);
             if n > 0 {
                 self.connection.handle_received(n, Instant::ZERO);

@@ -152,10 +152,16 @@ impl Pass<'_> {
             }
             if connection.handle_completions(now) {
                 self.spinning.busy();
+                if connection.has_more_work() {
+                    break;
+                }
                 continue;
             }
             if connection.is_finished() {
                 return Poll::Ready(());
+            }
+            if connection.has_more_work() {
+                break;
             }
             if self.spinning.goes_on() {
                 std::thread::yield_now();

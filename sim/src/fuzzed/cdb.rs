@@ -217,6 +217,7 @@ impl Bench {
             store.advance(self.now);
         }
         self.executor.note_sends(0, 0);
+        self.executor.set_waker(core::task::Waker::noop());
         self.executor.submit();
         let mut steps = 0;
         loop {

@@ -78,7 +78,7 @@ pub struct Limits {
     pub max_unmap_blocks: u32,
     /// MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT, 1 to 4095. 256.
     pub max_unmap_descriptors: u16,
-    /// MAXIMUM WRITE SAME LENGTH in blocks. 2^22 - 1.
+    /// MAXIMUM WRITE SAME LENGTH in blocks. 2^19 (256 MiB of 512-byte blocks): what a slow disk writes well within an initiator's time limit.
     pub max_write_same: u32,
 }
 
@@ -89,7 +89,7 @@ impl Default for Limits {
             max_compare_and_write: 16,
             max_unmap_blocks: 1 << 20,
             max_unmap_descriptors: 256,
-            max_write_same: (1 << 22) - 1,
+            max_write_same: 1 << 19,
         }
     }
 }

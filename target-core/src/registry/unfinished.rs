@@ -74,6 +74,9 @@ impl Unfinished {
         self.entry.mailbox.set_waker(waker);
         self.executor.submit();
         while self.executor.poll().is_some() {}
+        if self.executor.has_more_work() {
+            waker.wake_by_ref();
+        }
         while let Some(event) = self.entry.mailbox.take() {
             if let SessionEvent::End { ticket, .. } | SessionEvent::Abort { ticket, .. } = event {
                 self.tickets.push(ticket);

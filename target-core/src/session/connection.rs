@@ -16,6 +16,7 @@ use super::full_feature::FullFeature;
 use super::login::{LoggedIn, LoginPhase};
 use super::{EndReason, Target};
 use crate::registry::{Carrier, Departure, Endpoints, Seat, SessionEvent, Ticket, Tickets};
+use crate::task::TaskExecutor;
 
 /// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`] or [`QueueConnection`], as its mover allows, is how
 /// it is driven.
@@ -378,6 +379,15 @@ impl<M: Datamover> Connection for TargetConnection<M> {
         }
         self.pump(now);
         self.mover.ring();
+    }
+
+    fn has_more_work(&self) -> bool {
+        match &self.phase {
+            Phase::FullFeature(session) | Phase::Ending(Ending { session: Some(session), .. }) => {
+                session.executor.as_ref().is_some_and(TaskExecutor::has_more_work)
+            }
+            _ => false,
+        }
     }
 
     fn is_finished(&self) -> bool {

@@ -18,6 +18,7 @@ use iscsi_proto::scsi::{Sense, SenseBytes, Status};
 
 use super::buffers::Buffers;
 use super::lun::Luns;
+use super::progress::TURN;
 use super::short::GOOD;
 use super::slot::{Slot, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
@@ -101,6 +102,8 @@ pub struct TaskExecutor {
     pub(super) token: u64,
     /// Operations submitted or gathered, of all LUNs.
     pub(super) in_flight: usize,
+    /// What is left of the turn: see [`TURN`].
+    pub(super) turn: usize,
     /// A task ended that others may have waited for.
     pub(super) unblock: bool,
     /// Tasks that wait for the write gate.
@@ -143,6 +146,7 @@ impl TaskExecutor {
             orphans: Vec::new(),
             token: 0,
             in_flight: 0,
+            turn: TURN,
             unblock: false,
             gated: 0,
             asks_to_land: false,
@@ -328,9 +332,17 @@ impl TaskExecutor {
         }
     }
 
-    /// Who is woken, once, when a store has something to say: to be set again after each wake, before [`poll`](Self::poll).
+    /// Who is woken, once, when a store has something to say: to be set again after each wake, before [`poll`](Self::poll). A turn begins with it.
     pub fn set_waker(&mut self, waker: &Waker) {
         self.bell.0.register(waker);
+        self.turn = TURN;
+    }
+
+    /// The turn has done its part and there is more: nobody is woken for it, [`set_waker`](Self::set_waker) is to be called again when others have had
+    /// theirs.
+    #[must_use]
+    pub fn has_more_work(&self) -> bool {
+        self.in_flight != 0 && self.luns.is_behind()
     }
 
     /// Store operations of aborted tasks that are still under way, for one LUN (by its eight bytes) or for all.

@@ -282,6 +282,7 @@ impl Session {
     /// One round of the wake loop: all that is finished by now.
     fn finished(&mut self) -> Vec<(TaskHandle, Done)> {
         self.executor.note_sends(0, 0);
+        self.executor.set_waker(Waker::noop());
         self.executor.submit();
         let mut all = vec![];
         loop {
@@ -1066,4 +1067,36 @@ proptest! {
         prop_assert_eq!(session.executor.buffered(), 0);
         prop_assert!(map.get(0).unwrap().unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
     }
+}
+
+#[test]
+fn a_long_command_gives_way_after_a_turn_and_deallocates_in_pieces() {
+    let region = Region::heap(32 << 20);
+    let store = Arc::new(Memory(region.clone()));
+    let map = Arc::new(LunMap::builder().insert(0, unit(store), false).build());
+    let mut session = Session::new(&map, 1);
+    let blocks = region.len() / 512;
+    for (code, out, turns) in [
+        // One MiB a turn where bytes move, twice eight where pages go back.
+        (opcode::WRITE_SAME_16, pattern(1, 3), 32),
+        (opcode::WRITE_SAME_16, vec![0; 512], 2),
+        (opcode::VERIFY_16, vec![], 32),
+    ] {
+        let (task, done) = session.start(0, &io(code, 0, blocks as u32, 0), &out, 0, TaskAttribute::Simple);
+        assert!(done.is_none());
+        let mut taken = 0;
+        let done = loop {
+            let finished = session.finished();
+            taken += 1;
+            if let Some((_, done)) = finished.into_iter().find(|(other, _)| *other == task) {
+                break done;
+            }
+            assert!(session.executor.has_more_work(), "whoever gives way asks for another turn");
+            assert!(taken < 100);
+        };
+        done.good();
+        assert!((turns..=turns + 1).contains(&taken), "{code:02x}: {taken} turns");
+        assert!(!session.executor.has_more_work());
+    }
+    assert_eq!(region.allocated(), 0, "zeros written to memory give it back");
 }

@@ -13,6 +13,8 @@ use crate::store::{LbaStatus, StoreCompletion, StoreOp};
 
 /// Bytes of the medium that a job handles at a time, where the command does not itself move them.
 pub(crate) const CHUNK: usize = 256 << 10;
+/// Bytes of the medium that a job deallocates at a time: giving back as many pages takes about half a millisecond.
+pub(crate) const UNMAP_PIECE: usize = 8 << 20;
 /// Most descriptors of one GET LBA STATUS answer: a page full.
 const MAX_STATUSES: u32 = 255;
 
@@ -258,8 +260,16 @@ impl Job {
                 }
                 Next::Submit(StoreOp::Write { lba: self.lba, buf })
             }
-            Kind::Unmap(extents) => match extents.pop() {
-                Some(extent) => Next::Submit(StoreOp::Unmap { lba: extent.lba, blocks: extent.blocks.into() }),
+            Kind::Unmap(extents) => match extents.last_mut() {
+                Some(extent) => {
+                    let (lba, blocks) = (extent.lba, extent.blocks.min((UNMAP_PIECE >> self.block_shift) as u32));
+                    extent.lba += u64::from(blocks);
+                    extent.blocks -= blocks;
+                    if extent.blocks == 0 {
+                        extents.pop();
+                    }
+                    Next::Submit(StoreOp::Unmap { lba, blocks: blocks.into() })
+                }
                 None => self.end(buffers),
             },
             Kind::Verify | Kind::Compare { .. } | Kind::Or { .. } if self.left == 0 => self.end(buffers),

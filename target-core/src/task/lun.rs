@@ -9,6 +9,7 @@ use iscsi_memory::{Landing, RegionSlice};
 use iscsi_proto::scsi;
 
 use super::landing::UnitLanding;
+use super::progress::cost;
 use crate::lu::{Attentions, LogicalUnit, LunMap, UnitAttention};
 use crate::store::queue::EasyQueue;
 use crate::store::{Backstore, StoreCompletion, StoreOp, StoreQueue, StoreRequest};
@@ -32,6 +33,8 @@ pub(super) struct Lun {
     queue: Option<Box<dyn StoreQueue>>,
     batch: Vec<StoreRequest>,
     landing: Option<Arc<dyn Landing>>,
+    /// The first of the batch, on their way to the queue.
+    part: Vec<StoreRequest>,
     /// The map no longer has it; it goes when its last task does.
     gone: bool,
 }
@@ -48,9 +51,21 @@ impl Lun {
         slice.with_landing(landing.clone())
     }
 
-    /// Hands over what was gathered. True if there was something.
-    pub(super) fn submit(&mut self, waker: &Waker) -> bool {
-        if self.batch.is_empty() {
+    /// Operations gathered that no turn had room for.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// Hands over what was gathered, as much of it as the turn has room for. True if there was something.
+    pub(super) fn submit(&mut self, waker: &Waker, turn: &mut usize) -> bool {
+        let (mut now, shift) = (0, self.unit.block_shift());
+        while *turn > 0
+            && let Some(request) = self.batch.get(now)
+        {
+            *turn = turn.saturating_sub(cost(&request.op, shift));
+            now += 1;
+        }
+        if now == 0 {
             return false;
         }
         let store: &Arc<dyn Backstore> = self.unit.store();
@@ -58,7 +73,12 @@ impl Lun {
             let easy = || Box::new(EasyQueue::new(store.clone(), waker.clone())) as Box<dyn StoreQueue>;
             store.clone().open_queue(waker.clone()).unwrap_or_else(easy)
         });
-        queue.submit(&mut self.batch);
+        if now == self.batch.len() {
+            queue.submit(&mut self.batch);
+        } else {
+            self.part.extend(self.batch.drain(..now));
+            queue.submit(&mut self.part);
+        }
         true
     }
 
@@ -80,6 +100,8 @@ pub(super) struct Luns {
     /// Numbers and positions, sorted.
     order: Vec<(u16, u16)>,
     generation: u64,
+    /// Whose operations were handed over first.
+    first: usize,
 }
 
 impl Luns {
@@ -138,6 +160,7 @@ impl Luns {
                 queue: None,
                 batch: Vec::new(),
                 landing: None,
+                part: Vec::new(),
                 gone: false,
             };
             match self
@@ -183,6 +206,18 @@ impl Luns {
     #[inline]
     pub(super) fn get_mut(&mut self, position: u16) -> Option<&mut Lun> {
         self.luns.get_mut(usize::from(position))
+    }
+
+    /// All of them, with another one first each time.
+    pub(super) fn next_first(&mut self) -> impl Iterator<Item = &mut Lun> {
+        self.first = if self.first + 1 < self.luns.len() { self.first + 1 } else { 0 };
+        let (last, first) = self.luns.split_at_mut_checked(self.first).unwrap_or_default();
+        first.iter_mut().chain(last)
+    }
+
+    /// Whether operations are gathered that no turn had room for.
+    pub(super) fn is_behind(&self) -> bool {
+        self.luns.iter().any(Lun::is_behind)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lun> {

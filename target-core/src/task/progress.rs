@@ -5,13 +5,28 @@ use iscsi_proto::datamover::{Sink, TaskHandle};
 use iscsi_proto::scsi::{Cdb, Status};
 
 use super::executor::{Data, Reply, TaskExecutor, Work};
-use super::job::{Hold, Job, Next};
+use super::job::{Hold, Job, Next, UNMAP_PIECE};
 use super::slot::{CDB, State, Waiting, is_barrier};
 use crate::device_server::{Command, Outcome, Request, Then, fault};
-use crate::store::{StoreCompletion, StoreError};
+use crate::store::{StoreCompletion, StoreError, StoreOp};
 
-/// Rounds of operations that complete at once before a worker's other sessions get their turn.
-const ROUNDS: u32 = 64;
+/// What one turn of a session may cost in store operations before it gives way to all else that its worker does: bytes that a store which answers at
+/// once moves in well under a millisecond, page faults included. An operation always runs whole, however much it costs.
+pub(super) const TURN: usize = 1 << 20;
+
+/// Cost of an operation that moves little or nothing: about as much time as this many bytes.
+const LEAST_COST: usize = 4096;
+
+/// What an operation costs of a [`TURN`].
+pub(super) fn cost(op: &StoreOp, block_shift: u8) -> usize {
+    let bytes = match op {
+        StoreOp::Read { buf, .. } | StoreOp::Write { buf, .. } => buf.len(),
+        // A job's piece is half a turn.
+        StoreOp::Unmap { blocks, .. } => (*blocks << block_shift) as usize / (2 * UNMAP_PIECE / TURN),
+        StoreOp::Flush | StoreOp::LbaStatus { .. } => 0,
+    };
+    bytes.max(LEAST_COST)
+}
 
 impl TaskExecutor {
     pub(super) fn received(&mut self, task: TaskHandle, sink: Sink) -> Reply {
@@ -190,8 +205,8 @@ impl TaskExecutor {
 
     pub(super) fn hand_over(&mut self) -> bool {
         let mut any = false;
-        for lun in self.luns.iter_mut() {
-            any |= lun.submit(&self.waker);
+        for lun in self.luns.next_first() {
+            any |= lun.submit(&self.waker, &mut self.turn);
         }
         any
     }
@@ -199,7 +214,7 @@ impl TaskExecutor {
     /// Works until a task has a step to report.
     #[cold]
     pub(super) fn advance(&mut self) -> Option<(TaskHandle, Reply)> {
-        for _ in 0..ROUNDS {
+        loop {
             while let Some(done) = self.completions.pop() {
                 if let Some(found) = self.completed(done) {
                     return Some(found);
@@ -221,9 +236,6 @@ impl TaskExecutor {
                 return None;
             }
         }
-        // Long jobs on a fast store: other sessions of the worker first.
-        self.waker.wake_by_ref();
-        None
     }
 
     pub(super) fn completed(&mut self, done: StoreCompletion) -> Option<(TaskHandle, Reply)> {

@@ -89,7 +89,7 @@ impl Peer {
             let mut cx = Context::from_waker(&self.waker);
             self.connection.handle_wake(&mut cx, self.now);
             self.take();
-            if !self.flag.0.load(Ordering::SeqCst) {
+            if !self.flag.0.load(Ordering::SeqCst) && !self.connection.has_more_work() {
                 return;
             }
         }
