@@ -30,8 +30,8 @@ pub(crate) fn of_transfer(error: DataError) -> Sense {
     Sense::aborted_command(match error {
         DataError::UnexpectedUnsolicitedData => AdditionalSense::UNEXPECTED_UNSOLICITED_DATA,
         DataError::IncorrectAmountOfData => AdditionalSense::INCORRECT_AMOUNT_OF_DATA,
-        DataError::DigestError => AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR,
-        DataError::OutOfSequence => AdditionalSense::DATA_PHASE_ERROR,
+        // RFC 7143 7.9 has a sequence error answered as a lost PDU, which is what a digest error makes of one.
+        DataError::DigestError | DataError::OutOfSequence => AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR,
     })
 }
 

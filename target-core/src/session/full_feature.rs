@@ -3,11 +3,13 @@
 //! The way of a command is in this file; what comes rarely is beside it: `control` (NOP, logout, reject, asynchronous messages), `functions` (task
 //! management), `text`.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
 use iscsi_proto::datamover::{Datamover, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus};
+use iscsi_proto::keys::Negotiator;
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Ahs, AhsIter, Bhs, Opcode, PduError, RESERVED_TAG, RejectReason, ScsiCommand};
 use iscsi_proto::serial::Serial;
@@ -53,6 +55,8 @@ pub(super) struct FullFeature {
     pub(super) functions: Functions,
     pub(super) held: HeldRequests,
     pub(super) text: TextResponder,
+    /// The negotiation of the text exchange under way: nothing of it holds before its end.
+    pub(super) negotiation: Option<Box<Negotiator>>,
     pub(super) keepalive: Keepalive,
     pub(super) logout: Logout,
     /// Data of the request at hand, when the mover is needed to answer it.
@@ -205,6 +209,7 @@ impl FullFeature {
             functions: Functions::default(),
             held: HeldRequests::new(limits.held_bytes),
             text: TextResponder::new(TextLimits::default()),
+            negotiation: None,
             keepalive: Keepalive::new(limits, entry.session.nop_in, now),
             logout: Logout::None,
             scratch: Vec::new(),

@@ -336,7 +336,7 @@ impl FullFeature {
     pub(super) fn abort_all<M: Datamover>(&mut self, mover: &mut M) {
         self.abort_where(mover, false, |_| true);
         self.functions.0.clear();
-        self.text.reset();
+        self.reset_text();
     }
 
     /// Another session's function aborts our tasks on these units. Those that another function has aborted before, and whose data are still to come,

@@ -1,12 +1,13 @@
 //! Text requests in the Full Feature Phase: SendTargets, and keys that may change there (RFC 7143 6.4, 13.3, Appendix C).
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::keys::{Key, Negotiator, NegotiatorConfig, Phase, Role};
 use iscsi_proto::name::IscsiName;
-use iscsi_proto::pdu::{Bhs, RejectReason, TextRequest, TextResponse};
+use iscsi_proto::pdu::{Bhs, RESERVED_TAG, RejectReason, TextRequest, TextResponse};
 use iscsi_proto::text::exchange::ResponderStep;
 use iscsi_proto::text::targets::{SendTargets, TargetAddress, TargetRecord};
 use iscsi_proto::text::{Pair, REJECT, TextWriter};
@@ -22,12 +23,16 @@ impl FullFeature {
             Ok(request) => request,
             Err(error) => return self.reject(mover, bhs, wire::header(&error)),
         };
+        if request.ttt == RESERVED_TAG {
+            // RFC 7143 11.10.4: it begins anew, and what was agreed on before the end of the last one never holds.
+            self.negotiation = None;
+        }
         match self.text.handle_request(&request, &self.scratch) {
             Ok(ResponderStep::Respond(response, data)) => self.send_text(mover, response, &data),
             Ok(ResponderStep::Complete) => {
-                let Some(answer) = self.answer_text(mover) else {
-                    // RFC 7143 6.2: a negotiation that fails in the Full Feature Phase leaves everything as it was.
-                    self.text.reset();
+                let Some(answer) = self.answer_text() else {
+                    // RFC 7143 6.2, 7.12: a negotiation that fails in the Full Feature Phase leaves everything as it was.
+                    self.reset_text();
                     return self.reject(mover, bhs, RejectReason::ProtocolError);
                 };
                 let most = self.parameters.peer_max_recv_data_segment_length as usize;
@@ -35,8 +40,17 @@ impl FullFeature {
                     self.send_text(mover, response, &data);
                 }
             }
-            Err(error) => self.reject(mover, bhs, wire::text(&error)),
+            Err(error) => {
+                self.reset_text();
+                self.reject(mover, bhs, wire::text(&error));
+            }
         }
+    }
+
+    /// Forgets the text exchange under way, and what was negotiated in it.
+    pub(super) fn reset_text(&mut self) {
+        self.text.reset();
+        self.negotiation = None;
     }
 
     fn send_text<M: Datamover>(&mut self, mover: &mut M, response: TextResponse, data: &[u8]) {
@@ -47,10 +61,18 @@ impl FullFeature {
             ..response
         };
         mover.send_control(response.emit(), data);
+        if response.is_final
+            && let Some(negotiation) = self.negotiation.take()
+            && let Ok(parameters) = negotiation.finish()
+            && parameters != self.parameters
+        {
+            mover.notice_key_values(&parameters);
+            self.parameters = parameters;
+        }
     }
 
-    /// The answer to the request's text; none when the negotiation fails.
-    fn answer_text<M: Datamover>(&mut self, mover: &mut M) -> Option<TextWriter> {
+    /// The answer to the request's text; none when the negotiation fails. What is agreed on holds when the last response is sent (RFC 7143 6.4).
+    fn answer_text(&mut self) -> Option<TextWriter> {
         let mut answer = TextWriter::new();
         let mut others: Vec<Pair<'_>> = Vec::new();
         for pair in self.text.request().pairs().ok()? {
@@ -63,20 +85,19 @@ impl FullFeature {
         if others.is_empty() {
             return Some(answer);
         }
-        let mut negotiator = Negotiator::new(NegotiatorConfig {
-            role: Role::Target,
-            phase: Phase::FullFeature,
-            session_type: self.parameters.session_type,
-            leading: true,
-            offer: self.target.limits.offer.clone(),
-            before: self.parameters.clone(),
+        let mut negotiator = self.negotiation.clone().unwrap_or_else(|| {
+            Box::new(Negotiator::new(NegotiatorConfig {
+                role: Role::Target,
+                phase: Phase::FullFeature,
+                session_type: self.parameters.session_type,
+                leading: true,
+                offer: self.target.limits.offer.clone(),
+                before: self.parameters.clone(),
+            }))
         });
         negotiator.receive(others, &mut answer).ok()?;
-        let parameters = negotiator.finish().ok()?;
-        if parameters != self.parameters {
-            mover.notice_key_values(&parameters);
-            self.parameters = parameters;
-        }
+        Negotiator::clone(&negotiator).finish().ok()?;
+        self.negotiation = Some(negotiator);
         Some(answer)
     }
 

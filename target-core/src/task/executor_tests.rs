@@ -995,6 +995,7 @@ fn broken_transfers_have_their_sense_data() {
         (DataError::UnexpectedUnsolicitedData, AdditionalSense::UNEXPECTED_UNSOLICITED_DATA),
         (DataError::IncorrectAmountOfData, AdditionalSense::INCORRECT_AMOUNT_OF_DATA),
         (DataError::DigestError, AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR),
+        (DataError::OutOfSequence, AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR),
     ] {
         let mut field = [0; 16];
         field[..10].copy_from_slice(BlockIo::new(0, 1).write().as_bytes());

@@ -176,3 +176,49 @@ fn a_failed_negotiation_leaves_the_values() {
     peer.send(nop.emit(), &[1; 2000]);
     assert_eq!(peer.expect(Opcode::NopIn).data.len(), 2000);
 }
+
+/// How long the data of a NOP-In are: as long as MaxRecvDataSegmentLength lets them be.
+fn largest(peer: &mut Peer) -> usize {
+    let nop =
+        NopOut { immediate: true, lun: 0, itt: 2, ttt: RESERVED_TAG, cmd_sn: peer.cmd_sn, exp_stat_sn: Serial(0) };
+    peer.send(nop.emit(), &[1; 2000]);
+    peer.expect(Opcode::NopIn).data.len()
+}
+
+#[test]
+fn a_negotiation_over_several_requests_holds_at_its_end_or_not_at_all() {
+    const KEY: &str = "MaxRecvDataSegmentLength";
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    let begin = |peer: &mut Peer| {
+        let first = TextRequest { is_final: false, ..request(peer, RESERVED_TAG) };
+        peer.send(first.emit(), &text(&[(KEY, "512")]));
+        let response = TextResponse::parse(&peer.expect(Opcode::TextResponse).bhs).unwrap();
+        assert!(!response.is_final);
+        response.ttt
+    };
+    // A key twice, and a reset, leave the old value.
+    let ttt = begin(&mut peer);
+    let again = request(&mut peer, ttt).emit();
+    peer.send(again, &text(&[(KEY, "1024")]));
+    peer.expect_reject(RejectReason::ProtocolError, &again);
+    assert_eq!(largest(&mut peer), 2000);
+    begin(&mut peer);
+    let reset = request(&mut peer, RESERVED_TAG).emit();
+    peer.send(reset, &text(&[("X-com.example.key", "1")]));
+    peer.expect(Opcode::TextResponse);
+    assert_eq!(largest(&mut peer), 2000);
+    // So does a request that does not belong to it.
+    let ttt = begin(&mut peer);
+    let stale = request(&mut peer, ttt ^ 0x4000).emit();
+    peer.send(stale, &[]);
+    peer.expect_reject(RejectReason::InvalidPduField, &stale);
+    assert_eq!(largest(&mut peer), 2000);
+    // At its end it holds.
+    let ttt = begin(&mut peer);
+    assert_eq!(largest(&mut peer), 2000);
+    let last = request(&mut peer, ttt).emit();
+    peer.send(last, &[]);
+    peer.expect(Opcode::TextResponse);
+    assert_eq!(largest(&mut peer), 512);
+}
