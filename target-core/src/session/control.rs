@@ -22,9 +22,20 @@ pub(super) struct Keepalive {
     send: Duration,
     heard: Instant,
     sent: Instant,
-    asked: Option<(u32, Instant)>,
+    /// Bytes went that had to wait: the peer takes what it is sent.
+    taken: Instant,
+    asked: Option<Asked>,
     check_at: Instant,
     last_ttt: u32,
+}
+
+/// A NOP-In that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    ttt: u32,
+    at: Instant,
+    /// How much must have been sent until it has left: what is queued before it may take long on a slow link.
+    leaves: u64,
 }
 
 /// What the watch finds.
@@ -44,6 +55,7 @@ impl Keepalive {
             send: limits.send_timeout,
             heard: now,
             sent: now,
+            taken: now,
             asked: None,
             check_at: now + first,
             last_ttt: 0,
@@ -60,6 +72,7 @@ impl Keepalive {
     #[inline]
     pub(super) fn sent(&mut self, now: Instant) {
         self.sent = now;
+        self.taken = now;
     }
 
     /// Asks nothing more: the session is about to end.
@@ -72,7 +85,7 @@ impl Keepalive {
         self.check_at
     }
 
-    fn check(&mut self, backlog: usize, now: Instant) -> Finding {
+    fn check(&mut self, sent: u64, backlog: usize, now: Instant) -> Finding {
         if backlog == 0 {
             self.sent = now;
         } else if now >= self.sent + self.send {
@@ -80,15 +93,18 @@ impl Keepalive {
         }
         let mut next = self.sent + self.send;
         let mut finding = Finding::Well;
-        if let Some((_, at)) = self.asked {
-            if now >= at + self.answer {
+        if let Some(asked) = self.asked {
+            // Whoever takes bytes, or sends some, is there, though the question may still be on its way.
+            let life = asked.at.max(self.taken).max(self.heard);
+            let left = sent >= asked.leaves || backlog == 0;
+            if left && now >= life + self.answer {
                 return Finding::Gone(EndReason::NopTimeout);
             }
-            next = next.min(at + self.answer);
+            next = next.min(if left { life } else { now } + self.answer);
         } else if let Some(idle) = self.idle {
             if now >= self.heard + idle {
                 self.last_ttt = if self.last_ttt >= RESERVED_TAG - 1 { 1 } else { self.last_ttt + 1 };
-                self.asked = Some((self.last_ttt, now));
+                self.asked = Some(Asked { ttt: self.last_ttt, at: now, leaves: u64::MAX });
                 next = next.min(now + self.answer);
                 finding = Finding::AskNow(self.last_ttt);
             } else {
@@ -100,7 +116,7 @@ impl Keepalive {
     }
 
     fn answered(&mut self, ttt: u32) -> bool {
-        let answers = self.asked.is_some_and(|(asked, _)| asked == ttt);
+        let answers = self.asked.is_some_and(|asked| asked.ttt == ttt);
         if answers {
             self.asked = None;
         }
@@ -157,7 +173,7 @@ impl FullFeature {
         if now < self.keepalive.check_at() {
             return Ok(());
         }
-        match self.keepalive.check(mover.backlog(), now) {
+        match self.keepalive.check(mover.sent(), mover.backlog(), now) {
             Finding::Well => Ok(()),
             Finding::Gone(reason) => Err(reason),
             Finding::AskNow(ttt) => {
@@ -171,6 +187,9 @@ impl FullFeature {
                     max_cmd_sn: self.core.window.max(),
                 };
                 mover.send_control(ask.emit(), &[]);
+                if let Some(asked) = &mut self.keepalive.asked {
+                    asked.leaves = mover.sent() + mover.backlog() as u64;
+                }
                 Ok(())
             }
         }

@@ -35,7 +35,8 @@ pub struct Limits {
     pub gap_timeout: Duration,
     /// A connection that is silent for so long is asked by NOP-In whether the initiator is still there; `None` never asks. Default 30 s.
     pub nop_in_idle: Option<Duration>,
-    /// How long the answer to a NOP-In may take before the connection is closed. Default 15 s.
+    /// How long the answer to a NOP-In may take before the connection is closed, from the time at which it has left and the initiator last took or sent
+    /// something. Default 15 s.
     pub nop_in_timeout: Duration,
     /// Bytes waiting to be sent at which no further request is looked at. Default 4 MiB.
     pub send_backlog: usize,

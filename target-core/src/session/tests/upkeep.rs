@@ -83,6 +83,26 @@ fn the_idle_are_asked_and_those_who_do_not_answer_are_gone() {
 }
 
 #[test]
+fn a_question_that_is_still_queued_need_not_be_answered() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    peer.takes = false;
+    let ping =
+        NopOut { immediate: true, lun: 0, itt: 5, ttt: RESERVED_TAG, cmd_sn: peer.cmd_sn, exp_stat_sn: Serial(0) };
+    peer.send(ping.emit(), &[0; 4096]);
+    peer.pass(Duration::from_secs(50));
+    assert_eq!(peer.end(), None);
+    peer.takes = true;
+    peer.wake();
+    assert_eq!(peer.expect(Opcode::NopIn).bhs.itt(), 5);
+    assert_eq!(peer.expect(Opcode::NopIn).bhs.itt(), RESERVED_TAG);
+    peer.pass(Duration::from_secs(14));
+    assert_eq!(peer.end(), None);
+    peer.pass(Duration::from_secs(16));
+    assert_eq!(peer.end(), Some(&EndReason::NopTimeout));
+}
+
+#[test]
 fn those_who_cannot_bear_it_are_not_asked() {
     let world = World::with(Limits::default(), |node| node.acl(Acl::new(ME).without_nop_in()));
     let mut peer = world.logged_in(ME);
