@@ -71,9 +71,10 @@ impl Functions {
 
     /// When the next one is to be looked at again whatever happens.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let deadlines = self.0.iter().filter_map(|function| match &function.state {
-            State::Gathering { until } => Some(*until),
-            State::Aborting { owed_until, until, .. } => Some(if *owed_until > now { *owed_until } else { *until }),
+        let deadlines = self.0.iter().map(|function| match &function.state {
+            State::Gathering { until } => *until,
+            State::Aborting { owed_until, until, .. } if *owed_until > now => *owed_until,
+            State::Aborting { until, .. } => *until,
         });
         deadlines.min()
     }
