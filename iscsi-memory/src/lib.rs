@@ -36,7 +36,7 @@ pub use buf::{Buf, BufPool};
 #[cfg(feature = "counting-allocator")]
 pub use counting::CountingAllocator;
 pub use lease::{Lease, Memory};
-pub use region::{Landed, Landing, OutOfMemory, Region, RegionSlice};
+pub use region::{Landed, Landing, MemoryBudget, OutOfMemory, Region, RegionSlice};
 pub use registration::{
     Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
 };

@@ -41,6 +41,60 @@ fn heap_layout(len: usize) -> Layout {
     Layout::from_size_align(len.max(1), PAGE as usize).expect("a region is smaller than the address space")
 }
 
+/// How many bytes regions may have allocated together, and how many they have: drawn as pages are first written, given back as they are discarded
+/// and when a region ends. One is shared by all RAM stores of a process, or as their owner likes.
+///
+/// ```
+/// use iscsi_memory::{MemoryBudget, Region};
+/// let budget = MemoryBudget::new(8192);
+/// let (one, other) = (Region::mapped_within(1 << 30, &budget)?, Region::mapped_within(1 << 30, &budget)?);
+/// one.reserve_for_write(0, 8192).unwrap();
+/// assert!(other.reserve_for_write(0, 1).is_err());
+/// one.discard(0, 4096);
+/// other.reserve_for_write(0, 1).unwrap();
+/// drop((one, other));
+/// assert_eq!(budget.used(), 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct MemoryBudget {
+    limit: u64,
+    used_pages: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used_pages: AtomicU64::new(0) })
+    }
+
+    /// Bytes that may be allocated at a time.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes allocated by all its regions, a multiple of 4096.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used_pages.load(Ordering::Relaxed) << PAGE_SHIFT
+    }
+
+    fn take_page(&self) -> Result<(), OutOfMemory> {
+        let count = self.used_pages.fetch_add(1, Ordering::Relaxed);
+        if (count + 1) << PAGE_SHIFT > self.limit {
+            self.give_pages(1);
+            return Err(OutOfMemory { limit: self.limit });
+        }
+        Ok(())
+    }
+
+    fn give_pages(&self, pages: u64) {
+        self.used_pages.fetch_sub(pages, Ordering::Relaxed);
+    }
+}
+
 enum Backing {
     Heap,
     #[cfg(feature = "std")]
@@ -94,7 +148,7 @@ pub struct Region {
     /// One bit a page: set when the page was written.
     written: Vec<AtomicU64>,
     allocated_pages: AtomicU64,
-    limit: u64,
+    budget: Arc<MemoryBudget>,
     #[cfg(feature = "std")]
     chunks: Chunks,
 }
@@ -116,7 +170,7 @@ impl Region {
         // SAFETY: the layout's size is not zero.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
-        Arc::new(Self::over(ptr, len as u64, Backing::Heap, u64::MAX))
+        Arc::new(Self::over(ptr, len as u64, Backing::Heap, MemoryBudget::new(u64::MAX)))
     }
 
     /// A region of `len` bytes of lazily allocated anonymous memory, of which at most `limit` bytes may be allocated at a time.
@@ -125,6 +179,15 @@ impl Region {
     /// What `mmap` says when the address space cannot hold `len` bytes.
     #[cfg(feature = "std")]
     pub fn mapped(len: u64, limit: u64) -> std::io::Result<Arc<Self>> {
+        Self::mapped_within(len, &MemoryBudget::new(limit))
+    }
+
+    /// As [`mapped`](Self::mapped), with a limit that other regions share.
+    ///
+    /// # Errors
+    /// As [`mapped`](Self::mapped).
+    #[cfg(feature = "std")]
+    pub fn mapped_within(len: u64, budget: &Arc<MemoryBudget>) -> std::io::Result<Arc<Self>> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         // No allocation is larger: pointers into it are made by adding an offset.
         let size = isize::try_from(len).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))? as usize;
@@ -141,10 +204,10 @@ impl Region {
         // SAFETY: the advice changes no byte of our own fresh mapping.
         let _ = unsafe { rustix::mm::madvise(ptr, size.max(1), rustix::mm::Advice::LinuxNoHugepage) };
         let ptr = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
-        Ok(Arc::new(Self::over(ptr, len, Backing::Mapped, limit)))
+        Ok(Arc::new(Self::over(ptr, len, Backing::Mapped, budget.clone())))
     }
 
-    fn over(ptr: NonNull<u8>, len: u64, backing: Backing, limit: u64) -> Self {
+    fn over(ptr: NonNull<u8>, len: u64, backing: Backing, budget: Arc<MemoryBudget>) -> Self {
         let words = len.div_ceil(PAGE).div_ceil(64) as usize;
         // `AtomicU64` has no cheap `vec![]`: collecting zeroes is what allocates them; 50 GiB of region is 1.6 MiB here.
         let written = core::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect();
@@ -154,7 +217,7 @@ impl Region {
             backing,
             written,
             allocated_pages: AtomicU64::new(0),
-            limit,
+            budget,
             #[cfg(feature = "std")]
             chunks: Chunks::default(),
         }
@@ -178,10 +241,10 @@ impl Region {
         self.allocated_pages.load(Ordering::Relaxed) << PAGE_SHIFT
     }
 
-    /// Most bytes that may be allocated at a time.
+    /// Most bytes that may be allocated at a time, by all regions of its budget.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.budget.limit
     }
 
     fn check(&self, offset: u64, len: u64) {
@@ -258,13 +321,11 @@ impl Region {
             // `forget` gives back pages that nobody has taken: not while one is being taken.
             #[cfg(feature = "std")]
             let _chunks = self.chunks.read();
-            let count = self.allocated_pages.fetch_add(1, Ordering::Relaxed);
-            if (count + 1) << PAGE_SHIFT > self.limit {
-                self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
-                return Err(OutOfMemory { limit: self.limit });
-            }
+            self.budget.take_page()?;
+            self.allocated_pages.fetch_add(1, Ordering::Relaxed);
             if word.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
                 self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
+                self.budget.give_pages(1);
             }
         }
         Ok(())
@@ -306,12 +367,15 @@ impl Region {
         if range.is_empty() {
             return;
         }
+        let mut given = 0;
         for page in range.start >> PAGE_SHIFT..range.end >> PAGE_SHIFT {
             let (word, bit) = self.bit(page);
             if word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
-                self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
+                given += 1;
             }
         }
+        self.allocated_pages.fetch_sub(given, Ordering::Relaxed);
+        self.budget.give_pages(given);
         match self.backing {
             // SAFETY: checked range; heap pages stay ours and are zeroed.
             Backing::Heap => unsafe {
@@ -471,6 +535,7 @@ impl Drop for Region {
                 return;
             }
         }
+        self.budget.give_pages(self.allocated_pages.load(Ordering::Relaxed));
         match self.backing {
             // SAFETY: allocated in `heap` with this very layout; no slice of it is alive, since slices hold the Arc.
             Backing::Heap => unsafe { dealloc(self.ptr.as_ptr(), heap_layout(self.len as usize)) },

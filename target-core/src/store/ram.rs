@@ -22,8 +22,8 @@ const PAGE: u64 = 4096;
 ///
 /// A store is thin: its size is a promise, its memory limit is what it may take. A write beyond the limit ends with [`StoreError::NoSpace`], which
 /// initiators see as a full thin-provisioned disk, in place of the system killing the process. The limit is by default what the machine can hold: its
-/// memory (or the control group's share, if that is less) less one eighth. It is the limit of one store and does not know of other stores and programs:
-/// several large stores in one machine want limits of their own.
+/// memory (or the control group's share, if that is less) less one eighth. Several stores of one process share a
+/// limit by [`RamStoreBuilder::memory_budget`]; other programs are not known of.
 ///
 /// The size may exceed the memory up to 64 times: more than that is refused as a mistake, as is what the address space cannot map. The bookkeeping
 /// takes one bit a page, so that even the largest store costs less than one five-hundredth of the memory before the first write.
@@ -138,8 +138,9 @@ impl Backstore for RamStore {
 #[cfg(feature = "std")]
 mod builder {
     use std::fs;
+    use std::sync::Arc;
 
-    use iscsi_memory::Region;
+    use iscsi_memory::{MemoryBudget, Region};
 
     use super::RamStore;
     use crate::store::StoreOpenError;
@@ -161,6 +162,7 @@ mod builder {
         bytes: u64,
         block_size: u32,
         memory_limit: Option<u64>,
+        budget: Option<Arc<MemoryBudget>>,
     }
 
     impl RamStore {
@@ -180,7 +182,7 @@ mod builder {
 
         /// A store of `bytes` with options.
         pub fn builder(bytes: u64) -> RamStoreBuilder {
-            RamStoreBuilder { bytes, block_size: 512, memory_limit: None }
+            RamStoreBuilder { bytes, block_size: 512, memory_limit: None, budget: None }
         }
     }
 
@@ -197,12 +199,19 @@ mod builder {
             self
         }
 
+        /// Bytes of memory that the store may take together with the other stores of the budget, drawn as blocks are written. It takes the place of a
+        /// [`memory_limit`](Self::memory_limit). Default: a budget of the store's own.
+        pub fn memory_budget(mut self, budget: Arc<MemoryBudget>) -> Self {
+            self.budget = Some(budget);
+            self
+        }
+
         /// Opens the store.
         ///
         /// # Errors
         /// See [`RamStore::new`]; and a block size that no disk has.
         pub fn open(self) -> Result<RamStore, StoreOpenError> {
-            let Self { bytes, block_size, memory_limit } = self;
+            let Self { bytes, block_size, memory_limit, budget } = self;
             if !matches!(block_size, 512 | 1024 | 2048 | 4096) {
                 return Err(StoreOpenError::BlockSize(block_size));
             }
@@ -217,8 +226,9 @@ mod builder {
                 }
             }
             let limit = memory_limit.or_else(RamStore::default_memory_limit).unwrap_or(u64::MAX);
-            let region =
-                Region::mapped(bytes, limit).map_err(|source| StoreOpenError::AddressSpace { bytes, source })?;
+            let budget = budget.unwrap_or_else(|| MemoryBudget::new(limit));
+            let region = Region::mapped_within(bytes, &budget)
+                .map_err(|source| StoreOpenError::AddressSpace { bytes, source })?;
             Ok(RamStore { region, geometry: RamStore::shape(bytes, block_size) })
         }
     }

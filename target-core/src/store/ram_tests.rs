@@ -122,3 +122,18 @@ fn the_memory_door_shows_the_same_bytes() {
     assert_eq!(data, [5; 512]);
     assert_eq!(store.geometry().blocks, 128);
 }
+
+#[test]
+fn stores_draw_on_one_budget_as_their_pages_are_touched() {
+    let budget = iscsi_memory::MemoryBudget::new(3 * 4096);
+    let open = |bytes| RamStore::builder(bytes).memory_budget(budget.clone()).open().unwrap();
+    let (small, big) = (open(8192), open(1 << 30));
+    block_on(small.write(0, &[1; 8192])).unwrap();
+    block_on(big.write(0, &[1; 512])).unwrap();
+    assert_eq!(block_on(big.write(8, &[1; 512])), Err(StoreError::NoSpace));
+    assert_eq!(budget.used(), 3 * 4096);
+    block_on(small.unmap(0, 8)).unwrap();
+    block_on(big.write(8, &[1; 512])).unwrap();
+    drop(big);
+    assert_eq!(budget.used(), 4096);
+}

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use examples::ending::{Ending, failed, usage};
+use examples::report::bytes;
+use iscsi_memory::MemoryBudget;
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use iscsi_proto::name::IscsiName;
@@ -13,37 +15,15 @@ use target_core::store::{Backstore, FileOptions, FileStore, NullStore, RamStore}
 
 use crate::layout::{Account, Layout, PortalSpec, StoreSpec, TargetLayout};
 
-/// What the RAM LUNs of one program may take together, so that all of them filled do not make the system kill it.
-#[derive(Debug, Clone, Copy)]
-struct MemoryShare {
-    /// Bytes of memory for all of them.
-    limit: u64,
-    /// Bytes of all of them.
-    total: u64,
-}
-
-impl MemoryShare {
-    fn new(limit: u64, layout: &Layout) -> Self {
-        let luns = layout.targets.iter().flat_map(|target| &target.luns);
-        let sizes = luns.map(|lun| if let StoreSpec::Ram(bytes) = lun { *bytes } else { 0 });
-        Self { limit, total: sizes.fold(0, u64::saturating_add) }
-    }
-
-    /// The memory limit of a LUN: as much of the whole as its size is of all sizes, in pages.
-    fn of(self, bytes: u64) -> u64 {
-        if self.total <= self.limit {
-            return self.limit;
-        }
-        let share = u128::from(self.limit) * u128::from(bytes) / u128::from(self.total);
-        (share as u64).next_multiple_of(4096)
-    }
-}
-
 /// Opens a LUN's store.
-fn open(spec: &StoreSpec, read_only: bool, share: MemoryShare) -> Result<(Arc<dyn Backstore>, &'static str), Ending> {
+fn open(
+    spec: &StoreSpec,
+    read_only: bool,
+    memory: &Arc<MemoryBudget>,
+) -> Result<(Arc<dyn Backstore>, &'static str), Ending> {
     Ok(match spec {
         StoreSpec::Ram(bytes) => {
-            let builder = RamStore::builder(*bytes).memory_limit(share.of(*bytes));
+            let builder = RamStore::builder(*bytes).memory_budget(memory.clone());
             (Arc::new(builder.open().map_err(usage)?), "RAM DISK")
         }
         StoreSpec::Null(bytes) => (Arc::new(NullStore::new(*bytes)), "NULL DISK"),
@@ -88,7 +68,7 @@ fn node(
     target: &TargetLayout,
     name: &str,
     portals: &[(SocketAddr, bool)],
-    share: MemoryShare,
+    memory: &Arc<MemoryBudget>,
 ) -> Result<target_core::node::TargetNodeBuilder, Ending> {
     let mut attributes = Attributes::open();
     attributes.authentication = !layout.chap.is_empty();
@@ -105,7 +85,7 @@ fn node(
         node = node.account(account(user, layout.mutual_chap.as_ref()));
     }
     for (lun, spec) in target.luns.iter().enumerate() {
-        let (store, product) = open(spec, layout.read_only, share)?;
+        let (store, product) = open(spec, layout.read_only, memory)?;
         let unit = logical_unit(store, product, name, lun)?;
         let number = u16::try_from(lun).map_err(usage)?;
         node = if layout.read_only { node.read_only_lun(number, unit) } else { node.lun(number, unit) };
@@ -120,15 +100,33 @@ pub(crate) fn made_up_name(n: usize) -> Result<String, Ending> {
     Ok(IscsiName::generate("iqn.2026-11.example.ramdisk", seed.as_bytes()).map_err(failed)?.to_string())
 }
 
+/// What there is to say when the RAM LUNs together are larger than the memory that they share.
+fn thin(layout: &Layout, limit: u64) -> Option<String> {
+    let luns = layout.targets.iter().flat_map(|target| &target.luns);
+    let sizes = luns.map(|lun| if let StoreSpec::Ram(bytes) = lun { *bytes } else { 0 });
+    let total = sizes.fold(0, u64::saturating_add);
+    (total > limit).then(|| {
+        format!(
+            "The RAM LUNs hold {} together and share {} of memory: writes beyond that end with SPACE ALLOCATION FAILED.",
+            bytes(total),
+            bytes(limit)
+        )
+    })
+}
+
 /// Opens all stores and puts the configuration together.
 pub(crate) fn configure(layout: &Layout) -> Result<TargetConfig, Ending> {
     let portals =
         layout.portals.iter().map(|portal| Ok((address(portal)?, portal.iser))).collect::<Result<Vec<_>, _>>()?;
-    let share = MemoryShare::new(RamStore::default_memory_limit().unwrap_or(u64::MAX), layout);
+    // One for all: filled together, they must not make the system kill the program.
+    let memory = MemoryBudget::new(RamStore::default_memory_limit().unwrap_or(u64::MAX));
+    if let Some(warning) = thin(layout, memory.limit()) {
+        eprintln!("{warning}");
+    }
     let mut config = TargetConfig::builder();
     for (n, target) in layout.targets.iter().enumerate() {
         let name = target.name.clone().map_or_else(|| made_up_name(n), Ok)?;
-        config = config.node(node(layout, target, &name, &portals, share)?);
+        config = config.node(node(layout, target, &name, &portals, &memory)?);
     }
     for user in &layout.chap {
         config = config.discovery_account(account(user, layout.mutual_chap.as_ref()));
@@ -141,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ram_luns_share_the_memory_by_their_sizes() {
+    fn luns_larger_than_the_memory_are_told_of() {
         let layout = |sizes: &[u64]| Layout {
             targets: vec![TargetLayout {
                 name: None,
@@ -149,10 +147,8 @@ mod tests {
             }],
             ..Layout::default()
         };
-        let fits = MemoryShare::new(16 << 30, &layout(&[4 << 30, 8 << 30]));
-        assert_eq!(fits.of(4 << 30), 16 << 30, "what fits needs no bound of its own");
-        let thin = MemoryShare::new(16 << 30, &layout(&[48 << 30, 16 << 30]));
-        assert_eq!((thin.of(48 << 30), thin.of(16 << 30)), (12 << 30, 4 << 30));
-        assert_eq!(MemoryShare::new(1 << 30, &layout(&[u64::MAX, u64::MAX])).of(u64::MAX), 1 << 30);
+        assert_eq!(thin(&layout(&[4 << 30, 12 << 30]), 16 << 30), None);
+        assert!(thin(&layout(&[48 << 30, 16 << 30]), 16 << 30).is_some_and(|text| text.contains("64")));
+        assert!(thin(&layout(&[u64::MAX, u64::MAX]), 16 << 30).is_some());
     }
 }
