@@ -14,7 +14,7 @@ pub(super) fn test_unit_ready(request: &mut Request<'_>) -> Outcome {
 /// Returns a pending unit attention and clears it; else says whether the unit is ready (SPC-5 6.39).
 pub(super) fn request_sense(request: &mut Request<'_>) -> Outcome {
     let ask = RequestSense::parse(request.cdb);
-    let sense = match request.attentions.take() {
+    let sense = match request.attentions.take(request.unit.attentions()) {
         Some(attention) => Sense::unit_attention(attention.code()),
         None if request.unit.is_stopped() => {
             Sense::new(SenseKey::NotReady, AdditionalSense::NOT_READY_INITIALIZING_COMMAND_REQUIRED)

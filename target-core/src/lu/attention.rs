@@ -15,15 +15,15 @@ use crate::lock::Lock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum UnitAttention {
-    /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: a new I_T nexus, or more happened than the log holds.
+    /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: more happened than is remembered.
     PowerOnOrReset = 0,
-    /// POWER ON OCCURRED.
+    /// POWER ON OCCURRED: the first time that an I_T nexus comes to a unit since it was made.
     PowerOn = 1,
-    /// SCSI BUS RESET OCCURRED: TARGET WARM RESET.
+    /// SCSI BUS RESET OCCURRED: TARGET WARM RESET, TARGET COLD RESET.
     BusReset = 2,
     /// BUS DEVICE RESET FUNCTION OCCURRED: LOGICAL UNIT RESET.
     LogicalUnitReset = 3,
-    /// I_T NEXUS LOSS OCCURRED.
+    /// I_T NEXUS LOSS OCCURRED: the I_T nexus was here before, and comes back. The unit has kept its data.
     NexusLoss = 4,
     /// COMMANDS CLEARED BY ANOTHER INITIATOR: CLEAR TASK SET by another I_T nexus.
     CommandsCleared = 5,
@@ -48,6 +48,11 @@ pub enum UnitAttention {
 }
 
 impl UnitAttention {
+    /// Whether it is a power on or a reset, which stands for all lesser conditions.
+    const fn is_reset(self) -> bool {
+        (self as u8) < Self::NexusLoss as u8
+    }
+
     const ALL: [Self; 15] = [
         Self::PowerOnOrReset,
         Self::PowerOn,
@@ -93,14 +98,69 @@ impl UnitAttention {
 const LOG: usize = 64;
 
 /// What happened to a logical unit, for all sessions to read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct AttentionLog {
     head: AtomicU64,
     events: Lock<VecDeque<(Option<NexusId>, UnitAttention)>>,
+    known: Lock<Known>,
+}
+
+/// The I_T nexuses that have been at the unit.
+#[derive(Debug)]
+struct Known {
+    /// What names each, and the power on or the reset that it has not heard of yet; who came last is last.
+    nexuses: VecDeque<(u64, Option<UnitAttention>)>,
+    capacity: usize,
+    /// Some were forgotten: whoever comes now may have been here.
+    forgot: bool,
 }
 
 impl AttentionLog {
+    /// `capacity` is how many I_T nexuses are remembered.
+    pub(crate) fn new(capacity: usize) -> Self {
+        let known = Known { nexuses: VecDeque::new(), capacity: capacity.max(1), forgot: false };
+        Self { head: AtomicU64::new(0), events: Lock::default(), known: Lock::new(known) }
+    }
+
+    /// A nexus comes, named by `key`: what it is to hear first.
+    fn enter(&self, key: u64) -> u32 {
+        let mut known = self.known.lock();
+        let at = known.nexuses.iter().position(|(other, _)| *other == key);
+        match at.and_then(|at| known.nexuses.remove(at)) {
+            Some((_, owed)) => {
+                known.nexuses.push_back((key, owed));
+                bit(UnitAttention::NexusLoss) | owed.map_or(0, bit)
+            }
+            None => {
+                if known.nexuses.len() >= known.capacity {
+                    known.nexuses.pop_front();
+                    known.forgot = true;
+                }
+                let first = if known.forgot { UnitAttention::PowerOnOrReset } else { UnitAttention::PowerOn };
+                known.nexuses.push_back((key, Some(first)));
+                bit(first)
+            }
+        }
+    }
+
+    /// A nexus has heard of the power on or of a reset: it hears of it no more when it comes back.
+    #[cold]
+    fn heard(&self, key: u64) {
+        let mut known = self.known.lock();
+        if let Some((_, owed)) = known.nexuses.iter_mut().find(|(other, _)| *other == key) {
+            *owed = None;
+        }
+    }
+
     pub(crate) fn post(&self, except: Option<NexusId>, attention: UnitAttention) {
+        if attention.is_reset() {
+            // Who is away hears of it too, on coming back.
+            let mut known = self.known.lock();
+            for (_, owed) in &mut known.nexuses {
+                *owed =
+                    Some(owed.map_or(attention, |owed| if owed as u8 <= attention as u8 { owed } else { attention }));
+            }
+        }
         let mut events = self.events.lock();
         if events.len() == LOG {
             events.pop_front();
@@ -121,12 +181,21 @@ impl AttentionLog {
 pub(crate) struct Attentions {
     pending: u32,
     seen: u64,
+    /// What names the nexus and the LUN, over logins.
+    key: u64,
+}
+
+const fn bit(attention: UnitAttention) -> u32 {
+    1 << attention as u32
 }
 
 impl Attentions {
-    /// A new I_T nexus: it hears of the power on (SAM-5 6.2), and of what happens from now on.
-    pub(crate) fn of_new_nexus(log: &AttentionLog) -> Self {
-        Self { pending: 1 << UnitAttention::PowerOnOrReset as u32, seen: log.head() }
+    /// A session begins: its I_T nexus hears of the power on (SAM-5 6.2) if it is new, of its loss (SAM-5 6.4) if it comes back, of resets that it has not
+    /// heard of, and of what happens from now on. `key` names the nexus, and the LUN by which it sees the unit.
+    pub(crate) fn of_nexus(log: &AttentionLog, key: u64) -> Self {
+        // The head first: what happens in between is heard of twice rather than never.
+        let seen = log.head();
+        Self { pending: log.enter(key), seen, key }
     }
 
     /// Whether there is nothing to hear.
@@ -156,18 +225,19 @@ impl Attentions {
     }
 
     pub(crate) fn add(&mut self, attention: UnitAttention) {
-        self.pending |= 1 << attention as u32;
+        self.pending |= bit(attention);
     }
 
     pub(crate) fn remove(&mut self, attention: UnitAttention) {
-        self.pending &= !(1 << attention as u32);
+        self.pending &= !bit(attention);
     }
 
     /// The condition to report now. A power on or a reset takes the lesser conditions with it (SAM-5 5.14.2).
-    pub(crate) fn take(&mut self) -> Option<UnitAttention> {
+    pub(crate) fn take(&mut self, log: &AttentionLog) -> Option<UnitAttention> {
         let first = *UnitAttention::ALL.get(self.pending.trailing_zeros() as usize)?;
-        if (first as u8) < UnitAttention::NexusLoss as u8 {
+        if first.is_reset() {
             self.pending = 0;
+            log.heard(self.key);
         } else {
             self.remove(first);
         }
@@ -177,13 +247,19 @@ impl Attentions {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
+
+    fn take_all(mine: &mut Attentions, log: &AttentionLog) -> Vec<UnitAttention> {
+        core::iter::from_fn(|| mine.take(log)).collect()
+    }
 
     #[test]
     fn each_is_heard_once_in_order_of_priority_and_not_by_its_cause() {
-        let log = AttentionLog::default();
-        let mut mine = Attentions::of_new_nexus(&log);
-        assert_eq!(mine.take(), Some(UnitAttention::PowerOnOrReset));
+        let log = AttentionLog::new(8);
+        let mut mine = Attentions::of_nexus(&log, 1);
+        assert_eq!(mine.take(&log), Some(UnitAttention::PowerOn));
         assert!(mine.is_clear(&log));
         log.post(Some(NexusId(1)), UnitAttention::ModeParametersChanged);
         log.post(None, UnitAttention::CapacityChanged);
@@ -191,23 +267,56 @@ mod tests {
         assert!(!mine.is_clear(&log));
         mine.catch_up(NexusId(1), &log);
         other.catch_up(NexusId(2), &log);
-        assert_eq!((mine.take(), mine.take()), (Some(UnitAttention::CapacityChanged), None));
-        assert_eq!(other.take(), Some(UnitAttention::CapacityChanged));
-        assert_eq!(other.take(), Some(UnitAttention::ModeParametersChanged));
-        assert_eq!(other.take(), None);
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::CapacityChanged]);
+        assert_eq!(take_all(&mut other, &log), [UnitAttention::CapacityChanged, UnitAttention::ModeParametersChanged]);
         assert!(other.is_clear(&log));
     }
 
     #[test]
+    fn a_nexus_that_comes_back_hears_of_its_loss_and_of_what_it_missed() {
+        let log = AttentionLog::new(8);
+        // A power on that was not told yet is told to the next session.
+        Attentions::of_nexus(&log, 1);
+        let mut mine = Attentions::of_nexus(&log, 1);
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::PowerOn]);
+        let mut mine = Attentions::of_nexus(&log, 1);
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::NexusLoss]);
+        // Resets while it is away, of which the greater one counts.
+        log.post(None, UnitAttention::LogicalUnitReset);
+        log.post(None, UnitAttention::BusReset);
+        log.post(None, UnitAttention::LogicalUnitReset);
+        let mut mine = Attentions::of_nexus(&log, 1);
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::BusReset]);
+        // One of which it has heard is not told again.
+        log.post(None, UnitAttention::LogicalUnitReset);
+        mine.catch_up(NexusId(1), &log);
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::LogicalUnitReset]);
+        let mut mine = Attentions::of_nexus(&log, 1);
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::NexusLoss]);
+    }
+
+    #[test]
+    fn a_nexus_that_may_be_forgotten_is_not_told_of_a_power_on() {
+        let log = AttentionLog::new(2);
+        let first = |key| Attentions::of_nexus(&log, key).take(&log);
+        assert_eq!((first(1), first(2)), (Some(UnitAttention::PowerOn), Some(UnitAttention::PowerOn)));
+        assert_eq!(first(1), Some(UnitAttention::NexusLoss));
+        // In place of 2, which was here last.
+        assert_eq!(first(3), Some(UnitAttention::PowerOnOrReset));
+        assert_eq!(first(1), Some(UnitAttention::NexusLoss));
+        assert_eq!(first(2), Some(UnitAttention::PowerOnOrReset));
+    }
+
+    #[test]
     fn a_reader_too_far_behind_hears_of_a_reset() {
-        let log = AttentionLog::default();
-        let mut mine = Attentions::of_new_nexus(&log);
-        mine.take();
+        let log = AttentionLog::new(8);
+        let mut mine = Attentions::of_nexus(&log, 1);
+        mine.take(&log);
         for _ in 0..LOG + 5 {
             log.post(None, UnitAttention::CapacityChanged);
         }
         mine.catch_up(NexusId(1), &log);
-        assert_eq!((mine.take(), mine.take()), (Some(UnitAttention::PowerOnOrReset), None));
+        assert_eq!(take_all(&mut mine, &log), [UnitAttention::PowerOnOrReset]);
     }
 
     #[test]

@@ -12,10 +12,13 @@ pub struct UnitAttributes {
     /// 4096 bytes, else 0. From 4096 bytes on, QEMU's driver keeps a map of what is allocated, and a stale entry of it makes a guest read zeroes where
     /// its data are. Linux takes the granularity of its discards from the physical block.
     pub unmap_granularity: Option<u32>,
+    /// I_T nexuses that the unit remembers, at least 1 and 16 bytes each, to tell one that comes back (29h/07h, its data are as they were) from a new one
+    /// (29h/01h). Once more have come, one that is not remembered is told 29h/00h, which leaves open what happened. Default 1024.
+    pub known_nexuses: usize,
 }
 
 impl Default for UnitAttributes {
     fn default() -> Self {
-        Self { stop_unit: false, mode_select: true, unmap_granularity: None }
+        Self { stop_unit: false, mode_select: true, unmap_granularity: None, known_nexuses: 1024 }
     }
 }

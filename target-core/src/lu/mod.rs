@@ -179,7 +179,7 @@ impl LogicalUnit {
             blocks: AtomicU64::new(blocks),
             mode: AtomicU8::new(0),
             stopped: AtomicBool::new(false),
-            attentions: attention::AttentionLog::default(),
+            attentions: attention::AttentionLog::new(UnitAttributes::default().known_nexuses),
             gate: WriteGate::new(),
         })
     }
@@ -197,10 +197,11 @@ impl LogicalUnit {
         self
     }
 
-    /// Replaces the switches.
+    /// Replaces the switches. To be called before sessions see the unit, as it begins to remember them anew.
     #[must_use]
     pub fn with_attributes(mut self, attributes: UnitAttributes) -> Self {
         self.attributes = attributes;
+        self.attentions = attention::AttentionLog::new(attributes.known_nexuses);
         self
     }
 

@@ -244,7 +244,7 @@ impl FullFeature {
         let reset = match request.function {
             Ok(TaskFunction::LogicalUnitReset) => Some(UnitAttention::LogicalUnitReset),
             Ok(TaskFunction::TargetWarmReset) => Some(UnitAttention::BusReset),
-            Ok(TaskFunction::TargetColdReset) => Some(UnitAttention::PowerOn),
+            Ok(TaskFunction::TargetColdReset) => Some(UnitAttention::BusReset),
             _ => None,
         };
         self.abort_where(mover, true, |task| lun.is_none_or(|lun| same_lun(task.lun, lun)));

@@ -96,7 +96,7 @@ impl TaskExecutor {
         if !lun.attentions.is_clear(lun.unit.attentions()) {
             let told_anyway = matches!(found, Ok(command) if command.flags & flags::WITH_ATTENTION != 0);
             lun.attentions.catch_up(self.nexus.id, lun.unit.attentions());
-            if !told_anyway && let Some(attention) = lun.attentions.take() {
+            if !told_anyway && let Some(attention) = lun.attentions.take(lun.unit.attentions()) {
                 return self.check_condition(work, &Sense::unit_attention(attention.code()));
             }
         }

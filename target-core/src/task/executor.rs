@@ -132,7 +132,7 @@ impl TaskExecutor {
     pub fn new(config: ExecutorConfig, luns: Arc<LunMap>, nexus: Nexus) -> Self {
         let bell = Arc::new(Bell::default());
         Self {
-            luns: Luns::new(&luns),
+            luns: Luns::new(&luns, &nexus),
             map: luns,
             nexus,
             slots: (0..config.slots.max(1)).map(|_| Slot::EMPTY).collect(),

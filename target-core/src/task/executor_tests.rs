@@ -192,9 +192,8 @@ impl Session {
     fn new(map: &Arc<LunMap>, id: u64) -> Self {
         let mut session = Self::with_attention(map, id);
         for lun in map.iter() {
-            session
-                .on_lun(lun.number, &[0; 6], &[], 0, TaskAttribute::Simple)
-                .check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+            let first = session.on_lun(lun.number, &[0; 6], &[], 0, TaskAttribute::Simple);
+            assert_eq!(first.sense.unwrap().key, SenseKey::UnitAttention);
         }
         session
     }
@@ -206,7 +205,7 @@ impl Session {
     fn at_level(map: &Arc<LunMap>, id: u64, protocol_level: u32) -> Self {
         let nexus = Nexus {
             id: NexusId(id),
-            initiator_name: "iqn.2026-01.org.example:i".into(),
+            initiator_name: alloc::format!("iqn.2026-01.org.example:{id}"),
             isid: [0; 6],
             target_name: "iqn.2026-01.org.example:t".into(),
             portal_group_tag: 1,
@@ -786,7 +785,7 @@ fn luns_that_are_not_there_and_maps_that_change() {
     session.send(&[0; 6], &[]).check(SenseKey::UnitAttention, AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED);
     session
         .on_lun(1, &[0; 6], &[], 0, TaskAttribute::Simple)
-        .check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
+        .check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_OCCURRED);
     let write = session.on_lun(1, &io(opcode::WRITE_10, 0, 1, 0), &[0; 512], 0, TaskAttribute::Simple);
     write.check(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED);
     map.remove(1);
@@ -876,6 +875,29 @@ fn an_unmap_granularity_that_qemu_maps_by_is_told_only_if_asked_for() {
     assert_eq!(told(7, None), (7, true));
     assert_eq!(told(8, Some(8)), (8, true));
     assert_eq!(told(1, Some(0)), (0, false));
+}
+
+#[test]
+fn a_nexus_is_told_of_the_power_on_once_and_of_its_loss_when_it_comes_back() {
+    let map = Arc::new(LunMap::builder().insert(0, unit(Arc::new(disk(false))), false).build());
+    let first = |id, code| {
+        let mut session = Session::with_attention(&map, id);
+        session.send(&[0; 6], &[]).check(SenseKey::UnitAttention, code);
+        session.send(&[0; 6], &[]).good();
+    };
+    first(1, AdditionalSense::POWER_ON_OCCURRED);
+    first(1, AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+    first(2, AdditionalSense::POWER_ON_OCCURRED);
+    // The same unit under another number is another place to hear it.
+    let unit = map.get(0).unwrap().unit;
+    map.insert(7, unit.clone(), false);
+    let mut session = Session::with_attention(&map, 1);
+    let seventh = session.on_lun(7, &[0; 6], &[], 0, TaskAttribute::Simple);
+    seventh.check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_OCCURRED);
+    first(1, AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+    unit.reset(UnitAttention::LogicalUnitReset);
+    first(2, AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+    first(3, AdditionalSense::POWER_ON_OCCURRED);
 }
 
 #[test]

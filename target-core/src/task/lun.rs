@@ -8,6 +8,7 @@ use core::task::Waker;
 use iscsi_memory::{Landing, RegionSlice};
 use iscsi_proto::scsi;
 
+use super::Nexus;
 use super::landing::UnitLanding;
 use super::progress::cost;
 use crate::lu::{Attentions, LogicalUnit, LunMap, UnitAttention};
@@ -102,11 +103,13 @@ pub(super) struct Luns {
     generation: u64,
     /// Whose operations were handed over first.
     first: usize,
+    /// What names the I_T nexus over logins.
+    nexus: u64,
 }
 
 impl Luns {
-    pub(super) fn new(map: &LunMap) -> Self {
-        let mut luns = Self::default();
+    pub(super) fn new(map: &LunMap, nexus: &Nexus) -> Self {
+        let mut luns = Self { nexus: nexus.port_key(), ..Self::default() };
         luns.adopt(map);
         luns
     }
@@ -151,7 +154,7 @@ impl Luns {
                 number: new.number,
                 unit: new.unit.clone(),
                 read_only: new.read_only,
-                attentions: Attentions::of_new_nexus(new.unit.attentions()),
+                attentions: Attentions::of_nexus(new.unit.attentions(), self.nexus ^ u64::from(new.number)),
                 active: 0,
                 barriers: 0,
                 waiting: 0,

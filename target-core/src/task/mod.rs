@@ -40,6 +40,23 @@ pub struct Nexus {
     pub protocol_level: u32,
 }
 
+impl Nexus {
+    /// A number made of what names the I_T nexus over logins (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag. Two nexuses that
+    /// happen to share one would only be told of a loss where it was a power on.
+    pub(crate) fn port_key(&self) -> u64 {
+        // FNV-1a.
+        let mut key = 0xcbf2_9ce4_8422_2325u64;
+        let tag = self.portal_group_tag.to_be_bytes();
+        for part in [self.initiator_name.as_bytes(), &self.isid, self.target_name.as_bytes(), &tag] {
+            for byte in part.iter().chain(&[0xff]) {
+                key = (key ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        // The low bits tell LUNs apart.
+        key << 14
+    }
+}
+
 /// The bounds of a [`TaskExecutor`].
 #[derive(Debug, Clone, Copy)]
 pub struct ExecutorConfig {

@@ -390,6 +390,12 @@ fn a_cold_reset_ends_all_sessions_of_the_target() {
     assert_eq!(peer.end(), Some(&EndReason::ColdReset));
     assert!(peer.is_finished());
     assert!(world.target.registry().sessions().is_empty());
+    // Who comes back hears of the reset; the data are there, so of no power on.
+    let mut back = world.logged_in(OTHER);
+    back.read(1, 0);
+    assert_eq!(back.sense(1), Some((0x29, 2)));
+    back.read(2, 0);
+    assert_eq!(back.status(2), 0);
 }
 
 #[test]
