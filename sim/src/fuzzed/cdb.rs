@@ -10,7 +10,7 @@ use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle};
 use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::time::Instant;
 use target_core::lu::{Identity, LogicalUnit, LunMap, NexusId};
-use target_core::task::{ExecutorConfig, NewTask, Nexus, Step, TaskExecutor};
+use target_core::task::{ExecutorConfig, NewTask, Nexus, Step, TargetPort, TaskExecutor};
 
 use crate::input::Input;
 use crate::rng::Rng;
@@ -76,6 +76,7 @@ pub fn cdb(data: &[u8]) {
         isid: [0x80, 0, 0, 0, 0, 1],
         target_name: "iqn.2026-11.example.sim:disk".into(),
         portal_group_tag: 1,
+        ports: Arc::new([TargetPort { portal_group_tag: 1, relative: 1, group: 1 }]),
         protocol_level: 2,
     };
     let config = ExecutorConfig { slots: SLOTS, max_buffered: 1 << 20, max_idle: 1 << 18 };

@@ -14,11 +14,8 @@ use iscsi_proto::scsi::vpd::{
 use super::{Outcome, Request};
 use crate::lu::LogicalUnit;
 
-/// TPGS: implicit asymmetric access, of which there is one group in one state.
+/// TPGS: implicit asymmetric access, with all groups in one state.
 const TPGS_IMPLICIT: u8 = 1;
-/// The one target port group, and the one relative target port of it.
-pub(super) const PORT_GROUP: u16 = 1;
-pub(super) const RELATIVE_PORT: u16 = 1;
 
 pub(super) fn inquiry(request: &mut Request<'_>) -> Outcome {
     let Inquiry { page, allocation_length } = Inquiry::parse(request.cdb);
@@ -81,12 +78,13 @@ fn designators(request: &Request<'_>) -> Vec<Designator> {
     id.push(' ');
     id.push_str(identity.serial());
     // RFC 7143 4.4.1: a target port's name is the target's name with `,t,` and the portal group tag.
+    let own = request.nexus.port();
     let port = format!("{target},t,{:#06x}", request.nexus.portal_group_tag);
     Vec::from([
         Designator::of_unit(DesignatorId::Naa16(*identity.naa())),
         Designator::of_unit(DesignatorId::T10Vendor { vendor: *identity.vendor(), id }),
-        Designator::of_port(DesignatorId::RelativeTargetPort(RELATIVE_PORT)),
-        Designator::of_port(DesignatorId::TargetPortGroup(PORT_GROUP)),
+        Designator::of_port(DesignatorId::RelativeTargetPort(own.relative)),
+        Designator::of_port(DesignatorId::TargetPortGroup(own.group)),
         Designator::of_port(DesignatorId::ScsiName(port)),
         Designator::of_device(DesignatorId::ScsiName(target.clone())),
     ])

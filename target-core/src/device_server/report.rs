@@ -11,7 +11,6 @@ use iscsi_proto::scsi::report::{
 };
 use iscsi_proto::scsi::{AdditionalSense, Cdb, Lun, Sense};
 
-use super::inquiry::{PORT_GROUP, RELATIVE_PORT};
 use super::table::{self, COMMANDS, Command};
 use super::{Outcome, Request};
 use crate::lu::{LogicalUnit, LunMap};
@@ -107,20 +106,26 @@ pub(super) fn task_management_functions(request: &mut Request<'_>) -> Outcome {
     request.answer(&supported.to_bytes(ask.extended), ask.allocation_length)
 }
 
-/// One group, active/optimized over the one port: every path is as good as any other.
+/// The groups of the configuration, all active/optimized: every path is as good as any other.
 pub(super) fn target_port_groups(request: &mut Request<'_>) -> Outcome {
     let ask = ReportTargetPortGroups::parse(request.cdb);
     if request.cdb.as_bytes().get(1).is_some_and(|byte| byte >> 5 > 1) {
         return Err(Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB).at_cdb_bit(1, 7));
     }
-    let group = TargetPortGroup {
-        group: PORT_GROUP,
-        state: 0,
-        preferred: false,
-        supported: 0x01,
-        status_code: 0,
-        ports: Vec::from([RELATIVE_PORT]),
-    };
-    let data = emit_groups(&[group], ask.extended.then_some(0));
+    let mut groups: Vec<TargetPortGroup> = Vec::new();
+    for port in request.nexus.ports.iter() {
+        match groups.iter_mut().find(|group| group.group == port.group) {
+            Some(group) => group.ports.push(port.relative),
+            None => groups.push(TargetPortGroup {
+                group: port.group,
+                state: 0,
+                preferred: false,
+                supported: 0x01,
+                status_code: 0,
+                ports: Vec::from([port.relative]),
+            }),
+        }
+    }
+    let data = emit_groups(&groups, ask.extended.then_some(0));
     request.answer(&data, ask.allocation_length)
 }

@@ -123,7 +123,7 @@ impl AttentionLog {
     }
 
     /// A nexus comes, named by `key`: what it is to hear first.
-    fn enter(&self, key: u64) -> u32 {
+    fn enter(&self, key: u64, plain: bool) -> u32 {
         let mut known = self.known.lock();
         let at = known.nexuses.iter().position(|(other, _)| *other == key);
         match at.and_then(|at| known.nexuses.remove(at)) {
@@ -136,7 +136,7 @@ impl AttentionLog {
                     known.nexuses.pop_front();
                     known.forgot = true;
                 }
-                let first = if known.forgot { UnitAttention::PowerOnOrReset } else { UnitAttention::PowerOn };
+                let first = if known.forgot || plain { UnitAttention::PowerOnOrReset } else { UnitAttention::PowerOn };
                 known.nexuses.push_back((key, Some(first)));
                 bit(first)
             }
@@ -191,11 +191,12 @@ const fn bit(attention: UnitAttention) -> u32 {
 
 impl Attentions {
     /// A session begins: its I_T nexus hears of the power on (SAM-5 6.2) if it is new, of its loss (SAM-5 6.4) if it comes back, of resets that it has not
-    /// heard of, and of what happens from now on. `key` names the nexus, and the LUN by which it sees the unit.
-    pub(crate) fn of_nexus(log: &AttentionLog, key: u64) -> Self {
+    /// heard of, and of what happens from now on. `key` names the nexus, and the LUN by which it sees the unit; with `plain` the power on is told as
+    /// [`UnitAttention::PowerOnOrReset`].
+    pub(crate) fn of_nexus(log: &AttentionLog, key: u64, plain: bool) -> Self {
         // The head first: what happens in between is heard of twice rather than never.
         let seen = log.head();
-        Self { pending: log.enter(key), seen, key }
+        Self { pending: log.enter(key, plain), seen, key }
     }
 
     /// Whether there is nothing to hear.
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn each_is_heard_once_in_order_of_priority_and_not_by_its_cause() {
         let log = AttentionLog::new(8);
-        let mut mine = Attentions::of_nexus(&log, 1);
+        let mut mine = Attentions::of_nexus(&log, 1, false);
         assert_eq!(mine.take(&log), Some(UnitAttention::PowerOn));
         assert!(mine.is_clear(&log));
         log.post(Some(NexusId(1)), UnitAttention::ModeParametersChanged);
@@ -276,29 +277,29 @@ mod tests {
     fn a_nexus_that_comes_back_hears_of_its_loss_and_of_what_it_missed() {
         let log = AttentionLog::new(8);
         // A power on that was not told yet is told to the next session.
-        Attentions::of_nexus(&log, 1);
-        let mut mine = Attentions::of_nexus(&log, 1);
+        Attentions::of_nexus(&log, 1, false);
+        let mut mine = Attentions::of_nexus(&log, 1, false);
         assert_eq!(take_all(&mut mine, &log), [UnitAttention::PowerOn]);
-        let mut mine = Attentions::of_nexus(&log, 1);
+        let mut mine = Attentions::of_nexus(&log, 1, false);
         assert_eq!(take_all(&mut mine, &log), [UnitAttention::NexusLoss]);
         // Resets while it is away, of which the greater one counts.
         log.post(None, UnitAttention::LogicalUnitReset);
         log.post(None, UnitAttention::BusReset);
         log.post(None, UnitAttention::LogicalUnitReset);
-        let mut mine = Attentions::of_nexus(&log, 1);
+        let mut mine = Attentions::of_nexus(&log, 1, false);
         assert_eq!(take_all(&mut mine, &log), [UnitAttention::BusReset]);
         // One of which it has heard is not told again.
         log.post(None, UnitAttention::LogicalUnitReset);
         mine.catch_up(NexusId(1), &log);
         assert_eq!(take_all(&mut mine, &log), [UnitAttention::LogicalUnitReset]);
-        let mut mine = Attentions::of_nexus(&log, 1);
+        let mut mine = Attentions::of_nexus(&log, 1, false);
         assert_eq!(take_all(&mut mine, &log), [UnitAttention::NexusLoss]);
     }
 
     #[test]
     fn a_nexus_that_may_be_forgotten_is_not_told_of_a_power_on() {
         let log = AttentionLog::new(2);
-        let first = |key| Attentions::of_nexus(&log, key).take(&log);
+        let first = |key| Attentions::of_nexus(&log, key, false).take(&log);
         assert_eq!((first(1), first(2)), (Some(UnitAttention::PowerOn), Some(UnitAttention::PowerOn)));
         assert_eq!(first(1), Some(UnitAttention::NexusLoss));
         // In place of 2, which was here last.
@@ -310,7 +311,7 @@ mod tests {
     #[test]
     fn a_reader_too_far_behind_hears_of_a_reset() {
         let log = AttentionLog::new(8);
-        let mut mine = Attentions::of_nexus(&log, 1);
+        let mut mine = Attentions::of_nexus(&log, 1, false);
         mine.take(&log);
         for _ in 0..LOG + 5 {
             log.post(None, UnitAttention::CapacityChanged);

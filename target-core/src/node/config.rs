@@ -89,6 +89,16 @@ pub enum ConfigError {
         /// The address.
         address: SocketAddr,
     },
+    /// A relative target port identifier that is none, or that two portal groups have.
+    #[error(
+        "target {node} has the relative target port identifier {identifier} twice, or it is 0; give each portal group one of its own"
+    )]
+    RelativePort {
+        /// The node.
+        node: IscsiName,
+        /// The identifier.
+        identifier: u16,
+    },
     /// Two portal groups with one tag.
     #[error("target {node} has two portal groups with the tag {tag}")]
     DuplicateGroup {

@@ -1,6 +1,7 @@
 //! The configuration: what is refused, who may see what, and how it prints.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -73,6 +74,10 @@ fn what_cannot_be_is_refused_with_a_sentence() {
     assert!(refusal(plain().lun(16384, disk())).contains("from 0 to 16383"));
     assert!(refusal(plain().portal(at("127.0.0.1:3260"))).contains("the portal 127.0.0.1:3260 twice"));
     assert!(refusal(plain().portal_group(PortalGroup::new(1))).contains("two portal groups with the tag 1"));
+    for identifier in [0, 1] {
+        let group = PortalGroup::new(2).with_relative_port(identifier);
+        assert!(refusal(plain().portal_group(group)).contains(&format!("identifier {identifier} twice, or it is 0")));
+    }
     assert!(refusal(TargetNode::builder().open()).contains("no portal"));
     assert!(refusal(plain().alias("a\0b")).contains("alias"));
     assert!(refusal(plain().acl(Acl::new("me"))).contains("initiator name \"me\""));

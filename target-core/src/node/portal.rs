@@ -155,6 +155,8 @@ fn unmapped(ip: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub struct PortalGroup {
     tag: u16,
+    relative_port: Option<u16>,
+    target_port_group: u16,
     portals: Vec<Portal>,
 }
 
@@ -162,7 +164,7 @@ impl PortalGroup {
     /// An empty group with its Target Portal Group Tag.
     #[must_use]
     pub const fn new(tag: u16) -> Self {
-        Self { tag, portals: Vec::new() }
+        Self { tag, relative_port: None, target_port_group: 1, portals: Vec::new() }
     }
 
     /// Adds a portal.
@@ -172,10 +174,41 @@ impl PortalGroup {
         self
     }
 
+    /// Gives the SCSI target port that the group is (RFC 7143 4.4.1) another RELATIVE TARGET PORT IDENTIFIER (SPC-5 7.7.6.7) than its tag: 1 to 65535, and
+    /// another one for each group of the node.
+    #[must_use]
+    pub const fn with_relative_port(mut self, identifier: u16) -> Self {
+        self.relative_port = Some(identifier);
+        self
+    }
+
+    /// Puts the SCSI target port into a target port group (SPC-5 5.17.2) other than 1. Groups with the same number are told as one.
+    #[must_use]
+    pub const fn with_target_port_group(mut self, group: u16) -> Self {
+        self.target_port_group = group;
+        self
+    }
+
     /// The tag.
     #[must_use]
     pub const fn tag(&self) -> u16 {
         self.tag
+    }
+
+    /// RELATIVE TARGET PORT IDENTIFIER: unless told otherwise the tag, and 65535 for the tag 0, which is no identifier.
+    #[must_use]
+    pub const fn relative_port(&self) -> u16 {
+        match (self.relative_port, self.tag) {
+            (Some(identifier), _) => identifier,
+            (None, 0) => u16::MAX,
+            (None, tag) => tag,
+        }
+    }
+
+    /// The target port group of its SCSI target port; 1 unless told otherwise.
+    #[must_use]
+    pub const fn target_port_group(&self) -> u16 {
+        self.target_port_group
     }
 
     /// Its portals.

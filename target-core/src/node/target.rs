@@ -12,6 +12,7 @@ use iscsi_proto::name::IscsiName;
 use super::{Acl, Attributes, ConfigError, Portal, PortalGroup};
 use crate::lock::Lock;
 use crate::lu::{LogicalUnit, LunMap};
+use crate::task::TargetPort;
 
 /// Initiators that demo mode let in and [`Attributes::cache_dynamic_acls`] keeps in mind; the oldest is forgotten first.
 const DYNAMIC_ACLS: usize = 256;
@@ -91,6 +92,16 @@ impl TargetNode {
     #[must_use]
     pub fn portal_groups(&self) -> &[PortalGroup] {
         &self.groups
+    }
+
+    /// Its SCSI target ports, one for each portal group.
+    pub(crate) fn ports(&self) -> Arc<[TargetPort]> {
+        let port = |group: &PortalGroup| TargetPort {
+            portal_group_tag: group.tag(),
+            relative: group.relative_port(),
+            group: group.target_port_group(),
+        };
+        self.groups.iter().map(port).collect()
     }
 
     /// The portal group that a connection to the local address `local` comes in by. An exact address goes before 0.0.0.0 and \[::\].
@@ -310,6 +321,10 @@ impl TargetNodeBuilder {
         for (at, group) in self.groups.iter().enumerate() {
             if self.groups.iter().skip(at + 1).any(|other| other.tag() == group.tag()) {
                 return Err(ConfigError::DuplicateGroup { node: name.clone(), tag: group.tag() });
+            }
+            let identifier = group.relative_port();
+            if identifier == 0 || self.groups.iter().skip(at + 1).any(|other| other.relative_port() == identifier) {
+                return Err(ConfigError::RelativePort { node: name.clone(), identifier });
             }
             for portal in group.portals() {
                 let address = portal.address();

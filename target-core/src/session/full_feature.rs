@@ -188,6 +188,7 @@ impl FullFeature {
                 isid: entry.session.isid,
                 target_name: node.name().as_str().into(),
                 portal_group_tag: *tag,
+                ports: node.ports(),
                 protocol_level: parameters.iscsi_protocol_level.into(),
             };
             let config = ExecutorConfig { slots, ..limits.executor };

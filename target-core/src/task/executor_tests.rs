@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use iscsi_memory::Region;
 use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::scsi::mode::{ModeData, ModePage};
-use iscsi_proto::scsi::report::{OneCommand, Support, parse_all_commands, parse_luns};
-use iscsi_proto::scsi::vpd::VpdPage;
+use iscsi_proto::scsi::report::{OneCommand, Support, parse_all_commands, parse_luns, parse_target_port_groups};
+use iscsi_proto::scsi::vpd::{DesignatorId, VpdPage};
 use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense, SenseKey, capacity, inquiry, opcode, provisioning};
 use proptest::prelude::*;
 
@@ -16,6 +16,7 @@ use crate::device_server::flags;
 use crate::device_server::table::COMMANDS;
 use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention, UnitAttributes};
 use crate::store::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
+use crate::task::TargetPort;
 
 const BLOCKS: u64 = 1024;
 
@@ -208,7 +209,8 @@ impl Session {
             initiator_name: alloc::format!("iqn.2026-01.org.example:{id}"),
             isid: [0; 6],
             target_name: "iqn.2026-01.org.example:t".into(),
-            portal_group_tag: 1,
+            portal_group_tag: 2,
+            ports: Arc::new([port(1, 4, 9), port(2, 7, 3), port(3, 8, 9)]),
             protocol_level,
         };
         let config = ExecutorConfig { slots: 16, max_buffered: 4 << 20, ..ExecutorConfig::default() };
@@ -315,6 +317,10 @@ impl Session {
     fn receive(&mut self, cdb: &[u8], len: u32) -> Done {
         self.on_lun(0, cdb, &[], len, TaskAttribute::Simple)
     }
+}
+
+fn port(portal_group_tag: u16, relative: u16, group: u16) -> TargetPort {
+    TargetPort { portal_group_tag, relative, group }
 }
 
 fn maps() -> [Arc<LunMap>; 3] {
@@ -895,9 +901,30 @@ fn a_nexus_is_told_of_the_power_on_once_and_of_its_loss_when_it_comes_back() {
     let seventh = session.on_lun(7, &[0; 6], &[], 0, TaskAttribute::Simple);
     seventh.check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_OCCURRED);
     first(1, AdditionalSense::I_T_NEXUS_LOSS_OCCURRED);
+    let peculiar = Nexus {
+        initiator_name: "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-ls".into(),
+        ..Session::with_attention(&map, 5).executor.nexus.clone()
+    };
+    session.executor =
+        TaskExecutor::new(ExecutorConfig { slots: 16, ..ExecutorConfig::default() }, map.clone(), peculiar);
+    let told = session.send(&[0; 6], &[]);
+    told.check(SenseKey::UnitAttention, AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED);
     unit.reset(UnitAttention::LogicalUnitReset);
     first(2, AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
     first(3, AdditionalSense::POWER_ON_OCCURRED);
+}
+
+#[test]
+fn ports_and_their_groups_are_told_as_configured() {
+    let mut session = Session::new(&maps()[1], 1);
+    let page = session.receive(&[0x12, 1, 0x83, 1, 0, 0], 256);
+    let VpdPage::DeviceIdentification(designators) = VpdPage::parse(page.good()).unwrap() else { panic!() };
+    let is = |id: DesignatorId| designators.iter().any(|designator| designator.id == id);
+    assert!(is(DesignatorId::RelativeTargetPort(7)) && is(DesignatorId::TargetPortGroup(3)));
+    let groups = session.receive(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 64], 64);
+    let groups = parse_target_port_groups(groups.good(), false).unwrap();
+    let told: Vec<_> = groups.iter().map(|group| (group.group, group.ports.clone())).collect();
+    assert_eq!(told, [(9, vec![4, 8]), (3, vec![7])]);
 }
 
 #[test]

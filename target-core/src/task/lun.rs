@@ -105,11 +105,13 @@ pub(super) struct Luns {
     first: usize,
     /// What names the I_T nexus over logins.
     nexus: u64,
+    /// It is told of a power on by the code that stands for resets as well.
+    plain: bool,
 }
 
 impl Luns {
     pub(super) fn new(map: &LunMap, nexus: &Nexus) -> Self {
-        let mut luns = Self { nexus: nexus.port_key(), ..Self::default() };
+        let mut luns = Self { nexus: nexus.port_key(), plain: nexus.knows_no_power_on(), ..Self::default() };
         luns.adopt(map);
         luns
     }
@@ -154,7 +156,7 @@ impl Luns {
                 number: new.number,
                 unit: new.unit.clone(),
                 read_only: new.read_only,
-                attentions: Attentions::of_nexus(new.unit.attentions(), self.nexus ^ u64::from(new.number)),
+                attentions: Attentions::of_nexus(new.unit.attentions(), self.nexus ^ u64::from(new.number), self.plain),
                 active: 0,
                 barriers: 0,
                 waiting: 0,

@@ -4,6 +4,7 @@
 //! commands: it keeps the order that task attributes ask for, fetches data, runs the store's operations, and ends each task exactly once.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 
 use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
 pub use iscsi_proto::pdu::TaskAttribute;
@@ -23,6 +24,17 @@ mod table;
 
 pub use executor::TaskExecutor;
 
+/// A SCSI target port: what a portal group is to SCSI (RFC 7143 4.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetPort {
+    /// Target portal group tag.
+    pub portal_group_tag: u16,
+    /// RELATIVE TARGET PORT IDENTIFIER (SPC-5 7.7.6.7), not 0.
+    pub relative: u16,
+    /// Target port group (SPC-5 5.17.2).
+    pub group: u16,
+}
+
 /// The I_T nexus that a session is.
 #[derive(Debug, Clone)]
 pub struct Nexus {
@@ -36,11 +48,25 @@ pub struct Nexus {
     pub target_name: String,
     /// Target portal group tag, which with the name makes the target port (RFC 7143 4.4.1).
     pub portal_group_tag: u16,
+    /// All ports of the target, the nexus's own among them.
+    pub ports: Arc<[TargetPort]>,
     /// iSCSIProtocolLevel as negotiated (RFC 7144 7.1.1); 1 without a negotiation.
     pub protocol_level: u32,
 }
 
 impl Nexus {
+    /// The port by which the initiator came in.
+    pub(crate) fn port(&self) -> TargetPort {
+        let own = self.ports.iter().find(|port| port.portal_group_tag == self.portal_group_tag);
+        own.copied().unwrap_or(TargetPort { portal_group_tag: self.portal_group_tag, relative: 1, group: 1 })
+    }
+
+    /// Whether the initiator is libiscsi's `iscsi-ls`: it asks again after POWER ON, RESET, OR BUS DEVICE RESET OCCURRED, and ends with an error after any
+    /// other unit attention.
+    pub(crate) fn knows_no_power_on(&self) -> bool {
+        self.initiator_name.ends_with(":libiscsi:iscsi-ls")
+    }
+
     /// A number made of what names the I_T nexus over logins (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag. Two nexuses that
     /// happen to share one would only be told of a loss where it was a power on.
     pub(crate) fn port_key(&self) -> u64 {
