@@ -30,6 +30,8 @@ pub(crate) enum SessionEvent {
     Abort { attention: Option<UnitAttention>, ticket: Ticket },
     /// The target stops: ask the initiator to log out, and end after `grace` at the latest.
     Stop { grace: Duration },
+    /// The connection has not logged in, and a later one needs its place.
+    Displaced,
 }
 
 /// Where events for one connection gather. Bounded by who may post: each session has at most one function in progress per

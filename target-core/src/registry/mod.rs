@@ -36,15 +36,41 @@ pub struct Registry {
     unfinished: UnfinishedSessions,
     observer: Observer,
     max_connections: usize,
+    max_logins: usize,
     max_sessions: usize,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    connections: Vec<Arc<Mailbox>>,
+    /// In the order in which they came.
+    connections: Vec<Accepted>,
     sessions: Vec<Member>,
     last_tsih: u16,
     stopping: Option<Duration>,
+}
+
+/// A connection that has its seat.
+#[derive(Debug)]
+struct Accepted {
+    mailbox: Arc<Mailbox>,
+    standing: Standing,
+}
+
+/// What a connection has shown so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It has still to log in.
+    Unproved,
+    /// Its login was granted.
+    Proved,
+    /// It was told to end before that, for the sake of a later one, and counts no more.
+    Displaced,
+}
+
+impl Inner {
+    fn count(&self, standing: Standing) -> usize {
+        self.connections.iter().filter(|connection| connection.standing == standing).count()
+    }
 }
 
 /// A session from the grant of its login until the last operation begun under it has ended, in the store and in RDMA, whatever became of its
@@ -74,7 +100,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.registry.inner.with(|inner| inner.connections.retain(|other| !Arc::ptr_eq(other, &self.mailbox)));
+        self.registry
+            .inner
+            .with(|inner| inner.connections.retain(|connection| !Arc::ptr_eq(&connection.mailbox, &self.mailbox)));
         if !self.session_stays {
             self.mailbox.close();
         }
@@ -82,29 +110,43 @@ impl Drop for Seat {
 }
 
 impl Registry {
-    pub(crate) fn new(max_connections: usize, max_sessions: usize) -> Self {
+    pub(crate) fn new(max_connections: usize, max_logins: usize, max_sessions: usize) -> Self {
         Self {
             inner: Lock::default(),
             unfinished: UnfinishedSessions::default(),
             observer: Observer::default(),
             max_connections,
+            max_logins: max_logins.max(1),
             max_sessions: max_sessions.min(usize::from(u16::MAX)),
         }
     }
 
-    /// A connection came: its mailbox, unless there are too many, or the target stops.
+    /// A connection came: its mailbox, unless too many are logged in, or the target stops. Where too many are not, the one that has been at it for
+    /// the longest is told to end: those that prove nothing take no place from those that do.
     pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
         let mailbox = Arc::new(Mailbox::default());
-        self.inner.with(|inner| {
-            if inner.stopping.is_some() || inner.connections.len() >= self.max_connections {
+        let displaced = self.inner.with(|inner| {
+            let (proved, unproved) = (inner.count(Standing::Proved), inner.count(Standing::Unproved));
+            if inner.stopping.is_some() || proved >= self.max_connections {
                 return None;
             }
-            inner.connections.push(mailbox.clone());
-            Some(Seat { registry: self.clone(), mailbox, session_stays: false })
-        })
+            let full = unproved >= self.max_logins || proved + unproved >= self.max_connections;
+            let mut accepted = inner.connections.iter_mut();
+            let oldest =
+                accepted.find(|connection| full && connection.standing == Standing::Unproved).map(|connection| {
+                    connection.standing = Standing::Displaced;
+                    connection.mailbox.clone()
+                });
+            inner.connections.push(Accepted { mailbox: mailbox.clone(), standing: Standing::Unproved });
+            Some(oldest)
+        })?;
+        if let Some(oldest) = displaced {
+            oldest.post(SessionEvent::Displaced);
+        }
+        Some(Seat { registry: self.clone(), mailbox, session_stays: false })
     }
 
-    /// Connections now, logged in or not.
+    /// Connections now, logged in or not, also those that are told to end.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.inner.with(|inner| inner.connections.len())
@@ -128,6 +170,13 @@ impl Registry {
         if inner.stopping.is_some() {
             return Err(LoginStatus::SERVICE_UNAVAILABLE);
         }
+        // A login that is granted in the very moment in which its connection is displaced.
+        let is_displaced = |connection: &Accepted| {
+            connection.standing == Standing::Displaced && Arc::ptr_eq(&connection.mailbox, &new.mailbox)
+        };
+        if inner.connections.iter().any(is_displaced) {
+            return Err(LoginStatus::OUT_OF_RESOURCES);
+        }
         let replaces = inner.sessions.iter().any(|member| !member.replaced && member.entry.is_nexus_of(&new));
         if !replaces && inner.sessions.len() >= self.max_sessions {
             return Err(LoginStatus::OUT_OF_RESOURCES);
@@ -145,6 +194,11 @@ impl Registry {
                 break tsih;
             }
         };
+        if let Some(connection) =
+            inner.connections.iter_mut().find(|connection| Arc::ptr_eq(&connection.mailbox, &new.mailbox))
+        {
+            connection.standing = Standing::Proved;
+        }
         let entry = Arc::new(SessionEntry::new(NexusId::unique(), tsih, new));
         inner.sessions.push(Member { entry: entry.clone(), replaced: false });
         drop(inner);
@@ -238,7 +292,7 @@ impl Registry {
     pub fn stop(&self, grace: Duration) {
         let connections = self.inner.with(|inner| {
             inner.stopping = Some(grace);
-            inner.connections.clone()
+            inner.connections.iter().map(|connection| connection.mailbox.clone()).collect::<Vec<_>>()
         });
         for mailbox in connections {
             mailbox.post(SessionEvent::Stop { grace });

@@ -216,6 +216,34 @@ fn too_many_connections_are_turned_away_and_room_comes_back() {
 }
 
 #[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let seen = ends.clone();
+    let limits = Limits { connections: 8, logins: 3, ..Limits::default() };
+    let server = Server::builder(config(&["127.0.0.1:0"]))
+        .workers(2)
+        .limits(limits)
+        .on_end(move |_, reason| seen.lock().unwrap().push(reason.clone()))
+        .start()
+        .unwrap();
+    let address = server.local_addrs()[0];
+    let mut early = Client::logged_in(address, 1);
+    let mut silent: Vec<_> = (0..6).map(|_| Client::connect(address)).collect();
+    // The three oldest are displaced by the three that came last.
+    for client in &mut silent[..3] {
+        assert!(client.receive().is_none());
+    }
+    let mut late = Client::logged_in(address, 2);
+    assert!(silent[3].receive().is_none());
+    assert_eq!(early.read(), [0x5a; 512]);
+    assert_eq!(late.read(), [0x5a; 512]);
+    assert_eq!(server.sessions().len(), 2);
+    server.stop(Duration::ZERO);
+    let ends = ends.lock().unwrap();
+    assert_eq!(ends.iter().filter(|reason| **reason == EndReason::Displaced).count(), 4, "{ends:?}");
+}
+
+#[test]
 fn a_broken_connection_leaves_the_others_alone() {
     let server = Server::builder(config(&["127.0.0.1:0"])).workers(1).start().unwrap();
     let address = server.local_addrs()[0];

@@ -33,6 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Arrival {
     line: Line,
     endpoints: Endpoints,
+    seat: Seat,
     load: Load,
 }
 
@@ -153,10 +154,8 @@ impl Worker {
         #[cfg(all(feature = "verbs", target_os = "linux"))]
         let spin = self.spin;
         async move {
-            let Arrival { line, endpoints, load: _load } = arrival;
+            let Arrival { line, endpoints, seat, load: _load } = arrival;
             let since = Clock::process().now();
-            // Too many connections: closing the transport is all that can be said before login.
-            let Some(seat) = host.target.registry().seat() else { return };
             let guest = Guest { seat, endpoints, since, carrier: Carrier::default() };
             match line {
                 Line::Tcp(stream, offers_iser) => {
@@ -255,22 +254,20 @@ async fn accept(listener: TcpListener, iser: bool, target: Arc<Target>, seats: S
             continue;
         };
         let Ok(local) = stream.local_addr() else { continue };
-        // A flood is turned away here, before it fills an inbox.
-        if target.registry().connections() >= target.limits().connections {
-            continue;
-        }
+        // Too many connections: closing the transport is all that can be said before login.
+        let Some(seat) = target.registry().seat() else { continue };
         let Ok(stream) = stream.into_std() else { continue };
-        if !seat(&seats, Line::Tcp(stream, iser), Endpoints { local, peer }) {
+        if !assign(&seats, Line::Tcp(stream, iser), Endpoints { local, peer }, seat) {
             return;
         }
     }
 }
 
 /// Gives a connection to the worker that has the fewest. False when the workers have ended.
-fn seat(seats: &Seats, line: Line, endpoints: Endpoints) -> bool {
+fn assign(seats: &Seats, line: Line, endpoints: Endpoints, seat: Seat) -> bool {
     let Some((inbox, load)) = seats.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else { return false };
     load.fetch_add(1, Ordering::Relaxed);
-    inbox.send(Arrival { line, endpoints, load: Load(load.clone()) }).is_ok()
+    inbox.send(Arrival { line, endpoints, seat, load: Load(load.clone()) }).is_ok()
 }
 
 /// Takes connections of RDMA devices. Each is answered by its worker.
@@ -295,11 +292,9 @@ async fn accept_verbs(
                 continue;
             }
         };
-        if target.registry().connections() >= target.limits().connections {
-            continue;
-        }
+        let Some(seat) = target.registry().seat() else { continue };
         let (Some(local), Some(peer)) = (queue.local_address(), queue.peer_address()) else { continue };
-        if !seat(&seats, Line::Verbs(Box::new(queue)), Endpoints { local, peer }) {
+        if !assign(&seats, Line::Verbs(Box::new(queue)), Endpoints { local, peer }, seat) {
             return;
         }
     }

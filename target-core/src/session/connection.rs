@@ -299,6 +299,11 @@ impl<M: Datamover> TargetConnection<M> {
                     self.tickets.push(ticket);
                 }
             }
+            SessionEvent::Displaced => {
+                if matches!(self.phase, Phase::Login(_)) {
+                    self.end(EndReason::Displaced, now);
+                }
+            }
             SessionEvent::Stop { grace } => match &mut self.phase {
                 Phase::FullFeature(session) if session.executor.is_some() && !grace.is_zero() => {
                     session.ask_logout(&mut self.mover, grace);

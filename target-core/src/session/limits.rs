@@ -18,6 +18,9 @@ use crate::task::ExecutorConfig;
 pub struct Limits {
     /// Connections at a time, logged in or not. Default 1024.
     pub connections: usize,
+    /// Connections at a time whose login is not done, at least 1. A connection beyond them, or beyond [`connections`](Self::connections), takes the place of
+    /// the one that has been logging in for the longest, never that of one that is logged in. Default 256.
+    pub logins: usize,
     /// Sessions at a time, normal and discovery. Default 512, at most 65535.
     pub sessions: usize,
     /// How long a connection may take to log in. Default 15 s.
@@ -66,6 +69,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            logins: 256,
             sessions: 512,
             login_timeout: Duration::from_secs(15),
             command_window: 128,

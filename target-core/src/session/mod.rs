@@ -52,7 +52,7 @@ impl Target {
     pub fn new(config: TargetConfig, mut limits: Limits) -> Arc<Self> {
         limits.offer.max_connections = 1;
         limits.offer.error_recovery_level = 0;
-        let registry = Arc::new(Registry::new(limits.connections, limits.sessions));
+        let registry = Arc::new(Registry::new(limits.connections, limits.logins, limits.sessions));
         Arc::new(Self { config, limits, registry })
     }
 
@@ -90,6 +90,9 @@ pub enum EndReason {
     /// Login took too long.
     #[error("the initiator did not log in in time")]
     LoginTimeout,
+    /// Its login took longer than those of as many later connections as may log in at a time ([`Limits::logins`]).
+    #[error("too many connections that came later were logging in too")]
+    Displaced,
     /// An old session of the same I_T nexus does not end.
     #[error("the session that was to be replaced did not end in time")]
     ReinstatementTimeout,

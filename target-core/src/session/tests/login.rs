@@ -123,7 +123,11 @@ fn connections_and_sessions_are_limited() {
     let mut second = world.connect();
     let mover = iscsi_proto::tcp::TcpMover::new(iscsi_proto::tcp::Role::Target, Default::default());
     let endpoints = second.connection.endpoints();
-    assert!(TargetConnection::new(world.target.clone(), mover, endpoints, [7; 64], second.now).is_none());
+    assert!(TargetConnection::new(world.target.clone(), mover, endpoints, [7; 64], second.now).is_some());
+    // It had not logged in, and the last one needed its place.
+    second.wake();
+    assert_eq!(second.end(), Some(&EndReason::Displaced));
+    let mut second = world.connect();
     let response = second.try_log_in(&keys(OTHER, TARGET)).unwrap();
     assert_eq!(response.status, LoginStatus::OUT_OF_RESOURCES);
     // The same nexus takes its own place.
