@@ -101,7 +101,8 @@ impl Receive {
 
     /// The Full Feature Phase begins.
     pub(super) fn enable(&mut self, role: Role, header: bool, data: bool) {
-        self.plain_commands = role == Role::Target && !header;
+        // With a data digest a command is not told before its immediate data are sound.
+        self.plain_commands = role == Role::Target && !header && !data;
         self.header_digest = header;
         self.data_digest = data;
     }
@@ -347,6 +348,12 @@ impl TcpMover {
         match self.role {
             Role::Target => {
                 if opcode == Opcode::ScsiCommand as u8 {
+                    if self.receive.data_digest
+                        && len > 0
+                        && let Some(step) = self.check_immediate(&bhs, header_len)
+                    {
+                        return step;
+                    }
                     self.receive.ahs = (self.receive.staging.position() + BHS_LEN, ahs_len);
                     self.receive.staging.consume(header_len);
                     if len > 0 {
@@ -388,6 +395,28 @@ impl TcpMover {
         self.receive.staging.consume(header_len);
         self.receive.begin_payload(&bhs, Purpose::Malformed(malformed));
         Step::On
+    }
+
+    /// A SCSI Command whose immediate data have a digest is told when they are there and sound: with a wrong digest the whole PDU is discarded, its CmdSN
+    /// does not count, and nothing but the Reject is said about it (RFC 7143 7.3, 7.8). None when it may be told.
+    #[cold]
+    fn check_immediate(&mut self, bhs: &Bhs, header_len: usize) -> Option<Step> {
+        let len = bhs.data_segment_len();
+        if len > self.limits.first_burst {
+            // More than may come with a command: it is refused for that, and staging is not to hold it.
+            return None;
+        }
+        let total = header_len + len as usize + self.receive.trailer(len);
+        let Some(pdu) = self.receive.staging.unread().get(..total) else {
+            self.receive.staging.make_room(total);
+            return Some(Step::Starved);
+        };
+        let segment = pdu.get(header_len..).unwrap_or_default();
+        if segment.split_last_chunk::<4>().is_some_and(|(covered, digest)| crc32c(covered) == *digest) {
+            return None;
+        }
+        self.receive.staging.consume(total);
+        Some(Step::Tell(Notification::Malformed { bhs: *bhs, error: MalformedPdu::DataDigest }))
     }
 
     /// Whether a connection may begin with this byte: a Login Request at a target; a Login Response, or a Reject of ours, at an initiator.

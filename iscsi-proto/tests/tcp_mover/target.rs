@@ -381,22 +381,23 @@ fn bad_data_never_reach_lent_memory() {
 }
 
 #[test]
-fn a_digest_error_fails_the_task_only() {
-    let p = Parameters { data_digest: Digest::Crc32c, ..parameters() };
+fn a_digest_error_in_a_data_out_fails_the_task_only() {
+    let p = Parameters {
+        data_digest: Digest::Crc32c,
+        max_burst_length: 65536,
+        max_recv_data_segment_length: 65536,
+        ..parameters()
+    };
     let mut mover = target(&p);
-    for large in [false, true] {
-        let len = if large { 12_000 } else { 512 };
-        let p = Parameters { max_burst_length: 65536, first_burst_length: 65536, ..p.clone() };
-        mover.notice_key_values(&p);
-        let mut bytes = pdu(command(ITT, true, false, true, len), &pattern(1, len as usize), &p);
-        *bytes.last_mut().unwrap() ^= 1;
-        give(&mut mover, &bytes[..48]);
+    for len in [512, 12_000] {
+        give(&mut mover, &pdu(command(ITT, true, false, true, len), &[], &p));
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
         let sink = Sink::Buf(Buf::zeroed(len as usize));
         mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink });
-        assert!(drain(&mut mover).is_empty());
-        assert_eq!(mover.receive_window().payload.len(), if large { 12_000 } else { 0 });
-        give(&mut mover, &bytes[48..]);
+        let asked = r2ts(&mut mover);
+        let mut bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &pattern(1, len as usize), &p);
+        *bytes.last_mut().unwrap() ^= 1;
+        give(&mut mover, &bytes);
         assert!(matches!(
             drain(&mut mover)[..],
             [
@@ -404,6 +405,29 @@ fn a_digest_error_fails_the_task_only() {
                 Notification::GetDataFailed { error: DataError::DigestError, .. }
             ]
         ));
+    }
+}
+
+#[test]
+fn a_command_whose_immediate_data_fail_their_digest_is_not_told() {
+    let p = Parameters { data_digest: Digest::Crc32c, first_burst_length: 65536, ..parameters() };
+    let mut mover = target(&p);
+    for len in [512, 8000] {
+        let good = pdu(command(ITT, true, false, true, len), &pattern(1, len as usize), &p);
+        let mut bad = good.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        let (most, last) = bad.split_at(bad.len() - 1);
+        give(&mut mover, most);
+        assert!(drain(&mut mover).is_empty());
+        give(&mut mover, last);
+        assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::DataDigest, .. }]));
+        // The same command again, whole.
+        give(&mut mover, &good);
+        assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
+        mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink: Sink::Buf(Buf::zeroed(len as usize)) });
+        let told = drain(&mut mover);
+        let [Notification::GetDataComplete { sink: Sink::Buf(buf), .. }] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(buf[..], pattern(1, len as usize));
     }
 }
 
