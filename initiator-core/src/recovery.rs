@@ -47,7 +47,7 @@ impl Recovery {
     }
 
     /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is what the target asked for;
-    /// `answered`, how many commands the target has answered in the life of the session ([`Counters::answered`](crate::Counters::answered)).
+    /// `answered`, how many commands the target has answered in the life of the session ([`Counters::answered`](crate::application::Counters::answered)).
     pub fn lost(&mut self, time2wait: Option<Duration>, answered: u64, now: Instant) -> Option<Duration> {
         // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins helps nobody.
         let stood = self.logged_in_at.take().is_none_or(|at| now - at >= self.policy.longest_delay);

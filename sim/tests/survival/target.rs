@@ -320,6 +320,21 @@ fn an_initiator_that_falls_silent() {
     }
 }
 
+/// It never answers the RDMA Read of a write.
+#[test]
+fn an_initiator_that_owes_data() {
+    let mut rig = Rig::logged_in(LoopbackConfig::default());
+    let buffer = rig.bench.peer.advertise(RemoteAccess::Read, 8192);
+    rig.bench.fabric.mute(iser_transport::loopback::End::Active);
+    rig.post(ControlHeader { read: None, write: buffer }, cdb10(true, 8, 16), (false, true), 8192);
+    rig.bench.settle();
+    rig.bench.wait(Duration::from_secs(29));
+    assert_eq!(rig.bench.pipe.connection.end_reason(), None);
+    rig.bench.wait(Duration::from_secs(15));
+    assert_eq!(rig.bench.pipe.connection.end_reason(), Some(&EndReason::DataTimeout));
+    rig.close(Ending::Vanish);
+}
+
 /// It asks for a reset, and never answers the RDMA Read of the write that the reset aborts: the session ends in a short time, and with it the write.
 #[test]
 fn an_initiator_that_owes_data_to_an_aborted_task() {

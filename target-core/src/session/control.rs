@@ -75,6 +75,11 @@ impl Keepalive {
         self.taken = now;
     }
 
+    /// When the peer last took bytes that had to wait.
+    pub(super) fn taken(&self) -> Instant {
+        self.taken
+    }
+
     /// Asks nothing more: the session is about to end.
     fn stop_asking(&mut self) {
         self.idle = None;

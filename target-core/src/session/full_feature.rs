@@ -8,7 +8,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use iscsi_proto::datamover::{Datamover, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus};
+use iscsi_proto::datamover::{
+    DataError, Datamover, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus,
+};
 use iscsi_proto::keys::Negotiator;
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Ahs, AhsIter, Bhs, Opcode, PduError, RESERVED_TAG, RejectReason, ScsiCommand};
@@ -65,6 +67,8 @@ pub(super) struct FullFeature {
     pub(super) tickets: Tickets,
     /// When data that a peer owes to aborted tasks must have come, while somebody waits for them.
     pub(super) owed_until: Option<Instant>,
+    /// When to look again whether data that commands wait for get on; none when no task is there.
+    data_check: Option<Instant>,
     /// Wakes whoever drives the connection.
     pub(super) waker: Waker,
     pub(super) now: Instant,
@@ -216,6 +220,7 @@ impl FullFeature {
             scratch: Vec::new(),
             tickets: Tickets::new(),
             owed_until: None,
+            data_check: None,
             waker: waker.clone(),
             now,
             immediate_commands: limits.immediate_commands.clamp(1, 1024),
@@ -256,8 +261,8 @@ impl FullFeature {
         if let Some(gap) = self.held.deadline() {
             deadline = deadline.min(gap);
         }
-        if let Some(owed) = self.owed_until {
-            deadline = deadline.min(owed);
+        for other in [self.owed_until, self.data_check].into_iter().flatten() {
+            deadline = deadline.min(other);
         }
         match self.logout {
             Logout::Asked(until) | Logout::Draining { until, .. } => deadline.min(until),
@@ -313,7 +318,50 @@ impl FullFeature {
             self.tickets.retain(|ticket| executor.is_some_and(|executor| executor.busy_on(ticket.units()) != 0));
         }
         self.watch_owed(mover)?;
+        if self.core.tasks.live() == 0 {
+            self.data_check = None;
+        } else if self.now >= *self.data_check.get_or_insert(self.now + self.target.limits.data_timeout / 4) {
+            self.watch_data(mover)?;
+        }
         self.poll_logout(mover)
+    }
+
+    /// Ends the commands whose data do not get on: nobody's silence keeps a buffer, a place in the command window, or other tasks.
+    #[cold]
+    fn watch_data<M: Datamover>(&mut self, mover: &mut M) -> Result<(), EndReason> {
+        let limit = self.target.limits.data_timeout;
+        self.data_check = Some(self.now + limit / 4);
+        let mut from = 0;
+        while let Some(handle) = self.core.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
+            from = handle.slot + 1;
+            let fetched = mover.fetched(handle);
+            let Some(task) = self.core.tasks.get_mut(handle) else { continue };
+            let since = match task.progress {
+                Some((before, since)) if before == fetched => since,
+                _ => {
+                    task.progress = Some((fetched, self.now));
+                    continue;
+                }
+            };
+            // What asks for the data may wait itself, behind what the initiator takes slowly.
+            let taking = mover.backlog() != 0 && self.now < self.keepalive.taken() + limit;
+            if taking || self.now < since + limit {
+                continue;
+            }
+            if mover.caps().rdma_extensions {
+                return Err(EndReason::DataTimeout);
+            }
+            let itt = task.itt;
+            let sink = mover.deallocate_task_resources(handle).data_in;
+            mover.forget_command(itt);
+            if let Some(sink) = sink.and_then(|sink| self.fetched(mover, handle, sink))
+                && let Some(executor) = &mut self.executor
+            {
+                let failed = executor.data_failed(handle, sink, DataError::IncorrectAmountOfData);
+                self.core.step(mover, handle, failed);
+            }
+        }
+        Ok(())
     }
 
     /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its memory may be written as long as the

@@ -49,6 +49,10 @@ pub struct Limits {
     /// FastAbort. Initiators that owe them and never send them are common. Over RDMA, where such data would still land, the session ends then, once a
     /// function of its own or of another session waits for them. Default 1 s.
     pub owed_data_wait: Duration,
+    /// How long data that a command waits for may not get on, once the initiator has taken what asks for them. Then the command ends with CHECK CONDITION
+    /// (RFC 7143 11.4.7.2: INCORRECT AMOUNT OF DATA), or, over RDMA, the session ends, because the data could still land. It is looked at four times in
+    /// that time. Default 30 s.
+    pub data_timeout: Duration,
     /// How long aborted store operations are waited for. Then a task management function is answered "Function rejected", a login of the same I_T nexus
     /// is refused with status 0301h, and a connection that ends goes without its session, which stays entered until they have ended: time alone lets
     /// nobody in. Default 30 s.
@@ -82,6 +86,7 @@ impl Default for Limits {
             send_backlog: 4 << 20,
             send_timeout: Duration::from_secs(60),
             owed_data_wait: Duration::from_secs(1),
+            data_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             logout_linger: Duration::from_secs(2),

@@ -105,6 +105,9 @@ pub enum EndReason {
     /// Data of an aborted task that the initiator owes, and that others wait for.
     #[error("the initiator did not send the data that it owed to an aborted task in time")]
     DataOwed,
+    /// Data of a command that do not come over RDMA.
+    #[error("the initiator did not answer an RDMA Read in time")]
+    DataTimeout,
     /// A CmdSN that does not come.
     #[error("a CmdSN is missing and did not come in time")]
     Gap,

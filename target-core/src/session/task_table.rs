@@ -5,6 +5,7 @@ use alloc::vec;
 
 use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::serial::Serial;
+use iscsi_proto::time::Instant;
 
 /// No slot.
 const NIL: u16 = u16::MAX;
@@ -18,6 +19,8 @@ pub(super) struct Task {
     pub(super) flags: Flags,
     /// Bytes that the task fetched from the initiator.
     pub(super) fetched: u32,
+    /// How much of its data had come when somebody looked last, and since when it is so much.
+    pub(super) progress: Option<(u32, Instant)>,
     generation: u16,
     /// Next of the chain of tags, or of the free slots.
     next: u16,
@@ -82,6 +85,7 @@ impl TaskTable {
             cmd_sn: Serial(0),
             flags: Flags::default(),
             fetched: 0,
+            progress: None,
             generation: 0,
             next: if at + 1 < slots { at + 1 } else { NIL },
         };
@@ -145,6 +149,7 @@ impl TaskTable {
         task.cmd_sn = cmd_sn;
         task.flags = flags.with(Flags::LIVE);
         task.fetched = 0;
+        task.progress = None;
         task.next = *head;
         *head = at;
         self.live += 1;

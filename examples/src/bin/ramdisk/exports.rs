@@ -1,5 +1,6 @@
 //! From a layout to stores, logical units and the target's configuration.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -120,9 +121,6 @@ pub(crate) fn configure(layout: &Layout) -> Result<TargetConfig, Ending> {
         layout.portals.iter().map(|portal| Ok((address(portal)?, portal.iser))).collect::<Result<Vec<_>, _>>()?;
     // One for all: filled together, they must not make the system kill the program.
     let memory = MemoryBudget::new(RamStore::default_memory_limit().unwrap_or(u64::MAX));
-    if let Some(warning) = thin(layout, memory.limit()) {
-        eprintln!("{warning}");
-    }
     let mut config = TargetConfig::builder();
     for (n, target) in layout.targets.iter().enumerate() {
         let name = target.name.clone().map_or_else(|| made_up_name(n), Ok)?;
@@ -131,7 +129,12 @@ pub(crate) fn configure(layout: &Layout) -> Result<TargetConfig, Ending> {
     for user in &layout.chap {
         config = config.discovery_account(account(user, layout.mutual_chap.as_ref()));
     }
-    config.build().map_err(usage)
+    let config = config.build().map_err(usage)?;
+    if let Some(warning) = thin(layout, memory.limit()) {
+        // Nobody may be reading any more; the disks are served all the same.
+        let _ = writeln!(std::io::stderr(), "{warning}");
+    }
+    Ok(config)
 }
 
 #[cfg(test)]

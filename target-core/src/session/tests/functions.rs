@@ -464,6 +464,26 @@ fn data_that_were_asked_for_are_waited_for_but_not_for_long() {
     assert_eq!(peer.status(3), 0);
 }
 
+/// Data that never come do not keep the command, and what has come late is nobody's.
+#[test]
+fn data_that_do_not_come_end_their_command_in_time() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let mut peer = ready(&world, ME);
+    let r2t = unfinished_write(&mut peer, 1);
+    let limit = world.target.limits().data_timeout;
+    peer.pass(limit / 2);
+    peer.expect_nothing();
+    peer.pass(limit);
+    assert_eq!(peer.sense(1), Some((0x0c, 0x0d)), "INCORRECT AMOUNT OF DATA");
+    data_out(&mut peer, &r2t);
+    peer.expect_nothing();
+    peer.read(2, 0);
+    assert!(peer.expect(Opcode::DataIn).data.iter().all(|byte| *byte == 0), "nothing was written");
+    let r2t = unfinished_write(&mut peer, 1);
+    data_out(&mut peer, &r2t);
+    assert_eq!(peer.status(1), 0, "the tag is free");
+}
+
 #[test]
 fn late_data_of_an_aborted_task_are_dropped() {
     let world = World::new();
