@@ -5,6 +5,7 @@
 
 mod bench;
 mod conformance;
+mod mutations;
 mod setup;
 mod shell;
 mod suite;
@@ -34,6 +35,8 @@ enum Job {
     Suite(suite::Arguments),
     /// Check the table of the RFCs' requirements.
     Conformance(conformance::Arguments),
+    /// Plant the bugs of `sim/mutations.toml` in a copy of the sources, and show that each is found.
+    Mutations(mutations::Arguments),
     /// Boot the virtual machine and run one job in it.
     Vm(vm::Arguments),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Job::Test(arguments) => test::run(&arguments),
         Job::Suite(arguments) => suite::run(&arguments),
         Job::Conformance(arguments) => conformance::run(&arguments),
+        Job::Mutations(arguments) => mutations::run(&arguments),
         Job::Vm(arguments) => vm::run(&arguments),
     };
     match outcome {

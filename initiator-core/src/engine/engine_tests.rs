@@ -70,6 +70,8 @@ struct Net {
     now: Instant,
     stat_sn: Serial,
     exp_cmd_sn: Serial,
+    /// The CmdSN that a session begins with.
+    first: Serial,
     window: u32,
     /// What the target received.
     got: VecDeque<(Bhs, Vec<u8>)>,
@@ -104,6 +106,7 @@ impl Net {
             now: Instant::from_nanos(1_000_000_000),
             stat_sn: Serial(100),
             exp_cmd_sn: Serial(1),
+            first: Serial(1),
             window,
             got: VecDeque::new(),
             written: Vec::new(),
@@ -116,9 +119,9 @@ impl Net {
 
     fn connect(&mut self, engine: Engine<Script>) {
         let numbers = StartNumbers {
-            cmd_sn: Serial(1),
-            exp_cmd_sn: Serial(1),
-            max_cmd_sn: Serial(self.window),
+            cmd_sn: self.first,
+            exp_cmd_sn: self.first,
+            max_cmd_sn: self.first.advance(self.window.wrapping_sub(1)),
             exp_stat_sn: Serial(100),
             unexpected: self.unexpected,
         };
@@ -128,7 +131,7 @@ impl Net {
         greet(&mut mover, &mut self.target);
         self.target.notice_key_values(&parameters);
         self.target.enable_datamover();
-        (self.stat_sn, self.exp_cmd_sn, self.tasks) = (Serial(100), Serial(1), 0);
+        (self.stat_sn, self.exp_cmd_sn, self.tasks) = (Serial(100), self.first, 0);
         self.got.clear();
         let summary =
             LoginSummary { parameters, tsih: 1, target_portal_group_tag: Some(1), target_alias: None, mover: None };
@@ -361,6 +364,22 @@ fn commands_wait_for_the_window() {
 }
 
 #[test]
+fn numbers_go_on_past_the_largest() {
+    let mut net = Net::new(2);
+    let mut engine = net.cut();
+    engine.app().commands.extend((1..=8).map(read));
+    net.first = Serial(u32::MAX - 2);
+    net.connect(engine);
+    for at in 0..8 {
+        net.run();
+        let command = net.expect_command();
+        assert_eq!(command.cmd_sn, net.first.advance(at));
+        net.good(&command);
+        assert!(net.result(u64::from(at) + 1).is_ok());
+    }
+}
+
+#[test]
 fn data_and_residuals_come_back() {
     let mut net = Net::new(INFINITE);
     net.app().commands.push_back(read(1));
@@ -533,6 +552,25 @@ fn after_a_cut_what_may_be_repeated_is_sent_again_in_order() {
         assert!(net.result(token).is_ok());
     }
     assert_eq!(net.initiator.take().unwrap().into_parts(net.now).0.counters().repeated, 3);
+}
+
+/// Places in the table are used again: their order is not that of the commands.
+#[test]
+fn after_a_cut_commands_go_in_the_order_of_issue_not_of_their_places() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.extend([read(1), read(2), read(3)]);
+    net.run();
+    let commands: Vec<_> = (0..3).map(|_| net.expect_command()).collect();
+    net.good(&commands[0]);
+    assert!(net.result(1).is_ok());
+    net.app().commands.push_back(read(4));
+    net.run();
+    net.expect_command();
+    let engine = net.cut();
+    net.connect(engine);
+    net.run();
+    let again: Vec<_> = (0..3).map(|_| net.expect_command().cdb[5]).collect();
+    assert_eq!(again, [2, 3, 4]);
 }
 
 #[test]

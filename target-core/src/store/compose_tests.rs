@@ -238,6 +238,26 @@ impl StoreQueue for Backwards {
 }
 
 #[test]
+fn a_flush_reaches_every_store() {
+    for last in 0..3 {
+        let stores = [Faulty::new(40, u64::MAX), Faulty::new(40, u64::MAX), Faulty::new(40, u64::MAX)];
+        let children = stores.iter().map(|store| store.clone() as Arc<dyn Backstore>).collect();
+        let stripe = Arc::new(StripeStore::new(children, 4 * 512).unwrap());
+        assert_eq!(block_on(stripe.flush()), Ok(()));
+        // Whose flush fails has been asked for one.
+        stores[last].flush_fails.store(true, Ordering::Relaxed);
+        assert_eq!(block_on(stripe.flush()), Err(StoreError::Failed));
+        let mut queue = stripe.open_queue(Waker::noop().clone()).expect("all stores have queues");
+        queue.submit(&mut vec![StoreRequest { token: 1, op: StoreOp::Flush }]);
+        let mut completions = Vec::new();
+        for _ in 0..3 {
+            queue.poll(&mut completions);
+        }
+        assert_eq!(completions.pop().map(|completion| completion.result), Some(Err(StoreError::Failed)));
+    }
+}
+
+#[test]
 fn partial_failures_tell_the_lowest_bad_block_of_the_whole() {
     // Chunks of 4 blocks over 3 stores: block 5 of store 1 is block 17 of the whole, block 6 of store 2 is block 22.
     let stores = [Faulty::new(40, u64::MAX), Faulty::new(40, 5), Faulty::new(40, 6)];

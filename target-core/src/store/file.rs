@@ -268,33 +268,19 @@ impl Medium {
     }
 
     fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
-        let mut at = 0;
-        while at < data.len() {
-            match self.file.read_at(&mut data[at..], self.offset(lba) + at as u64) {
-                // Someone has cut the file shorter.
-                Ok(0) => return Err(StoreError::Read(Some(self.block_at(lba, at)))),
-                Ok(n) => at += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(StoreError::Read(Some(self.block_at(lba, at)))),
-            }
-        }
-        Ok(())
+        // No byte where there should be some: someone has cut the file shorter.
+        whole(data.len(), |at| self.file.read_at(&mut data[at..], self.offset(lba) + at as u64))
+            .map_err(|(at, _)| StoreError::Read(Some(self.block_at(lba, at))))
     }
 
     fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
         if self.abilities.read_only {
             return Err(StoreError::ReadOnly);
         }
-        let mut at = 0;
-        while at < data.len() {
-            match self.file.write_at(&data[at..], self.offset(lba) + at as u64) {
-                Ok(0) => return Err(StoreError::Write(Some(self.block_at(lba, at)))),
-                Ok(n) => at += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(of_write(&error, Some(self.block_at(lba, at)))),
-            }
-        }
-        Ok(())
+        whole(data.len(), |at| self.file.write_at(&data[at..], self.offset(lba) + at as u64)).map_err(|(at, error)| {
+            let block = Some(self.block_at(lba, at));
+            error.map_or(StoreError::Write(block), |error| of_write(&error, block))
+        })
     }
 
     fn block_at(&self, lba: u64, byte: usize) -> u64 {
@@ -341,6 +327,21 @@ impl Medium {
         };
         LbaStatus { blocks: (until.saturating_sub(offset) / block).max(1), mapped }
     }
+}
+
+/// Has all of `len` bytes moved: `step` moves some from where it is told, and says how many. What fails is told with how far it had come; no error means
+/// that there was no progress.
+fn whole(len: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<(), (usize, Option<io::Error>)> {
+    let mut at = 0;
+    while at < len {
+        match step(at) {
+            Ok(0) => return Err((at, None)),
+            Ok(taken) => at += taken,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((at, Some(error))),
+        }
+    }
+    Ok(())
 }
 
 fn of_write(error: &io::Error, lba: Option<u64>) -> StoreError {

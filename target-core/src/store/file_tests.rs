@@ -192,6 +192,27 @@ fn a_full_device_is_no_space() {
 }
 
 #[test]
+fn a_flush_reaches_the_file() {
+    // A device that can take bytes and has nothing to make durable says so, which tells that it was asked.
+    let file = File::options().write(true).open("/dev/null").unwrap();
+    let medium = Medium { file, geometry: Geometry::of_bytes(1 << 20), abilities: Abilities::default() };
+    assert_eq!(medium.perform(0, StoreOp::Flush).result, Err(StoreError::Write(None)));
+}
+
+#[test]
+fn a_short_write_is_continued() {
+    let mut taken = Vec::new();
+    let mut pieces = [Ok(1), Ok(300), Err(io::ErrorKind::Interrupted.into()), Ok(211), Ok(512), Ok(0)].into_iter();
+    let mut write = |at| {
+        taken.push(at);
+        pieces.next().unwrap()
+    };
+    assert!(whole(1024, &mut write).is_ok());
+    assert!(matches!(whole(512, &mut write), Err((0, None))), "no progress is no success");
+    assert_eq!(taken, [0, 1, 301, 301, 512, 0]);
+}
+
+#[test]
 fn what_cannot_be_opened_is_told_in_a_sentence() {
     let told = |path: &Path, options: &FileOptions| FileStore::open(path, options).expect_err("a refusal").to_string();
     let plain = FileOptions::default();

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 
 use iscsi_memory::Region;
-use iscsi_proto::pdu::{DataOut, Opcode, R2t, TaskAttribute};
+use iscsi_proto::pdu::{DataOut, Opcode, R2t, TaskAttribute, TaskFunction, TaskResponse};
 use iscsi_proto::serial::Serial;
 
 use super::peer::{self, Peer, read10, write10};
@@ -123,4 +123,22 @@ fn a_read_is_not_over_while_its_data_wait_to_be_sent() {
         assert_eq!(peer.status(6), 0);
         peer.expect_nothing();
     }
+}
+
+/// Data of an aborted write that come late land nowhere, though they were to land in the store's own memory.
+#[test]
+fn late_data_of_an_aborted_write_do_not_reach_lent_memory() {
+    let (target, region) = in_memory(Limits::default());
+    let mut peer = ready(&target, ME);
+    let r2t = owe(&mut peer, 1, 0, 32);
+    let mut abort = peer.task_function(TaskFunction::AbortTask, 0, 50);
+    abort.referenced_task_tag = 1;
+    abort.ref_cmd_sn = peer.cmd_sn.advance(u32::MAX);
+    peer.send(abort.emit(), &[]);
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    peer.send(data_out(&r2t).emit(), &vec![7; 32 * 512]);
+    peer.expect_nothing();
+    let mut now = vec![1; 32 * 512];
+    region.read(0, &mut now);
+    assert!(now.iter().all(|byte| *byte == 0), "nothing was written");
 }

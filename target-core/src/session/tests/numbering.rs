@@ -126,6 +126,19 @@ fn a_tag_in_use_is_rejected_and_its_number_taken() {
 }
 
 #[test]
+fn places_of_immediate_commands_are_given_back() {
+    let world = World::with(Limits { immediate_commands: 2, ..Limits::default() }, |node| node);
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    for itt in 1..=20 {
+        let mut command = peer.command(itt, 0, read10(0, 1), 512);
+        command.immediate = true;
+        peer.send(command.emit(), &[]);
+        assert_eq!(peer.status(itt), 0);
+    }
+}
+
+#[test]
 fn immediate_commands_are_limited() {
     let world = World::with(Limits { immediate_commands: 2, ..Limits::default() }, |node| node);
     let mut peer = world.logged_in(ME);
