@@ -111,6 +111,21 @@ fn a_small_memlock_limit_is_named_at_either_end() -> Result<()> {
 }
 
 #[test]
+fn long_commands_and_first_touches_hold_up_nobody() -> Result<()> {
+    const CHECKS: &[&str] = &[
+        "a whole disk is zeroed",
+        "zeroing: no ping timeout",
+        "zeroing: still logged in",
+        "zeroes take no memory",
+        "128 random reads",
+        "reads: no ping timeout",
+        "reads: still logged in",
+        "target ends at Ctrl-C",
+    ];
+    run(Job::named("long-commands.sh").memory(2048), CHECKS, &[])
+}
+
+#[test]
 fn the_verbs_provider_passes_the_cases_of_queue_pairs() -> Result<()> {
     let program = verbs_conformance()?.display().to_string();
     let job = Job::named("verbs.sh").with("CONFORMANCE", program).limit(LIMIT);
