@@ -23,8 +23,8 @@ pub(crate) struct Arguments {
     /// Name the steps and end
     #[arg(long)]
     list: bool,
-    /// Seeds for the simulator
-    #[arg(long, default_value_t = 1000)]
+    /// Seeds for the simulator: so many over TCP and over loopback each, shares of it over iWARP and in the worlds in which rare things meet
+    #[arg(long, default_value_t = 3000)]
     seeds: u32,
     /// Seconds that each fuzz target runs
     #[arg(long, default_value_t = 40, value_name = "SECONDS")]
