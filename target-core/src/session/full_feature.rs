@@ -1,16 +1,14 @@
 //! The Full Feature Phase of a session with its one connection: takes PDUs in CmdSN order, hands commands to the executor and its steps to the mover.
 //!
 //! The way of a command is in this file; what comes rarely is beside it: `control` (NOP, logout, reject, asynchronous messages), `functions` (task
-//! management), `text`.
+//! management), `owed` (data that do not come), `text`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use iscsi_proto::datamover::{
-    DataError, Datamover, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus,
-};
+use iscsi_proto::datamover::{Datamover, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::keys::Negotiator;
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Ahs, AhsIter, Bhs, Opcode, PduError, RESERVED_TAG, RejectReason, ScsiCommand};
@@ -68,7 +66,7 @@ pub(super) struct FullFeature {
     /// When data that a peer owes to aborted tasks must have come, while somebody waits for them.
     pub(super) owed_until: Option<Instant>,
     /// When to look again whether data that commands wait for get on; none when no task is there.
-    data_check: Option<Instant>,
+    pub(super) data_check: Option<Instant>,
     /// Wakes whoever drives the connection.
     pub(super) waker: Waker,
     pub(super) now: Instant,
@@ -123,7 +121,7 @@ impl Core {
 
     /// Does what the executor says about a task.
     #[inline]
-    fn step<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle, step: Step<'_>) {
+    pub(super) fn step<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle, step: Step<'_>) {
         match step {
             Step::Pending => self.announce(mover),
             Step::GetData { sink } => {
@@ -326,56 +324,6 @@ impl FullFeature {
         self.poll_logout(mover)
     }
 
-    /// Ends the commands whose data do not get on: nobody's silence keeps a buffer, a place in the command window, or other tasks.
-    #[cold]
-    fn watch_data<M: Datamover>(&mut self, mover: &mut M) -> Result<(), EndReason> {
-        let limit = self.target.limits.data_timeout;
-        self.data_check = Some(self.now + limit / 4);
-        let mut from = 0;
-        while let Some(handle) = self.core.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
-            from = handle.slot + 1;
-            let fetched = mover.fetched(handle);
-            let Some(task) = self.core.tasks.get_mut(handle) else { continue };
-            let since = match task.progress {
-                Some((before, since)) if before == fetched => since,
-                _ => {
-                    task.progress = Some((fetched, self.now));
-                    continue;
-                }
-            };
-            // What asks for the data may wait itself, behind what the initiator takes slowly.
-            let taking = mover.backlog() != 0 && self.now < self.keepalive.taken() + limit;
-            if taking || self.now < since + limit {
-                continue;
-            }
-            if mover.caps().rdma_extensions {
-                return Err(EndReason::DataTimeout);
-            }
-            let itt = task.itt;
-            let sink = mover.deallocate_task_resources(handle).data_in;
-            mover.forget_command(itt);
-            if let Some(sink) = sink.and_then(|sink| self.fetched(mover, handle, sink))
-                && let Some(executor) = &mut self.executor
-            {
-                let failed = executor.data_failed(handle, sink, DataError::IncorrectAmountOfData);
-                self.core.step(mover, handle, failed);
-            }
-        }
-        Ok(())
-    }
-
-    /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its memory may be written as long as the
-    /// connection is there: it has a short time, then the session ends.
-    fn watch_owed<M: Datamover>(&mut self, mover: &M) -> Result<(), EndReason> {
-        let awaited = !self.tickets.is_empty() || !self.functions.is_empty();
-        if !awaited || mover.is_drained() {
-            self.owed_until = None;
-            return Ok(());
-        }
-        let until = *self.owed_until.get_or_insert(self.now + self.target.limits.owed_data_wait);
-        if self.now >= until { Err(EndReason::DataOwed) } else { Ok(()) }
-    }
-
     /// Whether nothing of aborted tasks is under way, in the store or in the mover.
     pub(super) fn drained<M: Datamover>(&self, mover: &M) -> bool {
         mover.is_drained() && self.executor.as_ref().is_none_or(|executor| executor.busy(None) == 0)
@@ -426,7 +374,7 @@ impl FullFeature {
 
     /// A task's data phase is over. Gives the sink back to go on with, unless the task was aborted meanwhile.
     #[inline]
-    fn fetched<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle, sink: Sink) -> Option<Sink> {
+    pub(super) fn fetched<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle, sink: Sink) -> Option<Sink> {
         if let Some(task) = self.core.tasks.get_mut(handle) {
             task.flags = task.flags.without(Flags::FETCHING);
             if !task.flags.has(Flags::ABORTED) {

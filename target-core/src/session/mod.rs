@@ -20,6 +20,7 @@ mod functions;
 mod held;
 mod limits;
 mod login;
+mod owed;
 mod task_table;
 mod text;
 mod wire;
