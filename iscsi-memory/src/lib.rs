@@ -17,6 +17,7 @@ extern crate alloc;
 
 #[cfg(feature = "std")]
 mod advertised;
+mod budget;
 mod buf;
 #[cfg(feature = "std")]
 mod chunks;
@@ -25,6 +26,7 @@ mod counting;
 mod lease;
 mod region;
 mod registration;
+mod slice;
 mod vectored;
 
 #[cfg(feature = "std")]
@@ -32,12 +34,14 @@ pub mod socket;
 
 #[cfg(feature = "std")]
 pub use advertised::Advertised;
+pub use budget::{MemoryBudget, OutOfMemory};
 pub use buf::{Buf, BufPool};
 #[cfg(feature = "counting-allocator")]
 pub use counting::CountingAllocator;
 pub use lease::{Lease, Memory};
-pub use region::{Landed, Landing, MemoryBudget, OutOfMemory, Region, RegionSlice};
+pub use region::Region;
 pub use registration::{
     Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
 };
+pub use slice::{Landed, Landing, RegionSlice};
 pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};

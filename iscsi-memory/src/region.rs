@@ -11,88 +11,16 @@ use core::sync::atomic::{AtomicU64, Ordering};
 #[cfg(feature = "std")]
 use crate::chunks::{CHUNK, Chunk, Chunks};
 #[cfg(feature = "std")]
-use crate::{Access, DevicePiece, DomainId, RegisterFailure, Registrar};
+use crate::{Access, DomainId, RegisterFailure, Registrar};
+use crate::{MemoryBudget, OutOfMemory, RegionSlice};
 
 /// Bytes of one page, the grain of allocation and of [`Region::discard`].
-const PAGE: u64 = 4096;
-const PAGE_SHIFT: u32 = 12;
-
-/// The region's limit of allocated bytes is reached: the write would need memory that it may not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutOfMemory {
-    /// The limit in bytes.
-    pub limit: u64,
-}
-
-impl fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the store's memory limit of {} bytes is reached: unmap blocks, or give the store a higher limit",
-            self.limit
-        )
-    }
-}
-
-impl core::error::Error for OutOfMemory {}
+pub(crate) const PAGE: u64 = 4096;
+pub(crate) const PAGE_SHIFT: u32 = 12;
 
 /// What `heap` allocates for `len` bytes: at least one, at page alignment.
 fn heap_layout(len: usize) -> Layout {
     Layout::from_size_align(len.max(1), PAGE as usize).expect("a region is smaller than the address space")
-}
-
-/// How many bytes regions may have allocated together, and how many they have: drawn as pages are first written, given back as they are discarded
-/// and when a region ends. One is shared by all RAM stores of a process, or as their owner likes.
-///
-/// ```
-/// use iscsi_memory::{MemoryBudget, Region};
-/// let budget = MemoryBudget::new(8192);
-/// let (one, other) = (Region::mapped_within(1 << 30, &budget)?, Region::mapped_within(1 << 30, &budget)?);
-/// one.reserve_for_write(0, 8192).unwrap();
-/// assert!(other.reserve_for_write(0, 1).is_err());
-/// one.discard(0, 4096);
-/// other.reserve_for_write(0, 1).unwrap();
-/// drop((one, other));
-/// assert_eq!(budget.used(), 0);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct MemoryBudget {
-    limit: u64,
-    used_pages: AtomicU64,
-}
-
-impl MemoryBudget {
-    /// A budget of `limit` bytes.
-    #[must_use]
-    pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used_pages: AtomicU64::new(0) })
-    }
-
-    /// Bytes that may be allocated at a time.
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    /// Bytes allocated by all its regions, a multiple of 4096.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used_pages.load(Ordering::Relaxed) << PAGE_SHIFT
-    }
-
-    fn take_page(&self) -> Result<(), OutOfMemory> {
-        let count = self.used_pages.fetch_add(1, Ordering::Relaxed);
-        if (count + 1) << PAGE_SHIFT > self.limit {
-            self.give_pages(1);
-            return Err(OutOfMemory { limit: self.limit });
-        }
-        Ok(())
-    }
-
-    fn give_pages(&self, pages: u64) {
-        self.used_pages.fetch_sub(pages, Ordering::Relaxed);
-    }
 }
 
 enum Backing {
@@ -150,7 +78,7 @@ pub struct Region {
     allocated_pages: AtomicU64,
     budget: Arc<MemoryBudget>,
     #[cfg(feature = "std")]
-    chunks: Chunks,
+    pub(crate) chunks: Chunks,
 }
 
 // SAFETY: the memory is owned by the Region until it drops, and is only ever accessed through raw-pointer copies.
@@ -244,7 +172,7 @@ impl Region {
     /// Most bytes that may be allocated at a time, by all regions of its budget.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.budget.limit
+        self.budget.limit()
     }
 
     fn check(&self, offset: u64, len: u64) {
@@ -255,7 +183,8 @@ impl Region {
         );
     }
 
-    fn at(&self, offset: u64) -> *mut u8 {
+    /// The address of a byte. The caller has checked that it is inside the region.
+    pub(crate) fn at(&self, offset: u64) -> *mut u8 {
         // SAFETY: every caller has checked that `offset` is inside the region's one allocation.
         unsafe { self.ptr.as_ptr().add(offset as usize) }
     }
@@ -433,7 +362,7 @@ impl Region {
     #[must_use]
     pub fn slice(self: &Arc<Self>, offset: u64, len: usize) -> RegionSlice {
         self.check(offset, len as u64);
-        RegionSlice { region: self.clone(), offset, len, landing: None }
+        RegionSlice::new(self.clone(), offset, len)
     }
 }
 
@@ -462,7 +391,11 @@ impl Region {
     }
 
     /// The key of the chunk around `offset` for a domain, and the chunk's end. Registers it if the domain does not have it.
-    fn chunk_key(self: &Arc<Self>, registrar: &dyn Registrar, offset: u64) -> Result<(u32, u64), RegisterFailure> {
+    pub(crate) fn chunk_key(
+        self: &Arc<Self>,
+        registrar: &dyn Registrar,
+        offset: u64,
+    ) -> Result<(u32, u64), RegisterFailure> {
         let index = (offset / CHUNK) as usize;
         let end = chunk_end(offset).min(self.len);
         if let Some(key) = self.chunks.read().get(index).and_then(|chunk| chunk.key(registrar.domain())) {
@@ -551,167 +484,5 @@ impl Drop for Region {
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Region({} bytes, {} allocated)", self.len, self.allocated())
-    }
-}
-
-/// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by it.
-///
-/// What is taken is given back within the call that lands the bytes, never held while they are waited for.
-pub trait Landing: fmt::Debug + Send + Sync {
-    /// Takes a range of the region, in bytes, for landing. False: not now; whoever moves the data is woken when it is worth another try.
-    fn try_begin(&self, offset: u64, len: u64) -> bool;
-
-    /// Gives a range back that was taken.
-    fn end(&self, offset: u64, len: u64);
-}
-
-/// Bytes of a slice that may land now; dropping it ends that.
-#[derive(Debug)]
-pub struct Landed<'a> {
-    slice: &'a RegionSlice,
-    start: usize,
-    len: usize,
-}
-
-impl Drop for Landed<'_> {
-    fn drop(&mut self) {
-        if let Some(landing) = &self.slice.landing {
-            landing.end(self.slice.offset + self.start as u64, self.len as u64);
-        }
-    }
-}
-
-/// A part of a [`Region`] that keeps it alive.
-#[derive(Debug, Clone)]
-pub struct RegionSlice {
-    region: Arc<Region>,
-    offset: u64,
-    len: usize,
-    landing: Option<Arc<dyn Landing>>,
-}
-
-impl RegionSlice {
-    /// Bytes in the slice.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether the slice has no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Copies bytes out, from `start` of the slice on.
-    ///
-    /// # Panics
-    /// If the bytes are outside the slice.
-    pub fn read(&self, start: usize, to: &mut [u8]) {
-        assert!(start.checked_add(to.len()).is_some_and(|end| end <= self.len), "read outside a lent slice");
-        self.region.read(self.offset + start as u64, to);
-    }
-
-    /// Copies bytes in, from `start` of the slice on. See [`Region::write`].
-    ///
-    /// # Panics
-    /// If the bytes are outside the slice.
-    pub fn write(&self, start: usize, from: &[u8]) {
-        assert!(start.checked_add(from.len()).is_some_and(|end| end <= self.len), "write outside a lent slice");
-        self.region.write(self.offset + start as u64, from);
-    }
-
-    /// The same slice, into which bytes land only as `landing` allows: by [`try_write`](Self::try_write), the `socket` module and
-    /// [`ReceiveWindow::fill`](crate::ReceiveWindow::fill). [`write`](Self::write) and devices do not ask.
-    #[must_use]
-    pub fn with_landing(self, landing: Arc<dyn Landing>) -> Self {
-        Self { landing: Some(landing), ..self }
-    }
-
-    /// Asks to land bytes `start..start + len`. `None`: not now.
-    ///
-    /// # Panics
-    /// If the bytes are outside the slice.
-    #[must_use]
-    pub fn try_land(&self, start: usize, len: usize) -> Option<Landed<'_>> {
-        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "landing outside a lent slice");
-        let may = self.landing.as_ref().is_none_or(|landing| landing.try_begin(self.offset + start as u64, len as u64));
-        may.then(|| Landed { slice: self, start, len })
-    }
-
-    /// [`write`](Self::write), if the bytes may land now. False: they may not, and nothing is written.
-    ///
-    /// # Panics
-    /// If the bytes are outside the slice.
-    #[must_use]
-    pub fn try_write(&self, start: usize, from: &[u8]) -> bool {
-        let Some(_landed) = self.try_land(start, from.len()) else { return false };
-        self.write(start, from);
-        true
-    }
-
-    /// Takes the pages of the slice: see [`Region::reserve_for_write`].
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] when the region's limit would be passed.
-    pub fn reserve_for_write(&self) -> Result<(), OutOfMemory> {
-        self.region.reserve_for_write(self.offset, self.len as u64)
-    }
-
-    /// The region that the slice is a part of.
-    #[must_use]
-    pub fn region(&self) -> &Arc<Region> {
-        &self.region
-    }
-
-    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their chunk, which is registered with the
-    /// domain if it was not.
-    ///
-    /// # Errors
-    /// When a limit is reached or the device refuses.
-    ///
-    /// # Panics
-    /// If the bytes are none or lie outside the slice.
-    #[cfg(feature = "std")]
-    pub fn device_piece(
-        &self,
-        registrar: &dyn Registrar,
-        start: usize,
-        len: usize,
-    ) -> Result<DevicePiece, RegisterFailure> {
-        assert!(
-            len != 0 && start.checked_add(len).is_some_and(|end| end <= self.len),
-            "a work request names bytes of its slice"
-        );
-        let offset = self.offset + start as u64;
-        let (key, end) = self.region.chunk_key(registrar, offset)?;
-        let address = self.as_ptr(start).expose_provenance() as u64;
-        Ok(DevicePiece { address, len: len.min((end - offset) as usize), key })
-    }
-
-    /// Keeps the pages under bytes of the slice where they are.
-    #[cfg(feature = "std")]
-    pub(crate) fn pin(&self, start: usize, len: usize) {
-        self.each_chunk(start, len, |chunk| chunk.pins += 1);
-    }
-
-    /// The reverse of [`pin`](Self::pin).
-    #[cfg(feature = "std")]
-    pub(crate) fn unpin(&self, start: usize, len: usize) {
-        self.each_chunk(start, len, |chunk| chunk.pins -= 1);
-    }
-
-    #[cfg(feature = "std")]
-    fn each_chunk(&self, start: usize, len: usize, each: impl FnMut(&mut Chunk)) {
-        let first = self.offset + start as u64;
-        let last = first + len as u64 - 1;
-        let mut chunks = self.region.chunks.write(self.region.len);
-        chunks[(first / CHUNK) as usize..=(last / CHUNK) as usize].iter_mut().for_each(each);
-    }
-
-    #[cfg(feature = "std")]
-    pub(crate) fn as_ptr(&self, start: usize) -> *mut u8 {
-        assert!(start <= self.len, "pointer outside a lent slice");
-        self.region.at(self.offset + start as u64)
     }
 }

@@ -1,0 +1,177 @@
+//! A part of a region, and who is asked before a peer's bytes land in it.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+#[cfg(feature = "std")]
+use crate::chunks::{CHUNK, Chunk};
+#[cfg(feature = "std")]
+use crate::{DevicePiece, RegisterFailure, Registrar};
+use crate::{OutOfMemory, Region};
+
+/// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by it.
+///
+/// What is taken is given back within the call that lands the bytes, never held while they are waited for.
+pub trait Landing: fmt::Debug + Send + Sync {
+    /// Takes a range of the region, in bytes, for landing. False: not now; whoever moves the data is woken when it is worth another try.
+    fn try_begin(&self, offset: u64, len: u64) -> bool;
+
+    /// Gives a range back that was taken.
+    fn end(&self, offset: u64, len: u64);
+}
+
+/// Bytes of a slice that may land now; dropping it ends that.
+#[derive(Debug)]
+pub struct Landed<'a> {
+    slice: &'a RegionSlice,
+    start: usize,
+    len: usize,
+}
+
+impl Drop for Landed<'_> {
+    fn drop(&mut self) {
+        if let Some(landing) = &self.slice.landing {
+            landing.end(self.slice.offset + self.start as u64, self.len as u64);
+        }
+    }
+}
+
+/// A part of a [`Region`] that keeps it alive.
+#[derive(Debug, Clone)]
+pub struct RegionSlice {
+    region: Arc<Region>,
+    offset: u64,
+    len: usize,
+    landing: Option<Arc<dyn Landing>>,
+}
+
+impl RegionSlice {
+    /// Bytes `offset..offset + len` of a region, which the caller has checked.
+    pub(crate) fn new(region: Arc<Region>, offset: u64, len: usize) -> Self {
+        Self { region, offset, len, landing: None }
+    }
+
+    /// Bytes in the slice.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the slice has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies bytes out, from `start` of the slice on.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    pub fn read(&self, start: usize, to: &mut [u8]) {
+        assert!(start.checked_add(to.len()).is_some_and(|end| end <= self.len), "read outside a lent slice");
+        self.region.read(self.offset + start as u64, to);
+    }
+
+    /// Copies bytes in, from `start` of the slice on. See [`Region::write`].
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    pub fn write(&self, start: usize, from: &[u8]) {
+        assert!(start.checked_add(from.len()).is_some_and(|end| end <= self.len), "write outside a lent slice");
+        self.region.write(self.offset + start as u64, from);
+    }
+
+    /// The same slice, into which bytes land only as `landing` allows: by [`try_write`](Self::try_write), the `socket` module and
+    /// [`ReceiveWindow::fill`](crate::ReceiveWindow::fill). [`write`](Self::write) and devices do not ask.
+    #[must_use]
+    pub fn with_landing(self, landing: Arc<dyn Landing>) -> Self {
+        Self { landing: Some(landing), ..self }
+    }
+
+    /// Asks to land bytes `start..start + len`. `None`: not now.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    #[must_use]
+    pub fn try_land(&self, start: usize, len: usize) -> Option<Landed<'_>> {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "landing outside a lent slice");
+        let may = self.landing.as_ref().is_none_or(|landing| landing.try_begin(self.offset + start as u64, len as u64));
+        may.then(|| Landed { slice: self, start, len })
+    }
+
+    /// [`write`](Self::write), if the bytes may land now. False: they may not, and nothing is written.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice.
+    #[must_use]
+    pub fn try_write(&self, start: usize, from: &[u8]) -> bool {
+        let Some(_landed) = self.try_land(start, from.len()) else { return false };
+        self.write(start, from);
+        true
+    }
+
+    /// Takes the pages of the slice: see [`Region::reserve_for_write`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the region's limit would be passed.
+    pub fn reserve_for_write(&self) -> Result<(), OutOfMemory> {
+        self.region.reserve_for_write(self.offset, self.len as u64)
+    }
+
+    /// The region that the slice is a part of.
+    #[must_use]
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their chunk, which is registered with the
+    /// domain if it was not.
+    ///
+    /// # Errors
+    /// When a limit is reached or the device refuses.
+    ///
+    /// # Panics
+    /// If the bytes are none or lie outside the slice.
+    #[cfg(feature = "std")]
+    pub fn device_piece(
+        &self,
+        registrar: &dyn Registrar,
+        start: usize,
+        len: usize,
+    ) -> Result<DevicePiece, RegisterFailure> {
+        assert!(
+            len != 0 && start.checked_add(len).is_some_and(|end| end <= self.len),
+            "a work request names bytes of its slice"
+        );
+        let offset = self.offset + start as u64;
+        let (key, end) = self.region.chunk_key(registrar, offset)?;
+        let address = self.as_ptr(start).expose_provenance() as u64;
+        Ok(DevicePiece { address, len: len.min((end - offset) as usize), key })
+    }
+
+    /// Keeps the pages under bytes of the slice where they are.
+    #[cfg(feature = "std")]
+    pub(crate) fn pin(&self, start: usize, len: usize) {
+        self.each_chunk(start, len, |chunk| chunk.pins += 1);
+    }
+
+    /// The reverse of [`pin`](Self::pin).
+    #[cfg(feature = "std")]
+    pub(crate) fn unpin(&self, start: usize, len: usize) {
+        self.each_chunk(start, len, |chunk| chunk.pins -= 1);
+    }
+
+    #[cfg(feature = "std")]
+    fn each_chunk(&self, start: usize, len: usize, each: impl FnMut(&mut Chunk)) {
+        let first = self.offset + start as u64;
+        let last = first + len as u64 - 1;
+        let mut chunks = self.region.chunks.write(self.region.len());
+        chunks[(first / CHUNK) as usize..=(last / CHUNK) as usize].iter_mut().for_each(each);
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn as_ptr(&self, start: usize) -> *mut u8 {
+        assert!(start <= self.len, "pointer outside a lent slice");
+        self.region.at(self.offset + start as u64)
+    }
+}
