@@ -218,6 +218,12 @@ impl BufPool {
         }
     }
 
+    /// Frees all that lies idle.
+    pub fn clear(&mut self) {
+        self.classes = Default::default();
+        self.idle = 0;
+    }
+
     /// Bytes that lie idle in the pool.
     #[must_use]
     pub fn idle(&self) -> usize {

@@ -194,7 +194,7 @@ impl FullFeature {
                 protocol_level: parameters.iscsi_protocol_level.into(),
             };
             let config = ExecutorConfig { slots, ..limits.executor };
-            let mut executor = TaskExecutor::new(config, luns.clone(), nexus);
+            let mut executor = TaskExecutor::new(config, luns.clone(), nexus).sharing(target.buffers.clone());
             executor.set_waker(waker);
             executor.set_asks_to_land(asks_to_land);
             executor

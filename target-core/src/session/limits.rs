@@ -43,6 +43,10 @@ pub struct Limits {
     pub nop_in_timeout: Duration,
     /// Bytes waiting to be sent at which no further request is looked at. Default 4 MiB.
     pub send_backlog: usize,
+    /// Bytes of buffers that hold data between wire and store, or wait to be sent, of all sessions together. A session takes at most as much of it as it
+    /// leaves for others; a command beyond that gets TASK SET FULL. One command alone is always served, so that the bound is this and one command for
+    /// each session. Stores that lend their memory need none. Default 48 MiB.
+    pub buffered: usize,
     /// How long an initiator may take none of the bytes that wait for it before the connection is closed. Default 60 s.
     pub send_timeout: Duration,
     /// How long a task-set function waits for data that the initiator still owes to aborted tasks (RFC 7143 4.2.3.3 a), unless TaskReporting is
@@ -84,6 +88,7 @@ impl Default for Limits {
             nop_in_idle: Some(Duration::from_secs(30)),
             nop_in_timeout: Duration::from_secs(15),
             send_backlog: 4 << 20,
+            buffered: 48 << 20,
             send_timeout: Duration::from_secs(60),
             owed_data_wait: Duration::from_secs(1),
             data_timeout: Duration::from_secs(30),

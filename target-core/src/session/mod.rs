@@ -38,6 +38,7 @@ pub use limits::Limits;
 
 use crate::node::TargetConfig;
 use crate::registry::{EndCause, Registry};
+use crate::task::BufferBudget;
 
 /// A target: what all its connections share.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ pub struct Target {
     pub(crate) config: TargetConfig,
     pub(crate) limits: Limits,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) buffers: Arc<BufferBudget>,
 }
 
 impl Target {
@@ -54,7 +56,8 @@ impl Target {
         limits.offer.max_connections = 1;
         limits.offer.error_recovery_level = 0;
         let registry = Arc::new(Registry::new(limits.connections, limits.logins, limits.sessions));
-        Arc::new(Self { config, limits, registry })
+        let buffers = Arc::new(BufferBudget::new(limits.buffered));
+        Arc::new(Self { config, limits, registry, buffers })
     }
 
     /// The configuration.
@@ -67,6 +70,12 @@ impl Target {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What the buffers of all sessions take.
+    #[must_use]
+    pub fn buffers(&self) -> &BufferBudget {
+        &self.buffers
     }
 
     /// Who is logged in.

@@ -16,7 +16,7 @@ use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
 use iscsi_proto::scsi::{Sense, SenseBytes, Status};
 
-use super::buffers::Buffers;
+use super::buffers::{BufferBudget, Buffers};
 use super::lun::Luns;
 use super::progress::TURN;
 use super::short::GOOD;
@@ -201,6 +201,18 @@ impl TaskExecutor {
             self.awaited = 0;
         }
         self.unblock = true;
+    }
+
+    /// Has its buffers count among those of other sessions; before the first task.
+    #[must_use]
+    pub fn sharing(mut self, budget: Arc<BufferBudget>) -> Self {
+        self.buffers.share(budget);
+        self
+    }
+
+    /// Frees buffers that lie idle: the session has been silent for a while.
+    pub(crate) fn trim(&mut self) {
+        self.buffers.trim();
     }
 
     /// The session that it serves.
