@@ -449,6 +449,9 @@ pub trait Datamover {
     /// Reject for it passes through [`send_control`](Self::send_control).
     fn drop_request(&mut self, _bhs: &Bhs) {}
 
+    /// Nothing has come or gone for a while: gives back memory that is for bulk. It is taken again when it is needed.
+    fn trim(&mut self) {}
+
     /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);
 

@@ -34,16 +34,26 @@ struct Peer {
 }
 
 impl Peer {
-    fn log_in(store: Arc<dyn Backstore>, digests: bool) -> Self {
-        let address = "127.0.0.1:3260".parse().unwrap();
-        let unit = Arc::new(LogicalUnit::new(store, Identity::from_seed(NAME)).unwrap());
-        let node = TargetNode::builder().name(NAME).open().portal(address).lun(0, unit);
-        let target = Target::new(TargetConfig::builder().node(node).build().unwrap(), Limits::default());
-        let endpoints = Endpoints { local: address, peer: address };
+    fn connect(store: Arc<dyn Backstore>) -> Self {
+        let (target, endpoints) = target(store);
+        Self::connect_to(target, endpoints)
+    }
+
+    fn connect_to(target: Arc<Target>, endpoints: Endpoints) -> Self {
         let mover = TcpMover::new(Role::Target, TcpMoverConfig::default());
         let connection = TargetConnection::new(target, mover, endpoints, [3; 64], Instant::ZERO).unwrap();
         let (out, received) = (Vec::with_capacity(1 << 20), Vec::with_capacity(1 << 21));
-        let mut peer = Self { connection, digests: false, cmd_sn: 1, out, received };
+        Self { connection, digests: false, cmd_sn: 1, out, received }
+    }
+
+    fn log_in(store: Arc<dyn Backstore>, digests: bool) -> Self {
+        let mut peer = Self::connect(store);
+        peer.complete_login(digests);
+        peer
+    }
+
+    fn complete_login(&mut self, digests: bool) {
+        let peer = self;
         let digest = if digests { "CRC32C" } else { "None" };
         let text = format!(
             "InitiatorName=iqn.2026-11.example:me\0TargetName={NAME}\0SessionType=Normal\0HeaderDigest={digest}\0DataDigest={digest}\0\
@@ -57,7 +67,6 @@ impl Peer {
         peer.digests = digests;
         // The first command hears POWER ON OR RESET.
         peer.io(0x00, 0, 0, 0);
-        peer
     }
 
     fn push(&mut self, mut bhs: Bhs, data: &[u8]) {
@@ -177,6 +186,14 @@ impl Peer {
     }
 }
 
+fn target(store: Arc<dyn Backstore>) -> (Arc<Target>, Endpoints) {
+    let address = "127.0.0.1:3260".parse().unwrap();
+    let unit = Arc::new(LogicalUnit::new(store, Identity::from_seed(NAME)).unwrap());
+    let node = TargetNode::builder().name(NAME).open().portal(address).lun(0, unit);
+    let target = Target::new(TargetConfig::builder().node(node).build().unwrap(), Limits::default());
+    (target, Endpoints { local: address, peer: address })
+}
+
 fn count(store: Arc<dyn Backstore>, digests: bool, what: &str) {
     let mut peer = Peer::log_in(store, digests);
     // Blocks of a command, and bytes of it that ride along: all of them, or a part with R2Ts behind, or none.
@@ -208,4 +225,33 @@ fn a_store_with_a_queue() {
     for digests in [false, true] {
         count(Arc::new(NullStore::new(64 << 20)), digests, "null");
     }
+}
+
+#[test]
+fn a_connection_has_the_memory_that_its_peer_has_proved_to_need() {
+    let (target, endpoints) = target(Arc::new(RamStore::new(64 << 20).unwrap()));
+    let own = (1 << 20) + (1 << 21);
+    let start = CountingAllocator::bytes();
+    let mut peer = Peer::connect_to(target, endpoints);
+    let connected = CountingAllocator::bytes() - start - own;
+    // Part of a request, that says nothing yet.
+    let n = peer.connection.receive_window().fill(&[0x43; 40]);
+    peer.connection.handle_received(n, Instant::ZERO);
+    let silent = CountingAllocator::bytes() - start - own;
+    assert!(connected.max(silent) < 16 << 10, "{connected}, {silent} bytes before login");
+    drop(peer);
+    let (target, endpoints) = self::target(Arc::new(RamStore::new(64 << 20).unwrap()));
+    let start = CountingAllocator::bytes();
+    let mut peer = Peer::connect_to(target, endpoints);
+    peer.complete_login(false);
+    let idle = CountingAllocator::bytes() - start - own;
+    assert!(idle < 64 << 10, "{idle} bytes of a session that is idle");
+    for i in 0..10 {
+        peer.io(WRITE_10, i * 512, 512, 4096);
+    }
+    // Asked whether it is still there.
+    let silence = Limits::default().nop_in_idle.unwrap();
+    peer.connection.handle_timeout(Instant::ZERO + silence + silence);
+    let again = CountingAllocator::bytes() - start - own;
+    assert!(again < 64 << 10, "{again} bytes of a session that is idle again");
 }

@@ -43,6 +43,9 @@ mod target;
 const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
 /// Smallest staging buffer: a header with the largest AHS area and a login PDU's data segment fit.
 const SMALLEST_STAGING: usize = 16 << 10;
+/// Staging of a target until login has ended: a header with the largest AHS area fits. Peers that have proved nothing get no more, unless they send a
+/// longer login request.
+const LOGIN_STAGING: usize = 2 << 10;
 
 /// The role that a mover plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +59,7 @@ pub enum Role {
 /// Sizes of a [`TcpMover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpMoverConfig {
-    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. It grows when a control PDU with a larger data segment comes, which the declared
+    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with less and takes it when bytes come in bulk. It grows when a control PDU with a larger data segment comes, which the declared
     /// MaxRecvDataSegmentLength bounds.
     pub staging_size: usize,
     /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8 KiB.
@@ -174,7 +177,11 @@ impl TcpMover {
     /// A mover at the start of a connection: login PDUs only, no digests.
     #[must_use]
     pub fn new(role: Role, config: TcpMoverConfig) -> Self {
-        let tasks = usize::from(config.max_tasks);
+        // A target gives no buffers and tables of the full feature phase to a peer that has still to log in.
+        let is_target = role == Role::Target;
+        let tasks = if is_target { 0 } else { usize::from(config.max_tasks) };
+        let staging = if is_target { LOGIN_STAGING } else { config.staging_size.max(SMALLEST_STAGING) };
+        let sending = if is_target { 0 } else { config.staging_size.clamp(SMALLEST_STAGING, 128 << 10) };
         let parameters = Parameters::default();
         let limits = Limits { receive_segment: LOGIN_DATA_SEGMENT_LEN, ..Limits::of(&parameters, config.copy_limit) };
         let keep = config.send_high_water;
@@ -190,12 +197,12 @@ impl TcpMover {
             stream_end: None,
             throttled: false,
             numbers: SequenceNumbers::default(),
-            receive: receive::Receive::new(config.staging_size.max(SMALLEST_STAGING)),
-            send: send::SendQueue::new(config.staging_size.clamp(SMALLEST_STAGING, 128 << 10), keep, tasks),
+            receive: receive::Receive::new(staging),
+            send: send::SendQueue::new(sending, keep, tasks),
             events: VecDeque::with_capacity(tasks * 2),
             sinks,
-            target: target::TargetSide::new(if role == Role::Target { tasks } else { 0 }),
-            initiator: initiator::InitiatorSide::new(if role == Role::Initiator { tasks } else { 0 }),
+            target: target::TargetSide::new(),
+            initiator: initiator::InitiatorSide::new(tasks),
         }
     }
 
@@ -313,6 +320,23 @@ impl Datamover for TcpMover {
         self.send.header_digest = header;
         self.send.data_digest = data;
         self.receive.enable(self.role, header, data);
+        if self.role == Role::Target {
+            let tasks = usize::from(self.config.max_tasks);
+            self.receive.enlarge(SMALLEST_STAGING, self.config.staging_size);
+            self.send.reserve(tasks);
+            self.events.reserve(tasks * 2);
+            if self.sinks.len() < tasks {
+                self.sinks.resize_with(tasks, || None);
+            }
+            self.target.enable(tasks);
+        }
+    }
+
+    fn trim(&mut self) {
+        self.send.trim();
+        if self.full_feature {
+            self.receive.trim(SMALLEST_STAGING);
+        }
     }
 
     fn deallocate_task_resources(&mut self, task: TaskHandle) -> TaskBuffers {

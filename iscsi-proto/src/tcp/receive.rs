@@ -107,6 +107,18 @@ impl Receive {
         self.data_digest = data;
     }
 
+    pub(super) fn enlarge(&mut self, size: usize, most: usize) {
+        self.staging.enlarge(size, most);
+    }
+
+    /// Gives memory of staging back, when nothing is unread.
+    pub(super) fn trim(&mut self, size: usize) {
+        if self.phase == Phase::Header && self.at_hand == 0 {
+            self.staging.trim(size);
+            (self.ahs, self.data) = Default::default();
+        }
+    }
+
     #[inline]
     pub(super) fn control_ahs(&self) -> &[u8] {
         self.staging.span(self.ahs.0, self.ahs.1)

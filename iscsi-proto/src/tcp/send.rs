@@ -249,6 +249,20 @@ impl SendQueue {
         list.push(SendSlice::Private(self.bytes.get(at..self.tail).unwrap_or_default()));
     }
 
+    /// From now on `entries` payloads can be referenced without an allocation.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.pieces.reserve(entries);
+        self.held.reserve(entries);
+        self.free.reserve(entries);
+    }
+
+    /// Gives the buffer back, when nothing is to be sent.
+    pub(super) fn trim(&mut self) {
+        if self.head == self.tail && self.pieces.is_empty() {
+            (self.bytes, self.head, self.tail) = (Vec::new(), 0, 0);
+        }
+    }
+
     /// `n` bytes were sent. Buffers that nobody owns any more go to `released`.
     pub(super) fn sent(&mut self, mut n: usize, released: &mut VecDeque<Notification>) {
         assert!(n <= self.backlog, "more bytes than were queued");

@@ -8,11 +8,38 @@ pub(super) struct Staging {
     bytes: Vec<u8>,
     head: usize,
     tail: usize,
+    /// The size that it grows to when bytes come faster than they are consumed.
+    most: usize,
+    /// The last bytes that came filled it to its end.
+    crowded: bool,
 }
 
 impl Staging {
     pub(super) fn new(size: usize) -> Self {
-        Self { bytes: alloc::vec![0; size], head: 0, tail: 0 }
+        Self { bytes: alloc::vec![0; size], head: 0, tail: 0, most: size, crowded: false }
+    }
+
+    /// From now on it has at least `size` bytes, and up to `most` when they are needed. What is noted of positions holds on.
+    pub(super) fn enlarge(&mut self, size: usize, most: usize) {
+        if self.bytes.len() < size {
+            self.bytes.resize(size, 0);
+        }
+        self.most = most.max(size);
+    }
+
+    /// Gives memory beyond `size` bytes back, when nothing is unread.
+    pub(super) fn trim(&mut self, size: usize) {
+        if self.head == self.tail && self.bytes.len() > size {
+            *self = Self { most: self.most, ..Self::new(size) };
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.crowded = false;
+        if self.bytes.len() < self.most {
+            self.bytes.resize(self.most, 0);
+        }
     }
 
     /// What is there to be parsed.
@@ -51,6 +78,9 @@ impl Staging {
 
     /// Room for the next bytes. At least a fourth of the buffer, unless more than that is unread; positions noted before are void.
     pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.crowded {
+            self.grow();
+        }
         if self.head == self.tail {
             self.head = 0;
             self.tail = 0;
@@ -70,6 +100,7 @@ impl Staging {
     pub(super) fn filled(&mut self, n: usize) {
         assert!(n <= self.bytes.len() - self.tail, "more bytes than the window held");
         self.tail += n;
+        self.crowded = self.tail == self.bytes.len();
     }
 
     /// Sees to it that `need` bytes from the first unread on fit. The caller bounds `need`.

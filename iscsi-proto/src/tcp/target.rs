@@ -96,18 +96,25 @@ pub(super) struct TargetSide {
 }
 
 impl TargetSide {
-    pub(super) fn new(tasks: usize) -> Self {
-        let mut transfers = Vec::new();
-        transfers.resize_with(tasks, Transfer::default);
-        let most = tasks + EXTRA_UNSOLICITED;
-        let side = if tasks == 0 { 0 } else { most };
+    /// The side as it is until login has ended.
+    pub(super) fn new() -> Self {
         Self {
             current: None,
-            transfers,
-            unsolicited: Vec::with_capacity(side),
-            numbering: Vec::with_capacity(side),
-            most,
+            transfers: Vec::new(),
+            unsolicited: Vec::new(),
+            numbering: Vec::new(),
+            most: EXTRA_UNSOLICITED,
         }
+    }
+
+    /// Makes room for so many tasks.
+    pub(super) fn enable(&mut self, tasks: usize) {
+        self.most = tasks + EXTRA_UNSOLICITED;
+        if self.transfers.len() < tasks {
+            self.transfers.resize_with(tasks, Transfer::default);
+        }
+        self.unsolicited.reserve(self.most);
+        self.numbering.reserve(self.most);
     }
 
     fn transfer(&mut self, slot: u16) -> Option<&mut Transfer> {

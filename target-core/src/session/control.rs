@@ -182,6 +182,10 @@ impl FullFeature {
             Finding::Well => Ok(()),
             Finding::Gone(reason) => Err(reason),
             Finding::AskNow(ttt) => {
+                mover.trim();
+                if let Some(executor) = &mut self.executor {
+                    executor.trim();
+                }
                 // RFC 7143 11.19.2: a NOP-In that asks tells the next StatSN and does not take it.
                 let ask = NopIn {
                     lun: 0,
