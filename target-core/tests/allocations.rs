@@ -245,7 +245,7 @@ fn a_connection_has_the_memory_that_its_peer_has_proved_to_need() {
     let mut peer = Peer::connect_to(target, endpoints);
     peer.complete_login(false);
     let idle = CountingAllocator::bytes() - start - own;
-    assert!(idle < 128 << 10, "{idle} bytes of a session that is idle");
+    assert!(idle < 64 << 10, "{idle} bytes of a session that is idle");
     for i in 0..10 {
         peer.io(WRITE_10, i * 512, 512, 4096);
     }
@@ -253,5 +253,5 @@ fn a_connection_has_the_memory_that_its_peer_has_proved_to_need() {
     let silence = Limits::default().nop_in_idle.unwrap();
     peer.connection.handle_timeout(Instant::ZERO + silence + silence);
     let again = CountingAllocator::bytes() - start - own;
-    assert!(again < 128 << 10, "{again} bytes of a session that is idle again");
+    assert!(again < 64 << 10, "{again} bytes of a session that is idle again");
 }

@@ -43,8 +43,8 @@ mod target;
 const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
 /// Smallest staging buffer: a header with the largest AHS area and a login PDU's data segment fit.
 const SMALLEST_STAGING: usize = 16 << 10;
-/// Staging of a target until login has ended: a header with the largest AHS area fits. Peers that have proved nothing get no more, unless they send a
-/// longer login request.
+/// Staging of a target until bytes come in bulk: a header with the largest AHS area fits. Peers that have proved nothing get no more, unless they send
+/// a longer login request.
 const LOGIN_STAGING: usize = 2 << 10;
 
 /// The role that a mover plays.
@@ -59,15 +59,16 @@ pub enum Role {
 /// Sizes of a [`TcpMover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpMoverConfig {
-    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with less and takes it when bytes come in bulk. It grows when a control PDU with a larger data segment comes, which the declared
-    /// MaxRecvDataSegmentLength bounds.
+    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with 2 KiB, and takes so much when bytes come in bulk. It grows when
+    /// a control PDU with a larger data segment comes, which the declared MaxRecvDataSegmentLength bounds.
     pub staging_size: usize,
     /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8 KiB.
     pub copy_limit: usize,
     /// Target: when more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4 MiB. An initiator always
     /// receives: its backlog is bounded by its own commands, and if both ends waited for the other to read, neither would.
     pub send_high_water: usize,
-    /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow.
+    /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow. A target's tables begin empty and grow to what its
+    /// initiator makes use of.
     pub max_tasks: u16,
 }
 
@@ -177,7 +178,7 @@ impl TcpMover {
     /// A mover at the start of a connection: login PDUs only, no digests.
     #[must_use]
     pub fn new(role: Role, config: TcpMoverConfig) -> Self {
-        // A target gives no buffers and tables of the full feature phase to a peer that has still to log in.
+        // A target gives memory for what its peer does, not for what the peer may do.
         let is_target = role == Role::Target;
         let tasks = if is_target { 0 } else { usize::from(config.max_tasks) };
         let staging = if is_target { LOGIN_STAGING } else { config.staging_size.max(SMALLEST_STAGING) };
@@ -321,21 +322,21 @@ impl Datamover for TcpMover {
         self.send.data_digest = data;
         self.receive.enable(self.role, header, data);
         if self.role == Role::Target {
-            let tasks = usize::from(self.config.max_tasks);
-            self.receive.enlarge(SMALLEST_STAGING, self.config.staging_size);
-            self.send.reserve(tasks);
-            self.events.reserve(tasks * 2);
-            if self.sinks.len() < tasks {
-                self.sinks.resize_with(tasks, || None);
-            }
-            self.target.enable(tasks);
+            self.receive.may_grow(self.config.staging_size.max(SMALLEST_STAGING));
+            self.target.enable(self.config.max_tasks.into());
         }
     }
 
     fn trim(&mut self) {
-        self.send.trim();
-        if self.full_feature {
-            self.receive.trim(SMALLEST_STAGING);
+        if self.role == Role::Target {
+            self.send.trim();
+            self.receive.trim(LOGIN_STAGING);
+            if self.sinks.iter().all(Option::is_none) {
+                self.sinks = Vec::new();
+            }
+            if self.events.is_empty() {
+                self.events = VecDeque::new();
+            }
         }
     }
 

@@ -107,11 +107,12 @@ impl Receive {
         self.data_digest = data;
     }
 
-    pub(super) fn enlarge(&mut self, size: usize, most: usize) {
-        self.staging.enlarge(size, most);
+    /// Staging takes up to `most` bytes when they come in bulk.
+    pub(super) fn may_grow(&mut self, most: usize) {
+        self.staging.may_grow(most);
     }
 
-    /// Gives memory of staging back, when nothing is unread.
+    /// Gives memory of staging beyond `size` bytes back, when nothing is unread.
     pub(super) fn trim(&mut self, size: usize) {
         if self.phase == Phase::Header && self.at_hand == 0 {
             self.staging.trim(size);

@@ -249,17 +249,11 @@ impl SendQueue {
         list.push(SendSlice::Private(self.bytes.get(at..self.tail).unwrap_or_default()));
     }
 
-    /// From now on `entries` payloads can be referenced without an allocation.
-    pub(super) fn reserve(&mut self, entries: usize) {
-        self.pieces.reserve(entries);
-        self.held.reserve(entries);
-        self.free.reserve(entries);
-    }
-
-    /// Gives the buffer back, when nothing is to be sent.
+    /// Gives buffer and tables back, when nothing is to be sent and nobody owns a payload.
     pub(super) fn trim(&mut self) {
-        if self.head == self.tail && self.pieces.is_empty() {
+        if self.backlog == 0 && self.pieces.is_empty() && self.free.len() == self.held.len() {
             (self.bytes, self.head, self.tail) = (Vec::new(), 0, 0);
+            (self.pieces, self.held, self.free) = Default::default();
         }
     }
 

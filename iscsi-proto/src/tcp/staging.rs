@@ -19,12 +19,9 @@ impl Staging {
         Self { bytes: alloc::vec![0; size], head: 0, tail: 0, most: size, crowded: false }
     }
 
-    /// From now on it has at least `size` bytes, and up to `most` when they are needed. What is noted of positions holds on.
-    pub(super) fn enlarge(&mut self, size: usize, most: usize) {
-        if self.bytes.len() < size {
-            self.bytes.resize(size, 0);
-        }
-        self.most = most.max(size);
+    /// From now on it takes up to `most` bytes when they come in bulk.
+    pub(super) fn may_grow(&mut self, most: usize) {
+        self.most = most.max(self.bytes.len());
     }
 
     /// Gives memory beyond `size` bytes back, when nothing is unread.

@@ -107,14 +107,9 @@ impl TargetSide {
         }
     }
 
-    /// Makes room for so many tasks.
+    /// There may be so many tasks.
     pub(super) fn enable(&mut self, tasks: usize) {
         self.most = tasks + EXTRA_UNSOLICITED;
-        if self.transfers.len() < tasks {
-            self.transfers.resize_with(tasks, Transfer::default);
-        }
-        self.unsolicited.reserve(self.most);
-        self.numbering.reserve(self.most);
     }
 
     fn transfer(&mut self, slot: u16) -> Option<&mut Transfer> {

@@ -11,7 +11,7 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use proptest::prelude::*;
 
-use crate::link::{command, drain, give, logged_in, login_request, pdu};
+use crate::link::{command, drain, give, give_until_told, logged_in, login_request, pdu};
 
 fn config() -> TcpMoverConfig {
     TcpMoverConfig { staging_size: 16 << 10, max_tasks: 4, ..TcpMoverConfig::default() }
@@ -45,11 +45,13 @@ fn other_protocols_are_told_from_iscsi() {
 #[test]
 fn a_login_pdu_above_8192_bytes_ends_the_connection() {
     let mut mover = TcpMover::new(Role::Target, config());
-    give(&mut mover, &pdu(login_request(), &[0; 8193], &Parameters::default()));
-    assert_eq!(end(&mut mover), MoverError::DataSegmentTooLong { got: 8193, limit: 8192 });
+    let told = give_until_told(&mut mover, &pdu(login_request(), &[0; 8193], &Parameters::default()));
+    let limit = MoverError::DataSegmentTooLong { got: 8193, limit: 8192 };
+    assert!(matches!(told, Some(Notification::Terminated(error)) if error == limit), "{told:?}");
+    assert!(mover.is_closed() && mover.receive_window().is_empty());
     let mut mover = TcpMover::new(Role::Target, config());
-    give(&mut mover, &pdu(login_request(), &[7; 8192], &Parameters::default()));
-    assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
+    let told = give_until_told(&mut mover, &pdu(login_request(), &[7; 8192], &Parameters::default()));
+    assert!(matches!(told, Some(Notification::Control(_))), "{told:?}");
     assert_eq!(mover.control_data(), [7; 8192]);
 }
 

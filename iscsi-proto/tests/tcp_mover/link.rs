@@ -46,6 +46,22 @@ pub(crate) fn give(mover: &mut TcpMover, mut bytes: &[u8]) {
     }
 }
 
+/// Gives bytes to a mover, as its window takes them, until it tells something.
+pub(crate) fn give_until_told(mover: &mut TcpMover, mut bytes: &[u8]) -> Option<Notification> {
+    loop {
+        if let Some(told) = mover.poll_notify() {
+            return Some(told);
+        }
+        if bytes.is_empty() {
+            return None;
+        }
+        let n = mover.receive_window().fill(bytes);
+        assert!(n > 0, "the window is closed");
+        mover.handle_received(n);
+        bytes = &bytes[n..];
+    }
+}
+
 /// All that the mover tells now.
 pub(crate) fn drain(mover: &mut TcpMover) -> Vec<Notification> {
     core::iter::from_fn(|| mover.poll_notify()).collect()

@@ -18,7 +18,7 @@ impl TaskExecutor {
         let transfer = Transfer::of(new);
         self.luns.refresh(&self.map);
         let Some(position) = self.luns.find(new.lun) else { return self.accept_absent(new, transfer) };
-        let Some(slot) = self.slots.get_mut(usize::from(new.task.slot)) else {
+        let Some(slot) = self.slot_of(new.task) else {
             return Reply::Respond {
                 data: Data::None,
                 status: Status::TaskSetFull,

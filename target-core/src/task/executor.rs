@@ -4,7 +4,6 @@
 //! within `start`. The long way is `Blocked` (task attributes), `Receiving` (data from the initiator), `Held` (attributes again), `Gated` (the write
 //! gate), `Running` (the store), in this order, each left out where there is no need.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
@@ -88,7 +87,9 @@ pub struct TaskExecutor {
     pub(super) map: Arc<LunMap>,
     pub(super) nexus: Nexus,
     pub(super) luns: Luns,
-    pub(super) slots: Box<[Slot]>,
+    /// As many as tasks have needed, at most `most_slots`.
+    pub(super) slots: Vec<Slot>,
+    pub(super) most_slots: usize,
     pub(super) sequence: u64,
     pub(super) buffers: Buffers,
     /// Parameter data of the last answer.
@@ -135,14 +136,15 @@ impl TaskExecutor {
             luns: Luns::new(&luns, &nexus),
             map: luns,
             nexus,
-            slots: (0..config.slots.max(1)).map(|_| Slot::EMPTY).collect(),
+            slots: Vec::new(),
+            most_slots: config.slots.max(1).into(),
             sequence: 0,
             buffers: Buffers::new(config.max_buffered, config.max_idle),
             out: Vec::new(),
             sense: SenseBytes::default(),
             waker: Waker::from(bell.clone()),
             bell,
-            completions: Vec::with_capacity(config.slots.into()),
+            completions: Vec::new(),
             orphans: Vec::new(),
             token: 0,
             in_flight: 0,
@@ -213,6 +215,21 @@ impl TaskExecutor {
     /// Frees buffers that lie idle: the session has been silent for a while.
     pub(crate) fn trim(&mut self) {
         self.buffers.trim();
+        if self.slots.iter().all(Slot::is_free) {
+            self.slots = Vec::new();
+        }
+        if self.completions.is_empty() {
+            self.completions = Vec::new();
+        }
+    }
+
+    /// The entry of a slot; none if it is not below the bound.
+    pub(super) fn slot_of(&mut self, task: TaskHandle) -> Option<&mut Slot> {
+        let at = usize::from(task.slot);
+        if at >= self.slots.len() && at < self.most_slots {
+            self.slots.resize_with(at + 1, || Slot::EMPTY);
+        }
+        self.slots.get_mut(at)
     }
 
     /// The session that it serves.
