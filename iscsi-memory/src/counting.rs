@@ -1,4 +1,5 @@
-//! A global allocator that counts, for tests that assert that a path allocates nothing, or how much memory something takes.
+//! A global allocator that counts, for tests that assert that a path allocates nothing, or how much memory something
+//! takes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -32,7 +33,8 @@ impl CountingAllocator {
         ALLOCATIONS.get()
     }
 
-    /// Bytes that this thread allocated and has not freed. What one thread allocates and another frees counts as a negative number there.
+    /// Bytes that this thread allocated and has not freed. What one thread allocates and another frees counts as a
+    /// negative number there.
     #[must_use]
     pub fn bytes() -> i64 {
         BYTES.get()

@@ -43,8 +43,8 @@ mod target;
 const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
 /// Smallest staging buffer: a header with the largest AHS area and a login PDU's data segment fit.
 const SMALLEST_STAGING: usize = 16 << 10;
-/// Staging of a target until bytes come in bulk: a header with the largest AHS area fits. Peers that have proved nothing get no more, unless they send
-/// a longer login request.
+/// Staging of a target until bytes come in bulk: a header with the largest AHS area fits. Peers that have proved
+/// nothing get no more, unless they send a longer login request.
 const LOGIN_STAGING: usize = 2 << 10;
 
 /// The role that a mover plays.
@@ -59,16 +59,17 @@ pub enum Role {
 /// Sizes of a [`TcpMover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpMoverConfig {
-    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with 2 KiB, and takes so much when bytes come in bulk. It grows when
-    /// a control PDU with a larger data segment comes, which the declared MaxRecvDataSegmentLength bounds.
+    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with 2 KiB, and takes so much when
+    /// bytes come in bulk. It grows when a control PDU with a larger data segment comes, which the declared
+    /// MaxRecvDataSegmentLength bounds.
     pub staging_size: usize,
     /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8 KiB.
     pub copy_limit: usize,
     /// Target: when more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4 MiB. An initiator always
     /// receives: its backlog is bounded by its own commands, and if both ends waited for the other to read, neither would.
     pub send_high_water: usize,
-    /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow. A target's tables begin empty and grow to what its
-    /// initiator makes use of.
+    /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow. A target's tables
+    /// begin empty and grow to what its initiator makes use of.
     pub max_tasks: u16,
 }
 

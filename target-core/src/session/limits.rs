@@ -43,9 +43,10 @@ pub struct Limits {
     pub nop_in_timeout: Duration,
     /// Bytes waiting to be sent at which no further request is looked at. Default 4 MiB.
     pub send_backlog: usize,
-    /// Bytes of buffers that hold data between wire and store, or wait to be sent, of all sessions together. A session takes at most as much of it as it
-    /// leaves for others; a command beyond that gets TASK SET FULL. One command alone is always served, so that the bound is this and one command for
-    /// each session. Stores that lend their memory need none. Default 48 MiB.
+    /// Bytes of buffers that hold data between wire and store, or wait to be sent, of all sessions together. A session
+    /// takes at most as much of it as it leaves for others; a command beyond that gets TASK SET FULL. One command alone
+    /// is always served, so that the bound is this and one command for each session. Stores that lend their memory need
+    /// none. Default 48 MiB.
     pub buffered: usize,
     /// How long an initiator may take none of the bytes that wait for it before the connection is closed. Default 60 s.
     pub send_timeout: Duration,

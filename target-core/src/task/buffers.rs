@@ -7,8 +7,9 @@ use iscsi_memory::{Buf, BufPool};
 
 /// Bytes that the buffers of all sessions of a target may have together.
 ///
-/// A session may take as much as it leaves for the others. One alone so gets half of the budget, `n` that take all they can get an equal share each, and
-/// one share stays for the next that comes: sessions whose initiators do not read keep nobody from going on.
+/// A session may take as much as it leaves for the others. One alone so gets half of the budget, `n` that take all they
+/// can get an equal share each, and one share stays for the next that comes: sessions whose initiators do not read keep
+/// nobody from going on.
 #[derive(Debug)]
 pub struct BufferBudget {
     total: usize,
@@ -54,7 +55,8 @@ impl Buffers {
         self.shared = Some(budget);
     }
 
-    /// Whether a task may take `len` bytes more. One task alone always may, so that no configuration and nobody else locks it out.
+    /// Whether a task may take `len` bytes more. One task alone always may, so that no configuration and nobody else
+    /// locks it out.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let wanted = self.out.saturating_add(len);
         let leaves_as_much = |budget: &Arc<BufferBudget>| wanted <= budget.rest().saturating_sub(len);

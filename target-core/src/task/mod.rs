@@ -89,8 +89,9 @@ impl Nexus {
 pub struct ExecutorConfig {
     /// Tasks at a time: the command window, and room for immediate commands. Handles have slots below it. 128 by default.
     pub slots: u16,
-    /// Bytes of buffers that hold data between wire and store, or wait to be sent; a command that would go beyond gets TASK SET FULL. 64 MiB by default.
-    /// All sessions of a target have a bound together besides ([`Limits::buffered`](crate::session::Limits::buffered)).
+    /// Bytes of buffers that hold data between wire and store, or wait to be sent; a command that would go beyond gets
+    /// TASK SET FULL. 64 MiB by default. All sessions of a target have a bound together besides
+    /// ([`Limits::buffered`](crate::session::Limits::buffered)).
     pub max_buffered: usize,
     /// Bytes of buffers kept for reuse. 16 MiB by default.
     pub max_idle: usize,
