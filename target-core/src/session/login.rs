@@ -16,7 +16,9 @@ use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Bhs, LoginResponse, LoginStatus};
 use iscsi_proto::time::Instant;
 
-use super::full_feature::{MAX_WINDOW, Start};
+use super::connection::Connection;
+use super::keepalive::Keepalive;
+use super::session::{MAX_WINDOW, Session};
 use super::{EndReason, Target};
 use crate::node::{Portal, TargetNode};
 use crate::registry::{Barrier, Carrier, Endpoints, Mailbox, NewSession, Registry, SessionEntry};
@@ -256,13 +258,22 @@ impl LoggedIn {
         }
     }
 
-    /// Tells the initiator, and opens the Full Feature Phase.
-    pub(super) fn go_on<M: Datamover>(self, mover: &mut M, target: &Arc<Target>) -> Start {
+    /// Tells the initiator, and opens the Full Feature Phase: the session, and its leading connection.
+    pub(super) fn go_on<M: Datamover>(
+        self,
+        connection: &mut Connection<M>,
+        target: &Arc<Target>,
+        now: Instant,
+    ) -> Box<Session> {
         let Self { entry, barrier: _, response: (bhs, data), grant } = self;
         let TargetGrant { parameters, exp_cmd_sn: cmd_sn, next_stat_sn: stat_sn, .. } = *grant;
+        let mover = &mut connection.mover;
         mover.notice_key_values(&parameters);
         mover.send_control(bhs, &data);
         mover.enable_datamover();
-        Start { target: target.clone(), entry, parameters, cmd_sn, stat_sn, asks_to_land: mover.asks_to_land() }
+        let (cid, keepalive) = (entry.session.cid, Keepalive::new(&target.limits, entry.session.nop_in, now));
+        let session = Session::new(target.clone(), entry, cmd_sn, mover.asks_to_land(), &connection.waker);
+        connection.open((cid, parameters, stat_sn), &session.commands.window, keepalive, now);
+        Box::new(session)
     }
 }

@@ -3,43 +3,56 @@
 use iscsi_proto::datamover::{DataError, Datamover};
 
 use super::EndReason;
-use super::full_feature::FullFeature;
+use super::connection::Connection;
+use super::session::Session;
 use super::task_table::Flags;
 
-impl FullFeature {
+impl Session {
     /// Ends the commands whose data do not get on: nobody's silence keeps a buffer, a place in the command window, or other tasks.
+    #[inline]
+    pub(super) fn watch_data<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
+        if self.commands.tasks.live() == 0 {
+            connection.data_check = None;
+        } else if connection.now
+            >= *connection.data_check.get_or_insert(connection.now + self.target.limits.data_timeout / 4)
+        {
+            self.look_at_data(connection)?;
+        }
+        Ok(())
+    }
+
     #[cold]
-    pub(super) fn watch_data<M: Datamover>(&mut self, mover: &mut M) -> Result<(), EndReason> {
+    fn look_at_data<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         let limit = self.target.limits.data_timeout;
-        self.data_check = Some(self.now + limit / 4);
+        connection.data_check = Some(connection.now + limit / 4);
         let mut from = 0;
-        while let Some(handle) = self.core.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
+        while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;
-            let fetched = mover.fetched(handle);
-            let Some(task) = self.core.tasks.get_mut(handle) else { continue };
+            let fetched = connection.mover.fetched(handle);
+            let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
             let since = match task.progress {
                 Some((before, since)) if before == fetched => since,
                 _ => {
-                    task.progress = Some((fetched, self.now));
+                    task.progress = Some((fetched, connection.now));
                     continue;
                 }
             };
             // What asks for the data may wait itself, behind what the initiator takes slowly.
-            let taking = mover.backlog() != 0 && self.now < self.keepalive.taken() + limit;
-            if taking || self.now < since + limit {
+            let taking = connection.mover.backlog() != 0 && connection.now < connection.keepalive.taken() + limit;
+            if taking || connection.now < since + limit {
                 continue;
             }
-            if mover.caps().rdma_extensions {
+            if connection.mover.caps().rdma_extensions {
                 return Err(EndReason::DataTimeout);
             }
             let itt = task.itt;
-            let sink = mover.deallocate_task_resources(handle).data_in;
-            mover.forget_command(itt);
-            if let Some(sink) = sink.and_then(|sink| self.fetched(mover, handle, sink))
+            let sink = connection.mover.deallocate_task_resources(handle).data_in;
+            connection.mover.forget_command(itt);
+            if let Some(sink) = sink.and_then(|sink| self.fetched(connection, handle, sink))
                 && let Some(executor) = &mut self.executor
             {
                 let failed = executor.data_failed(handle, sink, DataError::IncorrectAmountOfData);
-                self.core.step(mover, handle, failed);
+                self.commands.step(connection, handle, failed);
             }
         }
         Ok(())
@@ -47,13 +60,13 @@ impl FullFeature {
 
     /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its memory may be written as long as the
     /// connection is there: it has a short time, then the session ends.
-    pub(super) fn watch_owed<M: Datamover>(&mut self, mover: &M) -> Result<(), EndReason> {
+    pub(super) fn watch_owed<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         let awaited = !self.tickets.is_empty() || !self.functions.is_empty();
-        if !awaited || mover.is_drained() {
-            self.owed_until = None;
+        if !awaited || connection.mover.is_drained() {
+            connection.owed_until = None;
             return Ok(());
         }
-        let until = *self.owed_until.get_or_insert(self.now + self.target.limits.owed_data_wait);
-        if self.now >= until { Err(EndReason::DataOwed) } else { Ok(()) }
+        let until = *connection.owed_until.get_or_insert(connection.now + self.target.limits.owed_data_wait);
+        if connection.now >= until { Err(EndReason::DataOwed) } else { Ok(()) }
     }
 }

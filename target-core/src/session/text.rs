@@ -12,70 +12,65 @@ use iscsi_proto::text::exchange::ResponderStep;
 use iscsi_proto::text::targets::{SendTargets, TargetAddress, TargetRecord};
 use iscsi_proto::text::{Pair, REJECT, TextWriter};
 
-use super::full_feature::FullFeature;
+use super::connection::Connection;
+use super::session::Session;
 use super::wire;
 use crate::node::TargetNode;
 
-impl FullFeature {
+impl Session {
     /// A Text Request whose turn it is. Its text is in `scratch`.
-    pub(super) fn text_request<M: Datamover>(&mut self, mover: &mut M, bhs: &Bhs) {
+    pub(super) fn text_request<M: Datamover>(&mut self, connection: &mut Connection<M>, bhs: &Bhs) {
         let request = match TextRequest::parse(bhs) {
             Ok(request) => request,
-            Err(error) => return self.reject(mover, bhs, wire::header(&error)),
+            Err(error) => return connection.reject(&self.commands.window, bhs, wire::header(&error)),
         };
         if request.ttt == RESERVED_TAG {
             // RFC 7143 11.10.4: it begins anew, and what was agreed on before the end of the last one never holds.
-            self.negotiation = None;
+            connection.negotiation = None;
         }
-        match self.text.handle_request(&request, &self.scratch) {
-            Ok(ResponderStep::Respond(response, data)) => self.send_text(mover, response, &data),
+        match connection.text.handle_request(&request, &connection.scratch) {
+            Ok(ResponderStep::Respond(response, data)) => self.send_text(connection, response, &data),
             Ok(ResponderStep::Complete) => {
-                let Some(answer) = self.answer_text() else {
+                let Some(answer) = self.answer_text(connection) else {
                     // RFC 7143 6.2, 7.12: a negotiation that fails in the Full Feature Phase leaves everything as it was.
-                    self.reset_text();
-                    return self.reject(mover, bhs, RejectReason::ProtocolError);
+                    connection.reset_text();
+                    return connection.reject(&self.commands.window, bhs, RejectReason::ProtocolError);
                 };
-                let most = self.parameters.peer_max_recv_data_segment_length as usize;
-                if let Some((response, data)) = self.text.answer(answer, most) {
-                    self.send_text(mover, response, &data);
+                let most = connection.parameters.peer_max_recv_data_segment_length as usize;
+                if let Some((response, data)) = connection.text.answer(answer, most) {
+                    self.send_text(connection, response, &data);
                 }
             }
             Err(error) => {
-                self.reset_text();
-                self.reject(mover, bhs, wire::text(&error));
+                connection.reset_text();
+                connection.reject(&self.commands.window, bhs, wire::text(&error));
             }
         }
     }
 
-    /// Forgets the text exchange under way, and what was negotiated in it.
-    pub(super) fn reset_text(&mut self) {
-        self.text.reset();
-        self.negotiation = None;
-    }
-
-    fn send_text<M: Datamover>(&mut self, mover: &mut M, response: TextResponse, data: &[u8]) {
+    fn send_text<M: Datamover>(&mut self, connection: &mut Connection<M>, response: TextResponse, data: &[u8]) {
         let response = TextResponse {
-            stat_sn: self.core.take_stat_sn(),
-            exp_cmd_sn: self.core.window.expected(),
-            max_cmd_sn: self.core.window.max(),
+            stat_sn: connection.take_stat_sn(),
+            exp_cmd_sn: self.commands.window.expected(),
+            max_cmd_sn: self.commands.window.max(),
             ..response
         };
-        mover.send_control(response.emit(), data);
+        connection.mover.send_control(response.emit(), data);
         if response.is_final
-            && let Some(negotiation) = self.negotiation.take()
+            && let Some(negotiation) = connection.negotiation.take()
             && let Ok(parameters) = negotiation.finish()
-            && parameters != self.parameters
+            && parameters != connection.parameters
         {
-            mover.notice_key_values(&parameters);
-            self.parameters = parameters;
+            connection.mover.notice_key_values(&parameters);
+            connection.parameters = parameters;
         }
     }
 
     /// The answer to the request's text; none when the negotiation fails. What is agreed on holds when the last response is sent (RFC 7143 6.4).
-    fn answer_text(&mut self) -> Option<TextWriter> {
+    fn answer_text<M>(&self, connection: &mut Connection<M>) -> Option<TextWriter> {
         let mut answer = TextWriter::new();
         let mut others: Vec<Pair<'_>> = Vec::new();
-        for pair in self.text.request().pairs().ok()? {
+        for pair in connection.text.request().pairs().ok()? {
             if Key::from_name(pair.key) == Some(Key::SendTargets) {
                 self.send_targets(SendTargets::from_value(pair.value), &mut answer);
             } else {
@@ -85,19 +80,19 @@ impl FullFeature {
         if others.is_empty() {
             return Some(answer);
         }
-        let mut negotiator = self.negotiation.clone().unwrap_or_else(|| {
+        let mut negotiator = connection.negotiation.clone().unwrap_or_else(|| {
             Box::new(Negotiator::new(NegotiatorConfig {
                 role: Role::Target,
                 phase: Phase::FullFeature,
-                session_type: self.parameters.session_type,
+                session_type: connection.parameters.session_type,
                 leading: true,
                 offer: self.target.limits.offer.clone(),
-                before: self.parameters.clone(),
+                before: connection.parameters.clone(),
             }))
         });
         negotiator.receive(others, &mut answer).ok()?;
         Negotiator::clone(&negotiator).finish().ok()?;
-        self.negotiation = Some(negotiator);
+        connection.negotiation = Some(negotiator);
         Some(answer)
     }
 

@@ -1,0 +1,112 @@
+//! Tasks that end without an answer: one, those of a function, those that another session's function reaches, or all.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iscsi_proto::datamover::{Datamover, TaskHandle};
+use iscsi_proto::pdu::AsyncEvent;
+use iscsi_proto::scsi::Lun;
+
+use super::connection::Connection;
+use super::functions::lun_number;
+use super::session::Session;
+use super::task_table::{Flags, Task};
+use crate::lu::UnitAttention;
+use crate::registry::Ticket;
+
+impl Session {
+    /// Aborts one task, at once and wholly.
+    pub(super) fn abort_now<M: Datamover>(&mut self, connection: &mut Connection<M>, handle: TaskHandle) {
+        let Some(task) = self.commands.retire(handle) else { return };
+        if let Some(executor) = &mut self.executor
+            && !task.flags.has(Flags::ABORTED)
+        {
+            executor.abort(handle);
+        }
+        connection.mover.forget_command(task.itt);
+        if task.flags.has(Flags::FETCHING)
+            && let Some(sink) = connection.mover.deallocate_task_resources(handle).data_in
+        {
+            self.give_sink(sink);
+        }
+    }
+
+    /// Aborts the tasks that `covered` likes. With `wait`, those that the initiator still owes data stay in the table until the data have come
+    /// (RFC 7143 4.2.3.3 a). Returns whether there were any.
+    pub(super) fn abort_where<M: Datamover>(
+        &mut self,
+        connection: &mut Connection<M>,
+        wait: bool,
+        covered: impl Fn(&Task) -> bool,
+    ) -> bool {
+        let wait = wait && !self.parameters().fast_abort;
+        let (mut from, mut any) = (0, false);
+        while let Some(handle) = self.commands.tasks.search(from, &covered) {
+            from = handle.slot + 1;
+            any = true;
+            let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
+            if wait && task.flags.has(Flags::FETCHING) {
+                if !task.flags.has(Flags::ABORTED) {
+                    task.flags = task.flags.with(Flags::ABORTED);
+                    if let Some(executor) = &mut self.executor {
+                        executor.abort(handle);
+                    }
+                }
+            } else {
+                self.abort_now(connection, handle);
+            }
+        }
+        connection.announce(&self.commands.window);
+        any
+    }
+
+    /// Aborts everything: the session is about to end.
+    pub(super) fn abort_all<M: Datamover>(&mut self, connection: &mut Connection<M>) {
+        self.abort_where(connection, false, |_| true);
+        self.functions.clear();
+        connection.reset_text();
+    }
+
+    /// Another session's function aborts our tasks on these units. Those that another function has aborted before, and whose data are still to come,
+    /// are among them.
+    pub(super) fn abort_units<M: Datamover>(
+        &mut self,
+        connection: &mut Connection<M>,
+        attention: Option<UnitAttention>,
+        ticket: Ticket,
+    ) {
+        let units = ticket.units().unwrap_or_default();
+        let numbers: Vec<_> = match &self.entry.session.normal {
+            Some((_, _, luns)) => luns
+                .iter()
+                .filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)))
+                .map(|lun| (lun.number, lun.unit))
+                .collect(),
+            None => return,
+        };
+        let tasks: Vec<_> = self.executor.iter().flat_map(|executor| executor.tasks_on(units)).collect();
+        let mut hit = Vec::new();
+        for handle in tasks {
+            if let Some(task) = self.commands.tasks.get_mut(handle) {
+                hit.extend(lun_number(task.lun));
+                self.abort_now(connection, handle);
+            }
+        }
+        let aborted = |task: &Task| task.flags.has(Flags::ABORTED);
+        let on_them =
+            |task: &Task| lun_number(task.lun).is_some_and(|lun| numbers.iter().any(|(number, _)| *number == lun));
+        self.abort_where(connection, false, |task| aborted(task) && on_them(task));
+        connection.announce(&self.commands.window);
+        for (number, unit) in numbers.iter().filter(|(number, _)| hit.contains(number)) {
+            if let (Some(attention), Some(executor)) = (attention, &mut self.executor) {
+                executor.add_attention(unit, attention);
+            }
+            // RFC 7143 4.2.3.4 d, 4.2.3.5: the initiator is to stop its data.
+            if self.parameters().fast_abort {
+                let lun = u64::from_be_bytes(Lun::new(*number).unwrap_or(Lun::ZERO).to_bytes());
+                connection.send_async(&self.commands.window, AsyncEvent::TasksTerminated, lun, 0);
+            }
+        }
+        self.tickets.push(ticket);
+    }
+}
