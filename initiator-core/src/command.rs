@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::{RejectReason, Residual, TaskAttribute};
-use iscsi_proto::scsi::{CdbBuf, Lun, Sense, Status, opcode};
+use iscsi_proto::scsi::{CdbBuf, Lun, Sense, SenseKey, Status, opcode};
 
 /// Whether a command may be sent again when nobody knows what became of it: its connection was lost, or the target lost it, before its status came.
 ///
@@ -142,10 +142,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the command is done: GOOD, CONDITION MET, or sense data that tell of success.
+    /// Whether the command is done: GOOD, CONDITION MET, or CHECK CONDITION with the sense key RECOVERED ERROR, which tells of a command that was completed
+    /// with some recovery action (SPC-4 4.5.6, table 48). Whether it moved all its data is another question: [`Completion::moved_whole`].
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.status == Status::Good.to_byte() || self.status == Status::ConditionMet.to_byte()
+        match Status::from_byte(self.status) {
+            Some(Status::Good | Status::ConditionMet) => true,
+            Some(Status::CheckCondition) => self.sense.is_some_and(|sense| sense.key == SenseKey::RecoveredError),
+            _ => false,
+        }
     }
 }
 
@@ -160,6 +165,16 @@ impl fmt::Display for Outcome {
         }
         Ok(())
     }
+}
+
+/// A command that ended well by its status, and moved fewer bytes than it was to move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the target says that it is done, but moved only {moved} of {of} bytes")]
+pub struct Short {
+    /// Bytes that moved.
+    pub moved: u32,
+    /// Bytes that were to move.
+    pub of: usize,
 }
 
 /// Why a command has no status.
@@ -208,6 +223,35 @@ pub struct Completion {
     pub data_in: Option<Sink>,
     /// How many bytes came.
     pub data_in_len: u32,
+    /// How many bytes of the data the target can have taken: all, less what it says that it did not process (RFC 7143 11.4.5.1), and less what it never
+    /// asked for or what was not sent yet when it answered.
+    pub data_out_len: u32,
+}
+
+impl Completion {
+    /// A completion without an answer, which moved nothing.
+    #[must_use]
+    pub const fn failed(token: u64, failure: Failure, data_out: Option<CommandData>, data_in: Option<Sink>) -> Self {
+        Self { token, result: Err(failure), data_out, data_in, data_in_len: 0, data_out_len: 0 }
+    }
+
+    fn is_good(&self) -> bool {
+        self.result.as_ref().is_ok_and(Outcome::is_good)
+    }
+
+    /// Data for the target that it says are dealt with, and cannot have taken whole: a good status with a residual, or before all was asked for or sent.
+    #[must_use]
+    pub fn short_out(&self) -> Option<Short> {
+        let of = self.data_out.as_ref().map_or(0, CommandData::len);
+        (self.is_good() && (self.data_out_len as usize) < of).then_some(Short { moved: self.data_out_len, of })
+    }
+
+    /// Data from the target that do not fill their place though the status is good: an error where the command moves whole blocks.
+    #[must_use]
+    pub fn short_in(&self) -> Option<Short> {
+        let of = self.data_in.as_ref().map_or(0, Sink::len);
+        (self.is_good() && self.data_in_len as usize != of).then_some(Short { moved: self.data_in_len, of })
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,15 @@ pub enum ConnectionEnd {
     /// The target broke a rule.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),
+    /// A status has a StatSN that leaves no way on at ErrorRecoveryLevel 0 (RFC 7143 4.2.2.2): one before it did not come, or it has the number of one that
+    /// came before, and its task is open.
+    #[error("the target's status has StatSN {got:#x} where {expected:#x} was expected")]
+    StatSn {
+        /// Its StatSN.
+        got: u32,
+        /// ExpStatSN.
+        expected: u32,
+    },
     /// The target rejected a PDU in a way that leaves no way on.
     #[error("the target rejected a PDU ({0:?})")]
     Rejected(RejectReason),
@@ -372,6 +381,7 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
 
     fn handle_received(&mut self, n: usize, now: Instant) {
         self.mover.handle_received(n);
+        self.engine.sign_of_life(now);
         self.drain(now);
         self.pump(now);
         self.mover.ring();
@@ -394,6 +404,10 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
 
     fn handle_sent(&mut self, n: usize, now: Instant) {
         self.mover.handle_sent(n);
+        // The socket is full and took some all the same: the peer acknowledges.
+        if self.mover.backlog() > 0 {
+            self.engine.sign_of_life(now);
+        }
         self.drain(now);
         self.pump(now);
         self.mover.ring();
@@ -404,6 +418,7 @@ impl<M: QueueMover, A: Application> QueueConnection for InitiatorConnection<M, A
     fn handle_completions(&mut self, now: Instant) -> bool {
         let any = self.mover.handle_completions();
         if any {
+            self.engine.sign_of_life(now);
             self.drain(now);
             self.pump(now);
             self.mover.ring();

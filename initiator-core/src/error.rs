@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use iscsi_proto::pdu::LoginStatus;
 
-use crate::command::{Failure, Outcome};
+use crate::command::{Failure, Outcome, Short};
 use crate::url::UrlError;
 
 /// What a session, a discovery or a disk operation failed with.
@@ -162,6 +162,16 @@ pub enum Error {
         lun: u16,
         /// Status and sense data.
         outcome: Outcome,
+    },
+    /// The device server says that the command is done, and has moved less than it was to.
+    #[error("{command} on LUN {lun}: {short}")]
+    Short {
+        /// The command's name.
+        command: String,
+        /// The LUN.
+        lun: u16,
+        /// How many bytes of how many.
+        short: Short,
     },
     /// The command has no status.
     #[error("{command} on LUN {lun}: {failure}")]

@@ -109,7 +109,7 @@ async fn a_disk_over_iser_with_tcp_beside_it_on_the_same_port() {
     disk.compare_and_write(0, &[0; 512], &[7; 512]).await.unwrap();
     assert!(matches!(disk.compare_and_write(0, &[0; 512], &[8; 512]).await, Err(Error::Miscompare(0))));
     assert_eq!(session.luns().await.unwrap(), [0]);
-    assert_eq!(session.send_targets().await.unwrap()[0].portals[0].port, portal.port);
+    assert_eq!(session.send_targets().await.unwrap().targets[0].portals[0].port, portal.port);
 
     let sessions = server.sessions();
     let [ours, other] = [0, 1].map(|at| &sessions[at]);
@@ -375,10 +375,10 @@ async fn no_rdma_device_leads_to_the_loopback_address() {
 #[tokio::test]
 async fn discovery_over_iser_tells_the_same_as_over_tcp() {
     let (_server, portal, _) = serve(None);
-    let plain = discover(&portal, &DiscoveryConfig::default()).await.unwrap();
+    let plain = discover(&portal, &DiscoveryConfig::default()).await.unwrap().targets;
     let mut config = DiscoveryConfig { transport: Transport::Iser, ..DiscoveryConfig::default() };
     config.iser.rdma = Rdma::Iwarp;
-    assert_eq!(discover(&portal, &config).await.unwrap(), plain);
+    assert_eq!(discover(&portal, &config).await.unwrap().targets, plain);
     assert_eq!((plain.len(), plain[0].portals[0].port, plain[0].portals[0].tpgt), (1, portal.port, 1));
 }
 

@@ -130,7 +130,7 @@ async fn chap_in_all_its_outcomes() {
         assert!(error.to_string().contains(part), "{error}");
     }
     let ask = |credentials| DiscoveryConfig { credentials, ..DiscoveryConfig::default() };
-    assert_eq!(discover(&portal, &ask(alice())).await.unwrap()[0].name, NAME);
+    assert_eq!(discover(&portal, &ask(alice())).await.unwrap().targets[0].name, NAME);
     let error = discover(&portal, &ask(credentials("alice", "another-secret"))).await.unwrap_err();
     assert!(matches!(error, Error::Login { .. }), "{error:?}");
 }

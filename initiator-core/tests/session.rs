@@ -41,6 +41,25 @@ async fn a_disk_is_found_read_and_written() {
     assert!(matches!(disk.flush().await, Err(Error::LoggedOut)));
 }
 
+#[tokio::test]
+async fn what_a_target_leaves_of_a_write_is_written_anew_or_told() {
+    let (portal, target) = start();
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    let data = pattern(65536, 1);
+    // Three quarters of a block less than it says: half of what is left each time is not enough to end.
+    target.untaken.store(384, Ordering::Relaxed);
+    let error = disk.write(0, &data).await.unwrap_err();
+    let Error::Short { short, .. } = &error else { panic!("{error}") };
+    assert_eq!((short.moved as usize, short.of), (65536 - 512, 65536));
+    assert!(target.blocks.lock().unwrap()[..65536 - 512] == data[..65536 - 512], "all but the last block is there");
+    let error = disk.write_zeroes(0, 512).await.unwrap_err();
+    assert!(error.to_string().contains("of 512 bytes") || matches!(error, Error::Scsi { .. }), "{error}");
+    target.untaken.store(0, Ordering::Relaxed);
+    disk.write(0, &data).await.unwrap();
+    assert!(target.blocks.lock().unwrap()[..65536] == data);
+}
+
 #[test]
 fn a_session_whose_runtime_is_gone_says_so() {
     let lasting = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -226,6 +226,23 @@ pub enum CommandData {
     Region(RegionSlice),
 }
 
+impl CommandData {
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Buf(buf) => buf.len(),
+            Self::Region(slice) => slice.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl From<CommandData> for Memory {
     fn from(data: CommandData) -> Self {
         match data {
@@ -253,6 +270,9 @@ pub struct TaskBuffers {
     pub data_in: Option<Sink>,
     /// Initiator: bytes that came as Data-In.
     pub data_in_len: u32,
+    /// Initiator: bytes of the data out that the target can have, at most: what it never asked for, and what has not been sent, is not among them. A mover
+    /// whose data are fetched by a device cannot tell, and counts them all.
+    pub data_out_len: u32,
 }
 
 /// What the mover tells the iSCSI layer.

@@ -10,7 +10,7 @@ use iscsi_proto::pdu::{
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
-use super::slots::{After, State};
+use super::slots::{After, Moved, State};
 use super::{Engine, Flow};
 use crate::application::{Application, Control, ControlAnswer};
 use crate::command::Failure;
@@ -231,7 +231,7 @@ impl<A: Application> Engine<A> {
     /// RFC 7143 11.9.1: a request for negotiation is honoured with a Text Request, be it an empty one.
     pub(super) fn answer_negotiation_request<M: Datamover>(&mut self, mover: &mut M) {
         if self.controls.text.is_none() {
-            self.send_text(mover, None, &[], self.last_received);
+            self.send_text(mover, None, &[], self.last_sign);
         }
     }
 
@@ -321,13 +321,13 @@ impl<A: Application> Engine<A> {
         let Some(index) = self.slots.by_tag(own.referenced) else { return };
         if done {
             self.reclaim(mover, self.slots.handle(index));
-            self.settle(index, After::Finish(Err(Failure::TimedOut), 0), now);
+            self.settle(index, After::Finish(Err(Failure::TimedOut), Moved::NOTHING), now);
         } else if response == TaskResponse::TaskDoesNotExist {
             // The target has lost it, or another initiator's reset has ended it: it can be sent again if it may have run.
             self.reclaim(mover, self.slots.handle(index));
             let Some(task) = self.slots.get_mut(index) else { return };
             let again = !task.abandoned && task.attempts < 3 && task.command.repeat.allows(&task.command.cdb);
-            let after = if again { After::Again } else { After::Finish(Err(Failure::TimedOut), 0) };
+            let after = if again { After::Again } else { After::Finish(Err(Failure::TimedOut), Moved::NOTHING) };
             self.settle(index, after, now);
         } else {
             self.escalate(mover, own, now);
@@ -375,9 +375,9 @@ impl<A: Application> Engine<A> {
             let again = repeat && !overdue && !task.abandoned && task.command.repeat.allows(&task.command.cdb);
             self.reclaim(mover, self.slots.handle(index));
             let after = match (overdue, again) {
-                (true, _) => After::Finish(Err(Failure::TimedOut), 0),
+                (true, _) => After::Finish(Err(Failure::TimedOut), Moved::NOTHING),
                 (_, true) => After::Again,
-                _ => After::Finish(Err(Failure::Aborted), 0),
+                _ => After::Finish(Err(Failure::Aborted), Moved::NOTHING),
             };
             self.settle(index, after, now);
         }
@@ -469,8 +469,16 @@ impl<A: Application> Engine<A> {
         {
             self.app.control_complete(id, ControlAnswer::Failed(Failure::TimedOut));
         }
-        if self.controls.ping.is_some_and(|(_, deadline)| deadline <= now) {
-            self.fail(ConnectionEnd::KeepaliveTimeout);
+        if let Some((itt, deadline)) = self.controls.ping
+            && deadline <= now
+        {
+            // The question or its answer may stand behind megabytes of data. While those move the peer is there.
+            let deadline = self.last_sign + self.timeouts.keepalive;
+            if deadline <= now {
+                self.fail(ConnectionEnd::KeepaliveTimeout);
+            } else {
+                self.controls.ping = Some((itt, deadline));
+            }
         }
     }
 

@@ -29,6 +29,8 @@ use crate::connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 
 #[path = "escalation_tests.rs"]
 mod escalation;
+#[path = "statuses_tests.rs"]
+mod statuses;
 #[path = "unexpected_tests.rs"]
 mod unexpected;
 
@@ -585,22 +587,6 @@ fn a_cut_in_the_middle_of_sending_keeps_the_data() {
     net.connect(engine);
     net.run();
     assert!(net.written == [alloc::vec![4; 65536]]);
-}
-
-#[test]
-fn a_missing_status_ends_the_connection_and_an_old_one_does_not() {
-    let mut net = Net::new(INFINITE);
-    net.app().commands.extend([read(1), read(2), read(3)]);
-    net.run();
-    let (first, second, third) = (net.expect_command(), net.expect_command(), net.expect_command());
-    net.good(&first);
-    net.stat_sn = Serial(100);
-    net.good(&second);
-    assert_eq!(net.app().done.len(), 1, "an old status must not complete anything");
-    net.stat_sn = Serial(103);
-    net.good(&third);
-    let end = net.end().1;
-    assert!(matches!(end, ConnectionEnd::Protocol(_)), "{end:?}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::connection::ConnectionEnd;
 use crate::jitter::Jitter;
 
 use control::Controls;
-use slots::{After, Slots, State, Task};
+use slots::{After, Moved, Slots, State, Task};
 
 /// Bytes queued in the mover above which no more commands are handed to it.
 const SEND_BACKLOG: usize = 4 << 20;
@@ -60,11 +60,16 @@ pub struct Engine<A> {
     exp_cmd_sn: Serial,
     max_cmd_sn: Serial,
     exp_stat_sn: Serial,
+    /// Statuses behind a gap that have come: bit n stands for ExpStatSN + 1 + n.
+    ahead: u64,
+    /// When the gap has to be filled.
+    gap_until: Option<Instant>,
     /// PDUs for immediate delivery that the target has not retired.
     unexpected: UnexpectedPdus,
     /// A lower bound of the deadlines of all commands under way; looked at anew when it passes.
     earliest_deadline: Option<Instant>,
-    last_received: Instant,
+    /// When the peer last showed that it is there: bytes came, or went.
+    last_sign: Instant,
     keepalive_check: Option<Instant>,
     /// Why the connection is to end, once that is known.
     end: Option<ConnectionEnd>,
@@ -102,9 +107,11 @@ impl<A: Application> Engine<A> {
             exp_cmd_sn: Serial(1),
             max_cmd_sn: Serial(0),
             exp_stat_sn: Serial(0),
+            ahead: 0,
+            gap_until: None,
             unexpected: UnexpectedPdus::default(),
             earliest_deadline: None,
-            last_received: Instant::ZERO,
+            last_sign: Instant::ZERO,
             keepalive_check: None,
             end: None,
             time2wait: None,
@@ -142,15 +149,23 @@ impl<A: Application> Engine<A> {
         self.exp_cmd_sn = numbers.exp_cmd_sn;
         self.max_cmd_sn = numbers.max_cmd_sn;
         self.exp_stat_sn = numbers.exp_stat_sn;
+        self.ahead = 0;
+        self.gap_until = None;
         self.unexpected = UnexpectedPdus::new(numbers.unexpected);
         self.flow = Flow::Open;
         self.end = None;
         self.time2wait = None;
-        self.last_received = now;
+        self.last_sign = now;
         self.earliest_deadline = None;
         self.keepalive_check =
             (!self.timeouts.keepalive_interval.is_zero()).then(|| now + self.timeouts.keepalive_interval);
         self.publish(mover);
+    }
+
+    /// Bytes came, or were taken by the transport: the peer is there, and what was asked of it may stand behind them (RFC 7143 11.18).
+    #[inline]
+    pub(crate) fn sign_of_life(&mut self, now: Instant) {
+        self.last_sign = now;
     }
 
     fn publish<M: Datamover>(&self, mover: &mut M) {
@@ -199,14 +214,11 @@ impl<A: Application> Engine<A> {
         while self.slots.has_free() && !self.logout_wanted {
             let Some(command) = self.app.next_command(now) else { return false };
             let length = |len: usize| u32::try_from(len).ok();
-            let out = command.data_out.as_ref().map_or(0, |data| match data {
-                CommandData::Buf(buf) => buf.len(),
-                CommandData::Region(slice) => slice.len(),
-            });
+            let out = command.data_out.as_ref().map_or(0, CommandData::len);
             let (Some(expected_out), Some(expected_in)) =
                 (length(out), length(command.data_in.as_ref().map_or(0, |sink| sink.len())))
             else {
-                self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), 0, now);
+                self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), Moved::NOTHING, now);
                 continue;
             };
             self.slots.insert(Task {
@@ -269,21 +281,22 @@ impl<A: Application> Engine<A> {
     }
 
     /// A command leaves the table with its outcome. Its buffers are in the task.
-    fn finish(&mut self, index: u16, result: Result<Outcome, Failure>, data_in_len: u32, now: Instant) {
+    fn finish(&mut self, index: u16, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
         if let Some(task) = self.slots.remove(index) {
-            self.complete(task.command, result, data_in_len, now);
+            self.complete(task.command, result, moved, now);
         }
     }
 
-    fn complete(&mut self, command: Command, result: Result<Outcome, Failure>, data_in_len: u32, now: Instant) {
+    fn complete(&mut self, command: Command, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
         self.counters.commands += 1;
         self.counters.answered += u64::from(result.is_ok());
         let Command { token, data_out, data_in, .. } = command;
-        self.app.complete(Completion { token, result, data_out, data_in, data_in_len }, now);
+        let Moved { data_in: data_in_len, data_out: data_out_len } = moved;
+        self.app.complete(Completion { token, result, data_out, data_in, data_in_len, data_out_len }, now);
     }
 
-    /// Takes a command's buffers back from the mover. Returns how many bytes of data came.
-    fn reclaim<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle) -> u32 {
+    /// Takes a command's buffers back from the mover. Returns how many bytes it moved.
+    fn reclaim<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle) -> Moved {
         let buffers = mover.deallocate_task_resources(handle);
         if let Some(task) = self.slots.get_mut(handle.slot) {
             // The mover may have released the data before, or may do so later.
@@ -292,7 +305,7 @@ impl<A: Application> Engine<A> {
             }
             task.command.data_in = buffers.data_in;
         }
-        buffers.data_in_len
+        Moved { data_in: buffers.data_in_len, data_out: buffers.data_out_len }
     }
 
     /// The target is done with a command whose buffers have been reclaimed.
@@ -303,7 +316,7 @@ impl<A: Application> Engine<A> {
             return self.slots.set_state(index, State::Held);
         }
         match after {
-            After::Finish(result, data_in_len) => self.finish(index, result, data_in_len, now),
+            After::Finish(result, moved) => self.finish(index, result, moved, now),
             After::Again => self.slots.set_state(index, State::Ready),
             After::Later(at) => self.slots.set_state(index, State::BackOff(at)),
         }
@@ -331,7 +344,7 @@ impl<A: Application> Engine<A> {
         let Some((index, task)) = found else { return };
         task.abandoned = true;
         if matches!(task.state, State::Ready | State::BackOff(_)) {
-            self.finish(index, Err(Failure::Aborted), 0, now);
+            self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now);
         }
     }
 
@@ -356,16 +369,16 @@ impl<A: Application> Engine<A> {
                 || task.expected_in > 0 && task.command.data_in.is_none();
             match state {
                 State::Held => {
-                    if let After::Finish(result, data_in_len) = task.after {
-                        self.finish(index, result, data_in_len, now);
+                    if let After::Finish(result, moved) = task.after {
+                        self.finish(index, result, moved, now);
                     } else {
-                        self.finish(index, Err(Failure::Aborted), 0, now);
+                        self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now);
                     }
                 }
-                _ if abandoned => self.finish(index, Err(Failure::Aborted), 0, now),
-                State::Aborting => self.finish(index, Err(Failure::TimedOut), 0, now),
+                _ if abandoned => self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now),
+                State::Aborting => self.finish(index, Err(Failure::TimedOut), Moved::NOTHING, now),
                 _ if repeatable && !lost => self.slots.set_state(index, State::Ready),
-                _ => self.finish(index, Err(Failure::NotRepeatable), 0, now),
+                _ => self.finish(index, Err(Failure::NotRepeatable), Moved::NOTHING, now),
             }
         }
         self.slots.sort_ready();
@@ -375,10 +388,10 @@ impl<A: Application> Engine<A> {
     /// The session is over: every command that it holds, and every one that its application still has, completes with `failure`.
     pub fn fail_all(&mut self, failure: Failure, now: Instant) {
         for index in 0..self.limits.commands {
-            self.finish(index, Err(failure), 0, now);
+            self.finish(index, Err(failure), Moved::NOTHING, now);
         }
         while let Some(command) = self.app.next_command(now) {
-            self.complete(command, Err(failure), 0, now);
+            self.complete(command, Err(failure), Moved::NOTHING, now);
         }
         self.app.flush(&self.counters);
     }

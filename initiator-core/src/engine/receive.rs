@@ -5,13 +5,13 @@ use core::time::Duration;
 use iscsi_proto::datamover::{Datamover, MalformedPdu, Notification};
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, NopIn, NopOut, Opcode, PduError, RESERVED_TAG, Reject, RejectReason,
-    ResponseCode, ScsiCommand, ScsiResponse,
+    Residual, ResponseCode, ScsiCommand, ScsiResponse,
 };
 use iscsi_proto::scsi::{AdditionalSense, Lun, Sense, SenseKey, Status};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
-use super::slots::After;
+use super::slots::{After, Moved};
 use super::{Engine, Flow};
 use crate::application::{Application, Event};
 use crate::command::{Failure, Outcome};
@@ -21,6 +21,9 @@ use crate::connection::ConnectionEnd;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(5);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
+/// How far ahead of ExpStatSN a status may be while those before it are waited for.
+const MOST_AHEAD: i32 = 64;
+
 impl<A: Application> Engine<A> {
     pub(crate) fn handle<M: Datamover>(&mut self, mover: &mut M, notification: Notification, now: Instant) {
         match notification {
@@ -28,6 +31,7 @@ impl<A: Application> Engine<A> {
                 if let Err(error) = self.control(mover, &bhs, now) {
                     self.fail(ConnectionEnd::Malformed(error));
                 }
+                self.watch_gap(now);
             }
             // What still comes for a task that was given up here has no place any more, but its StatSN counts.
             Notification::Malformed { bhs, error: MalformedPdu::UnknownTask } => {
@@ -44,16 +48,17 @@ impl<A: Application> Engine<A> {
     }
 
     fn control<M: Datamover>(&mut self, mover: &mut M, bhs: &Bhs, now: Instant) -> Result<(), PduError> {
-        self.last_received = now;
         match bhs.opcode()? {
             Opcode::DataIn => {
                 let pdu = DataIn::parse(bhs)?;
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
-                if let Some(status) = pdu.status
-                    && self.take_status(mover, status.stat_sn)
-                {
-                    let outcome = Outcome { status: status.status, sense: None, residual: status.residual };
-                    self.answered(mover, pdu.itt, Ok(outcome), now);
+                if let Some(status) = pdu.status {
+                    if self.take_status(mover, status.stat_sn) {
+                        let outcome = Outcome { status: status.status, sense: None, residual: status.residual };
+                        self.answered(mover, pdu.itt, Ok(outcome), now);
+                    } else if self.slots.by_tag(pdu.itt).is_some() {
+                        self.wrong_stat_sn(status.stat_sn);
+                    }
                 }
             }
             Opcode::ScsiResponse => {
@@ -67,6 +72,8 @@ impl<A: Application> Engine<A> {
                         ResponseCode::Vendor(code) => Err(Failure::TargetFailure(code)),
                     };
                     self.answered(mover, pdu.itt, result, now);
+                } else if self.slots.by_tag(pdu.itt).is_some() {
+                    self.wrong_stat_sn(pdu.stat_sn);
                 }
             }
             Opcode::NopIn => {
@@ -118,26 +125,61 @@ impl<A: Application> Engine<A> {
         }
     }
 
-    /// Whether a PDU with this StatSN is new. A gap has no way on at ErrorRecoveryLevel 0 (RFC 7143 7.1.1): the connection ends.
+    /// Whether a PDU with this StatSN is new. One that is ahead by a little counts, and those before it may still come: targets swap neighbours where several
+    /// threads answer. A gap that stays has no way on at ErrorRecoveryLevel 0 (RFC 7143 7.1.1): the connection ends.
     pub(super) fn take_status<M: Datamover>(&mut self, mover: &mut M, stat_sn: Serial) -> bool {
         if stat_sn == self.exp_stat_sn {
-            self.exp_stat_sn = stat_sn.next();
+            let more = self.ahead.trailing_ones();
+            self.ahead = self.ahead.checked_shr(more + 1).unwrap_or(0);
+            self.exp_stat_sn = stat_sn.advance(more + 1);
             self.publish(mover);
             return true;
         }
-        if self.exp_stat_sn.distance(stat_sn) >= 0 {
-            self.fail(ConnectionEnd::Protocol("a status is missing: its StatSN is ahead of ExpStatSN"));
+        let distance = self.exp_stat_sn.distance(stat_sn);
+        if distance < 0 {
+            return false;
         }
-        false
+        if distance > MOST_AHEAD {
+            self.wrong_stat_sn(stat_sn);
+            return false;
+        }
+        let bit = 1 << (distance - 1);
+        let is_new = self.ahead & bit == 0;
+        self.ahead |= bit;
+        is_new
+    }
+
+    pub(super) fn wrong_stat_sn(&mut self, got: Serial) {
+        self.fail(ConnectionEnd::StatSn { got: got.0, expected: self.exp_stat_sn.0 });
+    }
+
+    /// The gap before statuses that have come is to be filled in the time that a NOP-In has.
+    fn watch_gap(&mut self, now: Instant) {
+        self.gap_until = match self.ahead {
+            0 => None,
+            _ => self.gap_until.or(Some(now + self.timeouts.keepalive)),
+        };
+    }
+
+    pub(super) fn check_gap(&mut self, now: Instant) {
+        if self.gap_until.is_some_and(|at| at <= now) {
+            self.wrong_stat_sn(self.exp_stat_sn.advance(self.ahead.trailing_zeros() + 1));
+        }
     }
 
     fn answered<M: Datamover>(&mut self, mover: &mut M, itt: u32, result: Result<Outcome, Failure>, now: Instant) {
         // A status for a task that is no more (aborted, or answered twice) has done its work with its StatSN.
         let Some(index) = self.slots.by_tag(itt) else { return };
-        let data_in_len = self.reclaim(mover, self.slots.handle(index));
+        let mut moved = self.reclaim(mover, self.slots.handle(index));
+        let expected_out = self.slots.get_mut(index).map_or(0, |task| task.expected_out);
+        if let Ok(Outcome { residual: Residual::Underflow(missing), .. }) = result
+            && expected_out > 0
+        {
+            moved.data_out = moved.data_out.min(expected_out.saturating_sub(missing));
+        }
         match result {
             Ok(outcome) if outcome.status != Status::Good.to_byte() && self.retried(index, &outcome, now) => {}
-            _ => self.settle(index, After::Finish(result, data_in_len), now),
+            _ => self.settle(index, After::Finish(result, moved), now),
         }
     }
 
@@ -234,7 +276,7 @@ impl<A: Application> Engine<A> {
                 let cmd_sn = cmd_sn_of(&header);
                 if let Some(index) = self.slots.by_tag(header.itt()) {
                     self.reclaim(mover, self.slots.handle(index));
-                    self.settle(index, After::Finish(Err(Failure::Rejected(reason)), 0), now);
+                    self.settle(index, After::Finish(Err(Failure::Rejected(reason)), Moved::NOTHING), now);
                 }
                 // The number has to have been taken, or every later command waits for it for ever.
                 if cmd_sn.distance(self.exp_cmd_sn) <= 0 {

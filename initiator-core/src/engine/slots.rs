@@ -24,11 +24,22 @@ pub(super) enum State {
     Held,
 }
 
+/// Bytes that a command moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Moved {
+    pub(super) data_in: u32,
+    pub(super) data_out: u32,
+}
+
+impl Moved {
+    pub(super) const NOTHING: Self = Self { data_in: 0, data_out: 0 };
+}
+
 /// What becomes of a command that the target is done with.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum After {
-    /// It completes like this, with so many bytes of Data-In.
-    Finish(Result<Outcome, Failure>, u32),
+    /// It completes like this, with so many bytes moved.
+    Finish(Result<Outcome, Failure>, Moved),
     /// It is sent again as soon as the window allows.
     Again,
     /// It is sent again at that time.

@@ -24,7 +24,10 @@ impl<A: Application> Engine<A> {
                 .min()
         };
         let commands = self.earliest_deadline.filter(|_| self.slots.in_flight() > 0);
-        [flow, back_off, commands, self.keepalive_check, self.controls.deadline()].into_iter().flatten().min()
+        [flow, back_off, commands, self.keepalive_check, self.gap_until, self.controls.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(crate) fn handle_timeout<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
@@ -50,6 +53,7 @@ impl<A: Application> Engine<A> {
             self.abort_overdue(mover, now);
         }
         self.control_timeouts(mover, now);
+        self.check_gap(now);
         self.keep_alive(mover, now);
     }
 
@@ -81,7 +85,7 @@ impl<A: Application> Engine<A> {
         if self.keepalive_check.is_none_or(|at| at > now) || self.flow == Flow::Over {
             return;
         }
-        let due = self.last_received + self.timeouts.keepalive_interval;
+        let due = self.last_sign + self.timeouts.keepalive_interval;
         if due > now {
             self.keepalive_check = Some(due);
             return;

@@ -4,11 +4,11 @@ use std::task::Waker;
 
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::SessionType;
-use iscsi_proto::text::targets::parse_targets;
+use iscsi_proto::text::targets::{TargetAddress, TargetRecord, parse_targets};
 use iscsi_proto::text::{Pairs, TextWriter};
 use iscsi_proto::time::Instant;
 
-use super::info::{DiscoveredPortal, DiscoveredTarget};
+use super::info::{Discovered, DiscoveredPortal, DiscoveredTarget};
 use super::runner::{Plan, random, random_seed, run};
 use super::session::declined;
 use crate::application::{Application, Control, ControlAnswer};
@@ -56,7 +56,7 @@ impl Application for Question {
 /// ```no_run
 /// # async fn example() -> Result<(), initiator_core::Error> {
 /// use initiator_core::{DiscoveryConfig, discover};
-/// for target in discover(&"127.0.0.1".parse()?, &DiscoveryConfig::default()).await? {
+/// for target in discover(&"127.0.0.1".parse()?, &DiscoveryConfig::default()).await?.targets {
 ///     println!("{}", target.name);
 /// }
 /// # Ok(())
@@ -65,7 +65,7 @@ impl Application for Question {
 ///
 /// # Errors
 /// Connection, login and protocol errors of [`Error`]; nothing is repeated.
-pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Vec<DiscoveredTarget>, Error> {
+pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Discovered, Error> {
     let random = random()?;
     let [a, b, c, d, e, ..] = random;
     let plan = Plan {
@@ -94,7 +94,7 @@ pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Vec<D
     let engine = Engine::new(question, config.timeouts, limits, random_seed());
     let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
     match engine.app().answer.take() {
-        Some(ControlAnswer::Text(answer)) => parse(&answer),
+        Some(ControlAnswer::Text(answer)) => parse(&answer, portal, None),
         other => {
             result?;
             Err(other.map_or(Error::LoggedOut, |answer| declined("SendTargets", &answer)))
@@ -108,23 +108,49 @@ pub(super) fn question(value: &str) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
-pub(super) fn parse(answer: &[u8]) -> Result<Vec<DiscoveredTarget>, Error> {
+/// Reads an answer of the portal `asked`.
+pub(super) fn parse(answer: &[u8], asked: &Portal, group: Option<u16>) -> Result<Discovered, Error> {
     let bad = |reason: String| Error::BadAnswer { command: "SendTargets", reason };
     let pairs: Vec<_> = Pairs::new(answer).collect::<Result<_, _>>().map_err(|error| bad(error.to_string()))?;
-    let records = parse_targets(pairs).map_err(|error| bad(error.to_string()))?;
-    Ok(records
-        .into_iter()
-        .map(|record| DiscoveredTarget {
-            name: record.name,
-            portals: record
-                .addresses
-                .into_iter()
-                .map(|address| DiscoveredPortal {
-                    addr: address.host,
-                    port: address.port,
-                    tpgt: address.group_tag.unwrap_or(0),
-                })
-                .collect(),
-        })
-        .collect())
+    let list = parse_targets(pairs);
+    if list.records.is_empty()
+        && let Some(odd) = list.odd.first()
+    {
+        return Err(bad(odd.to_string()));
+    }
+    let portal = |address: TargetAddress| DiscoveredPortal {
+        addr: address.host,
+        port: address.port,
+        tpgt: address.group_tag.unwrap_or(0),
+    };
+    let targets = list.records.into_iter().map(|TargetRecord { name, addresses }| {
+        let mut portals: Vec<_> = addresses.into_iter().map(portal).collect();
+        if portals.is_empty() {
+            portals.push(DiscoveredPortal { addr: asked.host.clone(), port: asked.port, tpgt: group.unwrap_or(1) });
+        }
+        DiscoveredTarget { name, portals }
+    });
+    Ok(Discovered { targets: targets.collect(), odd: list.odd.iter().map(ToString::to_string).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_without_an_address_is_at_the_portal_that_was_asked() {
+        let asked = Portal { host: "10.0.0.1".into(), port: 3261 };
+        let found = parse(b"TargetName=iqn.2004-10.com.example:a\0", &asked, None).unwrap();
+        assert_eq!(found.targets[0].portals, [DiscoveredPortal { addr: "10.0.0.1".into(), port: 3261, tpgt: 1 }]);
+        assert!(found.odd.is_empty());
+    }
+
+    #[test]
+    fn an_odd_record_costs_that_record() {
+        let asked = Portal { host: "10.0.0.1".into(), port: 3261 };
+        let answer = b"TargetName=iqn.2004-10.com.example:a\0TargetAddress=[::1\0TargetAddress=[::1]:3260,1\0X-odd=1\0";
+        let found = parse(answer, &asked, None).unwrap();
+        assert_eq!((found.targets.len(), found.targets[0].portals.len(), found.odd.len()), (1, 1, 2));
+        assert!(matches!(parse(b"SendTargets=Reject\0", &asked, None), Err(Error::BadAnswer { .. })));
+    }
 }

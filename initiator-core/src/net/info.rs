@@ -5,12 +5,21 @@ use std::net::SocketAddr;
 use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::parameters::Parameters;
 
+/// What a discovery found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Discovered {
+    /// The targets, in the order in which they were told.
+    pub targets: Vec<DiscoveredTarget>,
+    /// What of the answer could not be read, a sentence each. It costs no more than what it is about.
+    pub odd: Vec<String>,
+}
+
 /// A target that SendTargets named (RFC 7143 appendix C).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveredTarget {
     /// The target's name.
     pub name: String,
-    /// Its portals, in the order in which the target gave them.
+    /// Its portals, in the order in which the target gave them. Where it gave none, the portal that was asked (RFC 7143 appendix C).
     pub portals: Vec<DiscoveredPortal>,
 }
 

@@ -137,17 +137,16 @@ impl<W: Workload> Application for Load<W> {
             let code = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
             opcode::name(code).to_string()
         };
-        let short = |buf: &Buf| pending.direction == Direction::Read && buf.len() != completion.data_in_len as usize;
+        let short = completion.short_out().or(completion.short_in());
         let buf = match (completion.data_in, completion.data_out) {
             (Some(Sink::Buf(buf)), _) | (_, Some(CommandData::Buf(buf))) => buf,
             _ => Buf::zeroed(0),
         };
         let result = match completion.result {
-            Ok(outcome) if outcome.is_good() && short(&buf) => {
-                let reason = format!("GOOD status, but {} bytes came", completion.data_in_len);
-                Err(Error::BadAnswer { command: "READ", reason })
-            }
-            Ok(outcome) if outcome.is_good() => Ok(()),
+            Ok(outcome) if outcome.is_good() => match short {
+                Some(short) => Err(Error::Short { command: name(), lun: pending.lun, short }),
+                None => Ok(()),
+            },
             Ok(outcome) => Err(Error::Scsi { command: name(), lun: pending.lun, outcome }),
             Err(failure) => Err(Error::Command { command: name(), lun: pending.lun, failure }),
         };

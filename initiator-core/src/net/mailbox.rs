@@ -225,7 +225,7 @@ impl Inner {
 
     fn recycle_command(&mut self, command: Command) {
         let Command { token, data_out, data_in, .. } = command;
-        self.recycle(Completion { token, result: Err(Failure::SessionEnded), data_out, data_in, data_in_len: 0 });
+        self.recycle(Completion::failed(token, Failure::SessionEnded, data_out, data_in));
     }
 }
 
@@ -337,8 +337,7 @@ impl Drop for Mailbox {
             if let State::Waiting(waker) = &mut place.state {
                 self.wakers.extend(waker.take());
                 let token = u64::from(place.generation) << 32 | index;
-                let result = Err(Failure::SessionEnded);
-                place.state = State::Done(Completion { token, result, data_out: None, data_in: None, data_in_len: 0 });
+                place.state = State::Done(Completion::failed(token, Failure::SessionEnded, None, None));
             }
         }
         drop(inner);
@@ -371,8 +370,7 @@ impl Application for Mailbox {
             // What has not been handed on yet ends here.
             let Some(at) = self.incoming.iter().position(|command| command.token == token) else { return Some(token) };
             if let Some(Command { token, data_out, data_in, .. }) = self.incoming.remove(at) {
-                let result = Err(Failure::Aborted);
-                self.done.push(Completion { token, result, data_out, data_in, data_in_len: 0 });
+                self.done.push(Completion::failed(token, Failure::Aborted, data_out, data_in));
             }
         }
     }
@@ -488,8 +486,7 @@ mod tests {
         shared.end(Error::LoggedOut);
         let command = mailbox.next_command(Instant::ZERO).expect("the command");
         let Command { token, data_out, .. } = command;
-        let result = Err(Failure::SessionEnded);
-        mailbox.complete(Completion { token, result, data_out, data_in: None, data_in_len: 0 }, Instant::ZERO);
+        mailbox.complete(Completion::failed(token, Failure::SessionEnded, data_out, None), Instant::ZERO);
         mailbox.flush(&Counters::default());
         assert!(end_of(operation).data_out.is_some());
     }

@@ -13,6 +13,8 @@ mod transport;
 
 pub use discovery::discover;
 pub use disk::Disk;
-pub use info::{Authentication, DiscoveredPortal, DiscoveredTarget, DiskInfo, Extent, SessionInfo, SessionStats};
+pub use info::{
+    Authentication, Discovered, DiscoveredPortal, DiscoveredTarget, DiskInfo, Extent, SessionInfo, SessionStats,
+};
 pub use load::{BlockCompletion, BlockRequest, Direction, Next, Workload, run_load};
 pub use session::{Answer, Session, Transfer};

@@ -13,17 +13,17 @@ use tokio::sync::oneshot;
 
 use super::discovery;
 use super::disk::Disk;
-use super::info::{Authentication, DiscoveredTarget, SessionInfo, SessionStats};
+use super::info::{Authentication, Discovered, SessionInfo, SessionStats};
 use super::mailbox::{Mailbox, Shared};
 use super::runner::{Plan, random, random_seed, run};
 use super::transport::Carrier;
 use crate::application::{Control, ControlAnswer};
-use crate::command::{Command, Completion, Failure, Repeat};
+use crate::command::{Command, Completion, Failure, Repeat, Short};
 use crate::config::SessionConfig;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::login::LoginConfig;
-use crate::url::Url;
+use crate::url::{Portal, Url};
 
 /// The session as all its handles share it; the last one to go logs out.
 #[derive(Debug)]
@@ -77,6 +77,8 @@ pub struct Answer {
     pub sense: Option<Sense>,
     /// Residual.
     pub residual: Residual,
+    /// Bytes of its data that the target can have taken.
+    pub taken: u32,
     /// The data that came.
     pub data: Vec<u8>,
 }
@@ -257,9 +259,9 @@ impl Session {
         }
         let completion = self.execute(command).await?;
         let outcome = completion.result.map_err(|failure| self.failed(&cdb, lun, failure))?;
-        let data = received(&completion).to_vec();
+        let (data, taken) = (received(&completion).to_vec(), completion.data_out_len);
         self.shared().give_back(completion);
-        Ok(Answer { status: outcome.status, sense: outcome.sense, residual: outcome.residual, data })
+        Ok(Answer { status: outcome.status, sense: outcome.sense, residual: outcome.residual, taken, data })
     }
 
     pub(super) async fn execute(&self, command: Command) -> Result<Completion, Error> {
@@ -276,10 +278,13 @@ impl Session {
         result
     }
 
-    /// The error of a completion, unless its status is good.
+    /// The error of a completion, unless its status is good and all its data were taken.
     pub(super) fn good(&self, cdb: &CdbBuf, lun: Lun, completion: &Completion) -> Result<(), Error> {
         match completion.result {
-            Ok(outcome) if outcome.is_good() => Ok(()),
+            Ok(outcome) if outcome.is_good() => match completion.short_out() {
+                Some(short) => Err(short_error(cdb, lun, short)),
+                None => Ok(()),
+            },
             Ok(outcome) => Err(Error::Scsi {
                 command: opcode::name(cdb.as_cdb().opcode()).to_string(),
                 lun: lun.number().unwrap_or_default(),
@@ -322,10 +327,14 @@ impl Session {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn send_targets(&self) -> Result<Vec<DiscoveredTarget>, Error> {
+    pub async fn send_targets(&self) -> Result<Discovered, Error> {
         let text = discovery::question("");
         match self.shared().ask(|id| Control::Text { id, text }).await? {
-            ControlAnswer::Text(answer) => discovery::parse(&answer),
+            ControlAnswer::Text(answer) => {
+                let info = self.info();
+                let asked = Portal { host: info.portal.ip().to_string(), port: info.portal.port() };
+                discovery::parse(&answer, &asked, info.tpgt)
+            }
             other => Err(declined("SendTargets", &other)),
         }
     }
@@ -362,6 +371,11 @@ pub(super) fn declined(what: &'static str, answer: &ControlAnswer) -> Error {
         other => format!("{other:?}"),
     };
     Error::Declined { what, reason }
+}
+
+pub(super) fn short_error(cdb: &CdbBuf, lun: Lun, short: Short) -> Error {
+    let command = opcode::name(cdb.as_cdb().opcode()).to_string();
+    Error::Short { command, lun: lun.number().unwrap_or_default(), short }
 }
 
 /// The data that came with a completion.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use initiator_core::{Portal, SessionConfig};
@@ -34,13 +35,15 @@ const WINDOW: u32 = 256;
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) blocks: Mutex<Vec<u8>>,
+    /// Bytes at the end of each write that it does not take, and says so by a residual.
+    pub(crate) untaken: AtomicU32,
 }
 
 /// Starts it on a port of the system's choice.
 pub(crate) fn start() -> (Portal, Arc<Disk>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let disk = Arc::new(Disk { blocks: Mutex::new(vec![0; BYTES]) });
+    let disk = Arc::new(Disk { blocks: Mutex::new(vec![0; BYTES]), untaken: AtomicU32::new(0) });
     let shared = disk.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -148,8 +151,11 @@ impl Connection {
             Notification::GetDataComplete { task, sink: Sink::Buf(buf) } => {
                 let (command, io) = self.writes.remove(&task).unwrap();
                 self.mover.deallocate_task_resources(task);
-                let at = io.lba as usize * 512;
-                self.disk.blocks.lock().unwrap()[at..at + buf.len()].copy_from_slice(&buf);
+                let (at, len) = (
+                    io.lba as usize * 512,
+                    buf.len() - (self.disk.untaken.load(Ordering::Relaxed) as usize).min(buf.len()),
+                );
+                self.disk.blocks.lock().unwrap()[at..at + len].copy_from_slice(&buf[..len]);
                 self.answer(&command, &[], Status::Good, &[]);
             }
             Notification::Malformed { error, .. } => panic!("the initiator sent a bad PDU: {error}"),
@@ -261,7 +267,8 @@ impl Connection {
         self.mover.set_sequence(SequenceNumbers { stat_sn, exp_cmd_sn, max_cmd_sn, ..SequenceNumbers::default() });
         let expected = command.expected_data_transfer_length;
         let data = &data[..data.len().min(expected as usize)];
-        let moved = if command.write { expected.into() } else { data.len() as u64 };
+        let untaken = self.disk.untaken.load(Ordering::Relaxed).into();
+        let moved = if command.write { u64::from(expected).saturating_sub(untaken) } else { data.len() as u64 };
         self.mover.put_data(PutData {
             lun: command.lun,
             itt: command.itt,

@@ -6,7 +6,7 @@ use super::receive::Purpose;
 use super::send::HeldId;
 use super::{State, TcpMover};
 use crate::datamover::{CommandData, MalformedPdu, SendCommand, Sink, TaskBuffers, TaskHandle};
-use crate::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG};
+use crate::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, ResponseCode, ScsiResponse};
 
 /// One command under way.
 #[derive(Debug, Default)]
@@ -18,8 +18,10 @@ struct Command {
     out_len: u32,
     /// Where the next R2T begins when sequences come in order.
     next_r2t: u32,
-    /// Bytes not yet sent: what R2Ts may still ask for.
+    /// Bytes not yet queued: what R2Ts may still ask for.
     unsent: u32,
+    /// Bytes that the send queue has sent, in all its life, when the last of this command's are gone.
+    gone_at: u64,
     /// Next DataSN or R2TSN.
     input_sn: u32,
     /// R2Ts among them.
@@ -52,13 +54,6 @@ impl InitiatorSide {
     }
 }
 
-fn data_len(data: &CommandData) -> usize {
-    match data {
-        CommandData::Buf(buf) => buf.len(),
-        CommandData::Region(slice) => slice.len(),
-    }
-}
-
 /// Data-Out PDUs to be sent as one sequence.
 struct Sequence {
     lun: u64,
@@ -76,7 +71,7 @@ impl TcpMover {
         if self.initiator.commands.len() <= slot {
             self.initiator.commands.resize_with(slot + 1, Command::default);
         }
-        let out_len = data_out.as_ref().map_or(0, data_len);
+        let out_len = data_out.as_ref().map_or(0, CommandData::len);
         // What the command announces is all that the target may have (RFC 7143 11.3.4).
         let out_len = u32::try_from(out_len).unwrap_or(u32::MAX).min(bhs.u32_at::<20>());
         let held = data_out.map(|data| self.send.hold(data));
@@ -119,6 +114,16 @@ impl TcpMover {
                 self.data_out(Sequence { lun: 0, itt, ttt: RESERVED_TAG, start: immediate, end: unsolicited, held });
             }
         }
+        self.note_queued(slot);
+    }
+
+    /// Data of a command have been queued.
+    #[inline]
+    fn note_queued(&mut self, slot: usize) {
+        let gone_at = self.send.sent_bytes() + self.send.backlog() as u64;
+        if let Some(command) = self.initiator.commands.get_mut(slot) {
+            command.gone_at = gone_at;
+        }
     }
 
     /// Queues one sequence of Data-Out PDUs.
@@ -151,7 +156,7 @@ impl TcpMover {
     pub(super) fn ready_to_transfer(&mut self, bhs: &Bhs) -> Result<(), MalformedPdu> {
         let r2t = R2t::parse(bhs)?;
         let (max_burst, in_order) = (self.limits.max_burst, self.limits.sequence_in_order);
-        let (_, command) = self.initiator.named(r2t.itt).ok_or(MalformedPdu::UnknownTask)?;
+        let (slot, command) = self.initiator.named(r2t.itt).ok_or(MalformedPdu::UnknownTask)?;
         let Some(held) = command.out else {
             return Err(MalformedPdu::Protocol("an R2T came for a command that sends no data"));
         };
@@ -183,6 +188,7 @@ impl TcpMover {
             end: end as u32,
             held,
         });
+        self.note_queued(slot.into());
         Ok(())
     }
 
@@ -216,6 +222,19 @@ impl TcpMover {
         Ok((Purpose::DataIn(slot), pdu.buffer_offset as usize))
     }
 
+    /// Whether a SCSI Response counts more Data-In and R2T PDUs than came: some were lost (RFC 7143 11.4.8, 7.9). Fewer are let pass: targets leave the
+    /// field zero.
+    pub(super) fn misses_data(&mut self, bhs: &Bhs) -> bool {
+        let Ok(ScsiResponse { itt, response: ResponseCode::Completed, exp_data_sn, .. }) = ScsiResponse::parse(bhs)
+        else {
+            return false;
+        };
+        self.initiator.named(itt).is_some_and(|(_, command)| {
+            let ahead = exp_data_sn.wrapping_sub(command.input_sn);
+            ahead != 0 && ahead < 1 << 31
+        })
+    }
+
     /// Read data are in their place.
     #[inline]
     pub(super) fn data_in_done(&mut self, slot: u16, bhs: &Bhs) {
@@ -225,14 +244,19 @@ impl TcpMover {
     }
 
     pub(super) fn deallocate_command(&mut self, task: TaskHandle) -> TaskBuffers {
+        let sent = self.send.sent_bytes();
         let Some((slot, command)) = self.initiator.named(task.to_itt()) else { return TaskBuffers::default() };
         command.active = false;
         let (out, data_in_len) = (command.out.take(), command.in_len);
+        // What lies in the queue may be another command's in part: the count is then too low, never too high.
+        let queued = u32::try_from(command.gone_at.saturating_sub(sent)).unwrap_or(u32::MAX);
+        let data_out_len = (command.out_len - command.unsent).saturating_sub(queued);
         self.receive.forget(slot);
         TaskBuffers {
             data_out: out.and_then(|held| self.send.drop_reference(held)),
             data_in: self.take_sink(slot),
             data_in_len,
+            data_out_len,
         }
     }
 }

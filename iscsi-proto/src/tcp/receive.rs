@@ -396,6 +396,14 @@ impl TcpMover {
                     self.receive.begin_payload(&bhs, purpose);
                     return Step::On;
                 }
+                if opcode == Opcode::ScsiResponse as u8 && self.misses_data(&bhs) {
+                    let error = MalformedPdu::Protocol(
+                        "data are missing: a SCSI Response counts more Data-In and R2T PDUs than came",
+                    );
+                    self.receive.staging.consume(header_len);
+                    self.receive.begin_payload(&bhs, Purpose::Malformed(error));
+                    return Step::On;
+                }
             }
         }
         let malformed = match bhs.opcode() {

@@ -139,7 +139,7 @@ impl TargetRecord {
     }
 }
 
-/// An answer to SendTargets that cannot be read.
+/// What is odd in an answer to SendTargets; it costs what it is about, and no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetsError {
     /// An address came before any name.
@@ -158,23 +158,38 @@ pub enum TargetsError {
     },
 }
 
-/// Reads the records of an answer.
+/// What an answer to SendTargets holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetList {
+    /// The targets that can be read, in the order of the answer.
+    pub records: Vec<TargetRecord>,
+    /// What was passed over.
+    pub odd: Vec<TargetsError>,
+}
+
+/// Reads the records of an answer. What cannot be read is passed over, so that one odd record does not hide the others.
 ///
-/// # Errors
-/// [`TargetsError`].
-pub fn parse_targets<'a>(pairs: impl IntoIterator<Item = Pair<'a>>) -> Result<Vec<TargetRecord>, TargetsError> {
-    let mut records: Vec<TargetRecord> = Vec::new();
+/// ```
+/// use iscsi_proto::text::{Pair, targets::parse_targets};
+/// let pair = |key, value| Pair { key, value };
+/// let list = parse_targets([pair("TargetName", "iqn.2004-10.com.example:a"), pair("TargetAddress", "[::1")]);
+/// assert_eq!((list.records[0].addresses.len(), list.odd.len()), (0, 1));
+/// ```
+#[must_use]
+pub fn parse_targets<'a>(pairs: impl IntoIterator<Item = Pair<'a>>) -> TargetList {
+    let mut list = TargetList::default();
     for Pair { key, value } in pairs {
-        match Key::from_name(key) {
-            Some(Key::TargetName) => {
-                records.push(TargetRecord { name: value.to_string(), addresses: Vec::new() });
+        match (Key::from_name(key), list.records.last_mut()) {
+            (Some(Key::TargetName), _) => {
+                list.records.push(TargetRecord { name: value.to_string(), addresses: Vec::new() });
             }
-            Some(Key::TargetAddress) => {
-                let record = records.last_mut().ok_or(TargetsError::NoName)?;
-                record.addresses.push(value.parse()?);
-            }
-            _ => return Err(TargetsError::OtherKey { key: key.to_string(), value: crate::keys::shown(value) }),
+            (Some(Key::TargetAddress), None) => list.odd.push(TargetsError::NoName),
+            (Some(Key::TargetAddress), Some(record)) => match value.parse() {
+                Ok(address) => record.addresses.push(address),
+                Err(error) => list.odd.push(TargetsError::Address(error)),
+            },
+            _ => list.odd.push(TargetsError::OtherKey { key: key.to_string(), value: crate::keys::shown(value) }),
         }
     }
-    Ok(records)
+    list
 }

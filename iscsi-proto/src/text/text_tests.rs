@@ -141,11 +141,13 @@ fn target_records_round_trip() {
     ];
     let mut out = TextWriter::new();
     records.iter().for_each(|record| record.write(&mut out));
-    assert_eq!(parse_targets(read(out.as_bytes()).unwrap()), Ok(records));
-    let parse = |text: &'static [u8]| parse_targets(read(text).unwrap()).unwrap_err();
-    assert_eq!(parse(b"TargetAddress=h,1\0"), TargetsError::NoName);
-    assert!(matches!(parse(b"SendTargets=Reject\0"), TargetsError::OtherKey { .. }));
-    assert!(matches!(parse(b"TargetName=a\0TargetAddress=\0"), TargetsError::Address(_)));
+    assert_eq!(parse_targets(read(out.as_bytes()).unwrap()), TargetList { records, odd: Vec::new() });
+    let parse = |text: &'static [u8]| parse_targets(read(text).unwrap());
+    assert_eq!(parse(b"TargetAddress=h,1\0").odd, [TargetsError::NoName]);
+    assert!(matches!(parse(b"SendTargets=Reject\0").odd[..], [TargetsError::OtherKey { .. }]));
+    let odd = parse(b"TargetName=a\0TargetAddress=\0TargetAddress=h:1,1\0TargetName=b\0");
+    assert!(matches!(odd.odd[..], [TargetsError::Address(_)]));
+    assert_eq!(odd.records.iter().map(|record| record.addresses.len()).collect::<Vec<_>>(), [1, 0]);
     for value in ["All", "", "iqn.2024-01.com.example:a"] {
         assert_eq!(SendTargets::from_value(value).value(), value);
     }

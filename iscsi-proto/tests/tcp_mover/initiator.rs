@@ -5,7 +5,7 @@ use iscsi_proto::datamover::{
     CommandData, Datamover, MalformedPdu, MoverError, Notification, SendCommand, Sink, TaskHandle,
 };
 use iscsi_proto::parameters::{Digest, Parameters};
-use iscsi_proto::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG};
+use iscsi_proto::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 
@@ -142,6 +142,53 @@ fn an_r2t_out_of_bounds_is_refused() {
         give(&mut mover, &pdu(r2t(r2t_sn, 0, 3000), &[], &p));
     }
     assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]));
+}
+
+#[test]
+fn what_was_not_asked_for_or_not_sent_is_not_the_targets() {
+    let p = Parameters { initial_r2t: true, immediate_data: false, ..parameters() };
+    let mut mover = initiator(&p);
+    start(&mut mover, 3000, 0);
+    take_all(&mut mover);
+    give(&mut mover, &pdu(r2t(0, 0, 2000), &[], &p));
+    assert!(drain(&mut mover).is_empty());
+    take(&mut mover, 48 + 1000);
+    // The second Data-Out of the burst is still here.
+    assert_eq!(mover.deallocate_task_resources(TASK).data_out_len, 2000 - 1048);
+    let mut mover = initiator(&p);
+    start(&mut mover, 3000, 0);
+    take_all(&mut mover);
+    give(&mut mover, &pdu(r2t(0, 0, 2000), &[], &p));
+    assert!(drain(&mut mover).is_empty());
+    take_all(&mut mover);
+    assert_eq!(mover.deallocate_task_resources(TASK).data_out_len, 2000, "1000 bytes were never asked for");
+}
+
+#[test]
+fn a_response_that_counts_more_pdus_than_came_tells_of_lost_data() {
+    let p = parameters();
+    for (exp_data_sn, lost) in [(0, false), (1, false), (2, true), (u32::MAX, false)] {
+        let mut mover = initiator(&p);
+        start(&mut mover, 0, 512);
+        give(&mut mover, &pdu(data_in(0, 0), &[1; 512], &p));
+        let response = ScsiResponse {
+            bidirectional_read_residual: Residual::None,
+            residual: Residual::None,
+            response: ResponseCode::Completed,
+            status: 0,
+            itt: TASK.to_itt(),
+            snack_tag: 0,
+            stat_sn: Serial(0),
+            exp_cmd_sn: Serial(0),
+            max_cmd_sn: Serial(0),
+            exp_data_sn,
+            status_qualifier: 0,
+        };
+        give(&mut mover, &pdu(response.emit(), &[], &p));
+        let told = drain(&mut mover);
+        let named = matches!(told[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]);
+        assert_eq!(named, lost, "{exp_data_sn}: {told:?}");
+    }
 }
 
 #[test]

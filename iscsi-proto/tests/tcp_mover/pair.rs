@@ -243,7 +243,7 @@ impl Pair {
         } else {
             assert!(!operation.sense && operation.write == 0, "status may ride only with GOOD of a plain read");
         }
-        let TaskBuffers { data_out, data_in, data_in_len } = self.initiator.deallocate_task_resources(task);
+        let TaskBuffers { data_out, data_in, data_in_len, .. } = self.initiator.deallocate_task_resources(task);
         assert_eq!(data_in_len as usize, operation.read);
         self.given -= usize::from(matches!(data_out, Some(CommandData::Buf(_))));
         if let Some(sink) = data_in {

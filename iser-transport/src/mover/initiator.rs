@@ -48,6 +48,8 @@ struct Command {
     data_in: Place,
     /// The target may fetch the data for it: they do not travel with the command.
     fetched: bool,
+    /// Bytes for the target.
+    out_len: u32,
     /// Bytes that the command asks for.
     expected_in: u32,
     /// Bytes that the target says have come.
@@ -135,6 +137,7 @@ impl<Q: QueuePair> IserMover<Q> {
             data_out: Place::of(data_out),
             data_in: Place::of(data_in),
             fetched: immediate < out_len,
+            out_len,
             expected_in,
             ..Command::default()
         };
@@ -283,6 +286,7 @@ impl<Q: QueuePair> IserMover<Q> {
             data_out: command.data_out.take_own().map(Into::into),
             data_in: command.data_in.take_own().map(Into::into),
             data_in_len: command.in_len,
+            data_out_len: command.out_len,
         };
         self.resume_held();
         buffers

@@ -2,7 +2,7 @@
 
 use examples::ending::{Ending, failed, usage};
 use examples::report::plain;
-use initiator_core::{DiscoveryConfig, Transport, Url, discover};
+use initiator_core::{Discovered, DiscoveryConfig, Transport, Url, discover};
 use serde_json::json;
 
 use crate::args::Cli;
@@ -35,7 +35,10 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
     if let Some(initiator) = cli.initiator.clone().or(initiator) {
         config.initiator_name = initiator;
     }
-    let targets = discover(&portal, &config).await.map_err(ending)?;
+    let Discovered { targets, odd } = discover(&portal, &config).await.map_err(ending)?;
+    for odd in &odd {
+        eprintln!("iscsi: {}", plain(odd));
+    }
     if cli.json {
         let list: Vec<_> = targets
             .iter()

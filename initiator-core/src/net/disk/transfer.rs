@@ -5,9 +5,9 @@ use iscsi_memory::Buf;
 use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::scsi::{BlockIo, CdbBuf};
 
-use super::super::session::into_buf;
+use super::super::session::{into_buf, short_error};
 use super::Disk;
-use crate::command::Command;
+use crate::command::{Command, Short};
 use crate::error::Error;
 
 /// Commands under way at a time for one operation that is longer than a command may be.
@@ -120,19 +120,48 @@ impl Disk {
         let cdb = self.io(lba, buf.len()).write();
         let mut command = Command::new(0, self.lun, cdb);
         command.data_out = Some(CommandData::Buf(buf));
-        self.finish(cdb, command).await
+        match self.finish(cdb, command).await {
+            (buf, Err(Error::Short { short, .. })) => self.write_rest(lba, buf, short).await,
+            other => other,
+        }
+    }
+
+    /// The target took less of a write than its GOOD says: the blocks that it did not take whole are written anew, as long as it takes any.
+    async fn write_rest(&self, lba: u64, buf: Buf, mut short: Short) -> (Buf, Result<(), Error>) {
+        let block = self.block_size as usize;
+        let (mut done, mut cdb) = (0, self.io(lba, buf.len()).write());
+        loop {
+            let taken = short.moved as usize / block * block;
+            let rest = buf.get(done + taken..).unwrap_or_default();
+            if taken == 0 || rest.is_empty() {
+                short = Short { moved: (done + taken) as u32, of: buf.len() };
+                return (buf, Err(short_error(&cdb, self.lun, short)));
+            }
+            done += taken;
+            cdb = self.io(lba + (done / block) as u64, rest.len()).write();
+            let mut piece = self.session.shared().take_buf(rest.len());
+            piece.copy_from_slice(rest);
+            let mut command = Command::new(0, self.lun, cdb);
+            command.data_out = Some(CommandData::Buf(piece));
+            let (piece, result) = self.finish(cdb, command).await;
+            self.session.shared().give_buf(piece);
+            match result {
+                Err(Error::Short { short: again, .. }) => short = again,
+                result => return (buf, result),
+            }
+        }
     }
 
     async fn finish(&self, cdb: CdbBuf, command: Command) -> (Buf, Result<(), Error>) {
-        let expected = command.data_in.as_ref().map(|sink| sink.len());
         match self.session.execute(command).await {
             Err(error) => (Buf::zeroed(0), Err(error)),
             Ok(completion) => {
                 let mut result = self.session.good(&cdb, self.lun, &completion);
                 // GOOD with fewer bytes than the blocks hold would leave old bytes in the buffer for data.
-                if result.is_ok() && expected.is_some_and(|expected| expected != completion.data_in_len as usize) {
-                    let reason = format!("GOOD status, but {} bytes came", completion.data_in_len);
-                    result = Err(Error::BadAnswer { command: "READ", reason });
+                if let Some(short) = completion.short_in()
+                    && result.is_ok()
+                {
+                    result = Err(short_error(&cdb, self.lun, short));
                 }
                 (into_buf(completion).unwrap_or_else(|| Buf::zeroed(0)), result)
             }

@@ -97,7 +97,7 @@ async fn use_it(at: SocketAddr) -> Result<u64, Ending> {
     let mut written = 0;
     step(7, "From another program: discovery (SendTargets)");
     let portal = Portal { host: at.ip().to_string(), port: at.port() };
-    let targets = discover(&portal, &DiscoveryConfig::default()).await.map_err(failed)?;
+    let targets = discover(&portal, &DiscoveryConfig::default()).await.map_err(failed)?.targets;
     for target in &targets {
         for portal in &target.portals {
             tell(format!("{}:{},{} {}", portal.addr, portal.port, portal.tpgt, target.name));
