@@ -339,6 +339,9 @@ pub enum MalformedPdu {
     /// A Data-Out or Data-In names no transfer under way.
     #[error("the data PDU names no task that waits for data")]
     UnknownTask,
+    /// A Data-Out with a Target Transfer Tag names another LUN than its command (RFC 7143 11.7.4).
+    #[error("the Data-Out names another LUN than its command")]
+    WrongLun,
     /// The PDU breaks a rule of the protocol.
     #[error("protocol error: {0}")]
     Protocol(&'static str),

@@ -624,7 +624,7 @@ impl TcpMover {
         }
         self.events.push_back(Notification::Malformed { bhs, error: MalformedPdu::DataDigest });
         if let Purpose::DataOut(slot) = purpose {
-            self.fail_transfer(slot, DataError::DigestError);
+            self.refuse_data_out(slot, DataError::DigestError);
         }
         Step::On
     }

@@ -63,6 +63,10 @@ struct Transfer {
     data_sn: u32,
     r2t_sn: u32,
     bidirectional: bool,
+    /// What the initiator did wrong: the transfer fails when the last burst that is on its way has ended.
+    failed: Option<DataError>,
+    /// Outstanding bursts that have ended since it failed.
+    ended: u16,
 }
 
 /// A command whose unsolicited Data-Out PDUs have not ended with the F bit.
@@ -274,7 +278,7 @@ impl TcpMover {
             self.target.transfers.resize_with(usize::from(slot) + 1, Transfer::default);
         }
         if self.target.transfer(slot).is_some_and(|transfer| transfer.active) {
-            self.fail_transfer(slot, DataError::IncorrectAmountOfData);
+            self.end_failed(slot, DataError::IncorrectAmountOfData);
         }
         let wanted = u32::try_from(sink.len()).unwrap_or(u32::MAX);
         self.give_sink(slot, Some(sink));
@@ -377,13 +381,25 @@ impl TcpMover {
         None
     }
 
-    /// The initiator broke a rule of this one transfer.
+    /// The initiator broke a rule of this one transfer. That is told when the last of what is still on its way for it has come: the F bit of each
+    /// burst that an R2T asked for, and of the unsolicited one (RFC 7143 7.8, 11.4.2, 11.17.1).
     #[cold]
     pub(super) fn fail_transfer(&mut self, slot: u16, error: DataError) {
+        let owed = self.target.unsolicited.iter().any(|entry| entry.slot == Some(slot));
         let Some(transfer) = self.target.transfer(slot) else { return };
         if !transfer.active {
             return;
         }
+        let error = *transfer.failed.get_or_insert(error);
+        let owed = owed || transfer.ended < transfer.outstanding;
+        self.receive.forget(slot);
+        if !owed {
+            self.end_failed(slot, error);
+        }
+    }
+
+    fn end_failed(&mut self, slot: u16, error: DataError) {
+        let Some(transfer) = self.target.transfer(slot) else { return };
         transfer.active = false;
         transfer.outstanding = 0;
         let task = transfer.handle(slot);
@@ -394,12 +410,22 @@ impl TcpMover {
         }
     }
 
+    /// A Data-Out whose payload was refused: its burst has ended all the same if it was the last.
+    #[cold]
+    pub(super) fn refuse_data_out(&mut self, slot: u16, error: DataError) {
+        let (is_final, ttt) = (self.payload_header().is_final(), self.payload_header().u32_at::<20>());
+        if let Some(transfer) = self.target.transfer(slot) {
+            transfer.ended = transfer.ended.saturating_add(u16::from(is_final && ttt != RESERVED_TAG));
+        }
+        self.fail_transfer(slot, error);
+    }
+
     pub(super) fn fetched_bytes(&self, task: TaskHandle) -> u32 {
         let Some(transfer) = self.target.transfers.get(usize::from(task.slot)) else { return 0 };
         if !transfer.active || transfer.generation != task.generation {
             return 0;
         }
-        transfer.received + transfer.burst_received + self.receive.under_way(task.slot)
+        transfer.received.wrapping_add(transfer.burst_received).wrapping_add(self.receive.under_way(task.slot))
     }
 
     pub(super) fn deallocate_transfer(&mut self, task: TaskHandle) -> TaskBuffers {
@@ -430,7 +456,11 @@ impl TcpMover {
             }
             let Some(slot) = slot else { return QUIET };
             let Some(transfer) = self.target.transfers.get(usize::from(slot)) else { return QUIET };
-            (slot, transfer.check_unsolicited(&pdu, len, &self.limits))
+            let checked = match transfer.failed {
+                Some(error) => Err(error),
+                None => transfer.check_unsolicited(&pdu, len, &self.limits),
+            };
+            (slot, checked)
         } else {
             let slot = pdu.ttt as u16;
             let Some(transfer) = self.target.transfers.get(usize::from(slot)) else { return UNKNOWN };
@@ -445,11 +475,13 @@ impl TcpMover {
             if transfer.itt != pdu.itt {
                 return UNKNOWN;
             }
-            // RFC 7143 11.8: R2Ts are fulfilled in the order in which they came.
-            let checked = if age == transfer.outstanding {
-                transfer.check_solicited(&pdu, len, &self.limits)
-            } else {
-                Err(DataError::OutOfSequence)
+            let checked = match transfer.failed {
+                Some(error) => Err(error),
+                // RFC 7143 4.2.5.3, 11.7.4: the LUN goes with the tag.
+                None if transfer.lun != pdu.lun => Err(DataError::IncorrectAmountOfData),
+                // RFC 7143 11.8: R2Ts are fulfilled in the order in which they came.
+                None if age == transfer.outstanding => transfer.check_solicited(&pdu, len, &self.limits),
+                None => Err(DataError::OutOfSequence),
             };
             (slot, checked)
         };
@@ -461,8 +493,19 @@ impl TcpMover {
                 (Purpose::DataOut(slot), pdu.buffer_offset as usize)
             }
             Err(error) => {
+                let mut purpose = Purpose::Dropped;
+                if let Some(transfer) = self.target.transfer(slot) {
+                    if pdu.ttt != RESERVED_TAG {
+                        transfer.ended = transfer.ended.saturating_add(u16::from(pdu.is_final));
+                        if transfer.lun != pdu.lun {
+                            purpose = Purpose::Malformed(MalformedPdu::WrongLun);
+                        }
+                    }
+                    // What is dropped is progress all the same.
+                    transfer.burst_received = transfer.burst_received.saturating_add(len);
+                }
                 self.fail_transfer(slot, error);
-                QUIET
+                (purpose, 0)
             }
         }
     }

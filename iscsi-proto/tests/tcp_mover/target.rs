@@ -16,6 +16,7 @@ use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use crate::link::{command, drain, give, logged_in, pattern, pdu, split, take_all};
 
 const ITT: u32 = 0x77;
+const LUN: u64 = 9;
 const TASK: TaskHandle = TaskHandle { slot: 2, generation: 5 };
 
 fn parameters() -> Parameters {
@@ -33,7 +34,7 @@ fn target(parameters: &Parameters) -> TcpMover {
 }
 
 fn data_out(ttt: u32, data_sn: u32, buffer_offset: u32, is_final: bool) -> Bhs {
-    DataOut { is_final, lun: 0, itt: ITT, ttt, exp_stat_sn: Serial(1), data_sn, buffer_offset }.emit()
+    DataOut { is_final, lun: LUN, itt: ITT, ttt, exp_stat_sn: Serial(1), data_sn, buffer_offset }.emit()
 }
 
 /// Starts a write of `length` bytes with `immediate` bytes in the command, into a buffer of `wanted` bytes.
@@ -42,7 +43,7 @@ fn write(mover: &mut TcpMover, p: &Parameters, length: u32, immediate: usize, is
     give(mover, &pdu(command(ITT, is_final, false, true, length), &data[..immediate], p));
     assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
     let sink = Sink::Buf(Buf::zeroed(wanted));
-    mover.get_data(GetData { task: TASK, lun: 9, itt: ITT, sink });
+    mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink });
 }
 
 /// Gives part of the write's data by a Data-Out.
@@ -85,7 +86,7 @@ fn immediate_unsolicited_and_solicited_in_turn() {
     assert_eq!(asked.len(), 2);
     assert_eq!((asked[0].r2t_sn, asked[0].buffer_offset, asked[0].desired_data_transfer_length), (0, 1024, 2048));
     assert_eq!((asked[1].r2t_sn, asked[1].buffer_offset, asked[1].desired_data_transfer_length), (1, 3072, 2048));
-    assert_eq!((asked[0].lun, asked[0].itt), (9, ITT));
+    assert_eq!((asked[0].lun, asked[0].itt), (LUN, ITT));
     assert_ne!(asked[0].ttt, asked[1].ttt);
     // No fresh R2T before the burst's F bit; then exactly one.
     part(&mut mover, &p, asked[0].ttt, 0, 1024..2000, false);
@@ -119,10 +120,11 @@ fn forbidden_unsolicited_data_fail_the_task() {
     let p = Parameters { initial_r2t: true, ..parameters() };
     let mut mover = target(&p);
     write(&mut mover, &p, 1000, 0, false, 1000);
-    fails(&mut mover, DataError::UnexpectedUnsolicitedData);
-    // Its data are dropped until the F bit, then the tag is unknown.
-    part(&mut mover, &p, RESERVED_TAG, 0, 0..1000, true);
+    part(&mut mover, &p, RESERVED_TAG, 0, 0..500, false);
+    // That is told behind the F bit; then the tag is unknown.
     assert!(drain(&mut mover).is_empty());
+    part(&mut mover, &p, RESERVED_TAG, 1, 500..1000, true);
+    fails(&mut mover, DataError::UnexpectedUnsolicitedData);
     part(&mut mover, &p, RESERVED_TAG, 0, 0..1000, true);
     assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::UnknownTask, .. }]));
 
@@ -149,13 +151,16 @@ fn forbidden_unsolicited_data_fail_the_task() {
     fails(&mut mover, DataError::IncorrectAmountOfData);
 }
 
+/// RFC 7143 7.8, 7.9: the task fails, and is answered when the last of its data has come.
 #[test]
-fn wrong_numbers_and_offsets_are_answered_at_once() {
+fn wrong_numbers_and_offsets_fail_the_task_behind_its_data() {
     let p = parameters();
     for (data_sn, offset) in [(1, 500), (0, 400), (0, 600)] {
         let mut mover = target(&p);
         write(&mut mover, &p, 1024, 500, false, 1024);
         give(&mut mover, &pdu(data_out(RESERVED_TAG, data_sn, offset, false), &[0; 100], &p));
+        assert!(drain(&mut mover).is_empty());
+        give(&mut mover, &pdu(data_out(RESERVED_TAG, data_sn + 1, offset + 100, true), &[0; 100], &p));
         fails(&mut mover, DataError::OutOfSequence);
     }
     for (data_sn, offset) in [(1, 0), (0, 4)] {
@@ -163,11 +168,71 @@ fn wrong_numbers_and_offsets_are_answered_at_once() {
         write(&mut mover, &p, 4000, 0, true, 4000);
         let asked = r2ts(&mut mover);
         give(&mut mover, &pdu(data_out(asked[0].ttt, data_sn, offset, false), &[0; 100], &p));
-        fails(&mut mover, DataError::OutOfSequence);
-        // What is still under way for the old tag is late, not malformed.
+        assert!(drain(&mut mover).is_empty());
         give(&mut mover, &pdu(data_out(asked[0].ttt, data_sn + 1, 500, true), &[0; 100], &p));
+        fails(&mut mover, DataError::OutOfSequence);
+        assert!(r2ts(&mut mover).is_empty());
+        // What is still under way for the old tag is late, not malformed.
+        give(&mut mover, &pdu(data_out(asked[0].ttt, data_sn + 2, 600, true), &[0; 100], &p));
         assert!(drain(&mut mover).is_empty());
     }
+}
+
+#[test]
+fn a_task_that_failed_is_told_when_each_of_its_bursts_has_ended() {
+    let p = Parameters { max_outstanding_r2t: 3, ..parameters() };
+    // In the order of the R2Ts and against it, and given up in between.
+    for (order, given_up) in [([0, 1, 2], false), ([2, 1, 0], false), ([1, 0, 2], true)] {
+        let mut mover = target(&p);
+        write(&mut mover, &p, 6144, 0, true, 6144);
+        let asked = r2ts(&mut mover);
+        give(&mut mover, &pdu(data_out(asked[order[0]].ttt, 7, 0, false), &[0; 100], &p));
+        let before = mover.fetched(TASK);
+        for (done, at) in order.into_iter().enumerate() {
+            assert!(drain(&mut mover).is_empty(), "{done} of 3 have ended");
+            if given_up && done == 2 {
+                assert!(mover.deallocate_task_resources(TASK).data_in.is_some());
+            }
+            give(&mut mover, &pdu(data_out(asked[at].ttt, 8, 100, true), &[0; 100], &p));
+        }
+        if given_up {
+            assert!(drain(&mut mover).is_empty());
+        } else {
+            assert!(mover.fetched(TASK) > before, "they are on their way");
+            fails(&mut mover, DataError::OutOfSequence);
+        }
+        // The slot and its tags go on.
+        write(&mut mover, &p, 2048, 0, true, 2048);
+        let fresh = r2ts(&mut mover);
+        part(&mut mover, &p, fresh[0].ttt, 0, 0..2048, true);
+        completes(&mut mover, 2048);
+    }
+}
+
+#[test]
+fn immediate_data_of_a_task_that_failed_do_not_end_it() {
+    let p = Parameters { immediate_data: false, ..parameters() };
+    let mut mover = target(&p);
+    write(&mut mover, &p, 1000, 400, false, 1000);
+    assert!(drain(&mut mover).is_empty());
+    part(&mut mover, &p, RESERVED_TAG, 0, 400..1000, true);
+    fails(&mut mover, DataError::UnexpectedUnsolicitedData);
+}
+
+/// RFC 7143 4.2.5.3, 11.7.4: behind a Target Transfer Tag the LUN is the command's; without one it is reserved.
+#[test]
+fn a_data_out_of_another_lun_is_refused() {
+    let p = parameters();
+    let mut mover = target(&p);
+    write(&mut mover, &p, 3000, 500, false, 3000);
+    let other = |bhs: Bhs| DataOut { lun: LUN + 1, ..DataOut::parse(&bhs).unwrap() }.emit();
+    give(&mut mover, &pdu(other(data_out(RESERVED_TAG, 0, 500, true)), &pattern(1, 1024)[500..], &p));
+    assert!(drain(&mut mover).is_empty());
+    let asked = r2ts(&mut mover);
+    give(&mut mover, &pdu(other(data_out(asked[0].ttt, 0, 1024, false)), &[0; 100], &p));
+    assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::WrongLun, .. }]));
+    part(&mut mover, &p, asked[0].ttt, 1, 1124..3000, true);
+    fails(&mut mover, DataError::IncorrectAmountOfData);
 }
 
 #[test]
@@ -178,6 +243,10 @@ fn a_burst_has_the_length_that_was_asked_for() {
         write(&mut mover, &p, 4000, 0, true, 4000);
         let asked = r2ts(&mut mover);
         part(&mut mover, &p, asked[0].ttt, 0, 0..len, is_final);
+        if !is_final {
+            assert!(drain(&mut mover).is_empty());
+            part(&mut mover, &p, asked[0].ttt, 1, len..len, true);
+        }
         fails(&mut mover, DataError::IncorrectAmountOfData);
     }
 }
@@ -203,6 +272,8 @@ fn r2ts_are_fulfilled_in_order() {
     write(&mut mover, &p, 4096, 0, true, 4096);
     let asked = r2ts(&mut mover);
     part(&mut mover, &p, asked[1].ttt, 0, 2048..4096, true);
+    assert!(drain(&mut mover).is_empty());
+    part(&mut mover, &p, asked[0].ttt, 0, 0..2048, true);
     fails(&mut mover, DataError::OutOfSequence);
 }
 
@@ -314,7 +385,7 @@ fn data_that_may_not_land_wait() {
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
         let slice = region.slice(0, 20_000).with_landing(door.clone());
         region.reserve_for_write(0, 20_000).unwrap();
-        mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink: Sink::Region(slice) });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Sink::Region(slice) });
         let asked = r2ts(&mut mover);
         let bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &pattern(1, 20_000), &p);
         door.shut.store(true, Ordering::Relaxed);
@@ -350,7 +421,7 @@ fn bad_data_never_reach_lent_memory() {
     for good in [false, true] {
         give(&mut mover, &pdu(command(ITT, true, false, true, 20_000), &[], &p));
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-        mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink: Sink::Region(region.slice(0, 20_000)) });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Sink::Region(region.slice(0, 20_000)) });
         let asked = r2ts(&mut mover);
         let mut bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &[0xee; 20_000], &p);
         bytes[10_000] ^= u8::from(!good);
@@ -393,16 +464,21 @@ fn a_digest_error_in_a_data_out_fails_the_task_only() {
         give(&mut mover, &pdu(command(ITT, true, false, true, len), &[], &p));
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
         let sink = Sink::Buf(Buf::zeroed(len as usize));
-        mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink });
         let asked = r2ts(&mut mover);
-        let mut bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &pattern(1, len as usize), &p);
+        // Not before the F bit (RFC 7143 7.8).
+        let mut bytes = pdu(data_out(asked[0].ttt, 0, 0, false), &pattern(1, len as usize), &p);
+        *bytes.last_mut().unwrap() ^= 1;
+        give(&mut mover, &bytes);
+        assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::DataDigest, .. }]));
+        let mut bytes = pdu(data_out(asked[0].ttt, 1, 0, true), &[1; 8], &p);
         *bytes.last_mut().unwrap() ^= 1;
         give(&mut mover, &bytes);
         assert!(matches!(
             drain(&mut mover)[..],
             [
+                Notification::GetDataFailed { error: DataError::DigestError, .. },
                 Notification::Malformed { error: MalformedPdu::DataDigest, .. },
-                Notification::GetDataFailed { error: DataError::DigestError, .. }
             ]
         ));
     }
@@ -424,7 +500,7 @@ fn a_command_whose_immediate_data_fail_their_digest_is_not_told() {
         // The same command again, whole.
         give(&mut mover, &good);
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-        mover.get_data(GetData { task: TASK, lun: 0, itt: ITT, sink: Sink::Buf(Buf::zeroed(len as usize)) });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Sink::Buf(Buf::zeroed(len as usize)) });
         let told = drain(&mut mover);
         let [Notification::GetDataComplete { sink: Sink::Buf(buf), .. }] = &told[..] else { panic!("{told:?}") };
         assert_eq!(buf[..], pattern(1, len as usize));

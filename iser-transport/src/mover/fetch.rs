@@ -36,6 +36,8 @@ struct Transfer {
     write_begins: u32,
     sink: Option<Sink>,
     read: Read,
+    /// What the initiator did wrong: the transfer fails when its unsolicited data have ended.
+    failed: Option<DataError>,
     /// Tells the reads of this slot apart. It runs on over the slot's uses.
     serial: u32,
 }
@@ -133,7 +135,7 @@ impl<Q: QueuePair> IserMover<Q> {
             transfers.resize_with(usize::from(slot) + 1, Transfer::default);
         }
         if self.target.transfers.get(slot).is_some_and(|transfer| transfer.active) {
-            self.fail_transfer(slot, DataError::IncorrectAmountOfData);
+            self.end_failed(slot, DataError::IncorrectAmountOfData);
         }
         let current = self.target.current.take_if(|current| current.names(itt));
         let tag = current.map(|current| current.tag).or_else(|| self.target.tags.get(itt).copied()).unwrap_or_default();
@@ -291,9 +293,19 @@ impl<Q: QueuePair> IserMover<Q> {
         sink
     }
 
-    /// The initiator broke a rule of this one transfer.
+    /// The initiator broke a rule of this one transfer. That is told when the last of its unsolicited data has come (RFC 7143 11.4.2, 11.17.1).
     #[cold]
     fn fail_transfer(&mut self, slot: u16, error: DataError) {
+        let Some(transfer) = self.target.transfers.get(slot) else { return };
+        let error = *transfer.failed.get_or_insert(error);
+        let itt = transfer.itt;
+        let owed = self.target.tags.get(itt).is_some_and(|tag| tag.unsolicited == Unsolicited::Transfer(slot));
+        if !owed {
+            self.end_failed(slot, error);
+        }
+    }
+
+    fn end_failed(&mut self, slot: u16, error: DataError) {
         let Some(transfer) = self.target.transfers.get(slot) else { return };
         let task = TaskHandle { slot, generation: transfer.generation };
         if let Some(sink) = self.end_transfer(slot) {
@@ -328,7 +340,13 @@ impl<Q: QueuePair> IserMover<Q> {
         let in_order = self.parameters.data_pdu_in_order;
         let Some(slot) = slot else { return Ok(()) };
         let Some(transfer) = self.target.transfers.get(slot) else { return Ok(()) };
-        if let Err(error) = transfer.check_unsolicited(pdu, data.len, in_order) {
+        let checked = match transfer.failed {
+            Some(error) => Err(error),
+            None => transfer.check_unsolicited(pdu, data.len, in_order),
+        };
+        if let Err(error) = checked {
+            // What is dropped is progress all the same.
+            transfer.received = transfer.received.saturating_add(data.len as u32);
             self.fail_transfer(slot, error);
             return Ok(());
         }

@@ -141,6 +141,7 @@ impl Bench {
                 attribute,
                 read,
                 write,
+                unsolicited: write && flags & 0x80 != 0,
                 expected_data_transfer_length: expected,
                 bidirectional_read_length: bidirectional,
                 direct_placement: flags & 4 != 0,

@@ -307,6 +307,7 @@ impl Session {
             attribute: command.attribute,
             read: command.read,
             write: command.write,
+            unsolicited: command.write && !command.is_final,
             expected_data_transfer_length: command.expected_data_transfer_length,
             bidirectional_read_length,
             direct_placement: connection.places_directly(),

@@ -10,8 +10,8 @@ pub(super) fn malformed(error: &MalformedPdu) -> RejectReason {
     match error {
         MalformedPdu::Header(error) => header(error),
         MalformedPdu::DataDigest => RejectReason::DataDigestError,
-        // Note 2 of RFC 7143 11.17.1: an invalid TTT or ITT.
-        MalformedPdu::UnknownTask => RejectReason::InvalidPduField,
+        // Note 2 of RFC 7143 11.17.1: an invalid TTT or ITT, or the LUN that qualifies a TTT.
+        MalformedPdu::UnknownTask | MalformedPdu::WrongLun => RejectReason::InvalidPduField,
         MalformedPdu::Protocol(_) => RejectReason::ProtocolError,
     }
 }

@@ -264,7 +264,10 @@ impl TaskExecutor {
         if let Some(sink) = self.short_write(new) {
             return Step::GetData { sink };
         }
-        let reply = self.accept(new);
+        let mut reply = self.accept(new);
+        if new.unsolicited {
+            reply = self.after_unsolicited(new, reply);
+        }
         self.step(reply)
     }
 
@@ -294,7 +297,7 @@ impl TaskExecutor {
     /// A task that waits for its data ends without them.
     fn end_receiving(&mut self, task: TaskHandle, sense: &Sense) -> Step<'_> {
         let reply = match self.live(task) {
-            Some(work) => self.check_condition(work, sense),
+            Some(work) => self.answer_of(work).unwrap_or_else(|| self.check_condition(work, sense)),
             None => Reply::Pending,
         };
         self.step(reply)

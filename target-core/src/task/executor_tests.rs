@@ -244,6 +244,7 @@ impl Session {
             attribute,
             read: read != 0,
             write: !out.is_empty(),
+            unsolicited: false,
             expected_data_transfer_length: if out.is_empty() { read } else { out.len() as u32 },
             bidirectional_read_length: None,
             direct_placement: self.direct,
@@ -452,6 +453,50 @@ fn data_that_are_no_whole_blocks_are_refused_and_change_nothing() {
     }
 }
 
+/// RFC 7143 11.4.2: the data that are coming unasked are waited for, and dropped; what was wrong is told then, whatever came meanwhile.
+#[test]
+fn an_error_is_told_behind_the_last_of_the_unsolicited_data() {
+    for map in maps() {
+        let mut session = Session::new(&map, 1);
+        let past_the_end = (0, io(opcode::WRITE_10, BLOCKS, 8, 0), AdditionalSense::LBA_OUT_OF_RANGE);
+        let no_unit = (1, io(opcode::WRITE_10, 0, 8, 0), AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+        for (lun, cdb, code) in [past_the_end.clone(), no_unit.clone()] {
+            for arrives in [true, false] {
+                let mut field = [0; 16];
+                field[..cdb.len()].copy_from_slice(&cdb);
+                let task = TaskHandle { slot: 9, generation: 900 };
+                let new = NewTask {
+                    task,
+                    lun: lun << 48,
+                    itt: 9,
+                    cdb: &field,
+                    attribute: TaskAttribute::Simple,
+                    read: false,
+                    write: true,
+                    unsolicited: true,
+                    expected_data_transfer_length: 4096,
+                    bidirectional_read_length: None,
+                    direct_placement: true,
+                };
+                let Asked::Data(sink) = asked(session.executor.start(new)) else { panic!("answered at once") };
+                assert_eq!(sink.len(), 0);
+                // Another command's error in between, and one that waits for nothing of it.
+                session.send(&[0xff; 6], &[]).illegal(AdditionalSense::INVALID_COMMAND_OPERATION_CODE);
+                let ordered = session.on_lun(0, &io(opcode::READ_10, 0, 1, 0), &[], 512, TaskAttribute::Ordered);
+                assert_eq!(ordered.status, Status::Good as u8);
+                let step = if arrives {
+                    session.executor.data_arrived(task, sink)
+                } else {
+                    session.executor.data_failed(task, sink, DataError::OutOfSequence)
+                };
+                let Asked::Done(done, None) = asked(step) else { panic!("not answered") };
+                done.illegal(code);
+            }
+        }
+        assert_eq!(session.executor.buffered(), 0);
+    }
+}
+
 #[test]
 fn a_length_without_a_direction_is_refused() {
     for map in maps() {
@@ -467,6 +512,7 @@ fn a_length_without_a_direction_is_refused() {
                 attribute: TaskAttribute::Simple,
                 read: false,
                 write: false,
+                unsolicited: false,
                 expected_data_transfer_length: 4096,
                 bidirectional_read_length: None,
                 direct_placement: true,
@@ -550,6 +596,7 @@ fn an_atomic_command_waits_for_another_sessions_write() {
         attribute: TaskAttribute::Simple,
         read: false,
         write: true,
+        unsolicited: false,
         expected_data_transfer_length: 512,
         bidirectional_read_length: None,
         direct_placement: true,
@@ -599,6 +646,7 @@ fn a_write_is_later_than_what_was_unmapped_while_its_data_came() {
             attribute: TaskAttribute::Simple,
             read: false,
             write: true,
+            unsolicited: false,
             expected_data_transfer_length: 8192,
             bidirectional_read_length: None,
             direct_placement: true,
@@ -1057,6 +1105,7 @@ fn broken_transfers_have_their_sense_data() {
             attribute: TaskAttribute::Untagged,
             read: false,
             write: true,
+            unsolicited: false,
             expected_data_transfer_length: 512,
             bidirectional_read_length: None,
             direct_placement: true,

@@ -120,6 +120,8 @@ pub struct NewTask<'a> {
     pub read: bool,
     /// W bit.
     pub write: bool,
+    /// Data are coming unasked in PDUs of their own: the F bit is clear.
+    pub unsolicited: bool,
     /// Expected Data Transfer Length in bytes.
     pub expected_data_transfer_length: u32,
     /// Bytes of the read part when both bits are set (RFC 7143 11.2.2.4).

@@ -35,7 +35,7 @@ impl TaskExecutor {
             if let Sink::Buf(buf) = sink {
                 self.buffers.give(buf);
             }
-            return Reply::Pending;
+            return self.live(task).and_then(|work| self.answer_of(work)).unwrap_or(Reply::Pending);
         };
         let placeholder = State::Blocked(Waiting { cdb: [0; CDB], len: 0 });
         let state = core::mem::replace(&mut self.slots[work.slot].state, placeholder);

@@ -1,7 +1,10 @@
 //! The task table's entries.
 
+use alloc::boxed::Box;
+
 use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::pdu::{Residual, TaskAttribute};
+use iscsi_proto::scsi::{SenseBytes, Status};
 
 use super::NewTask;
 use super::job::Job;
@@ -96,7 +99,19 @@ pub(super) enum State {
     Gated(Job),
     /// Has an operation at the store.
     Running(Job),
+    /// Is over, but for its answer: that waits for the end of data that come unasked.
+    Over(Box<Answer>),
 }
+
+/// The answer to a task that is over.
+pub(super) struct Answer {
+    pub(super) status: Status,
+    pub(super) residuals: (Residual, Residual),
+    pub(super) sense: SenseBytes,
+}
+
+/// The place of a task in the list of LUNs that is on none of them, or not any more.
+pub(super) const NOWHERE: u16 = u16::MAX;
 
 /// Whether others may have to wait for a task because of what it is.
 pub(super) fn is_barrier(attribute: TaskAttribute) -> bool {

@@ -1,10 +1,15 @@
 //! The task table: who is in it, who waits for whom (SAM-5 8.6), and how a task leaves it.
 
+use alloc::boxed::Box;
+
+use iscsi_memory::Buf;
+use iscsi_proto::datamover::Sink;
 use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::scsi::{Sense, SenseFormat, Status};
 
+use super::NewTask;
 use super::executor::{Data, Reply, TaskExecutor, Work};
-use super::slot::{State, Transfer};
+use super::slot::{Answer, NOWHERE, State, Transfer};
 
 impl TaskExecutor {
     /// Whether older tasks, or HEAD OF QUEUE ones, keep a task from running.
@@ -101,6 +106,32 @@ impl TaskExecutor {
         let wanted_out = self.slots[work.slot].wanted_out;
         self.leave(work.slot);
         Reply::Respond { data: Data::None, status: Status::Good, residuals: work.transfer.residuals(0, wanted_out) }
+    }
+
+    /// An answer waits for the last of the data that come unasked (RFC 7143 11.4.2): they are taken, and dropped.
+    #[cold]
+    pub(super) fn after_unsolicited(&mut self, new: &NewTask<'_>, reply: Reply) -> Reply {
+        let (status, residuals) = match &reply {
+            Reply::Respond { data: Data::None | Data::Parameters(0), status, residuals } => (*status, *residuals),
+            _ => return reply,
+        };
+        let Some(slot) = self.slots.get_mut(usize::from(new.task.slot)).filter(|slot| slot.is_free()) else {
+            return reply;
+        };
+        // It is over: it holds nothing of its LUN, and nobody waits for it.
+        slot.generation = new.task.generation;
+        slot.lun = NOWHERE;
+        slot.state = State::Over(Box::new(Answer { status, residuals, sense: self.sense }));
+        Reply::GetData(Sink::Buf(Buf::zeroed(0)))
+    }
+
+    /// The answer of a task that is over. It leaves the table.
+    pub(super) fn answer_of(&mut self, work: Work) -> Option<Reply> {
+        let State::Over(answer) = &self.slots[work.slot].state else { return None };
+        let (status, residuals) = (answer.status, answer.residuals);
+        self.sense = answer.sense;
+        self.leave(work.slot);
+        Some(Reply::Respond { data: Data::None, status, residuals })
     }
 
     /// No room for the task's data now (SAM-5 5.3.1: TASK SET FULL while the initiator has other tasks).

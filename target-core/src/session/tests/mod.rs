@@ -7,6 +7,7 @@ mod login;
 mod numbering;
 mod peer;
 mod upkeep;
+mod write_data;
 
 use alloc::boxed::Box;
 use alloc::string::String;
