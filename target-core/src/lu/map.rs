@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::LogicalUnit;
+use super::users::Users;
 use crate::lock::Lock;
+use crate::registry::Registry;
 
 /// One LUN of a [`LunMap`].
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct LunMap {
     /// Sorted by number.
     luns: Lock<Arc<[MappedLun]>>,
     generation: AtomicU64,
+    /// Whose sessions see it.
+    users: Users,
 }
 
 /// The largest LUN of the flat space addressing method (SAM-5 4.7.7.4).
@@ -51,7 +55,7 @@ impl LunMapBuilder {
     /// The map.
     #[must_use]
     pub fn build(self) -> LunMap {
-        LunMap { luns: Lock::new(self.0.into()), generation: AtomicU64::new(0) }
+        LunMap { luns: Lock::new(self.0.into()), ..LunMap::default() }
     }
 }
 
@@ -99,8 +103,24 @@ impl LunMap {
         let mut luns = self.luns.lock();
         let mut changed = luns.to_vec();
         change(&mut changed);
+        // Before anybody sees it.
+        for user in self.users.present() {
+            for lun in &changed {
+                lun.unit.users().add(&user);
+            }
+        }
         *luns = changed.into();
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Sessions of `registry` see it from now on: resets of its units reach them, of those too that come later.
+    pub(crate) fn join(&self, registry: &Arc<Registry>) {
+        let luns = self.luns.lock();
+        if self.users.add(registry) {
+            for lun in luns.iter() {
+                lun.unit.users().add(registry);
+            }
+        }
     }
 
     /// Grows with each change.

@@ -16,6 +16,7 @@ mod attributes;
 mod gate;
 mod identity;
 mod map;
+mod users;
 
 pub use attention::UnitAttention;
 pub use attributes::UnitAttributes;
@@ -136,6 +137,7 @@ pub struct LogicalUnit {
     stopped: AtomicBool,
     attentions: attention::AttentionLog,
     gate: WriteGate,
+    users: users::Users,
 }
 
 impl core::fmt::Debug for LogicalUnit {
@@ -181,6 +183,7 @@ impl LogicalUnit {
             stopped: AtomicBool::new(false),
             attentions: attention::AttentionLog::new(UnitAttributes::default().known_nexuses),
             gate: WriteGate::new(),
+            users: users::Users::default(),
         })
     }
 
@@ -336,6 +339,11 @@ impl LogicalUnit {
     #[inline]
     pub(crate) fn attentions(&self) -> &attention::AttentionLog {
         &self.attentions
+    }
+
+    /// Whose sessions use it.
+    pub(crate) fn users(&self) -> &users::Users {
+        &self.users
     }
 
     #[inline]

@@ -1,10 +1,11 @@
 //! Who is logged in: the one place that all workers share besides the configuration and the logical units.
 //!
 //! It is locked at accept, login, logout, shutdown and by task management that reaches beyond one session. Sessions reach each other only through it,
-//! by events in their mailboxes.
+//! by events in their mailboxes; those of several servers of a process through the logical units that they share (`reach`).
 
 mod event;
 mod mailbox;
+mod reach;
 mod session_entry;
 mod unfinished;
 
@@ -17,11 +18,12 @@ use core::time::Duration;
 use iscsi_proto::pdu::LoginStatus;
 
 use crate::lock::Lock;
-use crate::lu::{LogicalUnit, NexusId, UnitAttention};
+use crate::lu::NexusId;
 
 pub use event::Event;
 pub use mailbox::EndCause;
 pub(crate) use mailbox::{Barrier, Mailbox, SessionEvent, Ticket, Tickets};
+pub(crate) use reach::Reach;
 pub(crate) use session_entry::NewSession;
 pub use session_entry::{Carrier, SessionEntry, SessionInfo};
 pub(crate) use unfinished::Departure;
@@ -165,7 +167,11 @@ impl Registry {
     ///
     /// # Errors
     /// The status to refuse the login with.
-    pub(crate) fn enter(&self, new: NewSession, barrier: &Arc<Barrier>) -> Result<Arc<SessionEntry>, LoginStatus> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        new: NewSession,
+        barrier: &Arc<Barrier>,
+    ) -> Result<Arc<SessionEntry>, LoginStatus> {
         let mut inner = self.inner.lock();
         if inner.stopping.is_some() {
             return Err(LoginStatus::SERVICE_UNAVAILABLE);
@@ -202,6 +208,10 @@ impl Registry {
         let entry = Arc::new(SessionEntry::new(NexusId::unique(), tsih, new));
         inner.sessions.push(Member { entry: entry.clone(), replaced: false });
         drop(inner);
+        // Before its first task.
+        if let Some((_, _, luns)) = &entry.session.normal {
+            luns.join(self);
+        }
         for old in older {
             old.mailbox.post(SessionEvent::End { cause: EndCause::Reinstated, ticket: barrier.ticket() });
         }
@@ -259,33 +269,12 @@ impl Registry {
         }
     }
 
-    /// Has every session but `except` abort its tasks on `units`, those too that are ending or replaced; `barrier` opens when nothing of them can change
-    /// the units any more. The initiators whose tasks are aborted hear of `attention`.
-    pub(crate) fn abort(
-        &self,
-        except: NexusId,
-        units: &Arc<[Arc<LogicalUnit>]>,
-        attention: Option<UnitAttention>,
-        barrier: &Arc<Barrier>,
-    ) {
-        // Whether a session has tasks there it knows itself: its LUN map may have changed since they came.
-        for session in self.others(except) {
-            session.mailbox.post(SessionEvent::Abort { attention, ticket: barrier.ticket_of(units) });
-        }
-    }
-
+    /// Sessions but `except`, those too that are ending or replaced.
     fn others(&self, except: NexusId) -> Vec<Arc<SessionEntry>> {
         self.inner.with(|inner| {
             let others = inner.sessions.iter().filter(|member| member.entry.id != except);
             others.map(|member| member.entry.clone()).collect()
         })
-    }
-
-    /// Ends every session with the target node `name`, but `except`.
-    pub(crate) fn end_all(&self, except: NexusId, name: &str, cause: EndCause, barrier: &Arc<Barrier>) {
-        for session in self.others(except).iter().filter(|session| session.target_name() == Some(name)) {
-            session.mailbox.post(SessionEvent::End { cause, ticket: barrier.ticket() });
-        }
     }
 
     /// Lets nobody in any more, asks those who are in to log out, and has them end after `grace` at the latest.

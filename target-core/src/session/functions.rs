@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::session::Session;
 use super::task_table::{Flags, Task};
 use crate::lu::{LogicalUnit, UnitAttention};
-use crate::registry::{Barrier, EndCause};
+use crate::registry::{Barrier, EndCause, Reach};
 
 /// The functions in progress in one session.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ enum State {
         /// Whose operations: of one LUN, or all.
         lun: Option<u64>,
         /// Other sessions.
-        others: Option<Arc<Barrier>>,
+        others: Option<Others>,
         /// How long for data that the initiator still owes.
         owed_until: Instant,
         /// How long in all.
@@ -45,6 +45,13 @@ enum State {
         /// What then.
         then: Then,
     },
+}
+
+/// Other sessions that a function waits for.
+#[derive(Debug)]
+struct Others {
+    gone: Arc<Barrier>,
+    reach: Reach,
 }
 
 #[derive(Debug, Clone)]
@@ -242,7 +249,6 @@ impl Session {
 
     /// Aborts what a function covers, here and in other sessions.
     fn begin<M: Datamover>(&mut self, connection: &mut Connection<M>, request: TaskManagementRequest) {
-        let registry = self.target.registry.clone();
         let (lun, units, then): (Option<u64>, Vec<_>, _) = match (request.function, self.unit(request.lun)) {
             (Ok(TaskFunction::AbortTaskSet), _) => (Some(request.lun), Vec::new(), Then::Respond),
             (Ok(TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset), Some(unit)) => {
@@ -269,14 +275,15 @@ impl Session {
                 units.iter().for_each(|unit| unit.reset(cause));
             }
             let cleared = reset.is_none().then_some(UnitAttention::CommandsCleared);
-            let barrier = Barrier::new(self.entry.mailbox.clone());
-            registry.abort(self.entry.id, &units.into(), cleared, &barrier);
+            let gone = Barrier::new(self.entry.mailbox.clone());
+            let reach = Reach::of(units.into());
+            reach.abort(self.entry.id, cleared, &gone);
             if matches!(then, Then::ColdReset)
                 && let Some((node, ..)) = &self.entry.session.normal
             {
-                registry.end_all(self.entry.id, node.name().as_str(), EndCause::ColdReset, &barrier);
+                reach.end_all(self.entry.id, node.name().as_str(), EndCause::ColdReset, &gone);
             }
-            others = Some(barrier);
+            others = Some(Others { gone, reach });
         }
         self.abort_done(connection.now, &request, lun, others, then);
     }
@@ -291,7 +298,7 @@ impl Session {
         now: Instant,
         request: &TaskManagementRequest,
         lun: Option<u64>,
-        others: Option<Arc<Barrier>>,
+        others: Option<Others>,
         then: Then,
     ) {
         let limits = &self.target.limits;
@@ -330,9 +337,9 @@ impl Session {
                     let owed =
                         |task: &Task| task.flags.has(Flags::ABORTED) && lun.is_none_or(|lun| same_lun(task.lun, lun));
                     let owes = self.commands.tasks.search(0, owed).is_some();
-                    let others_gone = others.as_ref().is_none_or(|others| others.is_open());
-                    if !others_gone {
-                        self.target.registry.hurry_unfinished(&connection.waker);
+                    let others_gone = others.as_ref().is_none_or(|others| others.gone.is_open());
+                    if !others_gone && let Some(others) = others {
+                        others.reach.hurry_unfinished(&connection.waker);
                     }
                     let gone = connection.mover.is_drained()
                         && others_gone

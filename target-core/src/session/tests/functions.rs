@@ -11,14 +11,14 @@ use crate::node::{Acl, Attributes};
 use crate::registry::EndCause;
 use crate::session::{EndReason, Limits};
 
-fn ready(world: &World, initiator: &str) -> Peer {
+pub(super) fn ready(world: &World, initiator: &str) -> Peer {
     let mut peer = world.logged_in(initiator);
     peer.clear_attention(0);
     peer.clear_attention(1);
     peer
 }
 
-fn run(peer: &mut Peer, function: TaskFunction, lun: u16, itt: u32) {
+pub(super) fn run(peer: &mut Peer, function: TaskFunction, lun: u16, itt: u32) {
     let request = peer.task_function(function, lun, itt);
     peer.send(request.emit(), &[]);
 }

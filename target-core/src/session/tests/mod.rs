@@ -6,6 +6,7 @@ mod gates;
 mod login;
 mod numbering;
 mod peer;
+mod servers;
 mod upkeep;
 mod write_data;
 
@@ -90,6 +91,7 @@ impl Backstore for Gated {
 pub(super) struct World {
     pub(super) target: Arc<Target>,
     pub(super) stores: [Arc<Gated>; 2],
+    units: [Arc<LogicalUnit>; 2],
 }
 
 impl World {
@@ -99,10 +101,28 @@ impl World {
 
     pub(super) fn with(limits: Limits, node: impl Fn(TargetNodeBuilder) -> TargetNodeBuilder) -> Self {
         let stores = [Gated::new(), Gated::new()];
-        let mut builder = TargetNode::builder().name(TARGET).alias("test").portal(peer::LOCAL.parse().unwrap()).open();
-        for (number, store) in stores.iter().enumerate() {
+        let unit = |number: usize| {
             let identity = Identity::from_seed(&std::format!("disk {number}"));
-            builder = builder.lun(number as u16, Arc::new(LogicalUnit::new(store.clone(), identity).unwrap()));
+            Arc::new(LogicalUnit::new(stores[number].clone(), identity).unwrap())
+        };
+        let units = [unit(0), unit(1)];
+        Self { target: Self::serve(&units, limits, node), stores, units }
+    }
+
+    /// Another server of the same logical units.
+    pub(super) fn beside(&self, node: impl Fn(TargetNodeBuilder) -> TargetNodeBuilder) -> Self {
+        let target = Self::serve(&self.units, self.target.limits().clone(), node);
+        Self { target, stores: self.stores.clone(), units: self.units.clone() }
+    }
+
+    fn serve(
+        units: &[Arc<LogicalUnit>],
+        limits: Limits,
+        node: impl Fn(TargetNodeBuilder) -> TargetNodeBuilder,
+    ) -> Arc<Target> {
+        let mut builder = TargetNode::builder().name(TARGET).alias("test").portal(peer::LOCAL.parse().unwrap()).open();
+        for (number, unit) in units.iter().enumerate() {
+            builder = builder.lun(number as u16, unit.clone());
         }
         let hidden = TargetNode::builder()
             .name("iqn.2026-11.example:hidden")
@@ -110,7 +130,7 @@ impl World {
             .attributes(crate::node::Attributes { authentication: false, ..crate::node::Attributes::default() })
             .acl(Acl::new(OTHER));
         let config = TargetConfig::builder().node(node(builder)).node(hidden).build().unwrap();
-        Self { target: Target::new(config, limits), stores }
+        Target::new(config, limits)
     }
 
     pub(super) fn connect(&self) -> peer::Peer {

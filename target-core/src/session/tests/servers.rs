@@ -1,0 +1,141 @@
+//! One logical unit in two servers of a process: what a function of one reaches in the other.
+
+use core::task::Waker;
+use core::time::Duration;
+
+use iscsi_proto::pdu::{Opcode, TaskFunction, TaskResponse};
+
+use super::functions::{ready, run};
+use super::{ME, OTHER, World};
+use crate::registry::EndCause;
+use crate::session::{EndReason, Limits};
+
+fn patient() -> World {
+    World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node)
+}
+
+#[test]
+fn a_function_reaches_the_tasks_of_another_server() {
+    for (function, code) in [
+        (TaskFunction::ClearTaskSet, (0x2f, 0)),
+        (TaskFunction::LogicalUnitReset, (0x29, 3)),
+        (TaskFunction::TargetWarmReset, (0x29, 2)),
+    ] {
+        let world = World::new();
+        let (mut peer, beside) = (ready(&world, ME), world.beside(|node| node.name("iqn.2026-11.example:beside")));
+        let mut other = beside.connect();
+        other.log_in(OTHER, "iqn.2026-11.example:beside");
+        other.clear_attention(0);
+        world.stores[0].shut();
+        other.write(1, 0, &[9; 512]);
+        run(&mut peer, function, 0, 50);
+        peer.expect_nothing();
+        other.wake();
+        peer.wake();
+        peer.expect_nothing();
+        world.stores[0].open();
+        other.wake();
+        other.expect_nothing();
+        peer.wake();
+        assert_eq!(peer.function_response(50), TaskResponse::Complete);
+        other.read(2, 0);
+        assert_eq!(other.sense(2), Some(code));
+        other.read(3, 0);
+        assert_eq!(other.status(3), 0);
+    }
+}
+
+/// The other server's session is there as long as its write may land, whether somebody looks after it or not.
+#[test]
+fn a_reset_waits_for_what_a_connection_of_another_server_left_behind() {
+    for attended in [true, false] {
+        let world = patient();
+        let (mut peer, beside) = (ready(&world, ME), world.beside(|node| node));
+        let mut other = ready(&beside, OTHER);
+        world.stores[0].shut();
+        other.write(1, 0, &[9; 512]);
+        drop(other);
+        run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+        if attended {
+            beside.target.registry().poll_unfinished(Waker::noop());
+        }
+        peer.wake();
+        peer.expect_nothing();
+        world.stores[0].open();
+        if attended {
+            assert_eq!(beside.target.registry().poll_unfinished(Waker::noop()), 0);
+        }
+        peer.wake();
+        assert_eq!(peer.function_response(50), TaskResponse::Complete);
+        assert!(beside.target.registry().sessions().is_empty());
+    }
+}
+
+/// A store that holds on to the other server's write: the answer is honest.
+#[test]
+fn a_reset_is_not_complete_while_another_server_has_a_write_at_the_store() {
+    let world = patient();
+    let (mut peer, beside) = (ready(&world, ME), world.beside(|node| node));
+    let mut other = ready(&beside, OTHER);
+    world.stores[0].shut();
+    other.write(1, 0, &[9; 512]);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    other.wake();
+    peer.pass(Duration::from_secs(29));
+    peer.expect_nothing();
+    peer.pass(Duration::from_secs(2));
+    assert_eq!(peer.function_response(50), TaskResponse::Rejected);
+    // It may still land, and nobody may write over it until it has.
+    peer.clear_attention(0);
+    peer.write(2, 0, &[8; 512]);
+    peer.expect_nothing();
+    world.stores[0].open();
+    other.wake();
+    peer.wake();
+    assert_eq!(peer.status(2), 0);
+    peer.read(3, 0);
+    assert!(peer.expect(Opcode::DataIn).data.iter().all(|byte| *byte == 8));
+}
+
+#[test]
+fn a_cold_reset_ends_the_sessions_of_its_target_in_every_server() {
+    let world = World::new();
+    let (mut peer, same) = (ready(&world, ME), world.beside(|node| node));
+    let another = world.beside(|node| node.name("iqn.2026-11.example:another"));
+    let mut other = ready(&same, OTHER);
+    let mut stranger = another.connect();
+    stranger.log_in(OTHER, "iqn.2026-11.example:another");
+    stranger.clear_attention(0);
+    run(&mut peer, TaskFunction::TargetColdReset, 0, 50);
+    other.wake();
+    assert_eq!(other.end(), Some(&EndReason::Told(EndCause::ColdReset)));
+    stranger.wake();
+    assert_eq!(stranger.end(), None);
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    assert_eq!(peer.end(), Some(&EndReason::ColdReset));
+    stranger.read(1, 0);
+    assert_eq!(stranger.sense(1), Some((0x29, 2)));
+}
+
+/// A LUN that is mapped while sessions are there joins their servers too.
+#[test]
+fn a_unit_that_was_mapped_later_is_reached_as_well() {
+    let world = World::new();
+    let beside = World::new();
+    let (mut peer, mut other) = (ready(&world, ME), ready(&beside, OTHER));
+    let unit = world.units[0].clone();
+    beside.target.config().nodes()[0].luns().insert(5, unit, false);
+    other.clear_attention(5);
+    world.stores[0].shut();
+    other.write(1, 5, &[9; 512]);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    other.wake();
+    peer.wake();
+    peer.expect_nothing();
+    world.stores[0].open();
+    other.wake();
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    other.expect_nothing();
+}
