@@ -4,6 +4,7 @@ mod discovery;
 mod functions;
 mod gates;
 mod login;
+mod luns;
 mod numbering;
 mod peer;
 mod servers;
