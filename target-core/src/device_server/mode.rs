@@ -36,6 +36,7 @@ fn pages(request: &Request<'_>, control: PageControl) -> [ModePage; 5] {
             software_write_protect: bits & mode_bits::SWP != 0,
             // Commands may be reordered, as far as task attributes allow (SPC-5 7.5.10); one task set for all I_T nexuses.
             queue_algorithm: base(1),
+            task_aborted_status: !mask && unit.attributes().emulate_tas,
             ..Control::default()
         }),
         ModePage::ControlExtension(ControlExtension {

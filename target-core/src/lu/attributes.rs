@@ -8,6 +8,10 @@ pub struct UnitAttributes {
     pub stop_unit: bool,
     /// MODE SELECT may change what all initiators share: SWP and D_SENSE of the Control mode page. Default true.
     pub mode_select: bool,
+    /// TAS of the Control mode page (SPC-5 7.5.10), by LIO's name: whoever loses tasks to another I_T nexus's function is told by the status TASK ABORTED
+    /// for each of them, once nothing of it is under way. After a reset the unit attention is there all the same; after CLEAR TASK SET the status
+    /// replaces it. Default false: the unit attention alone tells, and an initiator may wait for its tasks until its own time limit.
+    pub emulate_tas: bool,
     /// OPTIMAL UNMAP GRANULARITY of the Block Limits VPD page in blocks, by LIO's name; 0 tells none. Default `None`: the store's own where it is below
     /// 4096 bytes, else 0. From 4096 bytes on, QEMU's driver keeps a map of what is allocated, and a stale entry of it makes a guest read zeroes where
     /// its data are. Linux takes the granularity of its discards from the physical block.
@@ -19,6 +23,6 @@ pub struct UnitAttributes {
 
 impl Default for UnitAttributes {
     fn default() -> Self {
-        Self { stop_unit: false, mode_select: true, unmap_granularity: None, known_nexuses: 1024 }
+        Self { stop_unit: false, mode_select: true, emulate_tas: false, unmap_granularity: None, known_nexuses: 1024 }
     }
 }

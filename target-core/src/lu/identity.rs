@@ -29,7 +29,8 @@ pub struct Identity {
 pub const MAX_SERIAL: usize = 64;
 
 impl Identity {
-    /// Serial number and NAA designator made from `seed`, for instance the target's name and the LUN: the same seed gives the same identity.
+    /// Serial number and NAA designator made from `seed`, for instance the target's name and the LUN: the same seed gives the same identity. A disk that
+    /// forgets its data with each start of the program can have another identity each time by a seed with a number of that start.
     ///
     /// The designator is of the format IEEE Registered Extended (NAA 6h, SPC-5 7.7.6.6.5). Its company identifier is a locally administered one,
     /// because an embedded stack has none of its own.

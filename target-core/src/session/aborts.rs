@@ -3,15 +3,15 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iscsi_proto::datamover::{Datamover, TaskHandle};
-use iscsi_proto::pdu::AsyncEvent;
-use iscsi_proto::scsi::Lun;
+use iscsi_proto::datamover::{Datamover, Source, TaskHandle, TaskStatus};
+use iscsi_proto::pdu::{AsyncEvent, Residual};
+use iscsi_proto::scsi::{Lun, Status};
 
 use super::connection::Connection;
 use super::functions::lun_number;
-use super::session::Session;
+use super::session::{MAX_WINDOW, Session};
 use super::task_table::{Flags, Task};
-use crate::lu::UnitAttention;
+use crate::lu::{LogicalUnit, UnitAttention};
 use crate::registry::Ticket;
 
 impl Session {
@@ -75,6 +75,7 @@ impl Session {
         attention: Option<UnitAttention>,
         ticket: Ticket,
     ) {
+        let tells = |unit: &LogicalUnit| unit.attributes().emulate_tas;
         let units = ticket.units().unwrap_or_default();
         let numbers: Vec<_> = match &self.entry.session.normal {
             Some((_, _, luns)) => luns
@@ -88,8 +89,13 @@ impl Session {
         let mut hit = Vec::new();
         for handle in tasks {
             if let Some(task) = self.commands.tasks.get_mut(handle) {
-                hit.extend(lun_number(task.lun));
+                let (lun, itt) = (task.lun, task.itt);
+                hit.extend(lun_number(lun));
                 self.abort_now(connection, handle);
+                let told = numbers.iter().any(|(number, unit)| tells(unit) && Some(*number) == lun_number(lun));
+                if told && self.terminated.len() < usize::from(MAX_WINDOW) {
+                    self.terminated.push((lun, itt));
+                }
             }
         }
         let aborted = |task: &Task| task.flags.has(Flags::ABORTED);
@@ -98,7 +104,9 @@ impl Session {
         self.abort_where(connection, false, |task| aborted(task) && on_them(task));
         connection.announce(&self.commands.window);
         for (number, unit) in numbers.iter().filter(|(number, _)| hit.contains(number)) {
-            if let (Some(attention), Some(executor)) = (attention, &mut self.executor) {
+            if let (Some(attention), Some(executor)) = (attention, &mut self.executor)
+                && !tells(unit)
+            {
                 executor.add_attention(unit, attention);
             }
             // RFC 7143 4.2.3.4 d, 4.2.3.5: the initiator is to stop its data.
@@ -108,5 +116,25 @@ impl Session {
             }
         }
         self.tickets.push(ticket);
+    }
+
+    /// Answers the tasks that another nexus's function has ended, as soon as nothing of them is under way (SAM-5 5.3.1, 5.6).
+    #[cold]
+    pub(super) fn tell_terminated<M: Datamover>(&mut self, connection: &mut Connection<M>) {
+        let mut at = 0;
+        while let Some((lun, itt)) = self.terminated.get(at).copied() {
+            if self.executor.as_ref().is_some_and(|executor| executor.busy(Some(lun)) != 0) {
+                at += 1;
+                continue;
+            }
+            self.terminated.remove(at);
+            let status = TaskStatus {
+                status: Status::TaskAborted.to_byte(),
+                residual: Residual::None,
+                bidirectional_read_residual: Residual::None,
+                sense: &[],
+            };
+            self.commands.respond(connection, (lun, itt), 0, Source::None, status);
+        }
     }
 }

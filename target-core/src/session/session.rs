@@ -4,6 +4,7 @@
 //! method that needs one is given the one that it is about, so that several can carry a session without another word here.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::task::Waker;
 
 use iscsi_proto::datamover::{Datamover, Sink, Source, TaskHandle, TaskStatus};
@@ -36,6 +37,8 @@ pub(super) struct Session {
     pub(super) held: HeldRequests,
     /// Other sessions that wait until aborted operations of ours have ended.
     pub(super) tickets: Tickets,
+    /// LUN and tag of tasks that others have ended, where that is told by status, and that is still to be said.
+    pub(super) terminated: Vec<(u64, u32)>,
 }
 
 /// The commands that were taken. What a task's step changes of the session, apart from the executor, which the step borrows.
@@ -162,6 +165,7 @@ impl Session {
             functions: Functions::default(),
             held: HeldRequests::new(limits.held_bytes),
             tickets: Tickets::new(),
+            terminated: Vec::new(),
             entry,
             target,
         }
@@ -245,6 +249,9 @@ impl Session {
             if !steps {
                 break;
             }
+        }
+        if !self.terminated.is_empty() && connection.mover.is_drained() {
+            self.tell_terminated(connection);
         }
         if !self.functions.is_empty() {
             self.poll_functions(connection)?;

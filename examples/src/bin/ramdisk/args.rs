@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use examples::ending::EXIT_CODES;
 
+use crate::attributes;
+
 /// A remote RAM disk: this machine's memory as a disk for other machines, over iSCSI.
 #[derive(Debug, Parser)]
 #[command(name = "ramdisk", version, after_help = EXIT_CODES)]
@@ -21,16 +23,19 @@ pub(crate) enum Job {
     Demo(DemoArgs),
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
+const ORDER: &str = "\
 Targets and LUNs go together in order: a --lun belongs to the --target before it. With nothing given there is one target with a made-up name,
-one 1 GiB RAM LUN and the portal 127.0.0.1:3260.
+one 1 GiB RAM LUN and the portal 127.0.0.1:3260.";
 
+const EXAMPLES: &str = "\
 Examples:
   ramdisk serve
   ramdisk serve --portal 0.0.0.0:3260 --target iqn.2026-11.example.ramdisk:disks --lun 50G --lun file:/srv/disk.img
   ramdisk serve --portal 0.0.0.0:3260,iser --lun 50G
-  ramdisk serve --chap alice:a-secret-of-12-bytes --mutual-chap ramdisk:another-12-bytes --initiator iqn.1993-08.org.debian:01:host")]
+  ramdisk serve --chap alice:a-secret-of-12-bytes --mutual-chap ramdisk:another-12-bytes --initiator iqn.1993-08.org.debian:01:host";
+
+#[derive(Debug, Args)]
+#[command(after_help = format!("{ORDER}\n\n{}\n\n{EXAMPLES}", attributes::HELP))]
 pub(crate) struct ServeArgs {
     /// Listen on this address, with `,iser` for iSER beside TCP; may be given again. Port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT[,iser]")]
@@ -59,7 +64,14 @@ pub(crate) struct ServeArgs {
     /// Initiators may read only.
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// Take the configuration from a TOML file; the other options add to it.
+    /// Set an attribute, see below; may be given again.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) attribute: Vec<String>,
+    /// RAM LUNs have another serial number and designator with each start, so that no initiator takes an empty disk for the one that it knew.
+    #[arg(long)]
+    pub(crate) identity_per_start: bool,
+    /// Take the configuration from a TOML file, whose keys are the long options with `_` for `-` (`[[target]]` has `name` and `lun`); the other
+    /// options add to it.
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,
     /// Show IOPS, throughput and latency of each session, and what RDMA moved, every second.

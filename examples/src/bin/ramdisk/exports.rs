@@ -1,5 +1,7 @@
 //! From a layout to stores, logical units and the target's configuration.
 
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use iscsi_proto::name::IscsiName;
 use target_core::lu::{Identity, LogicalUnit};
-use target_core::node::{Acl, Attributes, Portal, PortalGroup, TargetConfig, TargetNode};
+use target_core::node::{Acl, Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::store::{Backstore, FileOptions, FileStore, NullStore, RamStore};
 
 use crate::layout::{Account, Layout, PortalSpec, StoreSpec, TargetLayout};
@@ -35,15 +37,14 @@ fn open(
     })
 }
 
-/// A logical unit whose lasting names follow from the target's name and the LUN.
-pub(crate) fn logical_unit(
-    store: Arc<dyn Backstore>,
-    product: &str,
-    target: &str,
-    lun: usize,
-) -> Result<Arc<LogicalUnit>, Ending> {
-    let identity = Identity::from_seed(&format!("{target},{lun}")).with_product(product);
-    Ok(Arc::new(LogicalUnit::new(store, identity).map_err(failed)?))
+/// A logical unit whose lasting names follow from `seed`: the target's name and the LUN.
+pub(crate) fn logical_unit(store: Arc<dyn Backstore>, product: &str, seed: &str) -> Result<LogicalUnit, Ending> {
+    LogicalUnit::new(store, Identity::from_seed(seed).with_product(product)).map_err(failed)
+}
+
+/// A number that another start of the program does not have.
+fn this_start() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 fn account(account: &Account, mutual: Option<&Account>) -> ChapAccount {
@@ -71,7 +72,7 @@ fn node(
     portals: &[(SocketAddr, bool)],
     memory: &Arc<MemoryBudget>,
 ) -> Result<target_core::node::TargetNodeBuilder, Ending> {
-    let mut attributes = Attributes::open();
+    let mut attributes = layout.attributes.node;
     attributes.authentication = !layout.chap.is_empty();
     attributes.generate_node_acls = layout.initiators.is_empty();
     let group = portals.iter().fold(PortalGroup::new(1), |group, (address, iser)| {
@@ -87,7 +88,12 @@ fn node(
     }
     for (lun, spec) in target.luns.iter().enumerate() {
         let (store, product) = open(spec, layout.read_only, memory)?;
-        let unit = logical_unit(store, product, name, lun)?;
+        let mut seed = format!("{name},{lun}");
+        if layout.identity_per_start && matches!(spec, StoreSpec::Ram(_)) {
+            let _ = write!(seed, ",{:016x}", this_start());
+        }
+        let unit = logical_unit(store, product, &seed)?;
+        let unit = Arc::new(unit.with_limits(layout.attributes.limits).with_attributes(layout.attributes.unit));
         let number = u16::try_from(lun).map_err(usage)?;
         node = if layout.read_only { node.read_only_lun(number, unit) } else { node.lun(number, unit) };
     }
@@ -140,6 +146,41 @@ pub(crate) fn configure(layout: &Layout) -> Result<TargetConfig, Ending> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn serials(layout: &Layout) -> Vec<String> {
+        let config = configure(layout).unwrap();
+        config.nodes()[0].luns().iter().map(|lun| lun.unit.identity().serial().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_ram_lun_is_another_disk_with_each_start_where_that_is_asked_for() {
+        let luns = vec![StoreSpec::Ram(1 << 20), StoreSpec::Null(1 << 20)];
+        let targets = vec![TargetLayout { name: Some("iqn.2026-11.example:disk".into()), luns }];
+        let portals = vec![PortalSpec { address: "127.0.0.1:0".into(), iser: false }];
+        let mut layout = Layout { targets, portals, ..Layout::default() };
+        let lasting = serials(&layout);
+        assert_eq!(serials(&layout), lasting);
+        layout.identity_per_start = true;
+        let (first, second) = (serials(&layout), serials(&layout));
+        assert!(first[0] != second[0] && first[0] != lasting[0]);
+        assert_eq!((&first[1], &second[1]), (&lasting[1], &lasting[1]), "only memory is lost");
+    }
+
+    #[test]
+    fn attributes_reach_what_they_are_about() {
+        let mut layout = Layout {
+            targets: vec![TargetLayout { name: None, luns: vec![StoreSpec::Ram(1 << 20)] }],
+            portals: vec![PortalSpec { address: "127.0.0.1:0".into(), iser: false }],
+            ..Layout::default()
+        };
+        for attribute in ["emulate_tas=1", "max_write_same_len=77", "tmr_warm_reset=0"] {
+            layout.attributes.set(attribute).unwrap();
+        }
+        let config = configure(&layout).unwrap();
+        let lun = config.nodes()[0].luns().get(0).unwrap();
+        assert!(lun.unit.attributes().emulate_tas && lun.unit.limits().max_write_same == 77);
+        assert!(!config.nodes()[0].attributes().tmr_warm_reset);
+    }
 
     #[test]
     fn luns_larger_than_the_memory_are_told_of() {

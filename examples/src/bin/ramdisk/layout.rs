@@ -8,6 +8,7 @@ use iscsi_proto::chap::{MAX_SECRET, MIN_SECRET};
 use serde::Deserialize;
 
 use crate::args::{RdmaChoice, ServeArgs};
+use crate::attributes::Attributes;
 
 /// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +116,9 @@ pub(crate) struct Layout {
     pub(crate) mutual_chap: Option<Account>,
     pub(crate) initiators: Vec<String>,
     pub(crate) read_only: bool,
+    pub(crate) attributes: Attributes,
+    /// RAM LUNs are other disks with each start.
+    pub(crate) identity_per_start: bool,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -128,6 +132,8 @@ struct File {
     mutual_chap: Option<String>,
     initiator: Vec<String>,
     read_only: bool,
+    attribute: Vec<String>,
+    identity_per_start: bool,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -151,7 +157,14 @@ impl Layout {
     /// Puts the layout together: the file's part first, the command line's behind it, defaults where neither says anything.
     pub(crate) fn gather(args: &ServeArgs, matches: &ArgMatches) -> Result<Self, Ending> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
-        let mut layout = Self { read_only: args.read_only || file.read_only, ..Self::default() };
+        let mut layout = Self {
+            read_only: args.read_only || file.read_only,
+            identity_per_start: args.identity_per_start || file.identity_per_start,
+            ..Self::default()
+        };
+        for attribute in file.attribute.iter().chain(&args.attribute) {
+            layout.attributes.set(attribute)?;
+        }
         for portal in file.portal.iter().chain(&args.portal) {
             layout.portals.push(PortalSpec::parse(portal)?);
         }
@@ -267,6 +280,18 @@ mod tests {
         assert_eq!(layout.portals, [PortalSpec { address: "127.0.0.1:3260".into(), iser: false }]);
         assert!(!layout.iser());
         assert_eq!(layout.targets, [TargetLayout { name: None, luns: vec![StoreSpec::Ram(1 << 30)] }]);
+    }
+
+    #[test]
+    fn attributes_are_set_in_order() {
+        let layout =
+            gather("ramdisk serve --attribute emulate_tas=1 --attribute tmr_cold_reset=0 --identity-per-start");
+        let layout = layout.unwrap();
+        assert!(layout.attributes.unit.emulate_tas && !layout.attributes.node.tmr_cold_reset);
+        assert!(layout.identity_per_start);
+        let layout = gather("ramdisk serve --attribute stop_unit=1 --attribute stop_unit=0").unwrap();
+        assert_eq!(layout.attributes, Attributes::default());
+        assert!(gather("ramdisk serve --attribute stop=1").unwrap_err().to_string().contains("stop_unit"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod args;
 mod attach;
+mod attributes;
 mod demo;
 mod exports;
 mod iser;

@@ -8,6 +8,7 @@ mod luns;
 mod numbering;
 mod peer;
 mod servers;
+mod terminated;
 mod upkeep;
 mod write_data;
 

@@ -53,7 +53,8 @@ fn open_node(
     let group = PortalGroup::new(1).portal(TargetPortal::new(portal).with_iser());
     let mut node = TargetNode::builder().name(name).open().portal_group(group);
     for (lun, store) in stores.iter().enumerate() {
-        node = node.lun(u16::try_from(lun).map_err(failed)?, logical_unit(store.clone(), "RAM DISK", name, lun)?);
+        let unit = logical_unit(store.clone(), "RAM DISK", &format!("{name},{lun}"))?;
+        node = node.lun(u16::try_from(lun).map_err(failed)?, Arc::new(unit));
     }
     Ok(node)
 }
