@@ -12,6 +12,46 @@ use crate::{Access, DevicePiece, RegisterFailure, Registrar, Registration};
 /// Alignment of every [`Buf`] in bytes: what `O_DIRECT` files and registered memory ask for.
 const ALIGNMENT: usize = 4096;
 
+/// Buffers of so many bytes or more are mappings of their own: what is freed is given back to the system at once,
+/// however small buffers lie around it, and what is not written takes no memory.
+#[cfg(all(feature = "std", unix, not(miri)))]
+const MAPPED: usize = 64 << 10;
+
+#[cfg(all(feature = "std", unix, not(miri)))]
+const fn is_mapped(capacity: usize) -> bool {
+    capacity >= MAPPED
+}
+
+#[cfg(not(all(feature = "std", unix, not(miri))))]
+const fn is_mapped(_capacity: usize) -> bool {
+    false
+}
+
+/// A mapping of `len` zero bytes; none when the system has no more.
+#[cfg(all(feature = "std", unix, not(miri)))]
+fn map(len: usize) -> Option<NonNull<u8>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice overlaps nothing.
+    let ptr = unsafe { mmap_anonymous(core::ptr::null_mut(), len, access, MapFlags::PRIVATE) }.ok()?;
+    NonNull::new(ptr.cast())
+}
+
+#[cfg(all(feature = "std", unix, not(miri)))]
+fn unmap(ptr: NonNull<u8>, len: usize) {
+    // SAFETY: a mapping of ours with this very length, which nobody uses any more. If the system refuses, it stays,
+    // unused.
+    let _ = unsafe { rustix::mm::munmap(ptr.as_ptr().cast(), len) };
+}
+
+#[cfg(not(all(feature = "std", unix, not(miri))))]
+fn map(_len: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+#[cfg(not(all(feature = "std", unix, not(miri))))]
+fn unmap(_ptr: NonNull<u8>, _len: usize) {}
+
 /// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a mover, and back.
 ///
 /// It dereferences to its first `len()` bytes. It carries the registration that an RDMA device asked for when it first met the buffer; the registration
@@ -47,9 +87,13 @@ impl Buf {
             return Self { ptr: NonNull::dangling(), capacity: 0, len: 0, registration: None };
         }
         let layout = Self::layout(len);
-        // SAFETY: the layout's size is not zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        let ptr = if is_mapped(len) {
+            map(len)
+        } else {
+            // SAFETY: the layout's size is not zero.
+            NonNull::new(unsafe { alloc_zeroed(layout) })
+        };
+        let Some(ptr) = ptr else { handle_alloc_error(layout) };
         Self { ptr, capacity: len, len, registration: None }
     }
 
@@ -127,7 +171,9 @@ impl Drop for Buf {
             // A device may still write there: better lost than given to somebody else.
             return;
         }
-        if self.capacity != 0 {
+        if is_mapped(self.capacity) {
+            unmap(self.ptr, self.capacity);
+        } else if self.capacity != 0 {
             // SAFETY: allocated in `zeroed` with this very layout, and owned by us alone.
             unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.capacity)) }
         }
@@ -137,7 +183,7 @@ impl Drop for Buf {
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len <= capacity` bytes are allocated and were initialised by `alloc_zeroed`.
+        // SAFETY: `len <= capacity` bytes are allocated, and were zero at first.
         unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -189,6 +235,12 @@ impl BufPool {
     fn class(len: usize) -> Option<usize> {
         let class = len.max(1).next_power_of_two().trailing_zeros().saturating_sub(SMALLEST) as usize;
         (class < CLASSES).then_some(class)
+    }
+
+    /// Bytes that a buffer of `len` bytes takes.
+    #[must_use]
+    pub fn capacity_for(len: usize) -> usize {
+        Self::class(len).map_or(len, |class| 1 << (class as u32 + SMALLEST))
     }
 
     /// A buffer of `len` bytes. Its content is whatever its last user left: the taker writes before it reads.

@@ -4,6 +4,7 @@
 //! forbids unsafe code and handles payload only through these types.
 //!
 //! - [`Buf`] is an exclusive, page-aligned buffer that moves between layers; [`BufPool`] recycles buffers, so that no I/O allocates in steady state.
+//!   [`WorkerPool`] is one that the sessions of a worker share, within the [`BufferBudget`] of all.
 //! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write leaves straight from it.
 //!   [`RegionSlice`] is a part of a region that keeps it alive.
 //! - [`Lease`] is memory of either kind that moves into a work request of RDMA and comes back in its completion.
@@ -26,6 +27,7 @@ mod counting;
 mod lease;
 mod region;
 mod registration;
+mod session_buffers;
 mod slice;
 mod vectored;
 
@@ -43,5 +45,6 @@ pub use region::Region;
 pub use registration::{
     Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
 };
+pub use session_buffers::{BufferBudget, SessionBuffers, WorkerPool};
 pub use slice::{Landed, Landing, RegionSlice};
 pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};

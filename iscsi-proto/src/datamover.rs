@@ -15,7 +15,7 @@
 
 use alloc::sync::Arc;
 
-use iscsi_memory::{Buf, Memory, Region, RegionSlice};
+use iscsi_memory::{Buf, Memory, Region, RegionSlice, SessionBuffers};
 
 use crate::parameters::Parameters;
 use crate::pdu::{Bhs, PduError, Residual};
@@ -474,6 +474,11 @@ pub trait Datamover {
 
     /// Nothing has come or gone for a while: gives back memory that is for bulk. It is taken again when it is needed.
     fn trim(&mut self) {}
+
+    /// Target: the buffers of its worker that the mover was made with, for the session to take those of its tasks from.
+    fn buffers(&self) -> Option<&SessionBuffers> {
+        None
+    }
 
     /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use iscsi_memory::{CountingAllocator, SendList};
+use iscsi_memory::{CountingAllocator, SendList, WorkerPool};
 use iscsi_proto::connection::{Connection, StreamConnection};
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, LoginRequest, Opcode, R2t, ScsiCommand};
@@ -36,11 +36,15 @@ struct Peer {
 impl Peer {
     fn connect(store: Arc<dyn Backstore>) -> Self {
         let (target, endpoints) = target(store);
-        Self::connect_to(target, endpoints)
+        Self::connect_to(target, endpoints, None)
     }
 
-    fn connect_to(target: Arc<Target>, endpoints: Endpoints) -> Self {
-        let mover = TcpMover::new(Role::Target, TcpMoverConfig::default());
+    fn connect_to(target: Arc<Target>, endpoints: Endpoints, pool: Option<&WorkerPool>) -> Self {
+        let config = TcpMoverConfig::default();
+        let mover = match pool {
+            Some(pool) => TcpMover::with_buffers(Role::Target, config, pool.session()),
+            None => TcpMover::new(Role::Target, config),
+        };
         let connection = TargetConnection::new(target, mover, endpoints, [3; 64], Instant::ZERO).unwrap();
         let (out, received) = (Vec::with_capacity(1 << 20), Vec::with_capacity(1 << 21));
         Self { connection, digests: false, cmd_sn: 1, out, received }
@@ -229,29 +233,40 @@ fn a_store_with_a_queue() {
 
 #[test]
 fn a_connection_has_the_memory_that_its_peer_has_proved_to_need() {
-    let (target, endpoints) = target(Arc::new(RamStore::new(64 << 20).unwrap()));
+    let (target, endpoints) = target(Arc::new(NullStore::new(64 << 20)));
     let own = (1 << 20) + (1 << 21);
+    let pool = target.worker_pool(1);
     let start = CountingAllocator::bytes();
-    let mut peer = Peer::connect_to(target, endpoints);
+    let mut peer = Peer::connect_to(target, endpoints, Some(&pool));
     let connected = CountingAllocator::bytes() - start - own;
     // Part of a request, that says nothing yet.
     let n = peer.connection.receive_window().fill(&[0x43; 40]);
     peer.connection.handle_received(n, Instant::ZERO);
     let silent = CountingAllocator::bytes() - start - own;
     assert!(connected.max(silent) < 16 << 10, "{connected}, {silent} bytes before login");
+    assert_eq!(pool.active(), 0);
     drop(peer);
-    let (target, endpoints) = self::target(Arc::new(RamStore::new(64 << 20).unwrap()));
+    let (target, endpoints) = self::target(Arc::new(NullStore::new(64 << 20)));
+    let pool = target.worker_pool(1);
     let start = CountingAllocator::bytes();
-    let mut peer = Peer::connect_to(target, endpoints);
+    let mut peer = Peer::connect_to(target.clone(), endpoints, Some(&pool));
     peer.complete_login(false);
     let idle = CountingAllocator::bytes() - start - own;
     assert!(idle < 64 << 10, "{idle} bytes of a session that is idle");
     for i in 0..10 {
         peer.io(WRITE_10, i * 512, 512, 4096);
+        peer.io(READ_10, i * 512, 512, 0);
     }
-    // Asked whether it is still there.
-    let silence = Limits::default().nop_in_idle.unwrap();
-    peer.connection.handle_timeout(Instant::ZERO + silence + silence);
+    // Mapped buffers are not the allocator's.
+    assert!(pool.idle() >= 256 << 10 && target.buffers().out() > 64 << 10, "{pool:?}, {:?}", target.buffers());
+    let until = peer.connection.poll_timeout().unwrap();
+    assert_eq!(until, Instant::ZERO + target.limits().idle_after);
+    peer.connection.handle_timeout(until);
+    assert_eq!((pool.idle(), pool.active(), target.buffers().out()), (0, 0, 0));
     let again = CountingAllocator::bytes() - start - own;
     assert!(again < 64 << 10, "{again} bytes of a session that is idle again");
+    peer.io(READ_10, 0, 512, 0);
+    assert_eq!(pool.active(), 1);
+    drop(peer);
+    assert_eq!((pool.idle(), pool.active(), target.buffers().out()), (0, 0, 0), "nothing is left of a session");
 }

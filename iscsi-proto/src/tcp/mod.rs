@@ -23,7 +23,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{ReceiveWindow, SendList};
+use iscsi_memory::{ReceiveWindow, SendList, SessionBuffers};
 
 use crate::connection::{StreamEnd, StreamMover};
 use crate::datamover::{
@@ -46,6 +46,11 @@ const SMALLEST_STAGING: usize = 16 << 10;
 /// Staging of a target until bytes come in bulk: a header with the largest AHS area fits. Peers that have proved
 /// nothing get no more, unless they send a longer login request.
 const LOGIN_STAGING: usize = 2 << 10;
+
+/// Idle memory that a mover with buffers of its own keeps.
+const IDLE: usize = 1 << 20;
+/// Largest buffer of a target for what it sends that is kept when all is sent.
+const KEPT_SENDING: usize = 256 << 10;
 
 /// The role that a mover plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -168,6 +173,8 @@ pub struct TcpMover {
     numbers: SequenceNumbers,
     receive: receive::Receive,
     send: send::SendQueue,
+    /// Buffers of the worker.
+    given: Option<SessionBuffers>,
     events: VecDeque<Notification>,
     /// Where received data land, by task slot.
     sinks: Vec<Option<Sink>>,
@@ -179,14 +186,31 @@ impl TcpMover {
     /// A mover at the start of a connection: login PDUs only, no digests.
     #[must_use]
     pub fn new(role: Role, config: TcpMoverConfig) -> Self {
+        Self::over(role, config, SessionBuffers::alone(IDLE))
+    }
+
+    /// The same with buffers of its worker, which its session takes from as well.
+    ///
+    /// ```
+    /// use iscsi_memory::WorkerPool;
+    /// use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
+    /// let pool = WorkerPool::new(4 << 20, None);
+    /// let mover = TcpMover::with_buffers(Role::Target, TcpMoverConfig::default(), pool.session());
+    /// assert_eq!(pool.active(), 0, "before it has to do");
+    /// ```
+    #[must_use]
+    pub fn with_buffers(role: Role, config: TcpMoverConfig, buffers: SessionBuffers) -> Self {
+        Self { given: Some(buffers.clone()), ..Self::over(role, config, buffers) }
+    }
+
+    fn over(role: Role, config: TcpMoverConfig, buffers: SessionBuffers) -> Self {
         // A target gives memory for what its peer does, not for what the peer may do.
         let is_target = role == Role::Target;
         let tasks = if is_target { 0 } else { usize::from(config.max_tasks) };
         let staging = if is_target { LOGIN_STAGING } else { config.staging_size.max(SMALLEST_STAGING) };
-        let sending = if is_target { 0 } else { config.staging_size.clamp(SMALLEST_STAGING, 128 << 10) };
+        let keep = if is_target { KEPT_SENDING.min(config.send_high_water) } else { config.send_high_water };
         let parameters = Parameters::default();
         let limits = Limits { receive_segment: LOGIN_DATA_SEGMENT_LEN, ..Limits::of(&parameters, config.copy_limit) };
-        let keep = config.send_high_water;
         let mut sinks = Vec::new();
         sinks.resize_with(tasks, || None);
         Self {
@@ -199,8 +223,9 @@ impl TcpMover {
             stream_end: None,
             throttled: false,
             numbers: SequenceNumbers::default(),
-            receive: receive::Receive::new(staging),
-            send: send::SendQueue::new(sending, keep, tasks),
+            receive: receive::Receive::new(staging, buffers.clone()),
+            send: send::SendQueue::new(keep, tasks, buffers),
+            given: None,
             events: VecDeque::with_capacity(tasks * 2),
             sinks,
             target: target::TargetSide::new(),
@@ -328,10 +353,14 @@ impl Datamover for TcpMover {
         }
     }
 
+    fn buffers(&self) -> Option<&SessionBuffers> {
+        self.given.as_ref()
+    }
+
     fn trim(&mut self) {
         if self.role == Role::Target {
             self.send.trim();
-            self.receive.trim(LOGIN_STAGING);
+            self.receive.trim();
             if self.sinks.iter().all(Option::is_none) {
                 self.sinks = Vec::new();
             }

@@ -1,6 +1,6 @@
 //! Framing: PDUs out of staging, payload to where it belongs.
 
-use iscsi_memory::{ReceiveSlice, ReceiveWindow};
+use iscsi_memory::{ReceiveSlice, ReceiveWindow, SessionBuffers};
 
 use super::staging::Staging;
 use super::{Role, State, TcpMover};
@@ -75,9 +75,9 @@ pub(super) struct Receive {
 }
 
 impl Receive {
-    pub(super) fn new(size: usize) -> Self {
+    pub(super) fn new(size: usize, buffers: SessionBuffers) -> Self {
         Self {
-            staging: Staging::new(size),
+            staging: Staging::new(size, buffers),
             phase: Phase::Header,
             payload: Payload {
                 bhs: Bhs::new(Opcode::NopOut),
@@ -112,10 +112,10 @@ impl Receive {
         self.staging.may_grow(most);
     }
 
-    /// Gives memory of staging beyond `size` bytes back, when nothing is unread.
-    pub(super) fn trim(&mut self, size: usize) {
-        if self.phase == Phase::Header && self.at_hand == 0 {
-            self.staging.trim(size);
+    /// Gives memory of staging back.
+    pub(super) fn trim(&mut self) {
+        if self.at_hand == 0 {
+            self.staging.trim();
             (self.ahs, self.data) = Default::default();
         }
     }

@@ -3,11 +3,14 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{SendList, SendSlice};
+use iscsi_memory::{Buf, SendList, SendSlice, SessionBuffers};
 
 use crate::datamover::{CommandData, Notification};
 use crate::digest::{Crc32c, crc32c};
 use crate::pdu::{BHS_LEN, Bhs, padding};
+
+/// Smallest buffer in bytes.
+const SMALLEST: usize = 4 << 10;
 
 /// Names an entry of the table of payloads that are sent by reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +34,9 @@ struct Piece {
 
 #[derive(Debug)]
 pub(super) struct SendQueue {
+    buffers: SessionBuffers,
     /// Bytes to send lie at `head..tail`; the rest is room.
-    bytes: Vec<u8>,
+    bytes: Buf,
     head: usize,
     tail: usize,
     pieces: VecDeque<Piece>,
@@ -42,16 +46,18 @@ pub(super) struct SendQueue {
     backlog: usize,
     /// Bytes that are no more in the backlog, of all time.
     sent: u64,
-    /// The buffer is given up for a smaller one when it is empty and larger than this.
+    /// The buffer is given back when it is empty and larger than this.
     keep: usize,
     pub(super) header_digest: bool,
     pub(super) data_digest: bool,
 }
 
 impl SendQueue {
-    pub(super) fn new(size: usize, keep: usize, entries: usize) -> Self {
+    /// A queue whose buffer is to come out of `buffers`.
+    pub(super) fn new(keep: usize, entries: usize, buffers: SessionBuffers) -> Self {
         Self {
-            bytes: alloc::vec![0; size],
+            buffers,
+            bytes: Buf::zeroed(0),
             head: 0,
             tail: 0,
             pieces: VecDeque::with_capacity(entries),
@@ -59,9 +65,27 @@ impl SendQueue {
             free: Vec::with_capacity(entries),
             backlog: 0,
             sent: 0,
-            keep: keep.max(size),
+            keep,
             header_digest: false,
             data_digest: false,
+        }
+    }
+
+    /// Another buffer of `size` bytes with what is to be sent, whose place is the same.
+    fn exchange(&mut self, size: usize) {
+        let mut new = self.buffers.take(size);
+        let used = self.head..self.tail;
+        if let (Some(to), Some(from)) = (new.get_mut(used.clone()), self.bytes.get(used)) {
+            to.copy_from_slice(from);
+        }
+        self.discard(new);
+    }
+
+    /// Has `new` for a buffer.
+    fn discard(&mut self, new: Buf) {
+        let old = core::mem::replace(&mut self.bytes, new);
+        if old.capacity() != 0 {
+            self.buffers.give(old);
         }
     }
 
@@ -98,7 +122,7 @@ impl SendQueue {
             self.tail = used;
             self.head = 0;
         } else {
-            self.bytes.resize((self.tail + n).next_power_of_two(), 0);
+            self.exchange((self.tail + n).next_power_of_two().max(SMALLEST));
         }
     }
 
@@ -252,7 +276,8 @@ impl SendQueue {
     /// Gives buffer and tables back, when nothing is to be sent and nobody owns a payload.
     pub(super) fn trim(&mut self) {
         if self.backlog == 0 && self.pieces.is_empty() && self.free.len() == self.held.len() {
-            (self.bytes, self.head, self.tail) = (Vec::new(), 0, 0);
+            (self.head, self.tail) = (0, 0);
+            self.discard(Buf::zeroed(0));
             (self.pieces, self.held, self.free) = Default::default();
         }
     }
@@ -290,7 +315,7 @@ impl SendQueue {
 
     #[cold]
     fn shrink(&mut self) {
-        self.bytes = alloc::vec![0; self.keep];
+        self.discard(Buf::zeroed(0));
     }
 
     /// Drops everything queued. Buffers that nobody owns go to `released`.
@@ -304,5 +329,11 @@ impl SendQueue {
         self.tail = 0;
         self.sent += self.backlog as u64;
         self.backlog = 0;
+    }
+}
+
+impl Drop for SendQueue {
+    fn drop(&mut self) {
+        self.discard(Buf::zeroed(0));
     }
 }

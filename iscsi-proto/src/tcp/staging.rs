@@ -1,11 +1,17 @@
 //! The staging buffer: where headers, control PDUs and small payloads gather as they come from the stream.
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
+
+use iscsi_memory::{Buf, SessionBuffers};
 
 /// Bytes received and not yet consumed lie at `head..tail`.
 #[derive(Debug)]
 pub(super) struct Staging {
-    bytes: Vec<u8>,
+    buffers: SessionBuffers,
+    /// What there is as long as little comes.
+    small: Box<[u8]>,
+    /// What there is instead once more comes.
+    bulk: Option<Buf>,
     head: usize,
     tail: usize,
     /// The size that it grows to when bytes come faster than they are consumed.
@@ -15,34 +21,78 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub(super) fn new(size: usize) -> Self {
-        Self { bytes: alloc::vec![0; size], head: 0, tail: 0, most: size, crowded: false }
+    /// Staging of `size` bytes that is to grow out of `buffers`.
+    pub(super) fn new(size: usize, buffers: SessionBuffers) -> Self {
+        let small = alloc::vec![0; size].into_boxed_slice();
+        Self { buffers, small, bulk: None, head: 0, tail: 0, most: size, crowded: false }
     }
 
     /// From now on it takes up to `most` bytes when they come in bulk.
     pub(super) fn may_grow(&mut self, most: usize) {
-        self.most = most.max(self.bytes.len());
+        self.most = most.max(self.size());
     }
 
-    /// Gives memory beyond `size` bytes back, when nothing is unread.
-    pub(super) fn trim(&mut self, size: usize) {
-        if self.head == self.tail && self.bytes.len() > size {
-            *self = Self { most: self.most, ..Self::new(size) };
+    /// Gives memory for bulk back, when what is unread has room without it.
+    pub(super) fn trim(&mut self) {
+        if self.bulk.is_none() || self.len() > self.small.len() {
+            return;
+        }
+        let len = self.len();
+        if let (Some(to), Some(bulk)) = (self.small.get_mut(..len), self.bulk.take()) {
+            to.copy_from_slice(bulk.get(self.head..self.tail).unwrap_or_default());
+            self.buffers.give(bulk);
+        }
+        (self.head, self.tail, self.crowded) = (0, len, false);
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match &self.bulk {
+            Some(bulk) => bulk,
+            None => &self.small,
+        }
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.bulk {
+            Some(bulk) => bulk,
+            None => &mut self.small,
+        }
+    }
+
+    #[inline]
+    fn size(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Moves what is unread into a larger buffer. Positions noted before are void.
+    #[cold]
+    fn enlarge(&mut self, size: usize) {
+        let mut bulk = self.buffers.take(size);
+        let len = self.len();
+        if let (Some(to), Some(from)) = (bulk.get_mut(..len), self.bytes().get(self.head..self.tail)) {
+            to.copy_from_slice(from);
+        }
+        (self.head, self.tail) = (0, len);
+        if let Some(old) = self.bulk.replace(bulk) {
+            self.buffers.give(old);
         }
     }
 
     #[cold]
     fn grow(&mut self) {
         self.crowded = false;
-        if self.bytes.len() < self.most {
-            self.bytes.resize(self.most, 0);
+        let (size, most) = (self.size(), self.most);
+        if size < most && self.buffers.room(most) == most {
+            self.enlarge(most);
         }
     }
 
     /// What is there to be parsed.
     #[inline]
     pub(super) fn unread(&self) -> &[u8] {
-        self.bytes.get(self.head..self.tail).unwrap_or_default()
+        self.bytes().get(self.head..self.tail).unwrap_or_default()
     }
 
     #[inline]
@@ -56,9 +106,10 @@ impl Staging {
         self.head
     }
 
-    /// Bytes at a place noted before; nothing moves them until the next [`room`](Self::room) or [`make_room`](Self::make_room).
+    /// Bytes at a place noted before; nothing moves them until the next [`room`](Self::room) or
+    /// [`make_room`](Self::make_room).
     pub(super) fn span(&self, at: usize, len: usize) -> &[u8] {
-        self.bytes.get(at..at + len).unwrap_or_default()
+        self.bytes().get(at..at + len).unwrap_or_default()
     }
 
     #[inline]
@@ -70,10 +121,11 @@ impl Staging {
     /// The last `N` bytes that were consumed, if they are still there.
     #[inline]
     pub(super) fn consumed<const N: usize>(&self) -> Option<&[u8; N]> {
-        self.bytes.get(..self.head)?.last_chunk()
+        self.bytes().get(..self.head)?.last_chunk()
     }
 
-    /// Room for the next bytes. At least a fourth of the buffer, unless more than that is unread; positions noted before are void.
+    /// Room for the next bytes. At least a fourth of the buffer, unless more than that is unread; positions noted
+    /// before are void.
     pub(super) fn room(&mut self) -> &mut [u8] {
         if self.crowded {
             self.grow();
@@ -81,34 +133,45 @@ impl Staging {
         if self.head == self.tail {
             self.head = 0;
             self.tail = 0;
-        } else if self.head > 0 && self.bytes.len() - self.tail < self.bytes.len() / 4 {
+        } else if self.head > 0 && self.size() - self.tail < self.size() / 4 {
             self.compact();
         }
-        self.bytes.get_mut(self.tail..).unwrap_or_default()
+        let tail = self.tail;
+        self.bytes_mut().get_mut(tail..).unwrap_or_default()
     }
 
     fn compact(&mut self) {
-        self.bytes.copy_within(self.head..self.tail, 0);
+        let (head, tail) = (self.head, self.tail);
+        self.bytes_mut().copy_within(head..tail, 0);
         self.tail -= self.head;
         self.head = 0;
     }
 
     /// Bytes came into [`room`](Self::room).
     pub(super) fn filled(&mut self, n: usize) {
-        assert!(n <= self.bytes.len() - self.tail, "more bytes than the window held");
+        assert!(n <= self.size() - self.tail, "more bytes than the window held");
         self.tail += n;
-        self.crowded = self.tail == self.bytes.len();
+        self.crowded = self.tail == self.size();
     }
 
     /// Sees to it that `need` bytes from the first unread on fit. The caller bounds `need`.
     #[cold]
     pub(super) fn make_room(&mut self, need: usize) {
-        if self.bytes.len() - self.head >= need {
+        if self.size() - self.head >= need {
             return;
         }
-        self.compact();
-        if self.bytes.len() < need {
-            self.bytes.resize(need.next_power_of_two(), 0);
+        if self.size() < need {
+            self.enlarge(need.next_power_of_two());
+        } else {
+            self.compact();
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Some(bulk) = self.bulk.take() {
+            self.buffers.give(bulk);
         }
     }
 }

@@ -330,6 +330,7 @@ impl ServerBuilder {
             let worker = Worker {
                 target: target.clone(),
                 mover,
+                pool: target.worker_pool(count),
                 #[cfg(feature = "iser")]
                 iser: self.iser,
                 #[cfg(all(feature = "verbs", target_os = "linux"))]

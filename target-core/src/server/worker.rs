@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use iscsi_driver::{Clock, drive_with};
+use iscsi_memory::WorkerPool;
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
@@ -76,6 +77,7 @@ impl Drop for Load {
 pub(super) struct Worker {
     pub(super) target: Arc<Target>,
     pub(super) mover: TcpMoverConfig,
+    pub(super) pool: WorkerPool,
     #[cfg(feature = "iser")]
     pub(super) iser: IserConfig,
     #[cfg(all(feature = "verbs", target_os = "linux"))]
@@ -148,7 +150,7 @@ impl Worker {
 
     fn serve(&self, arrival: Arrival) -> impl Future<Output = ()> + use<> {
         let host = Host { target: self.target.clone(), driver: self.driver, on_end: self.on_end.clone() };
-        let tcp = self.mover;
+        let (tcp, buffers) = (self.mover, self.pool.session());
         #[cfg(feature = "iser")]
         let iser = self.iser;
         #[cfg(all(feature = "verbs", target_os = "linux"))]
@@ -171,7 +173,7 @@ impl Worker {
                         let guest = Guest { carrier: Carrier { provider: "iwarp", device: None }, ..guest };
                         return host.serve_over(stream, mover, guest).await;
                     }
-                    host.serve_over(stream, TcpMover::new(Role::Target, tcp), guest).await;
+                    host.serve_over(stream, TcpMover::with_buffers(Role::Target, tcp, buffers), guest).await;
                 }
                 #[cfg(all(feature = "verbs", target_os = "linux"))]
                 Line::Verbs(queue) => {

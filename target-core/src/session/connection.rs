@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::task::Waker;
+use core::time::Duration;
 
 use iscsi_proto::datamover::{Datamover, Notification, PutData, SequenceNumbers, Source, TaskStatus};
 use iscsi_proto::keys::Negotiator;
@@ -18,6 +19,11 @@ use super::Limits;
 use super::command_window::CommandWindow;
 use super::keepalive::Keepalive;
 use super::logout::Logout;
+
+/// Whether a connection is silent is not looked at more often.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(10);
+/// Bytes that may wait to be sent whatever other sessions have.
+const LITTLE: usize = 64 << 10;
 
 /// A connection. What is not its mover's means something from [`open`](Self::open) on: before that, the login has numbers of its own.
 pub(super) struct Connection<M> {
@@ -40,10 +46,13 @@ pub(super) struct Connection<M> {
     pub(super) owed_until: Option<Instant>,
     /// When to look again whether data that commands wait for get on; none when no task is there.
     pub(super) data_check: Option<Instant>,
+    /// When to look whether all is silent, so that memory is given back; none when that is done.
+    pub(super) silence_at: Option<Instant>,
     /// Wakes whoever drives it.
     pub(super) waker: Waker,
     /// When its driver last had something to say.
     pub(super) now: Instant,
+    idle_after: Duration,
     send_backlog: usize,
     stalled: bool,
 }
@@ -64,8 +73,10 @@ impl<M> Connection<M> {
             scratch: Vec::new(),
             owed_until: None,
             data_check: None,
+            silence_at: None,
             waker: Waker::noop().clone(),
             now,
+            idle_after: limits.idle_after.max(SHORTEST_SILENCE),
             send_backlog: limits.send_backlog.max(1),
             stalled: false,
         }
@@ -99,8 +110,17 @@ impl<M> Connection<M> {
     /// When something is to be done even if nothing happens.
     pub(super) fn deadline(&self) -> Instant {
         let logout = self.logout.deadline();
-        let others = [self.owed_until, self.data_check, logout].into_iter().flatten();
+        let others = [self.owed_until, self.data_check, self.silence_at, logout].into_iter().flatten();
         others.fold(self.keepalive.check_at(), Instant::min)
+    }
+
+    /// Bytes came.
+    #[inline]
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.keepalive.heard(now);
+        if self.silence_at.is_none() {
+            self.silence_at = Some(now + self.idle_after);
+        }
     }
 
     /// Forgets the text exchange under way, and what was negotiated in it.
@@ -137,8 +157,25 @@ impl<M: Datamover> Connection<M> {
     /// What the mover has to tell, unless too much waits to be sent.
     #[inline]
     pub(super) fn poll_notify(&mut self) -> Option<Notification> {
-        self.stalled = self.mover.backlog() >= self.send_backlog;
+        let backlog = self.mover.backlog();
+        self.stalled = backlog >= self.send_backlog || (backlog >= LITTLE && self.is_short(LITTLE));
         if self.stalled { None } else { self.mover.poll_notify() }
+    }
+
+    /// Whether the session has more buffers than its own, and is to give some back before it takes so many bytes more.
+    #[cold]
+    fn is_short(&self, len: usize) -> bool {
+        // At the end of the stream nobody waits.
+        self.send_backlog != usize::MAX && self.mover.buffers().is_some_and(|buffers| buffers.room(len) < len)
+    }
+
+    /// Looks whether the connection has been silent for so long that memory is to be given back, and sets when it is
+    /// looked at again.
+    pub(super) fn is_silent(&mut self, now: Instant) -> bool {
+        let since = self.keepalive.heard_at() + self.idle_after;
+        let silent = now >= since;
+        self.silence_at = Some(if silent { now + self.idle_after } else { since });
+        silent
     }
 
     /// Tells the mover the numbers as they are.

@@ -96,7 +96,7 @@ impl<M: StreamMover> StreamConnection for TargetConnection<M> {
 
     fn handle_received(&mut self, n: usize, now: Instant) {
         self.connection.mover.handle_received(n);
-        self.connection.keepalive.heard(now);
+        self.connection.heard(now);
         self.pump(now);
         self.connection.mover.ring();
     }
@@ -149,7 +149,7 @@ impl<M: QueueMover> QueueConnection for TargetConnection<M> {
         let any = self.connection.mover.handle_completions();
         if any {
             // Reliable transports complete what is sent when the peer has it: both directions are alive.
-            self.connection.keepalive.heard(now);
+            self.connection.heard(now);
             self.connection.keepalive.sent(now);
             self.pump(now);
             self.connection.mover.ring();

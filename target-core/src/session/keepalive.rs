@@ -73,6 +73,11 @@ impl Keepalive {
         self.taken = now;
     }
 
+    /// When bytes last came.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.heard
+    }
+
     /// When the peer last took bytes that had to wait.
     pub(super) fn taken(&self) -> Instant {
         self.taken
@@ -153,16 +158,15 @@ impl<M: Datamover> Connection<M> {
         self.mover.send_control(answer.emit(), self.scratch.get(..most).unwrap_or(&self.scratch));
     }
 
-    /// The watch's time may have come. True when the connection has been silent for so long that the initiator is asked.
-    pub(super) fn watch(&mut self, window: &CommandWindow, now: Instant) -> Result<bool, EndReason> {
+    /// The watch's time may have come.
+    pub(super) fn watch(&mut self, window: &CommandWindow, now: Instant) -> Result<(), EndReason> {
         if now < self.keepalive.check_at() {
-            return Ok(false);
+            return Ok(());
         }
         match self.keepalive.check(self.mover.sent(), self.mover.backlog(), now) {
-            Finding::Well => Ok(false),
+            Finding::Well => Ok(()),
             Finding::Gone(reason) => Err(reason),
             Finding::AskNow(ttt) => {
-                self.mover.trim();
                 // RFC 7143 11.19.2: a NOP-In that asks tells the next StatSN and does not take it.
                 let ask = NopIn {
                     lun: 0,
@@ -176,7 +180,7 @@ impl<M: Datamover> Connection<M> {
                 if let Some(asked) = &mut self.keepalive.asked {
                     asked.leaves = self.mover.sent() + self.mover.backlog() as u64;
                 }
-                Ok(true)
+                Ok(())
             }
         }
     }

@@ -43,11 +43,17 @@ pub struct Limits {
     pub nop_in_timeout: Duration,
     /// Bytes waiting to be sent at which no further request is looked at. Default 4 MiB.
     pub send_backlog: usize,
-    /// Bytes of buffers that hold data between wire and store, or wait to be sent, of all sessions together. A session
-    /// takes at most as much of it as it leaves for others; a command beyond that gets TASK SET FULL. One command alone
-    /// is always served, so that the bound is this and one command for each session. Stores that lend their memory need
-    /// none. Default 48 MiB.
+    /// Bytes that the buffers of all sessions may have together: those that hold data between wire and store, wait to
+    /// be sent, or take in what comes in bulk. Half of it is the sessions' own, 64 KiB each at most, with which each
+    /// goes on whatever the others do; of the other half a session takes at most as much as it leaves. See
+    /// [`BufferBudget`](iscsi_memory::BufferBudget). Where it is too little for 16 KiB a session it is raised. What a
+    /// session holds besides, of its own and of one large PDU, is bounded for itself. Stores that lend their memory
+    /// need little. Default 64 MiB.
     pub buffered: usize,
+    /// Bytes of buffers that are kept for reuse while sessions are active, of all workers together. Default 8 MiB.
+    pub idle_buffers: usize,
+    /// How long a session is silent when it gives its buffers back to its worker. Default 500 ms.
+    pub idle_after: Duration,
     /// How long an initiator may take none of the bytes that wait for it before the connection is closed. Default 60 s.
     pub send_timeout: Duration,
     /// How long a task-set function waits for data that the initiator still owes to aborted tasks (RFC 7143 4.2.3.3 a), unless TaskReporting is
@@ -89,7 +95,9 @@ impl Default for Limits {
             nop_in_idle: Some(Duration::from_secs(30)),
             nop_in_timeout: Duration::from_secs(15),
             send_backlog: 4 << 20,
-            buffered: 48 << 20,
+            buffered: 64 << 20,
+            idle_buffers: 8 << 20,
+            idle_after: Duration::from_millis(500),
             send_timeout: Duration::from_secs(60),
             owed_data_wait: Duration::from_secs(1),
             data_timeout: Duration::from_secs(30),

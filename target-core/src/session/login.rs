@@ -272,7 +272,8 @@ impl LoggedIn {
         mover.send_control(bhs, &data);
         mover.enable_datamover();
         let (cid, keepalive) = (entry.session.cid, Keepalive::new(&target.limits, entry.session.nop_in, now));
-        let session = Session::new(target.clone(), entry, cmd_sn, mover.asks_to_land(), &connection.waker);
+        let buffers = mover.buffers().cloned().unwrap_or_else(|| target.pool.session());
+        let session = Session::new(target.clone(), entry, cmd_sn, mover.asks_to_land(), buffers, &connection.waker);
         connection.open((cid, parameters, stat_sn), &session.commands.window, keepalive, now);
         Box::new(session)
     }

@@ -44,6 +44,7 @@ mod tests;
 
 use alloc::sync::Arc;
 
+use iscsi_memory::{BufferBudget, WorkerPool};
 use iscsi_proto::datamover::MoverError;
 use iscsi_proto::login::LoginError;
 
@@ -52,7 +53,6 @@ pub use target_connection::TargetConnection;
 
 use crate::node::TargetConfig;
 use crate::registry::{EndCause, Registry};
-use crate::task::BufferBudget;
 
 /// A target: what all its connections share.
 #[derive(Debug)]
@@ -60,7 +60,9 @@ pub struct Target {
     pub(crate) config: TargetConfig,
     pub(crate) limits: Limits,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) buffers: Arc<BufferBudget>,
+    buffers: Arc<BufferBudget>,
+    /// For connections whose mover has none of its worker.
+    pub(crate) pool: WorkerPool,
 }
 
 impl Target {
@@ -70,8 +72,9 @@ impl Target {
         limits.offer.max_connections = 1;
         limits.offer.error_recovery_level = 0;
         let registry = Arc::new(Registry::new(limits.connections, limits.logins, limits.sessions));
-        let buffers = Arc::new(BufferBudget::new(limits.buffered));
-        Arc::new(Self { config, limits, registry, buffers })
+        let buffers = Arc::new(BufferBudget::new(limits.buffered, limits.sessions));
+        let pool = WorkerPool::new(limits.idle_buffers, Some(buffers.clone()));
+        Arc::new(Self { config, limits, registry, buffers, pool })
     }
 
     /// The configuration.
@@ -84,6 +87,12 @@ impl Target {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// A pool for one of so many workers, which share [`Limits::idle_buffers`]. Movers are made with buffers out of it.
+    #[must_use]
+    pub fn worker_pool(&self, workers: usize) -> WorkerPool {
+        WorkerPool::new(self.limits.idle_buffers / workers.max(1), Some(self.buffers.clone()))
     }
 
     /// What the buffers of all sessions take.

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
+use iscsi_memory::SessionBuffers;
 use iscsi_proto::datamover::{Datamover, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::serial::Serial;
@@ -39,6 +40,7 @@ pub(super) struct Session {
     pub(super) tickets: Tickets,
     /// LUN and tag of tasks that others have ended, where that is told by status, and that is still to be said.
     pub(super) terminated: Vec<(u64, u32)>,
+    buffers: SessionBuffers,
 }
 
 /// The commands that were taken. What a task's step changes of the session, apart from the executor, which the step borrows.
@@ -131,6 +133,7 @@ impl Session {
         entry: Arc<SessionEntry>,
         cmd_sn: Serial,
         asks_to_land: bool,
+        buffers: SessionBuffers,
         waker: &Waker,
     ) -> Self {
         let limits = &target.limits;
@@ -148,7 +151,7 @@ impl Session {
                 protocol_level: entry.session.parameters.iscsi_protocol_level.into(),
             };
             let config = ExecutorConfig { slots, ..limits.executor };
-            let mut executor = TaskExecutor::new(config, luns.clone(), nexus).sharing(target.buffers.clone());
+            let mut executor = TaskExecutor::new(config, luns.clone(), nexus).with_buffers(buffers.clone());
             executor.set_waker(waker);
             executor.set_asks_to_land(asks_to_land);
             executor
@@ -166,6 +169,7 @@ impl Session {
             held: HeldRequests::new(limits.held_bytes),
             tickets: Tickets::new(),
             terminated: Vec::new(),
+            buffers,
             entry,
             target,
         }
@@ -207,12 +211,26 @@ impl Session {
         connection: &mut Connection<M>,
         now: Instant,
     ) -> Result<(), EndReason> {
-        if connection.watch(&self.commands.window, now)?
-            && let Some(executor) = &mut self.executor
-        {
+        if connection.silence_at.is_some_and(|at| now >= at) {
+            self.look_for_silence(connection, now);
+        }
+        connection.watch(&self.commands.window, now)
+    }
+
+    /// Gives back the memory that a session which has been silent for a while does not need.
+    #[cold]
+    fn look_for_silence<M: Datamover>(&mut self, connection: &mut Connection<M>, now: Instant) {
+        if !connection.is_silent(now) {
+            return;
+        }
+        connection.mover.trim();
+        if let Some(executor) = &mut self.executor {
             executor.trim();
         }
-        Ok(())
+        if self.commands.tasks.live() == 0 && connection.mover.backlog() == 0 && self.buffers.out() == 0 {
+            self.buffers.rest();
+            connection.silence_at = None;
+        }
     }
 
     /// Works off everything that there is to do now on a connection.

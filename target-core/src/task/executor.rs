@@ -10,12 +10,11 @@ use alloc::vec::Vec;
 use core::task::Waker;
 
 use futures::task::AtomicWaker;
-use iscsi_memory::Buf;
+use iscsi_memory::{Buf, SessionBuffers};
 use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
 use iscsi_proto::scsi::{Sense, SenseBytes, Status};
 
-use super::buffers::{BufferBudget, Buffers};
 use super::lun::Luns;
 use super::progress::TURN;
 use super::short::GOOD;
@@ -91,7 +90,8 @@ pub struct TaskExecutor {
     pub(super) slots: Vec<Slot>,
     pub(super) most_slots: usize,
     pub(super) sequence: u64,
-    pub(super) buffers: Buffers,
+    pub(super) buffers: SessionBuffers,
+    max_buffered: usize,
     /// Parameter data of the last answer.
     pub(super) out: Vec<u8>,
     /// Sense data of the last answer.
@@ -139,7 +139,8 @@ impl TaskExecutor {
             slots: Vec::new(),
             most_slots: config.slots.max(1).into(),
             sequence: 0,
-            buffers: Buffers::new(config.max_buffered, config.max_idle),
+            buffers: SessionBuffers::alone(config.max_idle),
+            max_buffered: config.max_buffered,
             out: Vec::new(),
             sense: SenseBytes::default(),
             waker: Waker::from(bell.clone()),
@@ -205,16 +206,15 @@ impl TaskExecutor {
         self.unblock = true;
     }
 
-    /// Has its buffers count among those of other sessions; before the first task.
+    /// Has it take its buffers from there, instead of a pool of its own; before the first task.
     #[must_use]
-    pub fn sharing(mut self, budget: Arc<BufferBudget>) -> Self {
-        self.buffers.share(budget);
+    pub fn with_buffers(mut self, buffers: SessionBuffers) -> Self {
+        self.buffers = buffers;
         self
     }
 
-    /// Frees buffers that lie idle: the session has been silent for a while.
+    /// Gives tables back: the session has been silent for a while.
     pub(crate) fn trim(&mut self) {
-        self.buffers.trim();
         if self.slots.iter().all(Slot::is_free) {
             self.slots = Vec::new();
         }
@@ -400,6 +400,13 @@ impl TaskExecutor {
     #[cfg(test)]
     pub(super) fn buffered(&self) -> usize {
         self.buffers.out()
+    }
+
+    /// Whether the session may have `len` bytes more in buffers, in one piece. One command alone always may by the
+    /// bound of the session.
+    pub(super) fn may_take(&self, len: usize) -> bool {
+        let out = self.buffers.out();
+        (out == 0 || out.saturating_add(len) <= self.max_buffered) && self.buffers.has_room(len)
     }
 
     #[inline]

@@ -2,11 +2,10 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::Buf;
+use iscsi_memory::{Buf, SessionBuffers};
 use iscsi_proto::scsi::Sense;
 use iscsi_proto::scsi::provisioning::Extent;
 
-use super::buffers::Buffers;
 use crate::device_server::fault;
 use crate::lu::WriteGate;
 use crate::store::{LbaStatus, StoreCompletion, StoreOp};
@@ -200,7 +199,7 @@ impl Job {
         self.left.min((CHUNK >> self.block_shift) as u64)
     }
 
-    fn read_chunk(&self, buffers: &mut Buffers, blocks: u64) -> Next {
+    fn read_chunk(&self, buffers: &SessionBuffers, blocks: u64) -> Next {
         Next::Submit(StoreOp::Read { lba: self.lba, buf: buffers.take((blocks as usize) << self.block_shift) })
     }
 
@@ -210,7 +209,7 @@ impl Job {
     }
 
     /// The end of the work: a flush first, if one is asked for.
-    fn end(&mut self, buffers: &mut Buffers) -> Next {
+    fn end(&mut self, buffers: &SessionBuffers) -> Next {
         if let Some(data) = self.data.take() {
             buffers.give(data);
         }
@@ -221,7 +220,7 @@ impl Job {
         Next::Over(Ok(None))
     }
 
-    fn fail(&mut self, buffers: &mut Buffers, sense: Sense) -> Next {
+    fn fail(&mut self, buffers: &SessionBuffers, sense: Sense) -> Next {
         for buf in self.take_buffers() {
             buffers.give(buf);
         }
@@ -229,7 +228,7 @@ impl Job {
     }
 
     /// The first operation.
-    pub(crate) fn begin(&mut self, buffers: &mut Buffers) -> Next {
+    pub(crate) fn begin(&mut self, buffers: &SessionBuffers) -> Next {
         match &mut self.kind {
             Kind::Read => self.read_chunk(buffers, self.left),
             Kind::Write { .. } => match self.data.take() {
@@ -287,7 +286,7 @@ impl Job {
     }
 
     /// The operation under way is done.
-    pub(crate) fn go_on(&mut self, buffers: &mut Buffers, done: StoreCompletion) -> Next {
+    pub(crate) fn go_on(&mut self, buffers: &SessionBuffers, done: StoreCompletion) -> Next {
         let StoreCompletion { buf, lba_status, result, .. } = done;
         if let Err(error) = result {
             if let Some(buf) = buf {
@@ -321,7 +320,7 @@ impl Job {
         }
     }
 
-    fn filled(&mut self, buffers: &mut Buffers, buf: Option<Buf>) -> Next {
+    fn filled(&mut self, buffers: &SessionBuffers, buf: Option<Buf>) -> Next {
         let blocks = self.chunk_blocks();
         self.advance(blocks);
         match buf {
@@ -338,7 +337,7 @@ impl Job {
         }
     }
 
-    fn verified(&mut self, buffers: &mut Buffers, buf: Option<Buf>) -> Next {
+    fn verified(&mut self, buffers: &SessionBuffers, buf: Option<Buf>) -> Next {
         let Some(buf) = buf else { return self.end(buffers) };
         let same = matches!(self.kind, Kind::Compare { same: true });
         let difference = match (&self.kind, &self.data) {
@@ -361,7 +360,7 @@ impl Job {
         if self.left == 0 { self.end(buffers) } else { self.read_chunk(buffers, self.chunk_blocks()) }
     }
 
-    fn compared(&mut self, buffers: &mut Buffers, buf: Option<Buf>) -> Next {
+    fn compared(&mut self, buffers: &SessionBuffers, buf: Option<Buf>) -> Next {
         let Some(mut buf) = buf else { return self.end(buffers) };
         if matches!(self.kind, Kind::CompareAndWrite { writing: true }) {
             buffers.give(buf);
@@ -383,7 +382,7 @@ impl Job {
         Next::Submit(StoreOp::Write { lba: self.lba, buf })
     }
 
-    fn ored(&mut self, buffers: &mut Buffers, buf: Option<Buf>) -> Next {
+    fn ored(&mut self, buffers: &SessionBuffers, buf: Option<Buf>) -> Next {
         let Some(mut buf) = buf else { return self.end(buffers) };
         if matches!(self.kind, Kind::Or { writing: true }) {
             let len = buf.len();
@@ -402,7 +401,7 @@ impl Job {
     }
 
     /// Adds a descriptor (SBC-4 5.9.2), and asks on while the answer has room.
-    fn add_status(&mut self, buffers: &mut Buffers, status: Option<LbaStatus>) -> Next {
+    fn add_status(&mut self, buffers: &SessionBuffers, status: Option<LbaStatus>) -> Next {
         let Kind::LbaStatus { descriptors, data } = &mut self.kind else { return self.end(buffers) };
         let LbaStatus { blocks, mapped } = status.unwrap_or(LbaStatus { blocks: self.left, mapped: true });
         let blocks = blocks.clamp(1, self.left.max(1)).min(u32::MAX.into());

@@ -12,7 +12,6 @@ pub use iscsi_proto::pdu::TaskAttribute;
 use crate::lu::NexusId;
 
 mod begin;
-mod buffers;
 mod executor;
 pub(crate) mod job;
 mod landing;
@@ -22,7 +21,6 @@ mod short;
 mod slot;
 mod table;
 
-pub use buffers::BufferBudget;
 pub use executor::TaskExecutor;
 
 /// A SCSI target port: what a portal group is to SCSI (RFC 7143 4.4.1).
@@ -93,7 +91,7 @@ pub struct ExecutorConfig {
     /// TASK SET FULL. 64 MiB by default. All sessions of a target have a bound together besides
     /// ([`Limits::buffered`](crate::session::Limits::buffered)).
     pub max_buffered: usize,
-    /// Bytes of buffers kept for reuse. 16 MiB by default.
+    /// Bytes of buffers kept for reuse where they do not come from a worker's pool. 16 MiB by default.
     pub max_idle: usize,
 }
 

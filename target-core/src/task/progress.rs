@@ -161,7 +161,7 @@ impl TaskExecutor {
     }
 
     pub(super) fn launch(&mut self, work: Work, mut job: Job) -> Reply {
-        let next = job.begin(&mut self.buffers);
+        let next = job.begin(&self.buffers);
         self.take_next(work, job, next)
     }
 
@@ -252,7 +252,7 @@ impl TaskExecutor {
         // The job is out of the slot while it goes on; the state stays one that counts as not waiting.
         let State::Running(job) = &mut slot.state else { return None };
         let mut job = core::mem::replace(job, Job::flush());
-        let next = job.go_on(&mut self.buffers, done);
+        let next = job.go_on(&self.buffers, done);
         match self.take_next(work, job, next) {
             Reply::Pending => None,
             reply => Some((handle, reply)),

@@ -152,6 +152,6 @@ impl TaskExecutor {
 
     /// Whether a task may use the store and this much of buffers. Operations that aborted tasks left behind are not to pile up on a store that hangs.
     pub(super) fn has_room(&self, len: usize) -> bool {
-        self.orphans.len() < self.most_slots && self.buffers.has_room(len)
+        self.orphans.len() < self.most_slots && self.may_take(len)
     }
 }

@@ -1,0 +1,368 @@
+//! Buffers of sessions: from a pool of their worker, within a budget of all.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::{Buf, BufPool};
+
+#[cfg(feature = "std")]
+type Mutex<T> = std::sync::Mutex<T>;
+#[cfg(not(feature = "std"))]
+type Mutex<T> = spin::Mutex<T>;
+
+/// Most bytes that are a session's own: what reads and writes go on with when all else is out.
+const MOST_OWN: usize = 64 << 10;
+/// Least of them: no block is larger, and headers fit beside it.
+const LEAST_OWN: usize = 16 << 10;
+
+/// The largest that is not above `n`; 0 for 0.
+const fn largest_power_of_two(n: usize) -> usize {
+    if n == 0 { 0 } else { 1 << n.ilog2() }
+}
+
+/// Bytes that the buffers of all sessions of a target may have together.
+///
+/// Half of it is the sessions' own: a small share each, which nobody else takes. The other half is shared: a session
+/// may take as much of it as it leaves for the others, so that `n` sessions that take all they can get leave a share
+/// for the next that comes. A session whose initiator takes nothing thus keeps nobody from going on, and one that gets
+/// nothing of the shared half goes on in small pieces.
+///
+/// ```
+/// use iscsi_memory::BufferBudget;
+/// let budget = BufferBudget::new(64 << 20, 512);
+/// assert_eq!((budget.own(), budget.total(), budget.out()), (64 << 10, 64 << 20, 0));
+/// ```
+#[derive(Debug)]
+pub struct BufferBudget {
+    own: usize,
+    shared: usize,
+    sessions: usize,
+    /// Of the shared half, by sessions that have more than their own.
+    shared_out: AtomicUsize,
+    out: AtomicUsize,
+    /// How often a session was told to wait.
+    waits: AtomicUsize,
+}
+
+impl BufferBudget {
+    /// A budget of `total` bytes for at most so many sessions at a time. Where `total` is too little for 16 KiB as the
+    /// own of each session, it is raised.
+    #[must_use]
+    pub fn new(total: usize, sessions: usize) -> Self {
+        let sessions = sessions.max(1);
+        let share = (total / 2 / sessions).clamp(LEAST_OWN, MOST_OWN);
+        let own = largest_power_of_two(share);
+        Self {
+            own,
+            shared: total.saturating_sub(own * sessions).max(total / 2),
+            sessions,
+            shared_out: AtomicUsize::new(0),
+            out: AtomicUsize::new(0),
+            waits: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes that are each session's own: a power of two, 16 KiB to 64 KiB.
+    #[must_use]
+    pub fn own(&self) -> usize {
+        self.own
+    }
+
+    /// The most bytes that may be out.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.shared + self.own * self.sessions
+    }
+
+    /// Bytes that are out now, of all sessions.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// How often a session was told to wait, or to be content with less, since the start.
+    #[must_use]
+    pub fn waits(&self) -> usize {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the shared half that nobody has.
+    fn rest(&self) -> usize {
+        self.shared.saturating_sub(self.shared_out.load(Ordering::Relaxed))
+    }
+
+    /// What a session with so much out has changes from `before` to `after`.
+    fn moved(&self, before: usize, after: usize) {
+        let shared = |out: usize| out.saturating_sub(self.own);
+        let (was, is) = (shared(before), shared(after));
+        if after >= before {
+            self.out.fetch_add(after - before, Ordering::Relaxed);
+            self.shared_out.fetch_add(is - was, Ordering::Relaxed);
+        } else {
+            self.out.fetch_sub(before - after, Ordering::Relaxed);
+            self.shared_out.fetch_sub(was - is, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Shared {
+    pool: Mutex<BufPool>,
+    /// Sessions that have taken something since they last rested.
+    users: AtomicUsize,
+    budget: Option<Arc<BufferBudget>>,
+}
+
+impl Shared {
+    fn with<R>(&self, f: impl FnOnce(&mut BufPool) -> R) -> R {
+        #[cfg(feature = "std")]
+        let mut pool = self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        #[cfg(not(feature = "std"))]
+        let mut pool = self.pool.lock();
+        f(&mut pool)
+    }
+}
+
+/// The pool of a worker, from which all its sessions take their buffers. It keeps what comes back for the next that
+/// takes, up to a limit, and frees all of it when none of its sessions is active any more.
+///
+/// ```
+/// use iscsi_memory::WorkerPool;
+/// let pool = WorkerPool::new(1 << 20, None);
+/// let session = pool.session();
+/// let buf = session.take(4096);
+/// assert_eq!(session.out(), 4096);
+/// session.give(buf);
+/// assert_eq!((session.out(), pool.idle()), (0, 4096));
+/// session.rest();
+/// assert_eq!(pool.idle(), 0, "nobody is active");
+/// ```
+#[derive(Clone)]
+pub struct WorkerPool(Arc<Shared>);
+
+impl fmt::Debug for WorkerPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerPool").field("idle", &self.idle()).finish_non_exhaustive()
+    }
+}
+
+impl WorkerPool {
+    /// An empty pool that keeps at most `limit` idle bytes. Its sessions' buffers count against `budget`, if there is
+    /// one.
+    #[must_use]
+    pub fn new(limit: usize, budget: Option<Arc<BufferBudget>>) -> Self {
+        Self(Arc::new(Shared { pool: Mutex::new(BufPool::new(limit)), users: AtomicUsize::new(0), budget }))
+    }
+
+    /// Bytes that lie idle in it.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.0.with(|pool| pool.idle())
+    }
+
+    /// Sessions that are active: they have taken something since they last rested.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.0.users.load(Ordering::Relaxed)
+    }
+
+    /// The buffers of a new session.
+    #[must_use]
+    pub fn session(&self) -> SessionBuffers {
+        let account = Account { pool: self.clone(), out: AtomicUsize::new(0), active: AtomicBool::new(false) };
+        SessionBuffers(Arc::new(account))
+    }
+}
+
+struct Account {
+    pool: WorkerPool,
+    out: AtomicUsize,
+    active: AtomicBool,
+}
+
+impl Account {
+    fn rest(&self) {
+        let shared = &self.pool.0;
+        if self.active.swap(false, Ordering::Relaxed) && shared.users.fetch_sub(1, Ordering::Relaxed) == 1 {
+            shared.with(BufPool::clear);
+        }
+    }
+}
+
+impl Drop for Account {
+    /// What is out ends with a store's queue or a transport.
+    fn drop(&mut self) {
+        if let Some(budget) = &self.pool.0.budget {
+            budget.moved(*self.out.get_mut(), 0);
+        }
+        self.rest();
+    }
+}
+
+/// The buffers of one session, which all its parts take from and give back to. One thread at a time uses it.
+#[derive(Clone)]
+pub struct SessionBuffers(Arc<Account>);
+
+impl fmt::Debug for SessionBuffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuffers").field("out", &self.out()).finish_non_exhaustive()
+    }
+}
+
+impl SessionBuffers {
+    /// A session with a pool of its own, which keeps at most `limit` idle bytes, and without a budget.
+    #[must_use]
+    pub fn alone(limit: usize) -> Self {
+        WorkerPool::new(limit, None).session()
+    }
+
+    fn budget(&self) -> Option<&BufferBudget> {
+        self.0.pool.0.budget.as_deref()
+    }
+
+    fn moved(&self, before: usize, after: usize) {
+        self.0.out.store(after, Ordering::Relaxed);
+        if let Some(budget) = self.budget() {
+            budget.moved(before, after);
+        }
+    }
+
+    /// A buffer of `len` bytes, whether there is room for it or not. Its content is whatever its last user left.
+    #[must_use]
+    pub fn take(&self, len: usize) -> Buf {
+        let shared = &self.0.pool.0;
+        if !self.0.active.load(Ordering::Relaxed) {
+            self.0.active.store(true, Ordering::Relaxed);
+            shared.users.fetch_add(1, Ordering::Relaxed);
+        }
+        let buf = shared.with(|pool| pool.take(len));
+        let out = self.out();
+        self.moved(out, out + buf.capacity());
+        buf
+    }
+
+    /// Gives a buffer back, or one that comes from elsewhere.
+    pub fn give(&self, buf: Buf) {
+        let out = self.out();
+        self.moved(out, out.saturating_sub(buf.capacity()));
+        self.0.pool.0.with(|pool| pool.give(buf));
+    }
+
+    /// Bytes that are out.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.0.out.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes the session may take now, of `wanted` at most; 0 when it is to wait for what it has out. It may
+    /// always go on when it has nothing out: with at least what is its own.
+    #[must_use]
+    pub fn room(&self, wanted: usize) -> usize {
+        let Some(budget) = self.budget() else { return wanted };
+        let (out, len) = (self.out(), BufPool::capacity_for(wanted));
+        let rest = budget.rest();
+        // As much as it leaves for the others.
+        let beyond = (out + len).saturating_sub(budget.own);
+        if beyond == 0 || beyond.saturating_add(len) <= rest {
+            return wanted;
+        }
+        budget.waits.fetch_add(1, Ordering::Relaxed);
+        let own = largest_power_of_two(budget.own.saturating_sub(out));
+        // Not in crumbs.
+        if own >= len.min(budget.own / 2) { wanted.min(own) } else { 0 }
+    }
+
+    /// Whether the session may take `len` bytes now, in one piece. One that has nothing out may take all that nobody
+    /// has, and alone as much as it likes.
+    #[must_use]
+    pub fn has_room(&self, len: usize) -> bool {
+        let Some(budget) = self.budget() else { return true };
+        if self.room(len) == len {
+            return true;
+        }
+        let rest = budget.rest();
+        self.out() == 0 && (BufPool::capacity_for(len) <= rest || rest == budget.shared)
+    }
+
+    /// The session has been silent for a while and has given back what it does not need: when all sessions of the pool
+    /// are so, what lies idle there is freed.
+    pub fn rest(&self) {
+        self.0.rest();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    const PIECE: usize = 256 << 10;
+    const TOTAL: usize = 64 << 20;
+
+    /// Takes all that the session gets.
+    fn fill(session: &SessionBuffers, kept: &mut Vec<Buf>) {
+        loop {
+            match session.room(PIECE) {
+                0 => return,
+                len => kept.push(session.take(len)),
+            }
+        }
+    }
+
+    #[test]
+    fn sessions_that_take_all_they_get_stay_within_the_budget_and_leave_the_next_its_own() {
+        let budget = Arc::new(BufferBudget::new(TOTAL, 512));
+        let pool = WorkerPool::new(0, Some(budget.clone()));
+        let mut sessions: Vec<_> = (0..511).map(|_| (pool.session(), Vec::new())).collect();
+        for (session, kept) in &mut sessions {
+            fill(session, kept);
+            assert!(session.out() >= 32 << 10, "{session:?}");
+        }
+        assert!(budget.out() <= TOTAL, "{}", budget.out());
+        assert!(budget.waits() > 0);
+        let last = pool.session();
+        for _ in 0..100 {
+            let len = last.room(PIECE);
+            assert_eq!(len, 64 << 10);
+            let buf = last.take(len);
+            assert_eq!(last.room(PIECE), 0, "its own is out");
+            last.give(buf);
+        }
+        assert!(!last.has_room(1 << 20) && last.has_room(64 << 10));
+        sessions.clear();
+        assert_eq!(budget.out(), 0);
+        assert_eq!(last.room(PIECE), PIECE);
+    }
+
+    #[test]
+    fn whoever_is_alone_takes_what_it_needs() {
+        let budget = Arc::new(BufferBudget::new(TOTAL, 512));
+        let pool = WorkerPool::new(0, Some(budget.clone()));
+        let (one, other) = (pool.session(), pool.session());
+        assert!(one.has_room(2 * TOTAL));
+        let kept = one.take(24 << 20);
+        assert!(!other.has_room(16 << 20), "more than nobody has");
+        assert!(other.has_room(2 << 20));
+        assert_eq!(one.room(PIECE), 0);
+        one.give(kept);
+        assert_eq!(budget.out(), 0);
+    }
+
+    #[test]
+    fn what_is_idle_is_freed_when_the_last_session_rests() {
+        let pool = WorkerPool::new(1 << 20, None);
+        let (one, other) = (pool.session(), pool.session());
+        one.give(one.take(PIECE));
+        other.give(other.take(4096));
+        one.rest();
+        assert_eq!((pool.idle(), pool.active()), (PIECE + 4096, 1));
+        drop(other);
+        assert_eq!((pool.idle(), pool.active()), (0, 0));
+        one.give(one.take(PIECE));
+        assert_eq!((pool.idle(), pool.active()), (PIECE, 1));
+        one.rest();
+        one.rest();
+        assert_eq!((pool.idle(), pool.active()), (0, 0));
+    }
+}
