@@ -88,6 +88,8 @@ pub struct Model {
     promised: bool,
     /// Blocks and values that an atomic command has found and replaced, and that cannot come back.
     replaced: BTreeSet<(u64, Value)>,
+    /// Writes that their session gave up, and when.
+    given_up: BTreeMap<WriteId, u64>,
     clock: u64,
     next_value: Value,
     torn: bool,
@@ -104,6 +106,7 @@ impl Model {
             survivors: vec![vec![first]; blocks as usize],
             promised: false,
             replaced: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             block_size,
             blocks: vec![vec![zero]; blocks as usize],
             writes: BTreeMap::new(),
@@ -199,6 +202,22 @@ impl Model {
         }
         for block in &mut self.survivors[lba as usize..(lba + blocks) as usize] {
             block.retain(|survivor| survivor.write != write);
+        }
+    }
+
+    /// The session of the write has given it up: from here on it is not to land over what the same session writes later.
+    pub fn give_up(&mut self, write: WriteId) {
+        let now = self.tick();
+        self.given_up.insert(write, now);
+    }
+
+    /// `later` is acknowledged, a write of the session that has given up `write`: nothing of that is left where both meet, if it was given up before.
+    pub fn supersede(&mut self, write: WriteId, later: WriteId) {
+        let Some(Write { lba, blocks, begun }) = self.writes.get(&later).copied() else { return };
+        if self.given_up.get(&write).is_some_and(|at| *at < begun) {
+            for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
+                block.retain(|candidate| candidate.write != write);
+            }
         }
     }
 
@@ -416,6 +435,20 @@ mod tests {
         let mut block = vec![0; 512];
         fill_block(value, &mut block);
         model.end_read(read, &block)
+    }
+
+    #[test]
+    fn a_write_that_was_given_up_does_not_cover_a_later_one() {
+        let mut model = Model::new(1, 512, false);
+        let first = model.begin_write(0, 1, |_| 7);
+        model.give_up(first);
+        let second = model.begin_write(0, 1, |_| 8);
+        model.supersede(first, second);
+        model.acknowledge(second);
+        let read = model.begin_read(0, 1);
+        let mut data = [0; 512];
+        fill_block(7, &mut data);
+        assert_eq!(model.end_read(read, &data).unwrap_err().allowed, [8]);
     }
 
     #[test]

@@ -135,6 +135,7 @@ pub struct Workload {
     /// Failed writes of which something may still be under way in the target: until the connection is known to live on, or the next login.
     fresh: Vec<WriteId>,
     limbo: Vec<WriteId>,
+    given_up: Vec<WriteId>,
     waker: Waker,
     digests: bool,
     logins: u32,
@@ -173,6 +174,7 @@ impl Workload {
             next_control: 0,
             fresh: Vec::new(),
             limbo: Vec::new(),
+            given_up: Vec::new(),
             waker: Waker::noop().clone(),
             digests: false,
             logins: 0,
@@ -556,6 +558,7 @@ impl Workload {
             Kind::Write(write) | Kind::Durable(write) => {
                 match &completion.result {
                     Ok(_) if good => {
+                        self.given_up.iter().for_each(|older| model.supersede(*older, write));
                         if matches!(operation.kind, Kind::Durable(_)) {
                             model.acknowledge_durable(write);
                         } else {
@@ -571,6 +574,7 @@ impl Workload {
             }
             Kind::Compare { read, write, expected, once, first } => match &completion.result {
                 Ok(_) if good => {
+                    self.given_up.iter().for_each(|older| model.supersede(*older, write));
                     model.acknowledge(write);
                     self.acknowledged += 1;
                     let lba = operation.range.0;
@@ -682,6 +686,13 @@ impl Application for Workload {
     fn next_abandoned(&mut self) -> Option<u64> {
         let token = self.abandoned.pop()?;
         self.trace.event(format_args!("{} abandons {token}", self.name));
+        // A command that changes blocks is not to land over a later one from here on.
+        if let Some(Kind::Write(write) | Kind::Durable(write) | Kind::Compare { write, .. }) =
+            self.under_way.get(&token).map(|operation| &operation.kind)
+        {
+            self.model.borrow_mut().give_up(*write);
+            self.given_up.push(*write);
+        }
         Some(token)
     }
 

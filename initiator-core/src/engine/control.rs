@@ -30,6 +30,8 @@ enum Asker {
     Application(u32),
     /// A command that is overdue.
     Timeout,
+    /// A command that nobody waits for.
+    GivenUp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -192,6 +194,21 @@ impl<A: Application> Engine<A> {
         true
     }
 
+    /// Sends ABORT TASK for a command that nobody waits for; false when it cannot be sent now.
+    pub(super) fn ask_to_abort<M: Datamover>(&mut self, mover: &mut M, index: u16, now: Instant) -> bool {
+        // The last places are for commands that are overdue.
+        let used = self.controls.task_management.iter().flatten().filter(|own| own.asker == Asker::GivenUp).count();
+        let itt = self.slots.handle(index).to_itt();
+        let Some(task) = self.slots.get_mut(index) else { return true };
+        let (lun, cmd_sn) = (u64::from_be_bytes(task.command.lun.to_bytes()), task.cmd_sn);
+        let sent = used < TASK_MANAGEMENT_LIMIT / 2
+            && self.send_function(mover, Asker::GivenUp, TaskFunction::AbortTask, lun, itt, cmd_sn, now);
+        if sent {
+            self.slots.abort_asked(index);
+        }
+        sent
+    }
+
     fn send_text<M: Datamover>(&mut self, mover: &mut M, id: Option<u32>, text: &[u8], now: Instant) {
         let itt = self.controls.tag(TEXT_SLOT);
         if !self.text_request(mover, itt, RESERVED_TAG, 0, text) {
@@ -298,6 +315,15 @@ impl<A: Application> Engine<A> {
                 self.app.control_complete(id, ControlAnswer::TaskManagement(response));
             }
             Asker::Timeout => self.abort_answered(mover, own, response, done, now),
+            // Without the target's word on it the command goes on holding up others until it is answered, or overdue.
+            Asker::GivenUp => {
+                if (done || response == TaskResponse::TaskDoesNotExist)
+                    && let Some(index) = self.slots.by_tag(own.referenced)
+                {
+                    self.reclaim(mover, self.slots.handle(index));
+                    self.settle(index, After::Finish(Err(Failure::Aborted), Moved::NOTHING), now);
+                }
+            }
         }
     }
 
@@ -418,7 +444,7 @@ impl<A: Application> Engine<A> {
         match place.and_then(Option::take) {
             Some(TaskManagement { asker: Asker::Application(id), .. }) => self.app.control_complete(id, rejected),
             Some(TaskManagement { asker: Asker::Timeout, .. }) => self.fail(ConnectionEnd::CommandStuck),
-            None => {}
+            Some(TaskManagement { asker: Asker::GivenUp, .. }) | None => {}
         }
     }
 
@@ -462,6 +488,7 @@ impl<A: Application> Engine<A> {
                     self.app.control_complete(id, ControlAnswer::Failed(Failure::TimedOut));
                 }
                 Asker::Timeout => self.escalate(mover, own, now),
+                Asker::GivenUp => {}
             }
         }
         if self.controls.text.as_ref().is_some_and(|text| text.deadline <= now)
@@ -488,7 +515,7 @@ impl<A: Application> Engine<A> {
         let old = core::mem::replace(&mut self.controls, Controls { generation, ..Controls::default() });
         let functions = old.task_management.into_iter().flatten().filter_map(|own| match own.asker {
             Asker::Application(id) => Some(id),
-            Asker::Timeout => None,
+            Asker::Timeout | Asker::GivenUp => None,
         });
         for id in functions.chain(old.text.and_then(|text| text.id)) {
             self.app.control_complete(id, ControlAnswer::Failed(Failure::ConnectionLost));

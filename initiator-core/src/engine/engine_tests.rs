@@ -29,6 +29,8 @@ use crate::connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 
 #[path = "escalation_tests.rs"]
 mod escalation;
+#[path = "given_up_tests.rs"]
+mod given_up;
 #[path = "statuses_tests.rs"]
 mod statuses;
 #[path = "unexpected_tests.rs"]

@@ -5,6 +5,7 @@
 //! ([`Repeat`](crate::command::Repeat)).
 
 mod control;
+mod extent;
 mod receive;
 mod slots;
 mod timers;
@@ -26,6 +27,7 @@ use crate::connection::ConnectionEnd;
 use crate::jitter::Jitter;
 
 use control::Controls;
+use extent::{Claim, Extent, changes_blocks};
 use slots::{After, Moved, Slots, State, Task};
 
 /// Bytes queued in the mover above which no more commands are handed to it.
@@ -75,6 +77,8 @@ pub struct Engine<A> {
     end: Option<ConnectionEnd>,
     time2wait: Option<Duration>,
     counters: Counters,
+    /// Commands handed over so far.
+    issued: u64,
     ahs: Vec<u8>,
     jitter: Jitter,
 }
@@ -116,6 +120,7 @@ impl<A: Application> Engine<A> {
             end: None,
             time2wait: None,
             counters: Counters::default(),
+            issued: 0,
             ahs: Vec::with_capacity(64),
             jitter: Jitter::new(seed),
         }
@@ -192,11 +197,15 @@ impl<A: Application> Engine<A> {
         while let Some(token) = self.app.next_abandoned() {
             self.abandon(token, now);
         }
+        while self.flow == Flow::Open
+            && let Some(index) = self.slots.wants_abort()
+            && self.ask_to_abort(mover, index, now)
+        {}
         // RFC 7143 4.2.2.1: a non-immediate command is sent only with CmdSN at most MaxCmdSN.
         while self.flow == Flow::Open
             && self.window_is_open()
             && mover.backlog() < SEND_BACKLOG
-            && (self.slots.has_ready() || self.pull(now))
+            && (self.slots.has_sendable() || self.pull(now))
         {
             self.send_next(mover, now);
         }
@@ -221,6 +230,13 @@ impl<A: Application> Engine<A> {
                 self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), Moved::NOTHING, now);
                 continue;
             };
+            let claim = Claim {
+                lun: command.lun,
+                extent: Extent::of(&command.cdb),
+                changes: changes_blocks(&command.cdb),
+                issue: self.issued,
+            };
+            self.issued += 1;
             self.slots.insert(Task {
                 command,
                 state: State::Ready,
@@ -228,6 +244,9 @@ impl<A: Application> Engine<A> {
                 cmd_sn: Serial(0),
                 attempts: 0,
                 abandoned: false,
+                given_up: false,
+                abort_wanted: false,
+                claim,
                 expected_out,
                 expected_in,
                 out_address: 0,
@@ -342,9 +361,10 @@ impl<A: Application> Engine<A> {
     fn abandon(&mut self, token: u64, now: Instant) {
         let found = self.slots.iter_mut().find(|(_, task)| task.command.token == token);
         let Some((index, task)) = found else { return };
-        task.abandoned = true;
         if matches!(task.state, State::Ready | State::BackOff(_)) {
             self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now);
+        } else {
+            self.slots.give_up(index);
         }
     }
 
@@ -381,7 +401,6 @@ impl<A: Application> Engine<A> {
                 _ => self.finish(index, Err(Failure::NotRepeatable), Moved::NOTHING, now),
             }
         }
-        self.slots.sort_ready();
         self.app.flush(&self.counters);
     }
 

@@ -7,6 +7,7 @@ use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
+use super::extent::Claim;
 use crate::command::{Command, Failure, Outcome};
 
 /// Where a command stands.
@@ -57,6 +58,11 @@ pub(super) struct Task {
     pub(super) attempts: u8,
     /// Nobody waits for it any more.
     pub(super) abandoned: bool,
+    /// Nobody waits for it, it is under way, and it may change blocks: its end is to be made sure of.
+    pub(super) given_up: bool,
+    /// Whether its abort is still to be sent.
+    pub(super) abort_wanted: bool,
+    pub(super) claim: Claim,
     pub(super) expected_out: u32,
     pub(super) expected_in: u32,
     /// Where its data for the target lie: how a buffer that the mover releases finds back.
@@ -76,10 +82,16 @@ struct Slot {
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u16>,
-    /// Commands in [`State::Ready`], in the order of sending.
+    /// Commands in [`State::Ready`], in the order in which they were handed over.
     ready: VecDeque<u16>,
     in_flight: usize,
     backing_off: usize,
+    /// Commands in [`State::Aborting`].
+    aborting: usize,
+    /// Commands that are [given up](Task::given_up).
+    given_up: usize,
+    /// Of these, those whose abort is to be sent.
+    aborts_wanted: usize,
 }
 
 impl Slots {
@@ -90,6 +102,9 @@ impl Slots {
             ready: VecDeque::with_capacity(size.into()),
             in_flight: 0,
             backing_off: 0,
+            aborting: 0,
+            given_up: 0,
+            aborts_wanted: 0,
         }
     }
 
@@ -113,8 +128,21 @@ impl Slots {
     pub(super) fn insert(&mut self, task: Task) -> u16 {
         let index = self.free.pop().expect("a free slot was seen");
         self.slots[usize::from(index)].task = Some(task);
-        self.ready.push_back(index);
+        self.enqueue(index);
         index
+    }
+
+    /// Commands are sent in the order in which they were handed over, those too that are sent again: where they touch the same blocks, none is carried out
+    /// after one that was given later.
+    fn enqueue(&mut self, index: u16) {
+        let slots = &self.slots;
+        let issue = |index: &u16| slots[usize::from(*index)].task.as_ref().map_or(0, |task| task.claim.issue);
+        let own = issue(&index);
+        if self.ready.back().is_none_or(|last| issue(last) < own) {
+            return self.ready.push_back(index);
+        }
+        let at = self.ready.partition_point(|other| issue(other) < own);
+        self.ready.insert(at, index);
     }
 
     pub(super) fn get_mut(&mut self, index: u16) -> Option<&mut Task> {
@@ -132,9 +160,63 @@ impl Slots {
         TaskHandle { slot: index, generation: self.slots[usize::from(index)].generation }
     }
 
+    /// Where in the queue the next command to send stands: the first that no older one holds up whose fate is open.
+    fn next(&self) -> Option<usize> {
+        if self.aborting + self.given_up + self.backing_off == 0 {
+            return (!self.ready.is_empty()).then_some(0);
+        }
+        let open = |task: &Task| match task.state {
+            State::Aborting | State::BackOff(_) => true,
+            State::InFlight => task.given_up,
+            State::Ready | State::Held => false,
+        };
+        self.ready.iter().position(|index| {
+            let Some(task) = self.slots.get(usize::from(*index)).and_then(|slot| slot.task.as_ref()) else {
+                return false;
+            };
+            !self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&task.claim))
+        })
+    }
+
+    /// Whether a command can be sent.
+    pub(super) fn has_sendable(&self) -> bool {
+        self.next().is_some()
+    }
+
+    /// Nobody waits for a command that is under way. True when it may change blocks, so that its end is to be made sure of.
+    pub(super) fn give_up(&mut self, index: u16) -> bool {
+        let Some(task) = self.get_mut(index) else { return false };
+        let first = !core::mem::replace(&mut task.abandoned, true);
+        let open = first && task.claim.changes && matches!(task.state, State::InFlight | State::Aborting);
+        let asks = open && task.state == State::InFlight;
+        task.given_up = open;
+        task.abort_wanted = asks;
+        self.given_up += usize::from(open);
+        self.aborts_wanted += usize::from(asks);
+        open
+    }
+
+    /// The next command under way whose abort is to be sent.
+    pub(super) fn wants_abort(&self) -> Option<u16> {
+        if self.aborts_wanted == 0 {
+            return None;
+        }
+        self.iter().find(|(_, task)| task.abort_wanted && task.state == State::InFlight).map(|(index, _)| index)
+    }
+
+    /// The abort of a command is sent, or is not to be sent any more.
+    pub(super) fn abort_asked(&mut self, index: u16) {
+        if let Some(task) = self.get_mut(index)
+            && core::mem::take(&mut task.abort_wanted)
+        {
+            self.aborts_wanted -= 1;
+        }
+    }
+
     /// The next command to send moves into [`State::InFlight`] under a new tag.
     pub(super) fn start(&mut self) -> Option<(TaskHandle, &mut Task)> {
-        let index = self.ready.pop_front()?;
+        let at = self.next()?;
+        let index = if at == 0 { self.ready.pop_front()? } else { self.ready.remove(at)? };
         let slot = &mut self.slots[usize::from(index)];
         slot.generation = slot.generation.wrapping_add(1);
         let task = slot.task.as_mut()?;
@@ -143,20 +225,33 @@ impl Slots {
         Some((TaskHandle { slot: index, generation: slot.generation }, task))
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// Changes the state of a command that is in the table.
     pub(super) fn set_state(&mut self, index: u16, state: State) {
         let Some(task) = self.slots.get_mut(usize::from(index)).and_then(|slot| slot.task.as_mut()) else { return };
         let old = core::mem::replace(&mut task.state, state);
         self.leave(index, old);
         match state {
-            State::Ready => self.ready.push_back(index),
+            State::Ready => self.enqueue(index),
             State::BackOff(_) => self.backing_off += 1,
-            State::InFlight | State::Aborting => self.in_flight += 1,
+            State::InFlight => self.in_flight += 1,
+            State::Aborting => {
+                self.in_flight += 1;
+                self.aborting += 1;
+            }
             State::Held => {}
+        }
+        if !matches!(state, State::InFlight | State::Aborting) {
+            self.settled(index);
+        }
+    }
+
+    /// The fate of a command is known: it holds up nobody.
+    fn settled(&mut self, index: u16) {
+        self.abort_asked(index);
+        if let Some(task) = self.get_mut(index)
+            && core::mem::take(&mut task.given_up)
+        {
+            self.given_up -= 1;
         }
     }
 
@@ -164,13 +259,18 @@ impl Slots {
         match state {
             State::Ready => self.ready.retain(|other| *other != index),
             State::BackOff(_) => self.backing_off -= 1,
-            State::InFlight | State::Aborting => self.in_flight -= 1,
+            State::InFlight => self.in_flight -= 1,
+            State::Aborting => {
+                self.in_flight -= 1;
+                self.aborting -= 1;
+            }
             State::Held => {}
         }
     }
 
     /// Takes a command out of the table.
     pub(super) fn remove(&mut self, index: u16) -> Option<Task> {
+        self.settled(index);
         let task = self.slots.get_mut(usize::from(index))?.task.take()?;
         self.leave(index, task.state);
         self.free.push(index);
@@ -184,21 +284,5 @@ impl Slots {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &Task)> {
         (0u16..).zip(&self.slots).filter_map(|(index, slot)| Some((index, slot.task.as_ref()?)))
-    }
-
-    /// Puts what was sent before what was not, each in the order in which it was given: the order in which a new connection sends them.
-    pub(super) fn sort_ready(&mut self) {
-        let slots = &self.slots;
-        self.ready.make_contiguous().sort_by(|a, b| {
-            let key = |index: &u16| {
-                slots[usize::from(*index)].task.as_ref().map_or((true, 0), |task| (task.attempts == 0, task.cmd_sn.0))
-            };
-            let ((a_new, a_sn), (b_new, b_sn)) = (key(a), key(b));
-            a_new.cmp(&b_new).then(if a_new {
-                core::cmp::Ordering::Equal
-            } else {
-                Serial(b_sn).distance(Serial(a_sn)).cmp(&0)
-            })
-        });
     }
 }

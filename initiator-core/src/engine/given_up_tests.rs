@@ -1,0 +1,119 @@
+//! Writes that nobody waits for any more: nothing of them lands on what is written later.
+
+use super::*;
+
+fn write_at(token: u64, lba: u64) -> Command {
+    write(token, BlockIo::new(lba, 2).write(), 1024)
+}
+
+fn lba(command: &ScsiCommand) -> u64 {
+    u64::from(u32::from_be_bytes(command.cdb[2..6].try_into().unwrap()))
+}
+
+#[test]
+fn later_commands_to_the_same_blocks_wait_for_the_abort_of_a_write_that_was_given_up() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(write_at(1, 8));
+    net.run();
+    let first = net.expect_command();
+    net.app().abandoned.push(1);
+    net.app().commands.extend([write_at(2, 9), read(3), write_at(4, 20)]);
+    net.run();
+    let abort = net.expect_function();
+    assert_eq!(abort.function, Ok(TaskFunction::AbortTask));
+    assert_eq!((abort.referenced_task_tag, abort.ref_cmd_sn), (first.itt, first.cmd_sn));
+    let others = [net.expect_command(), net.expect_command()];
+    assert!(others[0].read && lba(&others[1]) == 20, "what touches other blocks does not wait");
+    assert!(net.got.is_empty());
+    net.answer_function(&abort, TaskResponse::Complete);
+    assert_eq!(lba(&net.expect_command()), 9);
+    assert_eq!(net.result(1), Err(Failure::Aborted));
+}
+
+#[test]
+fn its_own_answer_ends_the_wait_too() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(write_at(1, 8));
+    net.run();
+    let first = net.expect_command();
+    net.app().abandoned.push(1);
+    net.app().commands.push_back(write_at(2, 8));
+    net.run();
+    let abort = net.expect_function();
+    net.good(&first);
+    assert_eq!(lba(&net.expect_command()), 8);
+    net.answer_function(&abort, TaskResponse::TaskDoesNotExist);
+    assert!(!net.initiator.as_ref().unwrap().is_finished());
+}
+
+#[test]
+fn a_target_that_does_not_abort_it_has_it_waited_for() {
+    for answer in [Some(TaskResponse::Rejected), None] {
+        let mut net = Net::new(INFINITE);
+        net.app().commands.push_back(write_at(1, 8));
+        net.run();
+        let first = net.expect_command();
+        net.app().abandoned.push(1);
+        net.app().commands.push_back(write_at(2, 8));
+        net.run();
+        let abort = net.expect_function();
+        match answer {
+            Some(answer) => net.answer_function(&abort, answer),
+            None => net.tick(),
+        }
+        assert!(net.got.is_empty(), "nothing is reset for it, and nothing passes it");
+        net.good(&first);
+        assert_eq!(lba(&net.expect_command()), 8);
+    }
+}
+
+#[test]
+fn one_that_waits_to_be_sent_is_never_sent() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(write_at(1, 8));
+    net.run();
+    let first = net.expect_command();
+    net.respond(&first, &[], Status::Busy, &[]);
+    net.app().abandoned.push(1);
+    net.app().commands.push_back(write_at(2, 8));
+    net.run();
+    assert_eq!(net.result(1), Err(Failure::Aborted));
+    let second = net.expect_command();
+    net.good(&second);
+    assert!(net.result(2).is_ok() && net.got.is_empty());
+    assert_eq!(net.initiator.as_ref().unwrap().poll_timeout(), None, "nothing is to be sent later");
+}
+
+#[test]
+fn many_at_once_are_aborted_a_few_at_a_time() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.extend((0..12).map(|n| write_at(n, n * 2)));
+    net.run();
+    for _ in 0..12 {
+        net.expect_command();
+    }
+    net.app().abandoned.extend(0..12);
+    net.run();
+    let mut aborted = 0;
+    while !net.got.is_empty() {
+        let abort = net.expect_function();
+        net.answer_function(&abort, TaskResponse::Complete);
+        aborted += 1;
+    }
+    assert_eq!((aborted, net.app().done.len()), (12, 12));
+}
+
+#[test]
+fn what_was_issued_later_does_not_pass_a_write_that_is_sent_again() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(write_at(1, 8));
+    net.run();
+    let first = net.expect_command();
+    net.respond(&first, &[], Status::Busy, &[]);
+    net.app().commands.extend([write_at(2, 9), write_at(3, 30)]);
+    net.run();
+    assert_eq!(lba(&net.expect_command()), 30);
+    assert!(net.got.is_empty());
+    net.tick();
+    assert_eq!([lba(&net.expect_command()), lba(&net.expect_command())], [8, 9]);
+}
