@@ -333,7 +333,7 @@ impl Scenario {
             others: rng.pick(&[0, 100, 400]),
             functions: rng.pick(&[0, 0, 20, 60]),
             function_kinds: if rng.permille(500) { GENTLE } else { HARSH },
-            abandons: rng.pick(&[0, 0, 30]),
+            abandons: rng.pick(&[0, 0, 50]),
             texts: rng.pick(&[0, 10]),
             unmap: store.unmap,
             store_fails: store.read_errors + store.write_errors + store.full > 0,

@@ -129,6 +129,8 @@ pub struct Workload {
     next_token: u64,
     under_way: BTreeMap<u64, Operation>,
     abandoned: Vec<u64>,
+    /// Blocks of a command that was just given up.
+    follow: Option<(u64, u64)>,
     controls: BTreeMap<u32, &'static str>,
     control_wanted: Option<Control>,
     next_control: u32,
@@ -169,6 +171,7 @@ impl Workload {
             next_token: 0,
             under_way: BTreeMap::new(),
             abandoned: Vec::new(),
+            follow: None,
             controls: BTreeMap::new(),
             control_wanted: None,
             next_control: 0,
@@ -460,6 +463,10 @@ impl Workload {
     }
 
     fn any(&mut self) -> Command {
+        // What is written after a write that was given up, to the same blocks, is what shows whether that one stays away.
+        if let Some((lba, blocks)) = self.follow.take() {
+            return self.write(lba, blocks);
+        }
         let (lba, blocks) = self.range();
         if self.rng.permille(self.plan.others) {
             self.other()
@@ -638,7 +645,12 @@ impl Application for Workload {
                 }
                 if self.rng.permille(self.plan.abandons) && !self.under_way.is_empty() {
                     let at = self.rng.below(self.under_way.len() as u64) as usize;
-                    self.abandoned.extend(self.under_way.keys().nth(at));
+                    if let Some((token, operation)) = self.under_way.iter().nth(at) {
+                        self.abandoned.push(*token);
+                        self.follow = Some(operation.range).filter(|(_, blocks)| *blocks > 0);
+                        self.waker.wake_by_ref();
+                        return None;
+                    }
                 }
                 if self.control_wanted.is_some() || !self.abandoned.is_empty() {
                     self.waker.wake_by_ref();
