@@ -19,8 +19,11 @@ use crate::error::Error;
 /// A disk: a logical unit of a session. Clones share it; any number of operations may be under way.
 ///
 /// Offsets and lengths are in bytes and have to be whole blocks. An operation longer than the disk's MAXIMUM TRANSFER LENGTH goes out in several commands
-/// side by side. Dropping an operation's future is safe at any time: its memory belongs to the session until the target is done with it. A dropped
-/// write may or may not take place; it is over when a later [`Session::logout`] is done.
+/// side by side.
+///
+/// Dropping an operation's future (as a time limit around it does) is safe at any time: its memory belongs to the session until the target is done with it.
+/// What was not sent is never sent. A write that was sent may or may not take place, but never after a later one: the target is asked to abort it (ABORT
+/// TASK, RFC 7143 11.5.1), and what this session is asked later for the same blocks waits until that is answered, or the write is.
 #[derive(Debug, Clone)]
 pub struct Disk {
     session: Session,
