@@ -1,7 +1,8 @@
 #!/bin/bash
-# Commands that take long, and memory that is touched for the first time, hold up nobody: the kernel's ib_iser, with a keepalive of
-# five seconds, has a whole disk of ours zeroed, which takes no memory, and after a fresh login reads here and there from a large one
-# that nobody has written to. No ping goes unanswered.
+# Commands that take long, and memory that is touched for the first time, hold up nobody: the kernel's ib_iser, with a
+# keepalive of five seconds, has a whole disk of ours zeroed, which takes no memory, and after a fresh login reads here and
+# there from a large one that nobody has written to, writes to it, reads again, and discards it. No ping goes unanswered,
+# and the target never has more memory than what was written and ALLOWANCE.
 source "$JOBS/prelude.sh"
 source "$JOBS/rdma.sh"
 need "wire" wire
@@ -34,11 +35,33 @@ need "logout" logout
 
 need "fresh login" login
 mapfile -t disk < <(disks)
-check "128 random reads" fio --name=reads --filename="${disk[1]}" --rw=randread --bs=4k --number_ios=128 --size=8G --direct=1 --ioengine=libaio --iodepth=16
+# What is written to a session's buffers, and what the device keeps for it.
+ALLOWANCE=48
+begin=$(resident)
+# bounded MEBIBYTES: the target has no more memory than that and ALLOWANCE, besides what it had at the login.
+bounded() { local now; now=$(resident); note "resident: $begin MiB, then $now MiB"; test "$now" -le $((begin + $1 + ALLOWANCE)); }
+# here_and_there NAME rw: the same 128 places each time.
+here_and_there() {
+    fio --name="$1" --filename="${disk[1]}" --rw="$2" --bs=4k --number_ios=128 --size=8G --direct=1 --ioengine=libaio \
+        --iodepth=16 --randseed=7
+}
+# through NAME rw MEBIBYTES: from the first block on.
+through() {
+    fio --name="$1" --filename="${disk[1]}" --rw="$2" --bs=256k --size="$3M" --direct=1 --ioengine=libaio --iodepth=4
+}
+check "128 random reads" here_and_there reads randread
+check "reads take no memory" bounded 0
+need "128 random writes" here_and_there writes randwrite
+check "128 random reads of what is written" here_and_there reads randread
+check "what was written here and there bounds the memory" bounded 1
+need "192 MiB are written" through writes write 192
+check "192 MiB are read" through reads read 192
+check "what was written bounds the memory" bounded 193
+check "everything is discarded" blkdiscard "${disk[1]}"
+check "discarding gives the memory back" bounded 0
 sleep 11
 check "reads: no ping timeout" no_ping_timeout
 check "reads: still logged in" operational
-note "resident: $(resident) MiB after 128 reads of 8 GiB that nobody has written"
 need "logout at last" logout
 check "target ends at Ctrl-C" stop_serving
 finish

@@ -3,6 +3,7 @@
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
+use crate::registration::register_by_all_means;
 use crate::{Access, Memory, RegisterFailure, Registrar, Registration};
 
 /// Memory with a registration of its own: exactly these bytes, for exactly one kind of access, until it is taken back.
@@ -44,7 +45,7 @@ impl Advertised {
         }
         // SAFETY: the memory is owned by what is made here, which frees it only after the registration has ended. A buffer's pages do not change; a
         // region leaves pages alone that are pinned, as has just been done.
-        match unsafe { registrar.register(at, len, access) } {
+        match unsafe { register_by_all_means(registrar, at, len, access) } {
             Ok(registration) => {
                 let address = at.expose_provenance() as u64;
                 let memory = ManuallyDrop::new(memory);

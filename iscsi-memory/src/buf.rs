@@ -7,7 +7,8 @@ use core::fmt;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-use crate::{Access, DevicePiece, RegisterFailure, Registrar, Registration};
+use crate::registration::register_by_all_means;
+use crate::{Access, DevicePiece, DomainId, RegisterFailure, Registrar, Registration};
 
 /// Alignment of every [`Buf`] in bytes: what `O_DIRECT` files and registered memory ask for.
 const ALIGNMENT: usize = 4096;
@@ -54,8 +55,8 @@ fn unmap(_ptr: NonNull<u8>, _len: usize) {}
 
 /// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a mover, and back.
 ///
-/// It dereferences to its first `len()` bytes. It carries the registration that an RDMA device asked for when it first met the buffer; the registration
-/// goes where the buffer goes, and ends when the buffer is freed or meets another device.
+/// It dereferences to its first `len()` bytes, or to a [window](Self::set_window) of it. It carries the registration that
+/// an RDMA device asked for when it first met the buffer; the registration goes where the buffer goes, and ends when the buffer is freed or meets another device.
 ///
 /// ```
 /// use iscsi_memory::Buf;
@@ -67,6 +68,7 @@ fn unmap(_ptr: NonNull<u8>, _len: usize) {}
 pub struct Buf {
     ptr: NonNull<u8>,
     capacity: usize,
+    start: usize,
     len: usize,
     registration: Option<Arc<dyn Registration>>,
 }
@@ -84,7 +86,7 @@ impl Buf {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { ptr: NonNull::dangling(), capacity: 0, len: 0, registration: None };
+            return Self { ptr: NonNull::dangling(), capacity: 0, start: 0, len: 0, registration: None };
         }
         let layout = Self::layout(len);
         let ptr = if is_mapped(len) {
@@ -94,7 +96,7 @@ impl Buf {
             NonNull::new(unsafe { alloc_zeroed(layout) })
         };
         let Some(ptr) = ptr else { handle_alloc_error(layout) };
-        Self { ptr, capacity: len, len, registration: None }
+        Self { ptr, capacity: len, start: 0, len, registration: None }
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -107,13 +109,36 @@ impl Buf {
         self.capacity
     }
 
-    /// Sets the length in bytes; the content up to the capacity stays what it was.
+    /// Sets the length in bytes, from the first byte on; the content up to the capacity stays what it was.
     ///
     /// # Panics
     /// If `len` is above the capacity.
     pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity, "length {len} is above the buffer's capacity of {} bytes", self.capacity);
-        self.len = len;
+        self.set_window(0, len);
+    }
+
+    /// Has the buffer dereference to bytes `start..start + len` of its capacity, so that a long one can be worked on piece
+    /// by piece; the content stays what it was. Whoever gives it on sets it back by [`set_len`](Self::set_len).
+    ///
+    /// ```
+    /// use iscsi_memory::Buf;
+    /// let mut buf = Buf::zeroed(1024);
+    /// buf.set_window(512, 512);
+    /// buf.fill(7);
+    /// buf.set_len(1024);
+    /// assert_eq!((buf[511], buf[512]), (0, 7));
+    /// ```
+    ///
+    /// # Panics
+    /// If the bytes lie beyond the capacity.
+    pub fn set_window(&mut self, start: usize, len: usize) {
+        let end = start.checked_add(len);
+        assert!(
+            end.is_some_and(|end| end <= self.capacity),
+            "bytes {start}+{len} are beyond the buffer's capacity of {} bytes",
+            self.capacity
+        );
+        (self.start, self.len) = (start, len);
     }
 
     #[cfg(feature = "std")]
@@ -146,6 +171,12 @@ impl Buf {
         Ok(DevicePiece { address: (self.ptr.as_ptr().expose_provenance() + start) as u64, len, key })
     }
 
+    /// Whether it is registered with a domain.
+    #[must_use]
+    pub fn is_registered(&self, domain: DomainId) -> bool {
+        self.registration.as_ref().is_some_and(|registration| registration.domain() == domain)
+    }
+
     #[cold]
     fn register(&mut self, registrar: &dyn Registrar) -> Result<u32, RegisterFailure> {
         if let Some(old) = &self.registration
@@ -156,7 +187,8 @@ impl Buf {
         }
         self.registration = None;
         // SAFETY: `drop` frees the memory only after the registration that is stored here has ended, and until then it stays where it is.
-        let registration = unsafe { registrar.register(self.ptr.as_ptr(), self.capacity, Access::Local) }?;
+        let registration =
+            unsafe { register_by_all_means(registrar, self.ptr.as_ptr(), self.capacity, Access::Local) }?;
         let key = registration.local_key();
         self.registration = Some(registration);
         Ok(key)
@@ -183,15 +215,15 @@ impl Drop for Buf {
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len <= capacity` bytes are allocated, and were zero at first.
-        unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+        // SAFETY: `start + len <= capacity` bytes are allocated, and were zero at first.
+        unsafe { core::slice::from_raw_parts(self.ptr.as_ptr().add(self.start), self.len) }
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and `&mut self` is exclusive.
-        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr().add(self.start), self.len) }
     }
 }
 

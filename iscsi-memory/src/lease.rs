@@ -2,7 +2,7 @@
 
 use crate::{Buf, ReceiveSlice, RegionSlice, SendSlice};
 #[cfg(feature = "std")]
-use crate::{DevicePiece, RegisterFailure, Registrar};
+use crate::{Direction, RegisterFailure, Registrar, WorkPiece};
 
 /// Memory of either kind, owned: a private buffer or a part of a store's lent memory.
 #[derive(Debug)]
@@ -94,8 +94,10 @@ impl Memory {
         self.as_ptr(start).expose_provenance() as u64
     }
 
-    /// The first of bytes `start..start + len` as a work request names them: all of them, or as many as lie in one registration. What was not registered
-    /// with the domain before is registered now.
+    /// The first of bytes `start..start + len` as a work request names them: all of them, or as many as lie in one
+    /// registration. What was not registered with the domain before is registered now, where that pays and there is
+    /// [time](Registrar::has_time_for) for it; a region may give zeroes for what was never written. `None`: the first of
+    /// these bytes are to be copied.
     ///
     /// # Errors
     /// When a limit is reached or the device refuses.
@@ -108,10 +110,23 @@ impl Memory {
         registrar: &dyn Registrar,
         start: usize,
         len: usize,
-    ) -> Result<DevicePiece, RegisterFailure> {
+        direction: Direction,
+    ) -> Result<Option<WorkPiece>, RegisterFailure> {
         match self {
-            Self::Buf(buf) => buf.device_piece(registrar, start, len),
-            Self::Region(slice) => slice.device_piece(registrar, start, len),
+            Self::Buf(buf) if buf.is_registered(registrar.domain()) || registrar.has_time_for(buf.capacity()) => {
+                let piece = buf.device_piece(registrar, start, len)?;
+                Ok(Some(WorkPiece { piece, hold: None }))
+            }
+            Self::Buf(_) => Ok(None),
+            Self::Region(slice) => slice.device_piece(registrar, start, len, direction),
+        }
+    }
+
+    /// A work request is done with it, and its holds are dropped: see [`Region::settle`](crate::Region::settle).
+    #[cfg(feature = "std")]
+    pub fn settle(&self) {
+        if let Self::Region(slice) = self {
+            slice.region().settle();
         }
     }
 }

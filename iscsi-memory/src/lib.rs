@@ -25,6 +25,8 @@ mod chunks;
 #[cfg(feature = "counting-allocator")]
 mod counting;
 mod lease;
+#[cfg(feature = "std")]
+mod pinned;
 mod region;
 mod registration;
 mod session_buffers;
@@ -43,7 +45,8 @@ pub use counting::CountingAllocator;
 pub use lease::{Lease, Memory};
 pub use region::Region;
 pub use registration::{
-    Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
+    Access, BudgetShare, DevicePiece, Direction, DomainId, PieceHold, RegisterFailure, Registrar, Registration,
+    RegistrationBudget, WorkPiece,
 };
 pub use session_buffers::{BufferBudget, SessionBuffers, WorkerPool};
 pub use slice::{Landed, Landing, RegionSlice};

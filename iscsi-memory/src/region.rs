@@ -9,21 +9,21 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "std")]
-use crate::chunks::{CHUNK, Chunk, Chunks};
-#[cfg(feature = "std")]
-use crate::{Access, DomainId, RegisterFailure, Registrar};
+use crate::chunks::{Chunk, Chunks};
 use crate::{MemoryBudget, OutOfMemory, RegionSlice};
 
 /// Bytes of one page, the grain of allocation and of [`Region::discard`].
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const PAGE_SHIFT: u32 = 12;
+/// Bytes that [`Region::extent`] looks at in one call: reading the marks of so many takes a fraction of a millisecond.
+const EXTENT: u64 = 64 << 30;
 
 /// What `heap` allocates for `len` bytes: at least one, at page alignment.
 fn heap_layout(len: usize) -> Layout {
     Layout::from_size_align(len.max(1), PAGE as usize).expect("a region is smaller than the address space")
 }
 
-enum Backing {
+pub(crate) enum Backing {
     Heap,
     #[cfg(feature = "std")]
     Mapped,
@@ -43,10 +43,15 @@ enum Backing {
 ///
 /// # RDMA devices
 ///
-/// A device registers the region in chunks of 16 MiB, each when it is first used with a protection domain. That pins the chunk's pages, whether they
-/// were written or not: they count in the [`RegistrationBudget`](crate::RegistrationBudget), not in [`allocated`](Self::allocated). A device keeps to the
-/// pages that it has seen, so a page of a registered chunk is never given back to the machine: [`discard`](Self::discard) zeroes it by hand. What was
-/// pinned and is not written goes back when the last registration of its chunk ends ([`forget`](Self::forget)).
+/// A device registers the region in chunks of 1 MiB, each when it is first used with a protection domain and at least
+/// seven eighths of its pages have been written. What is not registered is copied ([`Memory::device_piece`](crate::Memory::device_piece)),
+/// and what was never written is sent from [zeroes](crate::Registrar::zeroes) that the device keeps: reading pins nothing
+/// that nobody wrote. Registered chunks count in the [`RegistrationBudget`](crate::RegistrationBudget).
+///
+/// A device keeps to the pages that it has seen, so that no page of a registered chunk goes back to the machine. Where a
+/// [`discard`](Self::discard) leaves less than three quarters of a chunk written, its registrations end, and all of it goes
+/// back that is not written; while a work request uses the chunk it is zeroed by hand, and goes back after that
+/// ([`settle`](Self::settle)). What devices have pinned is thus never more than four thirds of what is written.
 ///
 /// # Soundness
 ///
@@ -72,9 +77,9 @@ enum Backing {
 pub struct Region {
     ptr: NonNull<u8>,
     len: u64,
-    backing: Backing,
+    pub(crate) backing: Backing,
     /// One bit a page: set when the page was written.
-    written: Vec<AtomicU64>,
+    pub(crate) written: Vec<AtomicU64>,
     allocated_pages: AtomicU64,
     budget: Arc<MemoryBudget>,
     #[cfg(feature = "std")]
@@ -270,7 +275,8 @@ impl Region {
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) }
     }
 
-    /// Makes a range read as zero and gives its whole pages back to the machine, except those that an RDMA device has registered.
+    /// Makes a range read as zero and gives its whole pages back to the machine. What an RDMA device has registered may go
+    /// later: see [`Region`].
     ///
     /// # Panics
     /// If the range is outside the region.
@@ -311,35 +317,24 @@ impl Region {
                 core::ptr::write_bytes(self.at(range.start), 0, (range.end - range.start) as usize);
             },
             #[cfg(feature = "std")]
-            Backing::Mapped => {
-                let chunks = self.chunks.read();
-                let mut at = range.start;
-                while at < range.end {
-                    let (is_free, mut end) = (is_free_at(&chunks, at), chunk_end(at));
-                    while end < range.end && is_free_at(&chunks, end) == is_free {
-                        end = chunk_end(end);
-                    }
-                    let end = end.min(range.end);
-                    if is_free {
-                        self.give_back(at..end);
-                    } else {
-                        // SAFETY: checked range of our own mapping.
-                        unsafe { core::ptr::write_bytes(self.at(at), 0, (end - at) as usize) }
-                    }
-                    at = end;
-                }
-            }
+            Backing::Mapped => self.release_mapped(range),
         }
     }
 
-    /// How far from `offset` on all bytes are alike allocated or not: whether they are allocated, and the end of that run.
+    /// How far from `offset` on all bytes are alike allocated or not: whether they are allocated, and the end of that run,
+    /// or of its first 64 GiB, which is as far as one call looks.
     ///
     /// # Panics
     /// If `offset` is not inside the region.
     #[must_use]
     pub fn extent(&self, offset: u64) -> (bool, u64) {
+        self.extent_within(offset, offset.saturating_add(EXTENT))
+    }
+
+    /// [`extent`](Self::extent) that need not look further than `end`.
+    pub(crate) fn extent_within(&self, offset: u64, end: u64) -> (bool, u64) {
         self.check(offset, 1);
-        let pages = self.len.div_ceil(PAGE);
+        let pages = end.min(self.len).div_ceil(PAGE);
         let mut page = offset >> PAGE_SHIFT;
         let state = self.is_written(page);
         while page < pages {
@@ -366,104 +361,14 @@ impl Region {
     }
 }
 
-#[cfg(feature = "std")]
-fn chunk_end(offset: u64) -> u64 {
-    (offset / CHUNK + 1) * CHUNK
-}
-
-#[cfg(feature = "std")]
-fn is_free_at(chunks: &[Chunk], offset: u64) -> bool {
-    chunks.get((offset / CHUNK) as usize).is_none_or(Chunk::is_free)
-}
-
-#[cfg(feature = "std")]
-impl Region {
-    /// Gives whole pages of a mapped region back to the machine. They are in no registration, and the caller holds the lock that keeps it so.
-    fn give_back(&self, range: Range<u64>) {
-        let len = (range.end - range.start) as usize;
-        // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure leaves old bytes
-        // there, so they are zeroed by hand.
-        unsafe {
-            if rustix::mm::madvise(self.at(range.start).cast(), len, rustix::mm::Advice::LinuxDontNeed).is_err() {
-                core::ptr::write_bytes(self.at(range.start), 0, len);
-            }
-        }
-    }
-
-    /// The key of the chunk around `offset` for a domain, and the chunk's end. Registers it if the domain does not have it.
-    pub(crate) fn chunk_key(
-        self: &Arc<Self>,
-        registrar: &dyn Registrar,
-        offset: u64,
-    ) -> Result<(u32, u64), RegisterFailure> {
-        let index = (offset / CHUNK) as usize;
-        let end = chunk_end(offset).min(self.len);
-        if let Some(key) = self.chunks.read().get(index).and_then(|chunk| chunk.key(registrar.domain())) {
-            return Ok((key, end));
-        }
-        let mut chunks = self.chunks.write(self.len);
-        let chunk = &mut chunks[index];
-        if let Some(key) = chunk.key(registrar.domain()) {
-            return Ok((key, end));
-        }
-        let start = index as u64 * CHUNK;
-        // SAFETY: a range of our own memory, which is freed only after every registration has ended, and whose pages stay while the chunk is not free.
-        let registration = unsafe { registrar.register(self.at(start), (end - start) as usize, Access::Local) }?;
-        let key = registration.local_key();
-        chunk.held.push(registration);
-        drop(chunks);
-        registrar.has_registered(self);
-        Ok((key, end))
-    }
-
-    /// Bytes of the region that are registered as whole chunks, counted once for each domain.
-    #[must_use]
-    pub fn registered(&self) -> u64 {
-        let size = |index: usize| (self.len - index as u64 * CHUNK).min(CHUNK);
-        self.chunks.read().iter().enumerate().map(|(index, chunk)| chunk.held.len() as u64 * size(index)).sum()
-    }
-
-    /// Ends the registrations of a domain, and gives back what they pinned and nobody has written.
-    pub fn forget(&self, domain: DomainId) {
-        let mut chunks = self.chunks.write(self.len);
-        for (index, chunk) in chunks.iter_mut().enumerate() {
-            let before = chunk.held.len();
-            let mut stuck = 0;
-            chunk.held.retain(|held| {
-                let ours = held.domain() == domain;
-                stuck += usize::from(ours && !held.release());
-                !ours
-            });
-            chunk.pins += stuck;
-            if chunk.held.len() < before && chunk.is_free() && matches!(self.backing, Backing::Mapped) {
-                self.give_back_unwritten(index as u64 * CHUNK);
-            }
-        }
-    }
-
-    /// Gives back the pages of a chunk that nobody has written. The caller holds the lock for writing: no page is taken meanwhile.
-    fn give_back_unwritten(&self, start: u64) {
-        let end = chunk_end(start).min(self.len);
-        let mut at = start;
-        while at < end {
-            let (is_written, run) = self.extent(at);
-            let run = run.min(end);
-            if !is_written && run / PAGE > at / PAGE {
-                self.give_back(at..run / PAGE * PAGE);
-            }
-            at = run;
-        }
-    }
-}
-
 impl Drop for Region {
     fn drop(&mut self) {
         #[cfg(feature = "std")]
         {
-            let chunks = self.chunks.write(self.len);
+            let table = self.chunks.write();
             // Each one is asked, also after one has refused.
             let stuck = |chunk: &Chunk| chunk.held.iter().filter(|held| !held.release()).count() + chunk.pins;
-            if chunks.iter().map(stuck).sum::<usize>() > 0 {
+            if table.iter().map(|(_, chunk)| stuck(chunk)).sum::<usize>() > 0 {
                 // A device may still write there: better lost than given to somebody else.
                 return;
             }

@@ -99,10 +99,50 @@ pub unsafe trait Registrar {
         access: Access,
     ) -> Result<Arc<dyn Registration>, RegisterFailure>;
 
+    /// Whether there is time to register `len` bytes now. Where there is not, they are copied. Default true: whoever works
+    /// for many at a time lets others have their turn after each registration, since it takes a device long.
+    fn has_time_for(&self, len: usize) -> bool {
+        let _ = len;
+        true
+    }
+
+    /// Registered bytes that are zero and that nobody writes, to be sent in place of memory that was never written. Default
+    /// `None`: such memory is copied.
+    fn zeroes(&self) -> Option<DevicePiece> {
+        None
+    }
+
+    /// Ends registrations of the domain that can be made again, so that `len` bytes can be registered that cannot do without.
+    /// Whether any ended. Default false.
+    fn make_room(&self, len: usize) -> bool {
+        let _ = len;
+        false
+    }
+
     /// A chunk of a region was registered: [`Region::forget`](crate::Region::forget) is to be called when the domain ends before the region.
     #[cfg(feature = "std")]
     fn has_registered(&self, region: &Arc<crate::Region>) {
         let _ = region;
+    }
+}
+
+/// Registers memory that cannot do without: other registrations of the domain end for it where the limit is reached.
+///
+/// # Safety
+/// As [`Registrar::register`].
+pub(crate) unsafe fn register_by_all_means(
+    registrar: &dyn Registrar,
+    at: *mut u8,
+    len: usize,
+    access: Access,
+) -> Result<Arc<dyn Registration>, RegisterFailure> {
+    // SAFETY: as the caller says.
+    match unsafe { registrar.register(at, len, access) } {
+        Err(RegisterFailure::Budget(_) | RegisterFailure::MemoryLock) if registrar.make_room(len) => {
+            // SAFETY: as before.
+            unsafe { registrar.register(at, len, access) }
+        }
+        registered => registered,
     }
 }
 
@@ -115,6 +155,29 @@ pub struct DevicePiece {
     pub len: usize,
     /// The registration's local key.
     pub key: u32,
+}
+
+/// What a device does with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// It reads the bytes, to send them.
+    Out,
+    /// It writes them.
+    In,
+}
+
+/// Keeps the registration of a part of a region until it is dropped: [`Region::settle`](crate::Region::settle) is to be
+/// called then.
+#[derive(Debug, Clone)]
+pub struct PieceHold(#[allow(dead_code, reason = "it is there to be counted")] pub(crate) Arc<dyn Registration>);
+
+/// A part of memory that a work request may name until its hold is dropped.
+#[derive(Debug)]
+pub struct WorkPiece {
+    /// Where it is.
+    pub piece: DevicePiece,
+    /// To be kept until the work request has completed. Memory that is nobody else's, such as a buffer, needs none.
+    pub hold: Option<PieceHold>,
 }
 
 /// How many bytes may be registered, and how many are. One is shared by all devices and connections of a process, or as its owner likes.

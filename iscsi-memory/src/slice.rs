@@ -4,9 +4,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 #[cfg(feature = "std")]
-use crate::chunks::{CHUNK, Chunk};
-#[cfg(feature = "std")]
-use crate::{DevicePiece, RegisterFailure, Registrar};
+use crate::{Direction, RegisterFailure, Registrar, WorkPiece};
 use crate::{OutOfMemory, Region};
 
 /// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by it.
@@ -124,8 +122,8 @@ impl RegionSlice {
         &self.region
     }
 
-    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their chunk, which is registered with the
-    /// domain if it was not.
+    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their chunk,
+    /// which is registered with the domain if it was not. See [`Memory::device_piece`](crate::Memory::device_piece).
     ///
     /// # Errors
     /// When a limit is reached or the device refuses.
@@ -138,35 +136,28 @@ impl RegionSlice {
         registrar: &dyn Registrar,
         start: usize,
         len: usize,
-    ) -> Result<DevicePiece, RegisterFailure> {
+        direction: Direction,
+    ) -> Result<Option<WorkPiece>, RegisterFailure> {
         assert!(
             len != 0 && start.checked_add(len).is_some_and(|end| end <= self.len),
             "a work request names bytes of its slice"
         );
-        let offset = self.offset + start as u64;
-        let (key, end) = self.region.chunk_key(registrar, offset)?;
-        let address = self.as_ptr(start).expose_provenance() as u64;
-        Ok(DevicePiece { address, len: len.min((end - offset) as usize), key })
+        self.region.reach(registrar, self.offset + start as u64, len, direction)
     }
 
-    /// Keeps the pages under bytes of the slice where they are.
+    /// Keeps the pages under bytes of the slice, which are not none, where they are.
     #[cfg(feature = "std")]
     pub(crate) fn pin(&self, start: usize, len: usize) {
-        self.each_chunk(start, len, |chunk| chunk.pins += 1);
+        let first = self.offset + start as u64;
+        self.region.pin_chunks(first, first + len as u64 - 1, |chunk| chunk.pins += 1);
     }
 
     /// The reverse of [`pin`](Self::pin).
     #[cfg(feature = "std")]
     pub(crate) fn unpin(&self, start: usize, len: usize) {
-        self.each_chunk(start, len, |chunk| chunk.pins -= 1);
-    }
-
-    #[cfg(feature = "std")]
-    fn each_chunk(&self, start: usize, len: usize, each: impl FnMut(&mut Chunk)) {
         let first = self.offset + start as u64;
-        let last = first + len as u64 - 1;
-        let mut chunks = self.region.chunks.write(self.region.len());
-        chunks[(first / CHUNK) as usize..=(last / CHUNK) as usize].iter_mut().for_each(each);
+        self.region.pin_chunks(first, first + len as u64 - 1, |chunk| chunk.pins -= 1);
+        self.region.settle();
     }
 
     #[cfg(feature = "std")]

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use iscsi_memory::{
-    Access, Advertised, BudgetShare, Buf, BufPool, DomainId, Lease, Memory, Region, RegisterFailure, Registrar,
-    Registration, RegistrationBudget,
+    Access, Advertised, BudgetShare, Buf, BufPool, DevicePiece, Direction, DomainId, Lease, Memory, Region,
+    RegisterFailure, Registrar, Registration, RegistrationBudget, WorkPiece,
 };
 
 const MIB: u64 = 1 << 20;
-const CHUNK: u64 = 16 * MIB;
+const CHUNK: u64 = MIB;
 
 /// Addresses that a device never let go of.
 static STUCK: Mutex<Vec<usize>> = Mutex::new(Vec::new());
@@ -24,6 +24,11 @@ struct Device {
     live: Arc<AtomicUsize>,
     lets_go: Arc<AtomicBool>,
     last: Mutex<Option<(usize, Access)>>,
+    /// It has no time to register anything.
+    is_busy: AtomicBool,
+    zeroes: Mutex<Option<Buf>>,
+    /// Whose chunks make room.
+    region: Mutex<Option<Arc<Region>>>,
 }
 
 impl Device {
@@ -35,7 +40,16 @@ impl Device {
             live: Arc::default(),
             lets_go: Arc::new(AtomicBool::new(true)),
             last: Mutex::default(),
+            is_busy: AtomicBool::new(false),
+            zeroes: Mutex::default(),
+            region: Mutex::default(),
         }
+    }
+
+    fn with_zeroes(limit: u64) -> Self {
+        let device = Self::new(limit);
+        *device.zeroes.lock().unwrap() = Some(Buf::zeroed(65_536));
+        device
     }
 
     fn made(&self) -> usize {
@@ -115,6 +129,33 @@ unsafe impl Registrar for Device {
             share: Mutex::new(Some(share)),
         }))
     }
+    fn has_time_for(&self, _: usize) -> bool {
+        !self.is_busy.load(Ordering::Relaxed)
+    }
+    fn zeroes(&self) -> Option<DevicePiece> {
+        let mut zeroes = self.zeroes.lock().unwrap();
+        let buf = zeroes.as_mut()?;
+        buf.device_piece(self, 0, buf.len()).ok()
+    }
+    fn make_room(&self, len: usize) -> bool {
+        let region = self.region.lock().unwrap();
+        region.as_ref().is_some_and(|region| region.shed(self.domain, len as u64) > 0)
+    }
+}
+
+/// What a work request that sends the bytes names.
+fn out(region: &Arc<Region>, device: &Device, offset: u64, len: usize) -> Option<WorkPiece> {
+    region.slice(offset, len).device_piece(device, 0, len, Direction::Out).unwrap()
+}
+
+/// A region of which `chunks` were written, each byte with the chunk's number and one.
+fn written(len: u64, chunks: std::ops::Range<u64>) -> Arc<Region> {
+    let region = Region::mapped(len, u64::MAX).unwrap();
+    for chunk in chunks {
+        region.reserve_for_write(chunk * CHUNK, CHUNK).unwrap();
+        region.write(chunk * CHUNK, &vec![chunk as u8 + 1; CHUNK as usize]);
+    }
+    region
 }
 
 /// How many pages of `len` bytes at `address` are in memory now.
@@ -143,8 +184,8 @@ fn a_pooled_buffer_is_registered_once_and_freed_after_its_registration() {
 fn a_buffer_that_meets_another_domain_leaves_the_first() {
     let (one, other) = (Device::new(MIB), Device::new(MIB));
     let mut memory = Memory::Buf(Buf::zeroed(5000));
-    memory.device_piece(&one, 0, 1).unwrap();
-    memory.device_piece(&other, 0, 5000).unwrap();
+    memory.device_piece(&one, 0, 1, Direction::In).unwrap();
+    memory.device_piece(&other, 0, 5000, Direction::Out).unwrap();
     assert_eq!((one.live(), other.live()), (0, 1));
     assert_eq!(*other.last.lock().unwrap(), Some((5000, Access::Local)));
 }
@@ -209,68 +250,178 @@ fn who_asks_for_too_much_takes_nothing_from_the_others() {
 #[test]
 fn a_region_registers_the_chunks_that_are_used_and_splits_work_between_them() {
     let device = Device::new(1 << 30);
-    let region = Region::mapped(3 * CHUNK + 5000, u64::MAX).unwrap();
+    let region = Region::heap((3 * CHUNK + 5000) as usize);
     let mut memory = Memory::Region(region.slice(CHUNK - 100, 300));
-    let first = memory.device_piece(&device, 0, 300).unwrap();
+    let mut piece = |start, len| memory.device_piece(&device, start, len, Direction::In).unwrap().unwrap().piece;
+    let first = piece(0, 300);
     assert_eq!((first.len, region.registered()), (100, CHUNK));
-    let second = memory.device_piece(&device, 100, 200).unwrap();
+    let second = piece(100, 200);
     assert_eq!((second.len, second.address, second.key), (200, first.address + 100, first.key + 1));
-    assert_eq!(memory.device_piece(&device, 299, 1).unwrap().key, second.key);
-    let last = region.slice(3 * CHUNK + 4999, 1).device_piece(&device, 0, 1).unwrap();
-    assert_eq!((last.len, region.registered(), device.made()), (1, 2 * CHUNK + 5000, 3));
-    drop(region);
+    assert_eq!(piece(299, 1).key, second.key);
+    let last = region.slice(3 * CHUNK + 4999, 1).device_piece(&device, 0, 1, Direction::In).unwrap().unwrap();
+    assert_eq!((last.piece.len, region.registered(), device.made()), (1, 2 * CHUNK + 5000, 3));
+    drop((region, last));
     assert_eq!(device.live(), 3, "the slice keeps the region and its registrations");
     drop(memory);
     assert_eq!((device.live(), device.budget.used()), (0, 0));
 }
 
 #[test]
-fn pages_of_a_registered_chunk_stay_and_read_as_zero_after_discard() {
+fn what_was_never_written_is_sent_from_zeroes_and_registers_nothing() {
+    let device = Device::with_zeroes(1 << 30);
+    let region = written(8 * CHUNK, 1..2);
+    let zeroes = device.zeroes().unwrap();
+    let first = out(&region, &device, 0, 4096).unwrap();
+    assert_eq!((first.piece, first.hold.is_none()), (DevicePiece { len: 4096, ..zeroes }, true));
+    // As much of it as there are zeroes, and not into what was written.
+    assert_eq!(out(&region, &device, 0, CHUNK as usize).unwrap().piece, zeroes);
+    let near = out(&region, &device, CHUNK - 20_480, 65_536).unwrap().piece;
+    assert_eq!(near, DevicePiece { len: 20_480, ..zeroes });
+    region.reserve_for_write(3 * CHUNK + 8192, 1).unwrap();
+    assert!(out(&region, &device, 3 * CHUNK, 65_536).is_none(), "little, and more behind it: all of it is copied");
+    let (made, second) = (device.made(), out(&region, &device, CHUNK, 1).unwrap().piece.address);
+    assert_eq!((region.registered(), device.made()), (CHUNK, made + 1), "what was written is registered");
+    assert_eq!(resident(second - CHUNK, CHUNK), 0, "what was not is not there");
+    // A device that writes is given no zeroes, and a device without zeroes has such memory copied.
+    assert!(region.slice(0, 512).device_piece(&device, 0, 512, Direction::In).unwrap().is_none());
+    assert!(out(&region, &Device::new(1 << 30), 0, 512).is_none());
+}
+
+#[test]
+fn a_chunk_of_which_little_was_written_is_copied() {
     let device = Device::new(1 << 30);
     let region = Region::mapped(2 * CHUNK, u64::MAX).unwrap();
-    let piece = region.slice(0, 1).device_piece(&device, 0, 1).unwrap();
-    for at in [0, CHUNK] {
-        region.reserve_for_write(at, 8192).unwrap();
-        region.write(at, &[7; 8192]);
-    }
-    assert_eq!(resident(piece.address, 8192), 2);
-    assert_eq!(resident(piece.address + CHUNK, 8192), 2);
-    region.discard(0, 2 * CHUNK);
-    assert_eq!(region.allocated(), 0);
-    assert_eq!(resident(piece.address, CHUNK), 4096, "the device knows these pages");
-    assert_eq!(resident(piece.address + CHUNK, CHUNK), 0);
-    // The device reads the memory itself, not what the bitmap says of it.
+    region.reserve_for_write(0, CHUNK / 8 * 7 - 4096).unwrap();
+    assert!(out(&region, &device, 0, 4096).is_none());
+    region.reserve_for_write(CHUNK - 1, 1).unwrap();
+    assert_eq!(out(&region, &device, 0, 4096).unwrap().piece.len, 4096);
+    // The last one is shorter.
+    let short = Region::mapped(CHUNK + 16384, u64::MAX).unwrap();
+    short.reserve_for_write(CHUNK, 12_288).unwrap();
+    assert!(out(&short, &device, CHUNK, 4096).is_none());
+    short.reserve_for_write(CHUNK, 16_384).unwrap();
+    assert_eq!(out(&short, &device, CHUNK, 16_384).unwrap().piece.len, 16_384);
+}
+
+#[test]
+fn a_device_that_has_no_time_has_memory_copied_until_it_has() {
+    let device = Device::new(1 << 30);
+    let region = written(2 * CHUNK, 0..2);
+    let first = out(&region, &device, 0, 512).unwrap();
+    device.is_busy.store(true, Ordering::Relaxed);
+    assert!(out(&region, &device, CHUNK, 512).is_none());
+    assert_eq!(out(&region, &device, 0, 512).unwrap().piece.key, first.piece.key, "what is registered costs no time");
+    let mut fresh = Memory::Buf(Buf::zeroed(4096));
+    assert!(fresh.device_piece(&device, 0, 1, Direction::Out).unwrap().is_none());
+    device.is_busy.store(false, Ordering::Relaxed);
+    assert!(out(&region, &device, CHUNK, 512).is_some());
+    assert!(fresh.device_piece(&device, 0, 1, Direction::Out).unwrap().is_some());
+}
+
+#[test]
+fn unmapping_a_registered_chunk_gives_its_memory_back() {
+    let device = Device::new(1 << 30);
+    let region = written(3 * CHUNK, 0..3);
+    let address = out(&region, &device, 0, 1).unwrap().piece.address;
+    out(&region, &device, 2 * CHUNK, 1).unwrap();
+    // A fourth of it: the device keeps what it knows, and the rest of the chunk is worth it.
+    region.discard(0, CHUNK / 4);
+    assert_eq!((resident(address, CHUNK), device.live()), (256, 2));
+    region.discard(CHUNK / 4, 4096);
+    assert_eq!((resident(address, CHUNK), device.live()), (191, 1));
+    region.discard(CHUNK / 2, 3 * CHUNK - CHUNK / 2);
+    assert_eq!((resident(address, 3 * CHUNK), device.live(), device.budget.used()), (63, 0, 0));
+    let mut back = vec![9; 3 * CHUNK as usize];
+    region.read(0, &mut back);
+    let kept = (CHUNK / 4 + 4096) as usize..CHUNK as usize / 2;
+    assert!(back.iter().enumerate().all(|(at, byte)| *byte == u8::from(kept.contains(&at))));
+}
+
+#[test]
+fn a_chunk_in_use_is_zeroed_by_hand_and_goes_back_after_that() {
+    let device = Device::new(1 << 30);
+    let region = written(2 * CHUNK, 0..1);
+    let WorkPiece { piece, hold } = out(&region, &device, 0, 512).unwrap();
+    region.discard(0, CHUNK);
+    assert_eq!((resident(piece.address, CHUNK), device.live(), region.allocated()), (256, 1, 0));
+    // The device reads the memory itself, not what the marks say of it.
     // SAFETY: inside the region, which is alive; nobody writes.
-    let raw = unsafe { *std::ptr::with_exposed_provenance::<[u8; 8192]>(piece.address as usize) };
-    assert_eq!(raw, [0; 8192]);
+    let raw = unsafe { *std::ptr::with_exposed_provenance::<[u8; CHUNK as usize]>(piece.address as usize) };
+    assert!(raw == [0; CHUNK as usize]);
+    region.settle();
+    assert_eq!(device.live(), 1, "still in use");
+    // Another one uses it meanwhile.
+    let other = out(&region, &device, 0, 512).unwrap();
+    drop(hold);
+    region.settle();
+    assert_eq!(device.live(), 1);
+    drop(other);
+    region.settle();
+    assert_eq!((resident(piece.address, CHUNK), device.live(), device.budget.used()), (0, 0, 0));
+}
+
+#[test]
+fn a_chunk_that_is_written_again_before_it_could_go_back_stays() {
+    let device = Device::new(1 << 30);
+    let region = written(CHUNK, 0..1);
+    let used = out(&region, &device, 0, 512).unwrap();
+    region.discard(0, CHUNK);
+    region.reserve_for_write(0, CHUNK).unwrap();
+    region.write(0, &[7; 512]);
+    drop(used);
+    region.settle();
+    assert_eq!(device.live(), 1);
+    let mut back = [0; 512];
+    region.read(0, &mut back);
+    assert_eq!(back, [7; 512]);
+    region.discard(0, CHUNK);
+    assert_eq!(device.live(), 0);
 }
 
 #[test]
 fn a_forgotten_domain_gives_back_what_nobody_wrote() {
     let (one, other) = (Device::new(1 << 30), Device::new(1 << 30));
-    let region = Region::mapped(CHUNK, u64::MAX).unwrap();
-    let slice = region.slice(0, 4096);
-    let piece = slice.device_piece(&one, 0, 1).unwrap();
-    slice.device_piece(&other, 0, 1).unwrap();
-    // As a device does when it pins them.
-    region.write(0, &vec![0; CHUNK as usize]);
-    region.reserve_for_write(CHUNK - 4096, 4096).unwrap();
-    region.write(CHUNK - 4096, &[5; 4096]);
+    let region = written(CHUNK, 0..1);
+    let piece = out(&region, &one, 0, 4096).unwrap().piece;
+    out(&region, &other, 0, 4096).unwrap();
+    region.discard(0, CHUNK / 8);
     region.forget(one.domain);
     assert_eq!((one.live(), other.live(), region.registered()), (0, 1, CHUNK));
-    assert_eq!(resident(piece.address, CHUNK), 4096, "the other device still knows them");
+    assert_eq!(resident(piece.address, CHUNK), 256, "the other device still knows them");
     region.forget(other.domain);
     assert_eq!((other.live(), region.registered()), (0, 0));
-    assert_eq!(resident(piece.address, CHUNK), 1);
+    assert_eq!(resident(piece.address, CHUNK), 224);
     let mut back = [0; 4096];
     region.read(CHUNK - 4096, &mut back);
-    assert_eq!(back, [5; 4096]);
+    assert_eq!(back, [1; 4096]);
+}
+
+#[test]
+fn what_cannot_do_without_gets_the_room_of_chunks_that_nobody_uses() {
+    let device = Device::new(3 * CHUNK);
+    let region = written(4 * CHUNK, 0..4);
+    *device.region.lock().unwrap() = Some(region.clone());
+    let used = out(&region, &device, 0, 512).unwrap();
+    out(&region, &device, CHUNK, 512).unwrap();
+    out(&region, &device, 2 * CHUNK, 512).unwrap();
+    let full = Err(RegisterFailure::Budget(3 * CHUNK));
+    let slice = region.slice(3 * CHUNK, 512);
+    assert_eq!(slice.device_piece(&device, 0, 1, Direction::Out).map(drop), full, "a chunk can be copied");
+    let mut buf = Buf::zeroed(4096);
+    buf.device_piece(&device, 0, 1).unwrap();
+    assert_eq!((region.registered(), device.live()), (2 * CHUNK, 3));
+    let advertised = Memory::Buf(Buf::zeroed(2 * CHUNK as usize - 4096));
+    let advertised = Advertised::new(advertised, 0, 1 << 20, &device, Access::RemoteRead).unwrap();
+    assert_eq!((region.registered(), device.live()), (CHUNK, 3));
+    assert_eq!(Buf::zeroed(2 * CHUNK as usize).device_piece(&device, 0, 1), full.map(|()| used.piece));
+    assert_eq!(region.registered(), CHUNK, "what is in use stays");
+    drop((advertised, used));
 }
 
 #[test]
 fn pages_may_be_taken_written_discarded_and_forgotten_at_once() {
     let device = Device::new(1 << 30);
-    let region = Region::mapped(CHUNK, u64::MAX).unwrap();
+    let region = Region::mapped(16 * CHUNK, u64::MAX).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..2u64 {
             let (region, device) = (&region, &device);
@@ -279,7 +430,7 @@ fn pages_may_be_taken_written_discarded_and_forgotten_at_once() {
                     let at = (round * 2 + thread) * 8192;
                     region.reserve_for_write(at, 8192).unwrap();
                     region.write(at, &[round as u8 | 1; 8192]);
-                    region.slice(at, 1).device_piece(device, 0, 1).unwrap();
+                    out(region, device, at, 1);
                     if round % 8 == 0 {
                         region.forget(device.domain);
                     }
@@ -306,8 +457,7 @@ fn advertised_memory_has_a_registration_of_its_own() {
     assert_eq!(resident(page, 8192), 2, "both chunks are pinned");
     let memory = advertised.end().unwrap();
     assert_eq!((memory.len(), device.live()), (8192, 0));
-    region.discard(CHUNK - 4096, 8192);
-    assert_eq!(resident(page, 8192), 0);
+    assert_eq!(resident(page, 8192), 0, "they go back with the last of it");
 
     let buf = Lease::whole(Memory::Buf(Buf::zeroed(100))).memory;
     drop(Advertised::new(buf, 0, 100, &device, Access::RemoteRead).unwrap());
@@ -323,11 +473,11 @@ fn refused_memory_comes_back_and_is_not_pinned() {
     let (memory, failure) = Advertised::new(memory, 0, 4096, &device, Access::RemoteRead).unwrap_err();
     assert_eq!((memory.len(), failure), (4096, RegisterFailure::Budget(0)));
     drop(memory);
-    region.forget(device.domain);
     let generous = Device::new(1 << 30);
-    let address = region.slice(0, 1).device_piece(&generous, 0, 1).unwrap().address;
-    region.forget(generous.domain);
-    assert_eq!(resident(address, 4096), 0, "nobody took the page");
+    region.reserve_for_write(0, CHUNK).unwrap();
+    let address = out(&region, &generous, 0, 1).unwrap().piece.address;
+    region.discard(0, CHUNK);
+    assert_eq!(resident(address, 4096), 0, "nobody pins the page");
 }
 
 #[test]
@@ -336,7 +486,7 @@ fn memory_that_a_device_keeps_is_never_freed() {
     let mut buf = Buf::zeroed(64);
     let address = buf.device_piece(&device, 0, 64).unwrap().address;
     let region = Region::heap(64);
-    let piece = region.slice(0, 64).device_piece(&device, 0, 64).unwrap();
+    let piece = out(&region, &device, 0, 64).unwrap().piece;
     let advertised = Advertised::new(Memory::Buf(Buf::zeroed(64)), 0, 64, &device, Access::RemoteRead).unwrap();
     let third = advertised.address();
     device.lets_go.store(false, Ordering::Relaxed);

@@ -10,7 +10,8 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use iscsi_memory::{
-    Access, BudgetShare, DomainId, Region, RegisterFailure, Registrar, Registration, RegistrationBudget,
+    Access, BudgetShare, Buf, DevicePiece, DomainId, Region, RegisterFailure, Registrar, Registration,
+    RegistrationBudget,
 };
 
 use super::abi::{
@@ -22,6 +23,9 @@ use super::library::Library;
 
 /// The vendor that the kernel's soft iWARP says it is of.
 const SOFT_IWARP: u32 = 0x0062_6d74;
+
+/// Bytes of zeroes that a domain keeps for memory that was never written. A request may name them several times.
+const ZEROES: usize = 64 << 10;
 
 /// What a device can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +135,8 @@ struct State {
     registrations: Vec<Weak<Mr>>,
     free: Vec<usize>,
     regions: Vec<Weak<Region>>,
+    /// What is sent in place of memory that was never written; made when it is first needed.
+    zeroes: Option<(Buf, DevicePiece)>,
 }
 
 // SAFETY: libibverbs's objects may be used from any thread, and the context outlives the domain's last user.
@@ -206,7 +212,9 @@ impl Drop for DomainUse {
         }
         let registrations = std::mem::take(&mut state.registrations);
         let regions = std::mem::take(&mut state.regions);
+        let zeroes = state.zeroes.take();
         drop(state);
+        drop(zeroes);
         regions.iter().filter_map(Weak::upgrade).for_each(|region| region.forget(domain.id));
         for registration in registrations.iter().filter_map(Weak::upgrade) {
             if !registration.release() {
@@ -259,6 +267,35 @@ unsafe impl Registrar for DomainUse {
             None => state.registrations.push(place),
         }
         Ok(registration)
+    }
+
+    fn zeroes(&self) -> Option<DevicePiece> {
+        if let Some((_, piece)) = &self.0.state().zeroes {
+            return Some(*piece);
+        }
+        let mut buf = Buf::zeroed(ZEROES);
+        let piece = buf.device_piece(self, 0, ZEROES).ok()?;
+        // Somebody else may have made one meanwhile: one of the two goes, after the lock.
+        let mut state = self.0.state();
+        if let Some((_, piece)) = &state.zeroes {
+            let piece = *piece;
+            drop(state);
+            return Some(piece);
+        }
+        state.zeroes = Some((buf, piece));
+        Some(piece)
+    }
+
+    fn make_room(&self, len: usize) -> bool {
+        let regions: Vec<_> = self.0.state().regions.iter().filter_map(Weak::upgrade).collect();
+        let mut ended = 0;
+        for region in regions {
+            if ended >= len as u64 {
+                break;
+            }
+            ended += region.shed(self.0.id, len as u64 - ended);
+        }
+        ended > 0
     }
 
     fn has_registered(&self, region: &Arc<Region>) {

@@ -152,7 +152,7 @@ impl Pass<'_> {
             }
             if connection.handle_completions(now) {
                 self.spinning.busy();
-                if connection.has_more_work() {
+                if self.gives_way(connection) {
                     break;
                 }
                 continue;
@@ -160,7 +160,7 @@ impl Pass<'_> {
             if connection.is_finished() {
                 return Poll::Ready(());
             }
-            if connection.has_more_work() {
+            if self.gives_way(connection) {
                 break;
             }
             if self.spinning.goes_on() {
@@ -170,6 +170,9 @@ impl Pass<'_> {
             self.events.arm();
             if connection.handle_completions(now) {
                 self.spinning.busy();
+                if self.gives_way(connection) {
+                    break;
+                }
                 continue;
             }
             if connection.is_finished() {
@@ -194,6 +197,11 @@ impl Pass<'_> {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Whether the other tasks of the thread are to have their turn before the next pass.
+    fn gives_way<C: QueueConnection + ?Sized>(&self, connection: &C) -> bool {
+        self.events.gives_way() | connection.has_more_work()
     }
 
     /// Whether a descriptor has become readable. Where none has, the task is woken when one does.

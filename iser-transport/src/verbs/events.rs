@@ -58,4 +58,11 @@ impl VerbsEvents {
     pub fn is_ending(&self) -> bool {
         self.activity.is_ending.load(Ordering::Relaxed)
     }
+
+    /// Whether the queue pair has done enough for a while, and others of its thread are to have their turn: memory was
+    /// registered, which takes a device long, or many completions were given and there may be more. Asking takes it back.
+    #[must_use]
+    pub fn gives_way(&self) -> bool {
+        self.activity.gives_way.swap(false, Ordering::Relaxed)
+    }
 }

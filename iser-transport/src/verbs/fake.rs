@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use iscsi_memory::{
-    Access, BudgetShare, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
+    Access, BudgetShare, Buf, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
 };
 
 use super::connection::Parameters;
@@ -17,6 +17,8 @@ use crate::queue::EndCause;
 
 const LENGTH: i32 = 1;
 const REMOTE_ACCESS: i32 = 10;
+/// Bytes of zeroes that a domain keeps.
+const ZEROES: usize = 8192;
 
 /// What the device is like.
 #[derive(Debug, Clone)]
@@ -86,6 +88,7 @@ struct FakeDomain {
     domain: DomainId,
     table: Arc<Table>,
     budget: Arc<RegistrationBudget>,
+    zeroes: Mutex<Option<Buf>>,
 }
 
 #[derive(Debug)]
@@ -131,6 +134,11 @@ unsafe impl Registrar for FakeDomain {
         let at = at.expose_provenance() as u64;
         self.table.0.lock().unwrap().push(Range { domain: self.domain, key, at, len, access });
         Ok(Arc::new(FakeMr { domain: self.domain, key, table: self.table.clone(), share: Mutex::new(Some(share)) }))
+    }
+    fn zeroes(&self) -> Option<DevicePiece> {
+        let mut zeroes = self.zeroes.lock().unwrap();
+        let buf = zeroes.get_or_insert_with(|| Buf::zeroed(ZEROES));
+        buf.device_piece(self, 0, ZEROES).ok()
     }
 }
 
@@ -182,6 +190,7 @@ pub(super) fn pair(makes: [Make; 2]) -> ([FakePort; 2], [Arc<RegistrationBudget>
         domain: DomainId::unique(),
         table: table.clone(),
         budget: RegistrationBudget::new(make.budget),
+        zeroes: Mutex::default(),
     });
     let budgets = domains.each_ref().map(|domain| domain.budget.clone());
     let ids = domains.each_ref().map(|domain| domain.domain);

@@ -1,9 +1,10 @@
 //! Work under way: which requests of the device stand for which work, and what it takes to give its memory back.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Lease, Memory, RegisterFailure, Registrar};
+use iscsi_memory::{
+    Access, Advertised, Buf, DevicePiece, Direction, Lease, Memory, RegisterFailure, Registrar, WorkPiece,
+};
 
 use super::port::Operation;
 use crate::queue::Work;
@@ -63,19 +64,21 @@ impl Job {
         operation
     }
 
-    /// The next piece of memory from `ahead` bytes behind what is issued.
+    /// The next piece of memory from `ahead` bytes behind what is issued. `None`: it is to be copied.
     pub(super) fn piece(
         &mut self,
         registrar: &dyn Registrar,
         ahead: usize,
         len: usize,
-    ) -> Result<DevicePiece, RegisterFailure> {
+    ) -> Result<Option<WorkPiece>, RegisterFailure> {
         let at = self.start + self.issued + ahead;
+        let is_read = matches!(self.operation, Operation::Read(_));
+        let direction = if is_read { Direction::In } else { Direction::Out };
         match &mut self.held {
-            Held::Plain(memory) => memory.device_piece(registrar, at, len),
+            Held::Plain(memory) => memory.device_piece(registrar, at, len, direction),
             Held::Sink(sink) => {
                 let address = sink.address() + (self.issued + ahead) as u64;
-                Ok(DevicePiece { address, len, key: sink.local_key() })
+                Ok(Some(WorkPiece { piece: DevicePiece { address, len, key: sink.local_key() }, hold: None }))
             }
             Held::Lost => Err(RegisterFailure::Device(0)),
         }
@@ -107,6 +110,13 @@ impl Job {
 
     pub(super) fn is_sink(&self) -> bool {
         matches!(self.held, Held::Sink(_))
+    }
+
+    /// Requests of it have let go of their registrations.
+    pub(super) fn settle(&self) {
+        if let Held::Plain(memory) = &self.held {
+            memory.settle();
+        }
     }
 
     /// Copies bytes out, from `at` of the job on.
@@ -143,8 +153,10 @@ pub(super) struct Posted {
     /// Whether it has a completion of its own. Otherwise a later one stands for it.
     pub(super) is_signaled: bool,
     pub(super) outcome: Outcome,
-    /// A bounce buffer that it uses, and the bytes of the job that this stands for.
+    /// Where it is copied through, and the bytes of the job that this stands for.
     pub(super) bounce: Option<Bounced>,
+    /// Registrations that it holds.
+    pub(super) holds: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,11 +166,16 @@ pub(super) enum Outcome {
     Failed,
 }
 
+/// Bytes of a job on their way through a [`Bounce`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounced {
-    pub(super) buffer: usize,
-    pub(super) at: usize,
-    pub(super) len: usize,
+    /// Where they are there.
+    place: usize,
+    /// What the place costs, with what was left out before it.
+    spent: usize,
+    /// Where they are in the job.
+    at: usize,
+    len: usize,
 }
 
 /// Jobs by number, with the free numbers.
@@ -196,65 +213,85 @@ impl Jobs {
         Some(job)
     }
 
+    /// The requests of all of them have let go of their registrations.
+    pub(super) fn settle(&self) {
+        self.places.iter().flatten().for_each(Job::settle);
+    }
+
     /// Lets all memory be lost: the device may still use it.
     pub(super) fn lose(&mut self) {
         self.places.drain(..).for_each(lose);
     }
 }
 
-/// Registered buffers for data whose own memory cannot be registered.
+/// Grain of what is copied: a line of a processor's cache.
+const GRAIN: usize = 64;
+
+/// A registered ring for data whose own memory is not registered. What is taken is given back in the same order.
 #[derive(Debug)]
 pub(super) struct Bounce {
-    buffers: Vec<Buf>,
-    free: VecDeque<usize>,
-    /// Bytes copied through them.
+    ring: Buf,
+    first: DevicePiece,
+    /// Most bytes at a time.
+    most: usize,
+    /// Where the next bytes go, and how many before it are in use.
+    next: usize,
+    used: usize,
+    /// Bytes copied through it.
     pub(super) copied: u64,
 }
 
 impl Bounce {
-    /// Registers all buffers at once: they have to be there when nothing else can be registered.
-    pub(super) fn new(registrar: &dyn Registrar, buffers: usize, bytes: usize) -> Result<Self, RegisterFailure> {
-        let mut all = Vec::with_capacity(buffers);
-        for _ in 0..buffers.max(1) {
-            let mut buf = Buf::zeroed(bytes.max(4096));
-            buf.device_piece(registrar, 0, 1)?;
-            all.push(buf);
-        }
-        let free = (0..all.len()).collect();
-        Ok(Self { buffers: all, free, copied: 0 })
+    /// Room for `places` pieces of `bytes`, registered at once: it has to be there when nothing else can be registered.
+    pub(super) fn new(registrar: &dyn Registrar, places: usize, bytes: usize) -> Result<Self, RegisterFailure> {
+        let most = bytes.max(4096).next_multiple_of(GRAIN);
+        let mut ring = Buf::zeroed(most * places.max(1));
+        let first = ring.device_piece(registrar, 0, 1)?;
+        Ok(Self { ring, first, most, next: 0, used: 0, copied: 0 })
     }
 
-    /// Bytes that one buffer holds.
+    /// Most bytes that are copied at a time.
     pub(super) fn size(&self) -> usize {
-        self.buffers.first().map_or(0, Buf::capacity)
+        self.most
     }
 
-    /// Takes a buffer, with its first `len` bytes as a work request names them.
-    pub(super) fn take(&mut self, registrar: &dyn Registrar, len: usize) -> Option<(usize, DevicePiece)> {
-        let index = self.free.pop_front()?;
-        match self.buffers[index].device_piece(registrar, 0, len) {
-            Ok(piece) => Some((index, piece)),
-            Err(_) => None,
+    /// Takes room for `len` bytes of a job, from `at` on, with it as a work request names it. `None`: what is in use has to
+    /// be given back first.
+    pub(super) fn take(&mut self, at: usize, len: usize) -> Option<(Bounced, DevicePiece)> {
+        if self.used == 0 {
+            self.next = 0;
         }
+        let room = len.next_multiple_of(GRAIN);
+        // A piece does not lie across the end.
+        let fits = self.next + room <= self.ring.len();
+        let (place, skipped) = if fits { (self.next, 0) } else { (0, self.ring.len() - self.next) };
+        if self.used + skipped + room > self.ring.len() {
+            return None;
+        }
+        self.next = place + room;
+        self.used += skipped + room;
+        let piece = DevicePiece { address: self.first.address + place as u64, len, ..self.first };
+        Some((Bounced { place, spent: skipped + room, at, len }, piece))
     }
 
-    /// Fills a buffer that was taken.
+    /// Fills what was taken.
     pub(super) fn fill(&mut self, job: &Job, bounced: Bounced) {
-        job.read(bounced.at, &mut self.buffers[bounced.buffer][..bounced.len]);
+        job.read(bounced.at, &mut self.ring[bounced.place..bounced.place + bounced.len]);
         self.copied += bounced.len as u64;
     }
 
-    /// Empties a buffer into the job.
+    /// Empties what was taken into the job.
     pub(super) fn empty(&mut self, job: &mut Job, bounced: Bounced) {
-        job.write(bounced.at, &self.buffers[bounced.buffer][..bounced.len]);
+        job.write(bounced.at, &self.ring[bounced.place..bounced.place + bounced.len]);
         self.copied += bounced.len as u64;
     }
 
-    pub(super) fn give(&mut self, buffer: usize) {
-        self.free.push_back(buffer);
+    /// Gives back what was taken longest ago.
+    pub(super) fn give(&mut self, bounced: Bounced) {
+        self.used -= bounced.spent;
     }
 
     pub(super) fn lose(&mut self) {
-        self.buffers.drain(..).for_each(lose);
+        lose(std::mem::replace(&mut self.ring, Buf::zeroed(0)));
     }
 }

@@ -1,6 +1,7 @@
 //! The conformance cases over devices that are not there, of several makes, and what only a fake device does.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iscsi_memory::{Buf, Lease, Memory, Region, RegistrationBudget};
@@ -204,6 +205,128 @@ fn what_cannot_be_registered_is_copied_and_counted() {
     assert!(back[100..] == bytes[..len - 100] && back[..100] == [0; 100]);
     assert_eq!(pair.state(0).copied(), 2 * len as u64 - 100);
     assert_eq!(pair.state(1).copied(), 0);
+}
+
+/// A connection that stands, side 1 of which has advertised `len` bytes.
+fn standing(len: usize) -> (Pair, RemoteBuffer, Arc<Region>) {
+    let (mut pair, to, there) = tight(1 << 30, len);
+    pair.state(0).ring();
+    assert!(matches!(pair.settle(0)[..], [Completion::Established(_)]));
+    pair.state(0).activity.gives_way.store(false, Ordering::Relaxed);
+    (pair, to, there)
+}
+
+/// A region, the first bytes of which are written.
+fn written(len: u64, written: u64) -> Arc<Region> {
+    let region = Region::mapped(len, u64::MAX).unwrap();
+    region.reserve_for_write(0, written).unwrap();
+    region.write(0, &vec![5; written as usize]);
+    region
+}
+
+fn write(id: u64, region: &Arc<Region>, offset: u64, len: usize, to: RemoteBuffer) -> Work {
+    Work::Write { id, from: Lease::whole(Memory::Region(region.slice(offset, len))), to }
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn what_was_never_written_leaves_from_zeroes_and_pins_nothing() {
+    let (mut pair, to, there) = standing(200_000);
+    there.write(0, &[9; 200_000]);
+    let region = written(4 * MIB, 0);
+    let before = pair.budgets[0].used();
+    pair.state(0).post(write(1, &region, MIB - 100_000, 200_000, to));
+    pair.state(0).ring();
+    assert!(matches!(pair.settle(0)[..], [Completion::Done { id: 1, .. }]));
+    let mut back = vec![9; 200_000];
+    there.read(0, &mut back);
+    assert!(back.iter().all(|byte| *byte == 0));
+    assert_eq!((region.registered(), pair.state(0).copied()), (0, 0));
+    assert_eq!(pair.budgets[0].used() - before, 8192, "the zeroes");
+}
+
+#[test]
+fn one_piece_of_memory_is_registered_a_turn_and_the_rest_is_copied() {
+    let (mut pair, to, there) = standing(40_000);
+    let region = written(4 * MIB, 4 * MIB);
+    for id in 0..4 {
+        let to = RemoteBuffer { offset: to.offset + id * 10_000, ..to };
+        pair.state(0).post(write(id, &region, id * MIB, 10_000, to));
+    }
+    pair.state(0).ring();
+    assert_eq!((region.registered(), pair.state(0).copied()), (MIB, 30_000));
+    assert!(pair.state(0).activity.gives_way.load(Ordering::Relaxed), "a device takes long to register memory");
+    assert_eq!(pair.settle(0).len(), 4);
+    let mut back = vec![0; 40_000];
+    there.read(0, &mut back);
+    assert!(back.iter().all(|byte| *byte == 5));
+    // When all is done the next turn begins.
+    pair.state(0).post(write(5, &region, MIB, 10_000, to));
+    pair.state(0).ring();
+    assert_eq!((region.registered(), pair.state(0).copied()), (2 * MIB, 30_000));
+    assert_eq!(pair.settle(0).len(), 1);
+}
+
+#[test]
+fn memory_that_is_unmapped_while_it_is_sent_goes_back_when_it_has_been() {
+    for how in 0..3 {
+        let (mut pair, to, _) = standing(1000);
+        let region = written(2 * MIB, 2 * MIB);
+        pair.state(0).post(write(1, &region, 0, 1000, to));
+        pair.state(0).ring();
+        region.discard(0, 2 * MIB);
+        assert_eq!(region.registered(), MIB, "a request uses it");
+        match how {
+            0 => assert!(matches!(pair.settle(0)[..], [Completion::Done { id: 1, .. }])),
+            1 => {
+                pair.state(0).abort();
+                assert!(matches!(pair.settle(0)[..], [Completion::Flushed { .. }, Completion::Ended(_)]));
+            }
+            _ => pair.queues = None,
+        }
+        assert_eq!(region.registered(), 0);
+    }
+}
+
+#[test]
+fn many_small_pieces_are_copied_at_a_time() {
+    // As in the ring of 64 KiB there is room for fifteen, and not for sixteen: one would lie across the end.
+    let (mut pair, to, there) = standing(4100 * 40);
+    let region = written(4 * MIB, 4 * MIB / 2);
+    pair.state(0).has_registered.set(true);
+    for id in 0..40 {
+        let to = RemoteBuffer { offset: to.offset + id * 4100, ..to };
+        pair.state(0).post(write(id, &region, 4100 * id, 4100, to));
+    }
+    pair.state(0).ring();
+    assert_eq!(pair.state(0).copied(), 4100 * 15);
+    let ids: Vec<u64> =
+        pair.settle(0).iter().map(|seen| if let Completion::Done { id, .. } = seen { *id } else { 99 }).collect();
+    assert_eq!(ids, (0..40).collect::<Vec<_>>());
+    let mut back = vec![0; 4100 * 40];
+    there.read(0, &mut back);
+    assert!(back.iter().all(|byte| *byte == 5));
+}
+
+#[test]
+fn a_queue_pair_that_always_has_more_lets_others_have_their_turn() {
+    let (mut pair, ..) = standing(1000);
+    // Completions of 300 messages, before anybody asks for them.
+    for id in 0..300 {
+        pair.state(0).post(Work::Send { id, message: Lease::whole(Memory::Buf(Buf::zeroed(8))), invalidate: None });
+        pair.state(1).post_receive(Buf::zeroed(8));
+    }
+    for _ in 0..2000 {
+        for side in 0..2 {
+            pair.state(side).ring();
+            pair.state(side).progress();
+        }
+        pair.state(0).port.step();
+    }
+    let mut taken = || std::iter::from_fn(|| pair.state(0).poll()).count();
+    assert_eq!((taken(), taken(), taken()), (256, 44, 0));
+    assert!(pair.state(0).activity.gives_way.load(Ordering::Relaxed), "nobody else would come back for the rest");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use iscsi_memory::Region;
 use iscsi_proto::pdu::TaskAttribute;
@@ -27,6 +27,8 @@ struct Disk {
     slow: bool,
     stuck: AtomicBool,
     fail: AtomicBool,
+    /// Bytes of the longest read or write.
+    longest: AtomicUsize,
 }
 
 impl Disk {
@@ -59,11 +61,13 @@ impl Backstore for Disk {
         if self.fail.load(Ordering::Relaxed) {
             return Err(StoreError::Read(Some(lba)));
         }
+        self.longest.fetch_max(data.len(), Ordering::Relaxed);
         data.copy_from_slice(&self.bytes.lock().unwrap()[lba as usize * 512..][..data.len()]);
         Ok(())
     }
     async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
         self.pause().await;
+        self.longest.fetch_max(data.len(), Ordering::Relaxed);
         self.bytes.lock().unwrap()[lba as usize * 512..][..data.len()].copy_from_slice(data);
         Ok(())
     }
@@ -116,6 +120,7 @@ fn disk(slow: bool) -> Disk {
         slow,
         stuck: AtomicBool::new(false),
         fail: AtomicBool::new(false),
+        longest: AtomicUsize::new(0),
     }
 }
 
@@ -1198,4 +1203,60 @@ fn a_long_command_gives_way_after_a_turn_and_deallocates_in_pieces() {
         assert!(!session.executor.has_more_work());
     }
     assert_eq!(region.allocated(), 0, "zeros written to memory give it back");
+}
+
+#[test]
+fn data_of_a_long_command_are_moved_a_mebibyte_a_turn() {
+    const LONG: usize = 13 << 19;
+    let of_memory = Arc::new(Memory(Region::heap(8 << 20)));
+    let of_disk = Arc::new(Disk { bytes: Mutex::new(vec![0; 8 << 20]), ..disk(false) });
+    for store in [of_memory as Arc<dyn Backstore>, of_disk.clone()] {
+        let lends = store.memory().is_some();
+        let map = Arc::new(LunMap::builder().insert(0, unit(store), false).build());
+        let mut session = Session::new(&map, 1);
+        // The data of writes wait in buffers, as behind an atomic command.
+        session.direct = false;
+        let mut turns = |code, out: &[u8], read, flags| {
+            let (task, done) =
+                session.start(0, &io(code, 3, LONG as u32 / 512, flags), out, read, TaskAttribute::Simple);
+            if let Some(done) = done {
+                return (0, done);
+            }
+            for turn in 1..100 {
+                if let Some((_, done)) = session.finished().into_iter().find(|(other, _)| *other == task) {
+                    assert!(!session.executor.has_more_work());
+                    return (turn, done);
+                }
+                assert!(session.executor.has_more_work(), "whoever gives way asks for another turn");
+            }
+            panic!("{code:02x} never ended");
+        };
+        let (plain, forced) = (pattern(LONG / 512, 9), pattern(LONG / 512, 5));
+        for (out, code, flags, least) in [
+            (&plain, opcode::WRITE_16, 0, 7),
+            // With FUA, where there is a cache.
+            (&forced, opcode::WRITE_16, if lends { 0 } else { 8 }, 7),
+            (&plain, opcode::WRITE_AND_VERIFY_16, 2, 13),
+        ] {
+            let (taken, done) = turns(code, out, 0, flags);
+            done.good();
+            assert!((least..least + 3).contains(&taken), "{code:02x}: {taken} turns");
+            let (taken, done) = turns(opcode::READ_16, &[], LONG as u32, 0);
+            assert!(done.good() == *out, "{code:02x}");
+            // Lent memory is not read at all.
+            assert!(if lends { taken == 0 } else { (7..9).contains(&taken) }, "{taken} turns");
+        }
+        assert_eq!(session.executor.buffered(), 0);
+    }
+    assert_eq!(of_disk.longest.load(Ordering::Relaxed), 1 << 20);
+    // An error in the middle ends it.
+    let map = Arc::new(LunMap::builder().insert(0, unit(of_disk.clone()), false).build());
+    let mut session = Session::new(&map, 1);
+    let (task, _) = session.start(0, &io(opcode::READ_16, 0, 8192, 0), &[], 4 << 20, TaskAttribute::Simple);
+    assert!(session.finished().is_empty());
+    of_disk.fail.store(true, Ordering::Relaxed);
+    let done = (0..9).find_map(|_| session.finished().pop()).unwrap();
+    assert_eq!(done.0, task);
+    assert_eq!(done.1.check(SenseKey::MediumError, AdditionalSense::UNRECOVERED_READ_ERROR).information, Some(2048));
+    assert_eq!(session.executor.buffered(), 0);
 }

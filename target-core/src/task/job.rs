@@ -6,12 +6,15 @@ use iscsi_memory::{Buf, SessionBuffers};
 use iscsi_proto::scsi::Sense;
 use iscsi_proto::scsi::provisioning::Extent;
 
+use super::progress::TURN;
 use crate::device_server::fault;
 use crate::lu::WriteGate;
 use crate::store::{LbaStatus, StoreCompletion, StoreOp};
 
 /// Bytes of the medium that a job handles at a time, where the command does not itself move them.
 pub(crate) const CHUNK: usize = 256 << 10;
+/// Bytes of a command's data that a job moves at a time: a store that answers at once takes well under a millisecond.
+pub(crate) const MOVED: usize = TURN;
 /// Bytes of the medium that a job deallocates at a time: giving back as many pages takes about half a millisecond.
 pub(crate) const UNMAP_PIECE: usize = 8 << 20;
 /// Most descriptors of one GET LBA STATUS answer: a page full.
@@ -152,10 +155,10 @@ impl Job {
         self.data = Some(data);
     }
 
-    /// Where the data go and what they are, if all there is to do is to write them.
+    /// Where the data go and what they are, if all there is to do is to write them, and they are not too many at a time.
     pub(crate) fn plain_write(&self) -> Option<(u64, &Buf)> {
         let plain = matches!(self.kind, Kind::Write { verify: None, done: false }) && !self.flush;
-        self.data.as_ref().filter(|_| plain).map(|data| (self.lba << self.block_shift, data))
+        self.data.as_ref().filter(|data| plain && data.len() <= MOVED).map(|data| (self.lba << self.block_shift, data))
     }
 
     pub(crate) fn set_block_shift(&mut self, block_shift: u8) {
@@ -230,9 +233,16 @@ impl Job {
     /// The first operation.
     pub(crate) fn begin(&mut self, buffers: &SessionBuffers) -> Next {
         match &mut self.kind {
-            Kind::Read => self.read_chunk(buffers, self.left),
+            Kind::Read => {
+                let mut buf = buffers.take((self.left as usize) << self.block_shift);
+                buf.set_len(buf.len().min(MOVED));
+                Next::Submit(StoreOp::Read { lba: self.lba, buf })
+            }
             Kind::Write { .. } => match self.data.take() {
-                Some(buf) => Next::Submit(StoreOp::Write { lba: self.lba, buf }),
+                Some(mut buf) => {
+                    buf.set_len(buf.len().min(MOVED));
+                    Next::Submit(StoreOp::Write { lba: self.lba, buf })
+                }
                 None => self.end(buffers),
             },
             Kind::FillOrUnmap => {
@@ -295,14 +305,24 @@ impl Job {
             return self.fail(buffers, fault::of_store(error));
         }
         match &mut self.kind {
-            Kind::Read => Next::Over(Ok(buf)),
+            Kind::Read => match buf.map(|buf| self.moved(buf)) {
+                Some((buf, true)) => Next::Submit(StoreOp::Read { lba: self.lba, buf }),
+                whole => Next::Over(Ok(whole.map(|(buf, _)| buf))),
+            },
             Kind::Flush => Next::Over(Ok(None)),
             Kind::Unmap(_) => self.begin(buffers),
             Kind::LbaStatus { .. } => self.add_status(buffers, lba_status),
-            Kind::Write { verify, done } if !*done => {
+            Kind::Write { done: false, .. } => {
+                self.data = match buf.map(|buf| self.moved(buf)) {
+                    Some((buf, true)) => return Next::Submit(StoreOp::Write { lba: self.lba, buf }),
+                    whole => whole.map(|(buf, _)| buf),
+                };
+                let Kind::Write { verify, done } = &mut self.kind else { return self.end(buffers) };
                 *done = true;
                 let verify = *verify;
-                self.data = buf;
+                // What follows looks at all of it.
+                let blocks = (core::mem::take(&mut self.at) >> self.block_shift) as u64;
+                (self.lba, self.left) = (self.lba - blocks, blocks);
                 match verify {
                     None => self.end(buffers),
                     Some(compare) => {
@@ -318,6 +338,19 @@ impl Job {
             Kind::CompareAndWrite { .. } => self.compared(buffers, buf),
             Kind::Or { .. } => self.ored(buffers, buf),
         }
+    }
+
+    /// A piece of a command's data has been moved: the buffer with the next piece, and true, or with all of them.
+    fn moved(&mut self, mut buf: Buf) -> (Buf, bool) {
+        let len = buf.len();
+        self.at += len;
+        self.advance((len >> self.block_shift) as u64);
+        if self.left == 0 {
+            buf.set_len(self.at);
+            return (buf, false);
+        }
+        buf.set_window(self.at, ((self.left as usize) << self.block_shift).min(MOVED));
+        (buf, true)
     }
 
     fn filled(&mut self, buffers: &SessionBuffers, buf: Option<Buf>) -> Next {
