@@ -410,22 +410,14 @@ impl Negotiator {
             }
             _ => {}
         }
-        if self.is_irrelevant(key) {
+        // RFC 7143 6.2: the acceptor may answer Irrelevant. Initiators in use end their login at that word, and a value that nothing goes by harms nobody.
+        if self.is_irrelevant(key) && (declared || key == Key::RdmaExtensions) {
             if !declared {
-                out.push(key.name(), IRRELEVANT);
+                out.push(key.name(), value::yes_no(false));
             }
             return Ok(());
         }
-        let answer = match spec.kind {
-            Kind::Text => return Ok(()),
-            Kind::Obsolete => obsolete_answer(key, text),
-            Kind::List => self.choose(key, text),
-            Kind::Boolean(function) => self.answer_boolean(key, function, text),
-            Kind::Number { min, max, function } => {
-                self.answer_number(key, function, value::number(text).filter(|number| (min..=max).contains(number)))
-            }
-        };
-        if let Some(answer) = answer {
+        if let Some(answer) = self.answer(key, text) {
             out.push(key.name(), &answer);
             // RFC 7143 6.2.2: an offer that decides by itself needs no answer.
             let decided = match spec.kind {
@@ -438,6 +430,19 @@ impl Negotiator {
             }
         }
         Ok(())
+    }
+
+    /// What is answered to a proposal; none where none is due. It holds from here on.
+    fn answer(&mut self, key: Key, text: &str) -> Option<String> {
+        match key.spec().kind {
+            Kind::Text => None,
+            Kind::Obsolete => obsolete_answer(key, text),
+            Kind::List => self.choose(key, text),
+            Kind::Boolean(function) => self.answer_boolean(key, function, text),
+            Kind::Number { min, max, function } => {
+                self.answer_number(key, function, value::number(text).filter(|number| (min..=max).contains(number)))
+            }
+        }
     }
 
     /// RFC 7143 6.2.1: the first value of the list that we can.
@@ -453,7 +458,9 @@ impl Negotiator {
             self.parameters.fast_abort = chosen == Some("FastAbort");
             chosen
         } else {
-            let wanted = wanted_digests(&self.config.offer, key);
+            // RFC 7145 6.1: RDMA has checks of its own.
+            let rdma = self.parameters.rdma_extensions;
+            let wanted = if rdma { &[Digest::None] } else { wanted_digests(&self.config.offer, key) };
             let chosen = value::list(text).find_map(|name| digest_from_name(name).filter(|one| wanted.contains(one)));
             if let Some(digest) = chosen {
                 set_digest(&mut self.parameters, key, digest);

@@ -149,7 +149,7 @@ fn each_offer_has_its_answer() {
         ("MaxRecvDataSegmentLength=16777216", "MaxRecvDataSegmentLength=Reject"),
         // RFC 7145: without RDMAExtensions the rest means nothing.
         ("RDMAExtensions=Yes", "RDMAExtensions=No"),
-        ("InitiatorRecvDataSegmentLength=8192", "InitiatorRecvDataSegmentLength=Irrelevant"),
+        ("InitiatorRecvDataSegmentLength=8192", "InitiatorRecvDataSegmentLength=8192"),
         ("MaxAHSLength=256", ""),
         ("iSERHelloRequired=No", ""),
     ] {
@@ -183,20 +183,25 @@ fn what_is_answered_holds() {
 }
 
 #[test]
-fn some_values_make_others_irrelevant() {
+fn keys_that_others_make_irrelevant_are_answered_with_a_value() {
     // RFC 7143 13.14, wherever the keys stand in the text
-    let answer = tell(&mut target(|_| ()), "FirstBurstLength=4096 ImmediateData=No InitialR2T=Yes");
-    assert_eq!(answer.as_deref(), Ok("InitialR2T=Yes ImmediateData=No FirstBurstLength=Irrelevant"));
+    let mut negotiator = target(|_| ());
+    let answer = tell(&mut negotiator, "FirstBurstLength=4096 ImmediateData=No InitialR2T=Yes");
+    assert_eq!(answer.as_deref(), Ok("InitialR2T=Yes ImmediateData=No FirstBurstLength=4096"));
+    assert_eq!(negotiator.parameters().first_burst_length, 4096, "what was said holds, though nothing goes by it");
 
     let mut discovery = target(|config| config.session_type = SessionType::Discovery);
     let answer = tell(
         &mut discovery,
-        "MaxConnections=4 InitialR2T=No MaxBurstLength=512 ErrorRecoveryLevel=2 DefaultTime2Wait=0 TaskReporting=RFC3720",
+        "RDMAExtensions=Yes MaxConnections=4 InitialR2T=No MaxBurstLength=512 ErrorRecoveryLevel=2 DefaultTime2Wait=0 \
+         TaskReporting=RFC3720",
     );
     assert_eq!(
         answer.as_deref(),
-        Ok("TaskReporting=Irrelevant MaxConnections=Irrelevant ErrorRecoveryLevel=0 InitialR2T=Irrelevant \
-            MaxBurstLength=Irrelevant DefaultTime2Wait=2")
+        Ok(
+            "RDMAExtensions=No TaskReporting=RFC3720 MaxConnections=1 ErrorRecoveryLevel=0 InitialR2T=No MaxBurstLength=512 \
+            DefaultTime2Wait=2"
+        )
     );
     assert_eq!(discovery.finish().unwrap().session_type, SessionType::Discovery);
 

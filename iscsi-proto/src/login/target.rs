@@ -12,7 +12,7 @@ use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Send
 use crate::parameters::{Parameters, SessionType};
 use crate::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, Stage};
 use crate::serial::Serial;
-use crate::text::{NOT_UNDERSTOOD, Pair, TextBuffer, TextLimits, TextPieces, TextWriter};
+use crate::text::{NONE, NOT_UNDERSTOOD, Pair, TextBuffer, TextLimits, TextPieces, TextWriter};
 
 /// The data segments of login: the default MaxRecvDataSegmentLength holds (RFC 7143 6.3).
 pub(super) const LOGIN_SEGMENT: usize = 8192;
@@ -387,7 +387,18 @@ impl TargetLogin {
             let accounts = self.admitted.as_ref().map_or([].as_slice(), |(_, admission)| &admission.accounts);
             return self.security.receive(&security, accounts, out);
         }
+        self.pass_auth_method_none(&mut operational, out);
         self.negotiate(operational, out)
+    }
+
+    /// Initiators in use say AuthMethod=None once more in the operational stage. Where no authentication is asked for that changes nothing.
+    fn pass_auth_method_none(&self, operational: &mut Vec<Pair<'_>>, out: &mut TextWriter) {
+        let open = self.admitted.as_ref().is_some_and(|(_, admission)| admission.accounts.is_empty());
+        let none = |pair: &Pair<'_>| pair.key == Key::AuthMethod.name() && pair.value == NONE;
+        if open && operational.iter().filter(|pair| none(pair)).count() == 1 {
+            operational.retain(|pair| !none(pair));
+            out.push(Key::AuthMethod.name(), NONE);
+        }
     }
 
     /// RFC 7143 13.5 and others forbid a name to be declared again. Peers that repeat the same one after the security stage do no harm; another one is

@@ -34,6 +34,11 @@ pub struct TargetPort {
     pub group: u16,
 }
 
+/// Programs that are told of a power on as 29h/00h, POWER ON, RESET, OR BUS DEVICE RESET OCCURRED, known by the
+/// initiator name that they have unless told otherwise. `iscsi-ls` of libiscsi sends its TEST UNIT READY again after
+/// 29h/00h alone, and ends with an error after 29h/01h, which the library itself takes (`show_lun` in utils/iscsi-ls.c).
+const WITHOUT_POWER_ON: [&str; 1] = ["iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-ls"];
+
 /// The I_T nexus that a session is.
 #[derive(Debug, Clone)]
 pub struct Nexus {
@@ -60,10 +65,9 @@ impl Nexus {
         own.copied().unwrap_or(TargetPort { portal_group_tag: self.portal_group_tag, relative: 1, group: 1 })
     }
 
-    /// Whether the initiator is libiscsi's `iscsi-ls`: it asks again after POWER ON, RESET, OR BUS DEVICE RESET OCCURRED, and ends with an error after any
-    /// other unit attention.
+    /// Whether the initiator is one of [`WITHOUT_POWER_ON`].
     pub(crate) fn knows_no_power_on(&self) -> bool {
-        self.initiator_name.ends_with(":libiscsi:iscsi-ls")
+        WITHOUT_POWER_ON.contains(&self.initiator_name.as_str())
     }
 
     /// A number made of what names the I_T nexus over logins (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag. Two nexuses that

@@ -31,6 +31,25 @@ fn a_stage_ends_right_behind_auth_method_none() {
 }
 
 #[test]
+fn auth_method_none_may_be_repeated_where_nobody_asks_for_authentication() {
+    for first in ["AuthMethod=None", ""] {
+        let mut target = target();
+        target.handle_request(&request(SECURITY, Some(OPERATIONAL)), &names(first), &quiet());
+        let again = text("AuthMethod=None InitialR2T=No");
+        let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &again, &quiet());
+        assert_eq!(words(&reply.data), "AuthMethod=None InitialR2T=No MaxRecvDataSegmentLength=262144");
+        assert!(matches!(reply.outcome, LoginOutcome::Established(_)));
+    }
+    let reply = target().handle_request(&request(OPERATIONAL, Some(FULL)), &names("AuthMethod=None"), &quiet());
+    assert!(matches!(reply.outcome, LoginOutcome::Established(_)));
+    // Where somebody does, it is out of its stage, and nobody's way in.
+    let house = House::guarded();
+    let reply = target().handle_request(&request(OPERATIONAL, Some(FULL)), &names("AuthMethod=None"), &house);
+    assert_eq!(refusal(reply).0, LoginStatus::AUTHENTICATION_FAILURE);
+    assert!(house.established.borrow().is_empty());
+}
+
+#[test]
 fn both_stages_may_be_all_but_left_out() {
     // RFC 7143 6.3.1: no proposal at all.
     let mut one = target();
@@ -93,7 +112,9 @@ fn breaches_of_the_login_phase_are_refused_with_their_status() {
         (OPERATIONAL, text(&format!("InitiatorName={HOST}")), missing),
         (SECURITY, Vec::new(), missing),
         (OPERATIONAL, names("SessionType=Strange"), LoginStatus::SESSION_TYPE_NOT_SUPPORTED),
-        (OPERATIONAL, names("AuthMethod=None"), initiator_error),
+        (OPERATIONAL, names("AuthMethod=CHAP"), initiator_error),
+        (OPERATIONAL, names("AuthMethod=CHAP,None"), initiator_error),
+        (OPERATIONAL, names("AuthMethod=None AuthMethod=None"), initiator_error),
         (SECURITY, names("HeaderDigest=None"), initiator_error),
         (SECURITY, names("CHAP_A=5"), initiator_error),
         (SECURITY, names("AuthMethod=None AuthMethod=None"), initiator_error),
