@@ -135,7 +135,7 @@ impl Buf {
         let end = start.checked_add(len);
         assert!(
             end.is_some_and(|end| end <= self.capacity),
-            "bytes {start}+{len} are beyond the buffer's capacity of {} bytes",
+            "bytes {start}+{len} are above the buffer's capacity of {} bytes",
             self.capacity
         );
         (self.start, self.len) = (start, len);
