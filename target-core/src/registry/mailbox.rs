@@ -28,14 +28,16 @@ pub(crate) enum SessionEvent {
     End { cause: EndCause, ticket: Ticket },
     /// Abort the tasks on the ticket's units; it is dropped when they have left them. If there are any, the initiator hears of `attention`.
     Abort { attention: Option<UnitAttention>, ticket: Ticket },
+    /// A function has waited in vain for what aborted tasks have on these units: the operator is to hear of it.
+    Overdue { units: Arc<[Arc<LogicalUnit>]> },
     /// The target stops: ask the initiator to log out, and end after `grace` at the latest.
     Stop { grace: Duration },
     /// The connection has not logged in, and a later one needs its place.
     Displaced,
 }
 
-/// Where events for one connection gather. Bounded by who may post: each session has at most one function in progress per
-/// [`crate::session::Limits::task_management_functions`], and ends and stops come once.
+/// Where events for one connection gather. Bounded by who may post: each session has at most
+/// [`crate::session::Limits::task_management_functions`] functions in progress, which post twice each, and ends and stops come once.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     inner: Lock<Inner>,

@@ -258,15 +258,7 @@ impl Registry {
     /// The server does this by itself. Whoever drives [`TargetConnection`](crate::session::TargetConnection)s himself calls it at the start and after
     /// each wake; without it, such a session ends only when a login or a task management function that waits for it looks.
     pub fn poll_unfinished(&self, waker: &Waker) -> usize {
-        self.unfinished.appoint();
         self.unfinished.poll(self, waker)
-    }
-
-    /// The same for somebody who waits for one of them, unless somebody does it all the time.
-    pub(crate) fn hurry_unfinished(&self, waker: &Waker) {
-        if !self.unfinished.is_attended() {
-            self.unfinished.poll(self, waker);
-        }
     }
 
     /// Sessions but `except`, those too that are ending or replaced.
@@ -305,6 +297,19 @@ impl Registry {
         let barrier = Barrier::new(session.mailbox.clone());
         session.mailbox.post(SessionEvent::End { cause: EndCause::Requested, ticket: barrier.ticket() });
         true
+    }
+}
+
+impl Drop for Registry {
+    /// The server is gone, and operations that it began may still land: who shares the logical units with it looks after them from now on.
+    fn drop(&mut self) {
+        for session in self.unfinished.take() {
+            if let Some(heir) = Reach::of(session.units()).any() {
+                let member = Member { entry: session.entry().clone(), replaced: true };
+                heir.inner.with(|inner| inner.sessions.push(member));
+                heir.unfinished.add(session);
+            }
+        }
     }
 }
 

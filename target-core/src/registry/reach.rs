@@ -26,6 +26,11 @@ impl Reach {
         Self { units, registries }
     }
 
+    /// One of them, if there is any.
+    pub(super) fn any(&self) -> Option<&Arc<Registry>> {
+        self.registries.first()
+    }
+
     /// Has every session but `except` abort its tasks on the units, those too that are ending or replaced; `barrier` opens when nothing of them can
     /// change the units any more. The initiators whose tasks are aborted hear of `attention`.
     pub(crate) fn abort(&self, except: NexusId, attention: Option<UnitAttention>, barrier: &Arc<Barrier>) {
@@ -43,8 +48,17 @@ impl Reach {
         }
     }
 
-    /// See [`Registry::hurry_unfinished`].
-    pub(crate) fn hurry_unfinished(&self, waker: &Waker) {
-        self.registries.iter().for_each(|registry| registry.hurry_unfinished(waker));
+    /// Has every session but `except` tell the operator of operations that its store does not give back. Those without a connection have told it.
+    pub(crate) fn tell_overdue(&self, except: NexusId) {
+        for session in self.registries.iter().flat_map(|registry| registry.others(except)) {
+            session.mailbox.post(SessionEvent::Overdue { units: self.units.clone() });
+        }
+    }
+
+    /// See [`Registry::poll_unfinished`].
+    pub(crate) fn poll_unfinished(&self, waker: &Waker) {
+        for registry in &self.registries {
+            registry.poll_unfinished(waker);
+        }
     }
 }

@@ -6,11 +6,11 @@
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
 use super::{Event, Registry, Seat, SessionEntry, SessionEvent, Tickets};
 use crate::lock::Lock;
+use crate::lu::LogicalUnit;
 use crate::task::TaskExecutor;
 
 /// A connection's way out of the registry: taken when it is dropped, which its owner does when no device can touch memory for it any more.
@@ -59,8 +59,13 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    pub(super) fn entry(&self) -> &SessionEntry {
+    pub(super) fn entry(&self) -> &Arc<SessionEntry> {
         &self.entry
+    }
+
+    /// The logical units on which operations are under way.
+    pub(super) fn units(&self) -> Arc<[Arc<LogicalUnit>]> {
+        self.executor.busy_units()
     }
 
     /// Operations under way.
@@ -126,38 +131,59 @@ impl Wake for Alarm {
 /// All of them. They are bounded by the sessions that a target takes.
 #[derive(Debug, Default)]
 pub(super) struct UnfinishedSessions {
-    sessions: Lock<Vec<Unfinished>>,
+    kept: Lock<Kept>,
     alarm: Arc<Alarm>,
-    /// Somebody polls them all the time.
-    attended: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    sessions: Vec<Unfinished>,
+    /// Somebody has taken so many out to poll them.
+    polled: Option<usize>,
+    /// Somebody else would have liked to meanwhile: what woke him may have been seen by nobody.
+    missed: bool,
 }
 
 impl UnfinishedSessions {
     pub(super) fn add(&self, session: Unfinished) {
-        self.sessions.with(|sessions| sessions.push(session));
+        self.kept.with(|kept| kept.sessions.push(session));
         self.alarm.clone().wake();
     }
 
-    pub(super) fn appoint(&self) {
-        self.attended.store(true, Ordering::Relaxed);
+    /// All of them: nobody polls them any more.
+    pub(super) fn take(&self) -> Vec<Unfinished> {
+        self.kept.with(|kept| core::mem::take(&mut kept.sessions))
     }
 
-    pub(super) fn is_attended(&self) -> bool {
-        self.attended.load(Ordering::Relaxed)
-    }
-
+    /// Polls each, and tells how many are left.
     pub(super) fn poll(&self, registry: &Registry, waker: &Waker) -> usize {
         self.alarm.add(waker);
-        let shared = Waker::from(self.alarm.clone());
         // Stores wake and tickets wake: not under the lock.
-        let mut sessions = self.sessions.with(core::mem::take);
+        let taken = self.kept.with(|kept| {
+            if let Some(polled) = kept.polled {
+                kept.missed = true;
+                return Err(polled + kept.sessions.len());
+            }
+            kept.polled = Some(kept.sessions.len());
+            Ok(core::mem::take(&mut kept.sessions))
+        });
+        let mut sessions = match taken {
+            Ok(sessions) => sessions,
+            Err(left) => return left,
+        };
+        let shared = Waker::from(self.alarm.clone());
         let mut at = 0;
         while let Some(session) = sessions.get_mut(at) {
             if session.poll(&shared) { sessions.swap_remove(at).end(registry) } else { at += 1 }
         }
-        self.sessions.with(|kept| {
-            kept.append(&mut sessions);
-            kept.len()
-        })
+        let (left, missed) = self.kept.with(|kept| {
+            kept.sessions.append(&mut sessions);
+            kept.polled = None;
+            (kept.sessions.len(), core::mem::take(&mut kept.missed))
+        });
+        if missed {
+            self.alarm.clone().wake();
+        }
+        left
     }
 }

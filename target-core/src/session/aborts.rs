@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 
 use iscsi_proto::datamover::{Datamover, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{AsyncEvent, Residual};
-use iscsi_proto::scsi::{Lun, Status};
+use iscsi_proto::scsi::Status;
 
 use super::connection::Connection;
-use super::functions::lun_number;
+use super::scope::{Scope, lun_field, lun_number};
 use super::session::{MAX_WINDOW, Session};
 use super::task_table::{Flags, Task};
 use crate::lu::{LogicalUnit, UnitAttention};
@@ -31,33 +31,45 @@ impl Session {
         }
     }
 
-    /// Aborts the tasks that `covered` likes. With `wait`, those that the initiator still owes data stay in the table until the data have come
-    /// (RFC 7143 4.2.3.3 a). Returns whether there were any.
+    /// Aborts a task. With `wait`, one that the initiator still owes data stays in the table until the data have come (RFC 7143 4.2.3.3 a).
+    fn abort<M: Datamover>(&mut self, connection: &mut Connection<M>, handle: TaskHandle, wait: bool) {
+        let Some(task) = self.commands.tasks.get_mut(handle) else { return };
+        if !wait || !task.flags.has(Flags::FETCHING) {
+            return self.abort_now(connection, handle);
+        }
+        if !task.flags.has(Flags::ABORTED) {
+            task.flags = task.flags.with(Flags::ABORTED);
+            if let Some(executor) = &mut self.executor {
+                executor.abort(handle);
+            }
+        }
+    }
+
+    /// Aborts the tasks that `covered` likes; `wait` as RFC 7143 4.2.3.3 a has it, unless TaskReporting is FastAbort.
     pub(super) fn abort_where<M: Datamover>(
         &mut self,
         connection: &mut Connection<M>,
         wait: bool,
         covered: impl Fn(&Task) -> bool,
-    ) -> bool {
+    ) {
         let wait = wait && !self.parameters().fast_abort;
-        let (mut from, mut any) = (0, false);
+        let mut from = 0;
         while let Some(handle) = self.commands.tasks.search(from, &covered) {
             from = handle.slot + 1;
-            any = true;
-            let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
-            if wait && task.flags.has(Flags::FETCHING) {
-                if !task.flags.has(Flags::ABORTED) {
-                    task.flags = task.flags.with(Flags::ABORTED);
-                    if let Some(executor) = &mut self.executor {
-                        executor.abort(handle);
-                    }
-                }
-            } else {
-                self.abort_now(connection, handle);
-            }
+            self.abort(connection, handle, wait);
         }
         connection.announce(&self.commands.window);
-        any
+    }
+
+    /// Aborts the tasks of a function of our own.
+    pub(super) fn abort_scope<M: Datamover>(&mut self, connection: &mut Connection<M>, scope: &Scope) {
+        self.abort_where(connection, true, |task| scope.covers(task));
+        // Those too that came by a LUN which names another unit since, or none.
+        let wait = !self.parameters().fast_abort;
+        let executor = self.executor.iter();
+        let rest: Vec<_> = executor.flat_map(|executor| executor.tasks_on(scope.units())).collect();
+        rest.into_iter().for_each(|handle| self.abort(connection, handle, wait));
+        connection.announce(&self.commands.window);
     }
 
     /// Aborts everything: the session is about to end.
@@ -67,8 +79,8 @@ impl Session {
         connection.reset_text();
     }
 
-    /// Another session's function aborts our tasks on these units. Those that another function has aborted before, and whose data are still to come,
-    /// are among them.
+    /// Another session's function aborts our tasks on these units. All those that a function of our own has aborted, and whose data are
+    /// still to come, go too.
     pub(super) fn abort_units<M: Datamover>(
         &mut self,
         connection: &mut Connection<M>,
@@ -98,10 +110,8 @@ impl Session {
                 }
             }
         }
-        let aborted = |task: &Task| task.flags.has(Flags::ABORTED);
-        let on_them =
-            |task: &Task| lun_number(task.lun).is_some_and(|lun| numbers.iter().any(|(number, _)| *number == lun));
-        self.abort_where(connection, false, |task| aborted(task) && on_them(task));
+        // The LUN by which one of them came may name another unit since, or none; and none of them is waited for by an initiator.
+        self.abort_where(connection, false, |task| task.flags.has(Flags::ABORTED));
         connection.announce(&self.commands.window);
         for (number, unit) in numbers.iter().filter(|(number, _)| hit.contains(number)) {
             if let (Some(attention), Some(executor)) = (attention, &mut self.executor)
@@ -111,7 +121,7 @@ impl Session {
             }
             // RFC 7143 4.2.3.4 d, 4.2.3.5: the initiator is to stop its data.
             if self.parameters().fast_abort {
-                let lun = u64::from_be_bytes(Lun::new(*number).unwrap_or(Lun::ZERO).to_bytes());
+                let lun = lun_field(*number);
                 connection.send_async(&self.commands.window, AsyncEvent::TasksTerminated, lun, 0);
             }
         }

@@ -71,6 +71,16 @@ impl CommandWindow {
         self.max = self.max.next();
     }
 
+    /// Takes what is before `cmd_sn` for received and done. Nothing, if no request could have that number: it is at most the one behind MaxCmdSN, which
+    /// a request for immediate delivery has when the window is closed.
+    pub(super) fn pass_to(&mut self, cmd_sn: Serial) {
+        if self.contains(cmd_sn) || cmd_sn == self.max.next() {
+            while self.expected < cmd_sn {
+                self.pass();
+            }
+        }
+    }
+
     /// A request that leaves nothing behind: taken and done at once.
     pub(super) fn pass(&mut self) {
         self.take();

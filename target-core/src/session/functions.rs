@@ -5,11 +5,11 @@ use alloc::vec::Vec;
 
 use iscsi_proto::datamover::{Datamover, TaskHandle};
 use iscsi_proto::pdu::{Bhs, RejectReason, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse};
-use iscsi_proto::scsi::Lun;
 use iscsi_proto::time::Instant;
 
 use super::EndReason;
 use super::connection::Connection;
+use super::scope::{Scope, lun_number, same_lun};
 use super::session::Session;
 use super::task_table::{Flags, Task};
 use crate::lu::{LogicalUnit, UnitAttention};
@@ -34,8 +34,8 @@ enum State {
     },
     /// Waits for what it aborted to be gone.
     Aborting {
-        /// Whose operations: of one LUN, or all.
-        lun: Option<u64>,
+        /// Whose operations.
+        scope: Scope,
         /// Other sessions.
         others: Option<Others>,
         /// How long for data that the initiator still owes.
@@ -89,16 +89,6 @@ impl Functions {
         });
         deadlines.min()
     }
-}
-
-/// The number of a LUN field, whichever way it is written; none when it cannot name a logical unit.
-pub(super) fn lun_number(field: u64) -> Option<u16> {
-    Lun::parse(field.to_be_bytes()).ok()?.number()
-}
-
-/// Whether both fields name the same logical unit.
-pub(super) fn same_lun(a: u64, b: u64) -> bool {
-    a == b || (lun_number(a).is_some() && lun_number(a) == lun_number(b))
 }
 
 impl Session {
@@ -158,18 +148,14 @@ impl Session {
                 self.respond(connection, request.itt, response);
             }
             Ok(TaskFunction::QueryTaskSet) => {
-                let lun = request.lun;
-                let any =
-                    self.commands.tasks.search(0, |task| same_lun(task.lun, lun) && !task.flags.has(Flags::ABORTED));
+                let scope = self.scope(request.lun);
+                let any = self.commands.tasks.search(0, |task| scope.covers(task) && !task.flags.has(Flags::ABORTED));
                 let response = if any.is_some() { TaskResponse::Succeeded } else { TaskResponse::Complete };
                 self.respond(connection, request.itt, response);
             }
             Ok(TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset | TaskFunction::ITNexusReset) => {
                 // RFC 7143 4.2.3.3 b: what has not come counts as received.
-                while self.commands.window.contains(request.cmd_sn) && self.commands.window.expected() < request.cmd_sn
-                {
-                    self.commands.window.pass();
-                }
+                self.commands.window.pass_to(request.cmd_sn);
                 self.held.drop_before(self.commands.window.expected());
                 self.begin(connection, request);
                 self.release_held(connection)?;
@@ -199,11 +185,6 @@ impl Session {
         }
     }
 
-    fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
-        let (_, _, luns) = self.entry.session.normal.as_ref()?;
-        luns.get(lun_number(lun)?).map(|mapped| mapped.unit)
-    }
-
     /// The task that the request means.
     fn task_of(&mut self, request: &TaskManagementRequest) -> Result<TaskHandle, ()> {
         let handle = self.commands.tasks.find(request.referenced_task_tag).ok_or(())?;
@@ -220,7 +201,7 @@ impl Session {
     ) -> Result<(), EndReason> {
         if let Ok(handle) = self.task_of(request) {
             self.abort_now(connection, handle);
-            self.abort_done(connection.now, request, Some(request.lun), None, Then::Respond);
+            self.abort_done(connection.now, request, (self.scope(request.lun), None), Then::Respond);
             return Ok(());
         }
         // RFC 7143 11.5.1: not on a task management request.
@@ -232,7 +213,7 @@ impl Session {
         let in_window = self.commands.window.contains(referenced) && referenced < request.cmd_sn;
         if !in_window {
             // A reset from elsewhere may have ended it, and its write still be under way in the store: who hears that it does not exist sends it again.
-            self.abort_done(connection.now, request, Some(request.lun), None, Then::Absent);
+            self.abort_done(connection.now, request, (self.scope(request.lun), None), Then::Absent);
             return Ok(());
         }
         let deadline = connection.now + self.target.limits.gap_timeout;
@@ -249,15 +230,16 @@ impl Session {
 
     /// Aborts what a function covers, here and in other sessions.
     fn begin<M: Datamover>(&mut self, connection: &mut Connection<M>, request: TaskManagementRequest) {
-        let (lun, units, then): (Option<u64>, Vec<_>, _) = match (request.function, self.unit(request.lun)) {
-            (Ok(TaskFunction::AbortTaskSet), _) => (Some(request.lun), Vec::new(), Then::Respond),
+        let on_unit = || self.scope(request.lun);
+        let (scope, units, then): (_, Vec<_>, _) = match (request.function, self.unit(request.lun)) {
+            (Ok(TaskFunction::AbortTaskSet), _) => (on_unit(), Vec::new(), Then::Respond),
             (Ok(TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset), Some(unit)) => {
                 let reached = if self.reaches_others(&request) { alloc::vec![unit] } else { Vec::new() };
-                (Some(request.lun), reached, Then::Respond)
+                (on_unit(), reached, Then::Respond)
             }
-            (Ok(TaskFunction::TargetWarmReset), _) => (None, self.units(), Then::Respond),
-            (Ok(TaskFunction::TargetColdReset), _) => (None, self.units(), Then::ColdReset),
-            (Ok(TaskFunction::ITNexusReset), _) => (None, Vec::new(), Then::EndSession),
+            (Ok(TaskFunction::TargetWarmReset), _) => (Scope::All, self.units(), Then::Respond),
+            (Ok(TaskFunction::TargetColdReset), _) => (Scope::All, self.units(), Then::ColdReset),
+            (Ok(TaskFunction::ITNexusReset), _) => (Scope::All, Vec::new(), Then::EndSession),
             // The LUN was taken away while the function waited.
             _ => return self.respond(connection, request.itt, TaskResponse::LunDoesNotExist),
         };
@@ -267,7 +249,7 @@ impl Session {
             Ok(TaskFunction::TargetColdReset) => Some(UnitAttention::BusReset),
             _ => None,
         };
-        self.abort_where(connection, true, |task| lun.is_none_or(|lun| same_lun(task.lun, lun)));
+        self.abort_scope(connection, &scope);
         let mut others = None;
         if !units.is_empty() {
             // Whoever loses tasks hears of it, whatever becomes of this function and of its sender: it is told with the abort, not with the answer.
@@ -285,7 +267,7 @@ impl Session {
             }
             others = Some(Others { gone, reach });
         }
-        self.abort_done(connection.now, &request, lun, others, then);
+        self.abort_done(connection.now, &request, (scope, others), then);
     }
 
     fn units(&self) -> Vec<Arc<LogicalUnit>> {
@@ -297,8 +279,7 @@ impl Session {
         &mut self,
         now: Instant,
         request: &TaskManagementRequest,
-        lun: Option<u64>,
-        others: Option<Others>,
+        (scope, others): (Scope, Option<Others>),
         then: Then,
     ) {
         let limits = &self.target.limits;
@@ -307,7 +288,7 @@ impl Session {
         let until = now + limits.drain_timeout;
         self.functions
             .0
-            .push(Function { request: *request, state: State::Aborting { lun, others, owed_until, until, then } });
+            .push(Function { request: *request, state: State::Aborting { scope, others, owed_until, until, then } });
     }
 
     /// Goes on with the functions in progress.
@@ -315,56 +296,69 @@ impl Session {
     /// # Errors
     /// When one of them ends the session.
     pub(super) fn poll_functions<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
-        let mut at = 0;
-        while let Some(function) = self.functions.0.get(at) {
-            let request = function.request;
-            match &function.state {
-                State::Gathering { until } if self.commands.window.expected() < request.cmd_sn => {
-                    if connection.now < *until {
-                        at += 1;
-                        continue;
-                    }
-                    // What it is to abort has not come in its time: nothing was done, and that is what is said.
-                    self.functions.0.remove(at);
-                    self.respond(connection, request.itt, TaskResponse::Rejected);
-                }
-                State::Gathering { .. } => {
-                    self.functions.0.remove(at);
-                    self.begin(connection, request);
-                }
-                State::Aborting { lun, others, owed_until, until, then } => {
-                    let (lun, now, until) = (*lun, connection.now, *until);
-                    let owed =
-                        |task: &Task| task.flags.has(Flags::ABORTED) && lun.is_none_or(|lun| same_lun(task.lun, lun));
-                    let owes = self.commands.tasks.search(0, owed).is_some();
-                    let others_gone = others.as_ref().is_none_or(|others| others.gone.is_open());
-                    if !others_gone && let Some(others) = others {
-                        others.reach.hurry_unfinished(&connection.waker);
-                    }
-                    let gone = connection.mover.is_drained()
-                        && others_gone
-                        && self.executor.as_ref().is_none_or(|executor| executor.busy(lun) == 0);
-                    if owes && now >= *owed_until {
-                        self.abort_where(connection, false, owed);
-                    } else if gone && !owes {
-                        let then = then.clone();
-                        self.functions.0.remove(at);
-                        self.conclude(connection, request.itt, then)?;
-                    } else if now >= until {
-                        // A store that does not end its operations: the function is not done, and must not be said to be.
-                        self.functions.0.remove(at);
-                        let operations = self.executor.as_ref().map_or(0, |executor| executor.busy(None));
-                        if operations != 0 {
-                            self.target.registry.overdue(&self.entry, operations, false);
-                        }
-                        self.respond(connection, request.itt, TaskResponse::Rejected);
-                    } else {
-                        at += 1;
-                    }
-                }
+        for function in core::mem::take(&mut self.functions.0) {
+            if let Some(function) = self.poll_function(connection, function)? {
+                self.functions.0.push(function);
             }
         }
         Ok(())
+    }
+
+    /// Goes on with one; gives it back if it is still in progress.
+    fn poll_function<M: Datamover>(
+        &mut self,
+        connection: &mut Connection<M>,
+        function: Function,
+    ) -> Result<Option<Function>, EndReason> {
+        let (now, request) = (connection.now, function.request);
+        let (scope, others, owed_until, until) = match &function.state {
+            State::Gathering { until } if self.commands.window.expected() < request.cmd_sn => {
+                if now < *until {
+                    return Ok(Some(function));
+                }
+                // What it is to abort has not come in its time: nothing was done, and that is what is said.
+                self.respond(connection, request.itt, TaskResponse::Rejected);
+                return Ok(None);
+            }
+            State::Gathering { .. } => {
+                self.begin(connection, request);
+                return Ok(None);
+            }
+            State::Aborting { scope, others, owed_until, until, .. } => (scope, others, *owed_until, *until),
+        };
+        let owed = |task: &Task| task.flags.has(Flags::ABORTED) && scope.covers(task);
+        if now >= owed_until {
+            self.abort_where(connection, false, owed);
+        }
+        let owes = self.commands.tasks.search(0, owed).is_some();
+        let waits_for = others.as_ref().filter(|others| !others.gone.is_open());
+        if let Some(others) = waits_for {
+            others.reach.poll_unfinished(&connection.waker);
+        }
+        let busy = self.executor.as_ref().is_some_and(|executor| scope.is_busy(executor));
+        if connection.mover.is_drained() && !owes && !busy && waits_for.is_none_or(|others| others.gone.is_open()) {
+            let State::Aborting { then, .. } = function.state else { return Ok(None) };
+            return self.conclude(connection, request.itt, then).map(|()| None);
+        }
+        if now < until {
+            return Ok(Some(function));
+        }
+        // A store that does not end its operations: the function is not done, and must not be said to be.
+        if let Some(others) = waits_for {
+            others.reach.tell_overdue(self.entry.id);
+        }
+        self.tell_overdue(scope.units());
+        self.respond(connection, request.itt, TaskResponse::Rejected);
+        Ok(None)
+    }
+
+    /// Tells the operator of operations that aborted tasks have at the stores of these units, or of all, if there are any.
+    pub(super) fn tell_overdue(&self, units: &[Arc<LogicalUnit>]) {
+        let units = if units.is_empty() { None } else { Some(units) };
+        let operations = self.executor.as_ref().map_or(0, |executor| executor.busy_on(units));
+        if operations != 0 {
+            self.target.registry.overdue(&self.entry, operations, false);
+        }
     }
 
     fn conclude<M: Datamover>(

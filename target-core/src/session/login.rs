@@ -245,7 +245,7 @@ impl LoggedIn {
     /// Whether no old session is in the way any more.
     pub(super) fn may_go_on(&self, registry: &Registry, waker: &Waker) -> bool {
         self.barrier.is_open() || {
-            registry.hurry_unfinished(waker);
+            registry.poll_unfinished(waker);
             self.barrier.is_open()
         }
     }

@@ -3,7 +3,7 @@
 //! A [`TargetConnection`] is one connection of an initiator, sans-IO: it goes through the phases below and is what a driver drives. Two things are in it,
 //! with a wall between them:
 //!
-//! - the **session** (`session`, `requests`, `functions`, `aborts`, `owed`, `text`, `logout`): CmdSN window, tasks and their executor, task management
+//! - the **session** (`session`, `requests`, `functions`, `scope`, `aborts`, `owed`, `text`, `logout`): CmdSN window, tasks and their executor, task management
 //!   functions, requests that came ahead of their turn, and who waits for it. It stays entered in the [`Registry`] until the last operation begun under it
 //!   has ended, whatever became of its connection.
 //! - the **connection** (`connection`, `login`, `keepalive`): mover, StatSN, unexpected PDUs, digests and segment lengths, its text negotiation, NOP, its
@@ -32,6 +32,7 @@ mod login;
 mod logout;
 mod owed;
 mod requests;
+mod scope;
 #[expect(clippy::module_inception, reason = "a session is what this module is about, and what the file holds")]
 mod session;
 mod target_connection;

@@ -290,6 +290,11 @@ impl<M: Datamover> TargetConnection<M> {
                     session.tickets.push(ticket);
                 }
             }
+            SessionEvent::Overdue { units } => {
+                if let Some(session) = self.session() {
+                    session.tell_overdue(&units);
+                }
+            }
             SessionEvent::Displaced => {
                 if matches!(self.phase, Phase::Login(_)) {
                     self.end(EndReason::Displaced, now);

@@ -391,6 +391,11 @@ impl TaskExecutor {
         }
     }
 
+    /// The logical units on which such operations are under way.
+    pub(crate) fn busy_units(&self) -> Arc<[Arc<LogicalUnit>]> {
+        self.luns.orphaned().collect()
+    }
+
     /// Takes back a buffer that was sent ([`iscsi_proto::datamover::Notification::Released`]) or that a task had given to the mover.
     pub fn give(&mut self, buf: Buf) {
         self.buffers.give(buf);

@@ -229,6 +229,11 @@ impl Luns {
         self.luns.iter_mut()
     }
 
+    /// The units on which operations of aborted tasks are under way.
+    pub(super) fn orphaned(&self) -> impl Iterator<Item = Arc<LogicalUnit>> + '_ {
+        self.luns.iter().filter(|lun| lun.orphans != 0).map(|lun| lun.unit.clone())
+    }
+
     /// Operations of aborted tasks under way on these units.
     pub(super) fn orphans_on(&self, units: &[Arc<LogicalUnit>]) -> usize {
         let on_them = self.luns.iter().filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));

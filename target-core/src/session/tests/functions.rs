@@ -423,14 +423,14 @@ fn a_store_that_hangs_makes_a_function_fail_in_time() {
 }
 
 /// A write of 512 bytes without immediate data, which an R2T answers.
-fn unfinished_write(peer: &mut Peer, itt: u32) -> R2t {
-    let command = peer.command(itt, 0, write10(0, 1), 512);
+pub(super) fn unfinished_write(peer: &mut Peer, itt: u32, lun: u16) -> R2t {
+    let command = peer.command(itt, lun, write10(0, 1), 512);
     peer.cmd_sn = peer.cmd_sn.next();
     peer.send(command.emit(), &[]);
     R2t::parse(&peer.expect(Opcode::R2t).bhs).unwrap()
 }
 
-fn data_out(peer: &mut Peer, r2t: &R2t) {
+pub(super) fn data_out(peer: &mut Peer, r2t: &R2t) {
     let data = DataOut {
         is_final: true,
         lun: r2t.lun,
@@ -447,7 +447,7 @@ fn data_out(peer: &mut Peer, r2t: &R2t) {
 fn data_that_were_asked_for_are_waited_for_but_not_for_long() {
     let world = World::new();
     let mut peer = ready(&world, ME);
-    let r2t = unfinished_write(&mut peer, 1);
+    let r2t = unfinished_write(&mut peer, 1, 0);
     run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
     peer.expect_nothing();
     data_out(&mut peer, &r2t);
@@ -455,7 +455,7 @@ fn data_that_were_asked_for_are_waited_for_but_not_for_long() {
     peer.expect_nothing();
     peer.clear_attention(0);
 
-    unfinished_write(&mut peer, 1);
+    unfinished_write(&mut peer, 1, 0);
     run(&mut peer, TaskFunction::AbortTaskSet, 0, 51);
     peer.expect_nothing();
     peer.pass(Duration::from_secs(1));
@@ -469,7 +469,7 @@ fn data_that_were_asked_for_are_waited_for_but_not_for_long() {
 fn data_that_do_not_come_end_their_command_in_time() {
     let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
     let mut peer = ready(&world, ME);
-    let r2t = unfinished_write(&mut peer, 1);
+    let r2t = unfinished_write(&mut peer, 1, 0);
     let limit = world.target.limits().data_timeout;
     peer.pass(limit / 2);
     peer.expect_nothing();
@@ -479,7 +479,7 @@ fn data_that_do_not_come_end_their_command_in_time() {
     peer.expect_nothing();
     peer.read(2, 0);
     assert!(peer.expect(Opcode::DataIn).data.iter().all(|byte| *byte == 0), "nothing was written");
-    let r2t = unfinished_write(&mut peer, 1);
+    let r2t = unfinished_write(&mut peer, 1, 0);
     data_out(&mut peer, &r2t);
     assert_eq!(peer.status(1), 0, "the tag is free");
 }
@@ -488,7 +488,7 @@ fn data_that_do_not_come_end_their_command_in_time() {
 fn late_data_of_an_aborted_task_are_dropped() {
     let world = World::new();
     let mut peer = ready(&world, ME);
-    let r2t = unfinished_write(&mut peer, 1);
+    let r2t = unfinished_write(&mut peer, 1, 0);
     let mut abort = peer.task_function(TaskFunction::AbortTask, 0, 50);
     abort.referenced_task_tag = 1;
     abort.ref_cmd_sn = peer.cmd_sn.advance(u32::MAX);

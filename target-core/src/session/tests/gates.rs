@@ -18,8 +18,12 @@ use crate::store::RamStore;
 fn in_memory(limits: Limits) -> (Arc<Target>, Arc<Region>) {
     let region = Region::heap(1 << 20);
     let unit = LogicalUnit::new(Arc::new(RamStore::over(region.clone())), Identity::from_seed("memory")).unwrap();
-    let node = TargetNode::builder().name(TARGET).portal(peer::LOCAL.parse().unwrap()).open().lun(0, Arc::new(unit));
-    (Target::new(TargetConfig::builder().node(node).build().unwrap(), limits), region)
+    (serve(Arc::new(unit), limits), region)
+}
+
+fn serve(unit: Arc<LogicalUnit>, limits: Limits) -> Arc<Target> {
+    let node = TargetNode::builder().name(TARGET).portal(peer::LOCAL.parse().unwrap()).open().lun(0, unit);
+    Target::new(TargetConfig::builder().node(node).build().unwrap(), limits)
 }
 
 fn ready(target: &Arc<Target>, initiator: &str) -> Peer {
@@ -138,6 +142,29 @@ fn late_data_of_an_aborted_write_do_not_reach_lent_memory() {
     assert_eq!(peer.function_response(50), TaskResponse::Complete);
     peer.send(data_out(&r2t).emit(), &vec![7; 32 * 512]);
     peer.expect_nothing();
+    let mut now = vec![1; 32 * 512];
+    region.read(0, &mut now);
+    assert!(now.iter().all(|byte| *byte == 0), "nothing was written");
+}
+
+/// A session waits for data of a write that it has aborted itself, and its LUN is taken away: another server's reset ends that wait too.
+#[test]
+fn data_that_are_owed_to_an_aborted_write_do_not_land_after_the_reset_of_another() {
+    let (target, region) = in_memory(Limits::default());
+    let luns = target.config().nodes()[0].luns().clone();
+    let beside = serve(luns.get(0).unwrap().unit, Limits::default());
+    let (mut peer, mut other) = (ready(&beside, ME), ready(&target, OTHER));
+    let r2t = owe(&mut other, 1, 0, 32);
+    let abort = other.task_function(TaskFunction::AbortTaskSet, 0, 50);
+    other.send(abort.emit(), &[]);
+    other.expect_nothing();
+    luns.remove(0);
+    let reset = peer.task_function(TaskFunction::LogicalUnitReset, 0, 50);
+    peer.send(reset.emit(), &[]);
+    other.wake();
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    other.send(data_out(&r2t).emit(), &vec![7; 32 * 512]);
     let mut now = vec![1; 32 * 512];
     region.read(0, &mut now);
     assert!(now.iter().all(|byte| *byte == 0), "nothing was written");

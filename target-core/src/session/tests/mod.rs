@@ -1,5 +1,6 @@
 //! A scripted initiator at PDU level against [`TargetConnection`](super::TargetConnection), in memory, with time by hand.
 
+mod crossings;
 mod discovery;
 mod functions;
 mod gates;
@@ -93,7 +94,7 @@ impl Backstore for Gated {
 pub(super) struct World {
     pub(super) target: Arc<Target>,
     pub(super) stores: [Arc<Gated>; 2],
-    units: [Arc<LogicalUnit>; 2],
+    pub(super) units: [Arc<LogicalUnit>; 2],
 }
 
 impl World {

@@ -139,3 +139,28 @@ fn a_unit_that_was_mapped_later_is_reached_as_well() {
     assert_eq!(peer.function_response(50), TaskResponse::Complete);
     other.expect_nothing();
 }
+
+/// A server that is stopped leaves what its store has still to do to the one beside it.
+#[test]
+fn a_server_that_is_gone_leaves_its_writes_to_the_one_beside_it() {
+    let world = patient();
+    let (mut peer, beside) = (ready(&world, ME), world.beside(|node| node));
+    let mut other = ready(&beside, OTHER);
+    world.stores[0].shut();
+    other.write(1, 0, &[9; 512]);
+    drop(other);
+    drop(beside);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    peer.expect_nothing();
+    peer.clear_attention(0);
+    peer.write(1, 0, &[8; 512]);
+    peer.expect_nothing();
+    world.stores[0].open();
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    assert_eq!(peer.status(1), 0);
+    peer.read(2, 0);
+    assert!(peer.expect(Opcode::DataIn).data.iter().all(|byte| *byte == 8), "the older write came last");
+    assert_eq!(world.target.registry().poll_unfinished(Waker::noop()), 0);
+    assert_eq!(world.target.registry().sessions().len(), 1);
+}
