@@ -263,8 +263,15 @@ fn ask(step: Step<'_>, most: u64) -> (Ask, Option<iscsi_memory::Buf>) {
     match step {
         Step::Pending => (Ask::Nothing, None),
         Step::GetData { sink } => (Ask::Fetch(sink), None),
-        Step::Respond { data, status } => {
-            assert!(data.len() as u64 <= most, "no more is sent than the initiator expects");
+        Step::Send { data, offset } => {
+            assert!(
+                u64::from(offset) + (data.len() as u64) < most,
+                "there is something left to be sent with the status"
+            );
+            (Ask::Nothing, if let Source::Buf(buf) = data { Some(buf) } else { None })
+        }
+        Step::Respond { data, offset, status } => {
+            assert!(u64::from(offset) + data.len() as u64 <= most, "no more is sent than the initiator expects");
             assert!(status.sense.len() <= 252);
             (Ask::Done, if let Source::Buf(buf) = data { Some(buf) } else { None })
         }
