@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use core::task::Waker;
 
 use crate::{Buf, BufPool};
@@ -67,7 +67,16 @@ pub struct BufferBudget {
     line: Lock<VecDeque<Waiter>>,
     /// What the first of the line needs of the shared half; 0 when nobody waits.
     claimed: AtomicUsize,
+    /// One of [`PLENTY`], [`SHORT`] and [`KNOWN`].
+    state: AtomicU8,
 }
+
+/// No session was told to wait since half of the budget was free.
+const PLENTY: u8 = 0;
+/// One was, and nobody knows.
+const SHORT: u8 = 1;
+/// One was, and somebody knows.
+const KNOWN: u8 = 2;
 
 /// A session in the line.
 #[derive(Debug)]
@@ -94,6 +103,7 @@ impl BufferBudget {
             waits: AtomicUsize::new(0),
             line: Lock::default(),
             claimed: AtomicUsize::new(0),
+            state: AtomicU8::new(PLENTY),
         }
     }
 
@@ -125,6 +135,18 @@ impl BufferBudget {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.line.with(|line| line.len())
+    }
+
+    /// Whether sessions are told to wait, or to be content with less, for the first time since half of the budget was
+    /// free. Told once.
+    pub fn has_become_short(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == SHORT && self.state.swap(KNOWN, Ordering::Relaxed) == SHORT
+    }
+
+    /// A session is told to wait.
+    fn refuse(&self) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(PLENTY, SHORT, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Bytes of the shared half that nobody has.
@@ -183,7 +205,10 @@ impl BufferBudget {
             self.out.fetch_add(after - before, Ordering::Relaxed);
             self.shared_out.fetch_add(is - was, Ordering::Relaxed);
         } else {
-            self.out.fetch_sub(before - after, Ordering::Relaxed);
+            let left = self.out.fetch_sub(before - after, Ordering::Relaxed) - (before - after);
+            if self.state.load(Ordering::Relaxed) == KNOWN && left <= self.shared / 2 {
+                self.state.store(PLENTY, Ordering::Relaxed);
+            }
             self.shared_out.fetch_sub(was - is, Ordering::Relaxed);
             if was > is && self.claimed.load(Ordering::Relaxed) != 0 {
                 self.wake_first();
@@ -360,7 +385,7 @@ impl SessionBuffers {
         if self.leaves_as_much(budget, out, len) {
             return wanted;
         }
-        budget.waits.fetch_add(1, Ordering::Relaxed);
+        budget.refuse();
         let own = largest_power_of_two(budget.own.saturating_sub(out));
         // Not in crumbs.
         if own >= len.min(budget.own / 2) { wanted.min(own) } else { 0 }
@@ -386,7 +411,7 @@ impl SessionBuffers {
         if may {
             self.0.leave_line();
         } else {
-            budget.waits.fetch_add(1, Ordering::Relaxed);
+            budget.refuse();
         }
         may
     }
@@ -441,7 +466,7 @@ mod tests {
             assert!(session.out() >= 32 << 10, "{session:?}");
         }
         assert!(budget.out() <= TOTAL, "{}", budget.out());
-        assert!(budget.waits() > 0);
+        assert!(budget.waits() > 0 && budget.has_become_short() && !budget.has_become_short());
         let last = pool.session();
         for _ in 0..100 {
             let len = last.room(PIECE);
@@ -454,6 +479,9 @@ mod tests {
         sessions.clear();
         assert_eq!(budget.out(), 0);
         assert_eq!(last.room(PIECE), PIECE);
+        assert!(!budget.has_become_short());
+        assert_eq!(last.room(2 * TOTAL), 64 << 10);
+        assert!(budget.has_become_short(), "told anew when it was over");
     }
 
     #[test]

@@ -250,6 +250,9 @@ impl Session {
         let outcome = self.work(connection);
         self.entry.counters.add(&self.commands.tally);
         self.commands.tally = Tally::default();
+        if self.target.buffers().has_become_short() {
+            self.target.registry.buffers_short(self.target.buffers());
+        }
         if let Some(report) = connection.mover.report() {
             self.entry.mover.store(&report);
         }
@@ -296,6 +299,11 @@ impl Session {
         let before = self.buffers.out();
         connection.mover.trim();
         self.buffers.out() < before
+    }
+
+    /// Whether the session has more of the budget of all sessions than its own.
+    pub(super) fn holds_more_than_its_own(&self) -> bool {
+        self.buffers.out() > self.target.buffers().own()
     }
 
     /// Lets those go on who wait for units on which no operation of an aborted task is under way, but not those that `keep` likes.

@@ -149,9 +149,9 @@ impl TaskExecutor {
         Some(Reply::Respond { data: Data::None, offset: 0, status, residuals })
     }
 
-    /// No room for `len` bytes of the task's data now. While the initiator has other tasks it is told so, and comes again
-    /// (SAM-5 5.3.1); else the task waits for its turn among all sessions, or is to come again where data that came with
-    /// it could not be asked for once more.
+    /// No room for `len` bytes of the task's data now. While the initiator has other tasks it is told so, and comes
+    /// again (SAM-5 5.3.1); else the task waits for its turn among all sessions, or is to come again where data that
+    /// came with it could not be asked for once more.
     pub(super) fn full(&mut self, work: Work, cdb: &[u8], len: usize) -> Reply {
         let others = self.slots.iter().enumerate().any(|(index, slot)| index != work.slot && !slot.is_free());
         let waits = self.in_line == Some(work.slot);
