@@ -46,10 +46,11 @@ pub struct Load {
 /// What kept the session from being opened or the requests from being done, in a sentence.
 pub async fn run(config: SessionConfig, lun: u16, load: Load) -> Result<Measurement, Error> {
     let session = Session::connect(config.clone()).await?;
-    let disk = session.disk(lun).await?.info();
+    let disk = session.disk(lun).await?;
+    let (info, known) = (disk.info(), disk.known());
     session.logout().await?;
-    let generator = Generator::new(load, lun, disk.block_size, disk.blocks)?;
-    let (generator, result) = run_load(config, generator).await;
+    let generator = Generator::new(load, lun, info.block_size, info.blocks)?;
+    let (generator, result) = run_load(config, &[known], generator).await;
     result?;
     generator.finish()
 }

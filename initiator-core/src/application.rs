@@ -1,6 +1,7 @@
 //! The seam between a session and what uses it.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::task::Waker;
 
 use iscsi_proto::datamover::MoverReport;
@@ -10,6 +11,7 @@ use iscsi_proto::time::Instant;
 
 use crate::command::{Command, Completion, Failure};
 use crate::connection::{ConnectionEnd, LoginSummary};
+use crate::identity::{Difference, KnownDisk};
 
 /// A request that is no SCSI command.
 #[derive(Debug)]
@@ -30,6 +32,27 @@ pub enum Control {
         /// The text.
         text: Vec<u8>,
     },
+    /// A handle on a disk: commands that name the guard ([`Command::guard`](crate::command::Command::guard)) are sent only while the unit is this disk.
+    Guard {
+        /// The application's name for it.
+        id: u32,
+        /// The disk.
+        disk: KnownDisk,
+        /// The number of logins ([`Counters::logins`]) when the unit told this.
+        login: u64,
+    },
+    /// The handle is gone.
+    Unguard {
+        /// The guard.
+        guard: u32,
+    },
+    /// Takes note of what a disk has lost: its commands pass again.
+    TakeLost {
+        /// The application's name for it.
+        id: u32,
+        /// The guard.
+        guard: u32,
+    },
     /// Log out once nothing is under way; no commands are asked for any more.
     Logout,
 }
@@ -41,6 +64,10 @@ pub enum ControlAnswer {
     TaskManagement(TaskResponse),
     /// The whole text of the answer.
     Text(Vec<u8>),
+    /// The number of a new guard.
+    Guarded(u32),
+    /// The blocks whose last content is lost.
+    Lost(Vec<Range<u64>>),
     /// There is no answer.
     Failed(Failure),
 }
@@ -54,6 +81,31 @@ pub enum Event<'a> {
     Disconnected(&'a ConnectionEnd),
     /// A logical unit reported a unit attention.
     UnitAttention(Lun, AdditionalSense),
+    /// A LUN shows another disk than the one that a guard was made for. Nothing passes that guard any more.
+    OtherDisk {
+        /// The guard.
+        guard: u32,
+        /// The logical unit.
+        lun: Lun,
+        /// How it shows.
+        difference: &'a Difference,
+    },
+    /// A disk is larger than it was.
+    Resized {
+        /// The guard.
+        guard: u32,
+        /// The logical unit.
+        lun: Lun,
+        /// Blocks that it has.
+        blocks: u64,
+    },
+    /// A disk's power was off, and what it acknowledged and did not flush is gone. Nothing passes the guard until [`Control::TakeLost`].
+    LostWrites {
+        /// The guard.
+        guard: u32,
+        /// The logical unit.
+        lun: Lun,
+    },
 }
 
 /// Figures of a session's commands.
@@ -65,6 +117,8 @@ pub struct Counters {
     pub answered: u64,
     /// Commands sent again.
     pub repeated: u64,
+    /// Logins done.
+    pub logins: u64,
     /// Unit attentions met.
     pub unit_attentions: u64,
     /// What the connection's mover has done, if it moves data by RDMA.

@@ -1,11 +1,12 @@
 //! A SCSI command on its way through the initiator, and what comes back.
 
 use core::fmt;
+use core::ops::Range;
 use core::time::Duration;
 
 use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::{RejectReason, Residual, TaskAttribute};
-use iscsi_proto::scsi::{CdbBuf, Lun, Sense, SenseKey, Status, opcode};
+use iscsi_proto::scsi::{AdditionalSense, CdbBuf, Lun, Sense, SenseKey, Status, opcode};
 
 /// Whether a command may be sent again when nobody knows what became of it: its connection was lost, or the target lost it, before its status came.
 ///
@@ -110,6 +111,10 @@ pub struct Command {
     pub retry: bool,
     /// Time for the answer, from its sending on; `None` takes the session's.
     pub timeout: Option<Duration>,
+    /// The blocks that it changes, where its CDB does not say: those of the parameter list of an UNMAP.
+    pub blocks: Option<Range<u64>>,
+    /// The guard that it stands behind ([`Control::Guard`](crate::application::Control::Guard)): it is sent only to the disk that the guard was made for.
+    pub guard: Option<u32>,
 }
 
 impl Command {
@@ -126,6 +131,8 @@ impl Command {
             repeat: Repeat::ByOpcode,
             retry: true,
             timeout: None,
+            blocks: None,
+            guard: None,
         }
     }
 }
@@ -151,6 +158,14 @@ impl Outcome {
             Some(Status::CheckCondition) => self.sense.is_some_and(|sense| sense.key == SenseKey::RecoveredError),
             _ => false,
         }
+    }
+}
+
+impl Outcome {
+    /// What a device server says of a LUN behind which no unit is (SPC-5 6.6.2, SAM-5 5.11.4).
+    pub(crate) const fn no_unit() -> Self {
+        let sense = Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+        Self { status: Status::CheckCondition.to_byte(), sense: Some(sense), residual: Residual::None }
     }
 }
 
@@ -205,6 +220,12 @@ pub enum Failure {
     /// The session ended before it could be done.
     #[error("the session ended before the command was done")]
     SessionEnded,
+    /// Behind its LUN is another disk than the one that was opened; it was not sent to it.
+    #[error("the LUN shows another disk than the one that was opened, and the command was not sent to it")]
+    OtherDisk,
+    /// The disk has lost writes that it had acknowledged, and nobody has taken note of it.
+    #[error("the disk has lost writes that it had acknowledged: take note of them first")]
+    LostWrites,
     /// The command contradicts itself or the session's limits.
     #[error("the command cannot be sent: {0}")]
     Invalid(&'static str),

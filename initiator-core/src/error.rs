@@ -7,6 +7,7 @@ use core::time::Duration;
 use iscsi_proto::pdu::LoginStatus;
 
 use crate::command::{Failure, Outcome, Short};
+use crate::identity::Difference;
 use crate::url::UrlError;
 
 /// What a session, a discovery or a disk operation failed with.
@@ -172,6 +173,22 @@ pub enum Error {
         lun: u16,
         /// How many bytes of how many.
         short: Short,
+    },
+    /// Behind the LUN is another disk than the one that was opened. Nothing of this handle reaches it: open it anew, if it is the one that is wanted.
+    #[error("LUN {lun} shows another disk than the one that was opened: {difference}; nothing was sent to it")]
+    OtherDisk {
+        /// The LUN.
+        lun: u16,
+        /// How it shows.
+        difference: Difference,
+    },
+    /// The disk's power was off, or its memory is gone: writes that it had acknowledged, and that no flush had made durable, are lost.
+    #[error(
+        "the disk at LUN {lun} lost its power, and with it writes that it had acknowledged: write them again, or give up"
+    )]
+    LostWrites {
+        /// The LUN.
+        lun: u16,
     },
     /// The command has no status.
     #[error("{command} on LUN {lun}: {failure}")]

@@ -26,6 +26,7 @@ mod config;
 mod connection;
 mod engine;
 mod error;
+mod identity;
 mod jitter;
 mod login;
 mod recovery;
@@ -41,6 +42,7 @@ pub use config::{
 pub use connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 pub use engine::Engine;
 pub use error::Error;
+pub use identity::{Difference, Identity, KnownDisk};
 pub use login::LoginConfig;
 pub use recovery::{Recovery, may_heal};
 pub use url::{Credentials, DEFAULT_PORT, Portal, Rdma, Transport, Url, UrlError};

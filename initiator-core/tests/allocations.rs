@@ -52,7 +52,7 @@ async fn a_workload_allocates_nothing() {
     let (portal, _) = start();
     let buffers = (0..64).map(|_| Buf::zeroed(512)).collect();
     let mixed = Mixed { buffers, sent: 0, done: 0, before: 0, counted: None };
-    let (load, result) = run_load(config(&portal), mixed).await;
+    let (load, result) = run_load(config(&portal), &[], mixed).await;
     result.unwrap();
     assert_eq!(load.counted, Some(0), "allocations in {COUNTED} commands");
 }

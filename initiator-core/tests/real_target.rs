@@ -12,7 +12,10 @@ use iscsi_memory::Buf;
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::LoginStatus;
-use target_core::store::{Backstore, StoreCompletion, StoreOp, StoreRequest};
+use target_core::lu::{Identity, LogicalUnit};
+use target_core::node::{PortalGroup, TargetConfig, TargetNode};
+use target_core::server::{Server, ServerHandle};
+use target_core::store::{Backstore, FileOptions, FileStore, RamStore, StoreCompletion, StoreOp, StoreRequest};
 
 use cutting_proxy::proxy;
 use server::{BYTES, NAME, config, held, serve};
@@ -211,4 +214,69 @@ async fn a_remote_disk_is_a_store_by_both_doors() {
         assert!(held(&store, n * 4096, 4096).await == pattern(4096, n), "request {n}");
     }
     session.logout().await.unwrap();
+}
+
+/// A server with this one LUN, at `address`.
+fn serve_unit(address: &str, unit: LogicalUnit) -> (ServerHandle, initiator_core::Portal) {
+    let portal = target_core::node::Portal::new(address.parse().unwrap());
+    let group = PortalGroup::new(1).portal(portal);
+    let node = TargetNode::builder().name(NAME).open().portal_group(group).lun(0, Arc::new(unit));
+    let server = Server::builder(TargetConfig::builder().node(node).build().unwrap()).workers(1).start().unwrap();
+    let portal = initiator_core::Portal { host: "127.0.0.1".into(), port: server.local_addrs()[0].port() };
+    (server, portal)
+}
+
+#[tokio::test]
+async fn another_disk_behind_the_lun_gets_nothing_of_a_handle() {
+    let ram = |seed: &str, bytes| {
+        let store = Arc::new(RamStore::new(bytes).unwrap());
+        (store.clone(), LogicalUnit::new(store, Identity::from_seed(seed)).unwrap())
+    };
+    for (seed, bytes) in [("another", BYTES), ("first", BYTES / 2)] {
+        let (server, portal) = serve_unit("127.0.0.1:0", ram("first", BYTES).1);
+        let session = Session::connect(config(&portal)).await.unwrap();
+        let disk = session.disk(0).await.unwrap();
+        disk.write(0, &pattern(4096, 1)).await.unwrap();
+        drop(server);
+        let (store, unit) = ram(seed, bytes);
+        let (_server, _) = serve_unit(&format!("127.0.0.1:{}", portal.port), unit);
+        let error = disk.write(0, &pattern(4096, 2)).await.unwrap_err();
+        assert!(matches!(error, Error::OtherDisk { lun: 0, .. }), "{error}");
+        assert!(matches!(disk.flush().await, Err(Error::OtherDisk { .. })));
+        assert!(held(&store, 0, 4096).await == [0; 4096], "not one byte reached it");
+        // Whoever opens it anew means it.
+        let anew = session.disk(0).await.unwrap();
+        anew.write(0, &pattern(4096, 3)).await.unwrap();
+        assert!(matches!(disk.read(0, &mut [0; 512]).await, Err(Error::OtherDisk { .. })));
+        session.logout().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn writes_that_a_restart_may_have_lost_are_told_and_a_flush_does_not_hide_them() {
+    let path = std::env::temp_dir().join(format!("iscsi-lost-writes-{}", std::process::id()));
+    std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+    let unit = || {
+        let store = Arc::new(FileStore::open(&path, &FileOptions::default()).unwrap());
+        LogicalUnit::new(store, Identity::from_seed("file")).unwrap()
+    };
+    let (server, portal) = serve_unit("127.0.0.1:0", unit());
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    assert_eq!(disk.info().write_cache, Some(true));
+    disk.write(0, &pattern(4096, 1)).await.unwrap();
+    disk.flush().await.unwrap();
+    disk.write(8192, &pattern(4096, 2)).await.unwrap();
+    disk.unmap(65536, 4096).await.unwrap();
+    drop(server);
+    let (_server, _) = serve_unit(&format!("127.0.0.1:{}", portal.port), unit());
+    for _ in 0..2 {
+        let error = disk.flush().await.unwrap_err();
+        assert!(matches!(error, Error::LostWrites { lun: 0 }), "{error}");
+    }
+    assert_eq!(disk.take_lost_writes().await.unwrap(), [8192..12288, 65536..69632]);
+    disk.write(8192, &pattern(4096, 2)).await.unwrap();
+    disk.flush().await.unwrap();
+    session.logout().await.unwrap();
+    std::fs::remove_file(&path).unwrap();
 }

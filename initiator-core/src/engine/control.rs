@@ -15,6 +15,7 @@ use super::{Engine, Flow};
 use crate::application::{Application, Control, ControlAnswer};
 use crate::command::Failure;
 use crate::connection::ConnectionEnd;
+use crate::identity::KnownDisk;
 
 /// Slots of the tags that are no commands; a command table has at most 4096.
 const NOP_SLOT: u16 = 0xff00;
@@ -116,6 +117,15 @@ impl<A: Application> Engine<A> {
             match self.app.next_control() {
                 None => break,
                 Some(Control::Logout) => self.logout_wanted = true,
+                Some(Control::Guard { id, disk: KnownDisk { lun, identity, volatile }, login }) => {
+                    let number = self.guards.add(lun, identity, volatile, login == self.counters.logins);
+                    self.app.control_complete(id, ControlAnswer::Guarded(number));
+                }
+                Some(Control::Unguard { guard }) => self.guards.remove(guard),
+                Some(Control::TakeLost { id, guard }) => {
+                    let lost = self.guards.take_lost(guard);
+                    self.app.control_complete(id, ControlAnswer::Lost(lost));
+                }
                 Some(Control::TaskManagement { id, function, lun }) => {
                     let lun = u64::from_be_bytes(lun.to_bytes());
                     self.send_function(mover, Asker::Application(id), function, lun, RESERVED_TAG, Serial(0), now);
@@ -389,7 +399,7 @@ impl<A: Application> Engine<A> {
         repeat: bool,
         now: Instant,
     ) {
-        for index in 0..self.limits.commands {
+        for index in 0..self.slots.size() {
             let Some(task) = self.slots.get_mut(index) else { continue };
             let concerned = matches!(task.state, State::InFlight | State::Aborting)
                 && lun.is_none_or(|lun| lun == u64::from_be_bytes(task.command.lun.to_bytes()))

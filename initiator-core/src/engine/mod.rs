@@ -6,6 +6,9 @@
 
 mod control;
 mod extent;
+mod guard;
+mod probe;
+mod ranges;
 mod receive;
 mod slots;
 mod timers;
@@ -14,8 +17,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Datamover, MoverReport, SendCommand, SequenceNumbers, TaskHandle};
+use iscsi_proto::datamover::{CommandData, Datamover, MoverReport, SendCommand, SequenceNumbers, Sink, TaskHandle};
 use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extended_cdb};
+use iscsi_proto::scsi::{BlockIo, Cdb, opcode};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use iscsi_proto::unexpected::UnexpectedPdus;
@@ -24,10 +28,13 @@ use crate::application::{Application, Counters};
 use crate::command::{Command, Completion, Failure, Outcome};
 use crate::config::{Limits, Timeouts};
 use crate::connection::ConnectionEnd;
+use crate::identity::KnownDisk;
 use crate::jitter::Jitter;
 
 use control::Controls;
 use extent::{Claim, Extent, changes_blocks};
+use guard::Guards;
+use probe::Question;
 use slots::{After, Moved, Slots, State, Task};
 
 /// Bytes queued in the mover above which no more commands are handed to it.
@@ -55,6 +62,7 @@ pub struct Engine<A> {
     timeouts: Timeouts,
     limits: Limits,
     slots: Slots,
+    guards: Guards,
     controls: Controls,
     flow: Flow,
     logout_wanted: bool,
@@ -103,7 +111,9 @@ impl<A: Application> Engine<A> {
             app,
             timeouts,
             limits,
-            slots: Slots::new(limits.commands),
+            // One more, so that there is always room for a question about a disk.
+            slots: Slots::new(limits.commands + 1),
+            guards: Guards::default(),
             controls: Controls::default(),
             flow: Flow::Down,
             logout_wanted: false,
@@ -137,6 +147,13 @@ impl<A: Application> Engine<A> {
         self.app
     }
 
+    /// A guard for a disk that was opened before this session, as [`Control::Guard`](crate::application::Control::Guard) makes one: the unit is asked at the
+    /// first login already. Gives its number.
+    pub fn guard(&mut self, known: KnownDisk) -> u32 {
+        let KnownDisk { lun, identity, volatile } = known;
+        self.guards.add(lun, identity, volatile, false)
+    }
+
     /// Whether no command is in the table.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -157,6 +174,8 @@ impl<A: Application> Engine<A> {
         self.ahead = 0;
         self.gap_until = None;
         self.unexpected = UnexpectedPdus::new(numbers.unexpected);
+        self.counters.logins += 1;
+        self.guards.reconnected();
         self.flow = Flow::Open;
         self.end = None;
         self.time2wait = None;
@@ -201,13 +220,15 @@ impl<A: Application> Engine<A> {
             && let Some(index) = self.slots.wants_abort()
             && self.ask_to_abort(mover, index, now)
         {}
+        self.ask_who_they_are(now);
         // RFC 7143 4.2.2.1: a non-immediate command is sent only with CmdSN at most MaxCmdSN.
         while self.flow == Flow::Open
             && self.window_is_open()
             && mover.backlog() < SEND_BACKLOG
-            && (self.slots.has_sendable() || self.pull(now))
+            && (self.slots.has_sendable(&self.guards) || self.pull(now))
         {
             self.send_next(mover, now);
+            self.ask_who_they_are(now);
         }
         // Last, so that commands given before a logout go before it.
         self.pump_controls(mover, now);
@@ -220,7 +241,7 @@ impl<A: Application> Engine<A> {
 
     /// Takes a command from the application; false when it has none or the table is full.
     fn pull(&mut self, now: Instant) -> bool {
-        while self.slots.has_free() && !self.logout_wanted {
+        while self.slots.has_room() && !self.logout_wanted {
             let Some(command) = self.app.next_command(now) else { return false };
             let length = |len: usize| u32::try_from(len).ok();
             let out = command.data_out.as_ref().map_or(0, CommandData::len);
@@ -230,35 +251,52 @@ impl<A: Application> Engine<A> {
                 self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), Moved::NOTHING, now);
                 continue;
             };
-            let claim = Claim {
-                lun: command.lun,
-                extent: Extent::of(&command.cdb),
-                changes: changes_blocks(&command.cdb),
-                issue: self.issued,
-            };
-            self.issued += 1;
-            self.slots.insert(Task {
-                command,
-                state: State::Ready,
-                deadline: now,
-                cmd_sn: Serial(0),
-                attempts: 0,
-                abandoned: false,
-                given_up: false,
-                abort_wanted: false,
-                claim,
-                expected_out,
-                expected_in,
-                out_address: 0,
-                after: After::Again,
-            });
+            if let Some(failure) = self.guards.refuses(command.guard) {
+                self.complete(command, Err(failure), Moved::NOTHING, now);
+                continue;
+            }
+            let task = self.task(command, expected_out, expected_in, None, now);
+            self.slots.insert(task);
             return true;
         }
         false
     }
 
+    /// A command that is to be sent.
+    fn task(
+        &mut self,
+        command: Command,
+        expected_out: u32,
+        expected_in: u32,
+        question: Option<(u32, Question)>,
+        now: Instant,
+    ) -> Task {
+        let extent = match &command.blocks {
+            Some(blocks) => Extent::Blocks { lba: blocks.start, blocks: blocks.end.saturating_sub(blocks.start) },
+            None => Extent::of(&command.cdb),
+        };
+        let claim = Claim { lun: command.lun, extent, changes: changes_blocks(&command.cdb), issue: self.issued };
+        self.issued += 1;
+        Task {
+            command,
+            state: State::Ready,
+            deadline: now,
+            cmd_sn: Serial(0),
+            attempts: 0,
+            abandoned: false,
+            given_up: false,
+            abort_wanted: false,
+            claim,
+            question,
+            expected_out,
+            expected_in,
+            out_address: 0,
+            after: After::Again,
+        }
+    }
+
     fn send_next<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
-        let Some((handle, task)) = self.slots.start() else { return };
+        let Some((handle, task)) = self.slots.start(&self.guards) else { return };
         let command = &mut task.command;
         task.cmd_sn = self.cmd_sn;
         task.deadline = now + command.timeout.unwrap_or(self.timeouts.command);
@@ -267,6 +305,9 @@ impl<A: Application> Engine<A> {
         }
         task.attempts = task.attempts.saturating_add(1);
         self.earliest_deadline = Some(self.earliest_deadline.map_or(task.deadline, |at| at.min(task.deadline)));
+        if is_whole_flush(command.cdb.as_cdb()) {
+            self.guards.flush_sent(command.guard, task.claim.issue);
+        }
         let (data_out, data_in) = (command.data_out.take(), command.data_in.take());
         match &data_out {
             Some(CommandData::Buf(buf)) => task.out_address = buf.as_ptr() as usize,
@@ -301,9 +342,16 @@ impl<A: Application> Engine<A> {
 
     /// A command leaves the table with its outcome. Its buffers are in the task.
     fn finish(&mut self, index: u16, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
-        if let Some(task) = self.slots.remove(index) {
-            self.complete(task.command, result, moved, now);
+        let Some(task) = self.slots.remove(index) else { return };
+        if let Some(question) = task.question {
+            let data = match &task.command.data_in {
+                Some(Sink::Buf(buf)) => buf.get(..moved.data_in as usize).unwrap_or_default(),
+                _ => &[],
+            };
+            return self.told(question, result, data, now);
         }
+        self.note(&task, &result);
+        self.complete(task.command, result, moved, now);
     }
 
     fn complete(&mut self, command: Command, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
@@ -312,6 +360,24 @@ impl<A: Application> Engine<A> {
         let Command { token, data_out, data_in, .. } = command;
         let Moved { data_in: data_in_len, data_out: data_out_len } = moved;
         self.app.complete(Completion { token, result, data_out, data_in, data_in_len, data_out_len }, now);
+    }
+
+    /// What a finished command means for what its disk holds.
+    fn note(&mut self, task: &Task, result: &Result<Outcome, Failure>) {
+        let (cdb, guard) = (task.command.cdb.as_cdb(), task.command.guard);
+        if guard.is_none() {
+            return;
+        }
+        let good = result.as_ref().is_ok_and(Outcome::is_good);
+        if is_whole_flush(cdb) {
+            self.guards.flush_done(guard, task.claim.issue, good);
+        } else if let Extent::Blocks { lba, blocks } = task.claim.extent
+            && good
+            && task.claim.changes
+            && !is_durable(cdb)
+        {
+            self.guards.acknowledged(guard, lba..lba.saturating_add(blocks));
+        }
     }
 
     /// Takes a command's buffers back from the mover. Returns how many bytes it moved.
@@ -334,10 +400,12 @@ impl<A: Application> Engine<A> {
             task.after = after;
             return self.slots.set_state(index, State::Held);
         }
-        match after {
-            After::Finish(result, moved) => self.finish(index, result, moved, now),
-            After::Again => self.slots.set_state(index, State::Ready),
-            After::Later(at) => self.slots.set_state(index, State::BackOff(at)),
+        let refused = self.guards.refuses(task.command.guard);
+        match (after, refused) {
+            (After::Finish(result, moved), _) => self.finish(index, result, moved, now),
+            (_, Some(failure)) => self.finish(index, Err(failure), Moved::NOTHING, now),
+            (After::Again, None) => self.slots.set_state(index, State::Ready),
+            (After::Later(at), None) => self.slots.set_state(index, State::BackOff(at)),
         }
     }
 
@@ -374,10 +442,15 @@ impl<A: Application> Engine<A> {
         self.keepalive_check = None;
         self.earliest_deadline = None;
         self.fail_controls();
-        for index in 0..self.limits.commands {
+        self.guards.disconnected();
+        for index in 0..self.slots.size() {
             let Some(task) = self.slots.get_mut(index) else { continue };
             let (state, abandoned) = (task.state, task.abandoned);
             let repeatable = task.command.repeat.allows(&task.command.cdb);
+            if task.question.is_some() && matches!(state, State::Ready | State::BackOff(_)) {
+                self.slots.remove(index);
+                continue;
+            }
             if !matches!(state, State::InFlight | State::Aborting | State::Held) {
                 continue;
             }
@@ -387,6 +460,10 @@ impl<A: Application> Engine<A> {
             // A buffer that a device does not let go of is gone.
             let lost = task.expected_out > 0 && task.command.data_out.is_none()
                 || task.expected_in > 0 && task.command.data_in.is_none();
+            if task.question.is_some() {
+                self.slots.remove(index);
+                continue;
+            }
             match state {
                 State::Held => {
                     if let After::Finish(result, moved) = task.after {
@@ -406,7 +483,7 @@ impl<A: Application> Engine<A> {
 
     /// The session is over: every command that it holds, and every one that its application still has, completes with `failure`.
     pub fn fail_all(&mut self, failure: Failure, now: Instant) {
-        for index in 0..self.limits.commands {
+        for index in 0..self.slots.size() {
             self.finish(index, Err(failure), Moved::NOTHING, now);
         }
         while let Some(command) = self.app.next_command(now) {
@@ -421,6 +498,19 @@ impl<A: Application> Engine<A> {
         self.counters.mover = mover;
         self.app.flush(&self.counters);
     }
+}
+
+/// SYNCHRONIZE CACHE of the whole medium whose status means that it is done.
+fn is_whole_flush(cdb: Cdb<'_>) -> bool {
+    matches!(cdb.opcode(), opcode::SYNCHRONIZE_CACHE_10 | opcode::SYNCHRONIZE_CACHE_16)
+        && BlockIo::parse(cdb).is_some_and(|io| io.lba == 0 && io.blocks == 0 && !io.immed())
+}
+
+/// Whether a command's data are on the medium with its status: a write with FUA.
+fn is_durable(cdb: Cdb<'_>) -> bool {
+    let has_fua =
+        !matches!(cdb.opcode(), opcode::WRITE_6 | opcode::WRITE_SAME_10 | opcode::WRITE_SAME_16 | opcode::UNMAP);
+    has_fua && BlockIo::parse(cdb).is_some_and(BlockIo::fua)
 }
 
 #[cfg(test)]

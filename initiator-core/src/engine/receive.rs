@@ -204,6 +204,7 @@ impl<A: Application> Engine<A> {
                 Some(Sense { key: SenseKey::UnitAttention, code, .. }) => {
                     self.counters.unit_attentions += 1;
                     self.app.event(Event::UnitAttention(lun, code));
+                    self.heed(lun, code, now);
                     Again::AtOnce
                 }
                 Some(Sense { key: SenseKey::AbortedCommand, .. }) if repeatable => Again::Later,

@@ -8,6 +8,8 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
 use super::extent::Claim;
+use super::guard::Guards;
+use super::probe::Question;
 use crate::command::{Command, Failure, Outcome};
 
 /// Where a command stands.
@@ -63,6 +65,8 @@ pub(super) struct Task {
     /// Whether its abort is still to be sent.
     pub(super) abort_wanted: bool,
     pub(super) claim: Claim,
+    /// What it asks for a guard: no command of the application's.
+    pub(super) question: Option<(u32, Question)>,
     pub(super) expected_out: u32,
     pub(super) expected_in: u32,
     /// Where its data for the target lie: how a buffer that the mover releases finds back.
@@ -108,8 +112,9 @@ impl Slots {
         }
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        !self.free.is_empty()
+    /// Whether the application may give a command: the last place is for a question about a disk.
+    pub(super) fn has_room(&self) -> bool {
+        self.free.len() > 1
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -124,7 +129,7 @@ impl Slots {
         self.free.len() == self.slots.len()
     }
 
-    /// Takes a command in. The caller has seen [`has_free`](Self::has_free).
+    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or asks a question about a disk, of which there is one at a time.
     pub(super) fn insert(&mut self, task: Task) -> u16 {
         let index = self.free.pop().expect("a free slot was seen");
         self.slots[usize::from(index)].task = Some(task);
@@ -161,8 +166,8 @@ impl Slots {
     }
 
     /// Where in the queue the next command to send stands: the first that no older one holds up whose fate is open.
-    fn next(&self) -> Option<usize> {
-        if self.aborting + self.given_up + self.backing_off == 0 {
+    fn next(&self, guards: &Guards) -> Option<usize> {
+        if self.aborting + self.given_up + self.backing_off == 0 && guards.are_content() {
             return (!self.ready.is_empty()).then_some(0);
         }
         let open = |task: &Task| match task.state {
@@ -174,13 +179,24 @@ impl Slots {
             let Some(task) = self.slots.get(usize::from(*index)).and_then(|slot| slot.task.as_ref()) else {
                 return false;
             };
-            !self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&task.claim))
+            guards.lets_pass(task.command.guard)
+                && !self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&task.claim))
         })
     }
 
+    /// The guards of the commands that wait to be sent.
+    pub(super) fn ready_guards(&self) -> impl Iterator<Item = u32> {
+        self.ready.iter().filter_map(|index| self.slots.get(usize::from(*index))?.task.as_ref()?.command.guard)
+    }
+
+    /// Places in all.
+    pub(super) fn size(&self) -> u16 {
+        self.slots.len() as u16
+    }
+
     /// Whether a command can be sent.
-    pub(super) fn has_sendable(&self) -> bool {
-        self.next().is_some()
+    pub(super) fn has_sendable(&self, guards: &Guards) -> bool {
+        self.next(guards).is_some()
     }
 
     /// Nobody waits for a command that is under way. True when it may change blocks, so that its end is to be made sure of.
@@ -214,8 +230,8 @@ impl Slots {
     }
 
     /// The next command to send moves into [`State::InFlight`] under a new tag.
-    pub(super) fn start(&mut self) -> Option<(TaskHandle, &mut Task)> {
-        let at = self.next()?;
+    pub(super) fn start(&mut self, guards: &Guards) -> Option<(TaskHandle, &mut Task)> {
+        let at = self.next(guards)?;
         let index = if at == 0 { self.ready.pop_front()? } else { self.ready.remove(at)? };
         let slot = &mut self.slots[usize::from(index)];
         slot.generation = slot.generation.wrapping_add(1);

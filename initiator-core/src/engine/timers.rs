@@ -41,7 +41,7 @@ impl<A: Application> Engine<A> {
             return;
         }
         if self.slots.backing_off() > 0 {
-            for index in 0..self.limits.commands {
+            for index in 0..self.slots.size() {
                 if let Some(task) = self.slots.get_mut(index)
                     && matches!(task.state, State::BackOff(at) if at <= now)
                 {
@@ -59,7 +59,7 @@ impl<A: Application> Engine<A> {
 
     fn abort_overdue<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         let mut earliest: Option<Instant> = None;
-        for index in 0..self.limits.commands {
+        for index in 0..self.slots.size() {
             let Some(task) = self.slots.get_mut(index) else { continue };
             if task.state != State::InFlight {
                 continue;

@@ -10,11 +10,12 @@ use iscsi_proto::time::Instant;
 
 use super::runner::{random_seed, run};
 use super::session::plan;
-use crate::application::{Application, Control};
-use crate::command::{Command, Completion};
+use crate::application::{Application, Control, Event};
+use crate::command::{Command, Completion, Failure};
 use crate::config::SessionConfig;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::identity::{Difference, KnownDisk};
 
 /// Which way a [`BlockRequest`] goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +91,9 @@ struct Load<W> {
     workload: W,
     pending: Vec<Option<Pending>>,
     free: Vec<u32>,
+    /// The guards of the disks that the workload means.
+    guards: Vec<(Lun, u32)>,
+    differences: Vec<(Lun, Difference)>,
     finished: bool,
     logged_out: bool,
 }
@@ -116,12 +120,18 @@ impl<W: Workload> Application for Load<W> {
         self.pending[place as usize] = Some(Pending { token, lun, direction, since: now });
         let io = BlockIo::new(lba, blocks);
         let lun = Lun::new(lun).unwrap_or_default();
+        let guard = self.guards.iter().find(|(other, _)| *other == lun).map(|(_, guard)| *guard);
+        let command = |cdb| Command { guard, ..Command::new(place.into(), lun, cdb) };
         Some(match direction {
-            Direction::Read => Command { data_in: Some(Sink::Buf(buf)), ..Command::new(place.into(), lun, io.read()) },
-            Direction::Write => {
-                Command { data_out: Some(CommandData::Buf(buf)), ..Command::new(place.into(), lun, io.write()) }
-            }
+            Direction::Read => Command { data_in: Some(Sink::Buf(buf)), ..command(io.read()) },
+            Direction::Write => Command { data_out: Some(CommandData::Buf(buf)), ..command(io.write()) },
         })
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        if let Event::OtherDisk { lun, difference, .. } = event {
+            self.differences.push((lun, difference.clone()));
+        }
     }
 
     fn next_control(&mut self) -> Option<Control> {
@@ -148,7 +158,13 @@ impl<W: Workload> Application for Load<W> {
                 None => Ok(()),
             },
             Ok(outcome) => Err(Error::Scsi { command: name(), lun: pending.lun, outcome }),
-            Err(failure) => Err(Error::Command { command: name(), lun: pending.lun, failure }),
+            Err(Failure::LostWrites) => Err(Error::LostWrites { lun: pending.lun }),
+            Err(failure) => Err(match self.differences.iter().find(|(lun, _)| lun.number() == Some(pending.lun)) {
+                Some((_, difference)) if failure == Failure::OtherDisk => {
+                    Error::OtherDisk { lun: pending.lun, difference: difference.clone() }
+                }
+                _ => Error::Command { command: name(), lun: pending.lun, failure },
+            }),
         };
         let latency = now - pending.since;
         self.workload.complete(BlockCompletion { token: pending.token, buf, latency, result }, now);
@@ -157,11 +173,14 @@ impl<W: Workload> Application for Load<W> {
 
 /// Connects, runs a workload to its end on the caller's thread, and logs out. Recovery is that of any session. Nothing is allocated per request.
 ///
+/// `disks` are those that the workload means: what it asks for their LUNs reaches no other disk, and ends with [`Error::OtherDisk`] or [`Error::LostWrites`]
+/// as it would on a [`Disk`](crate::Disk).
+///
 /// The workload comes back with the result, every request of it completed.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn run_load<W: Workload>(config: SessionConfig, workload: W) -> (W, Result<(), Error>) {
+pub async fn run_load<W: Workload>(config: SessionConfig, disks: &[KnownDisk], workload: W) -> (W, Result<(), Error>) {
     let plan = match plan(&config) {
         Ok(plan) => plan,
         Err(error) => return (workload, Err(error)),
@@ -171,10 +190,16 @@ pub async fn run_load<W: Workload>(config: SessionConfig, workload: W) -> (W, Re
         workload,
         pending: (0..size).map(|_| None).collect(),
         free: (0..size).rev().collect(),
+        guards: Vec::new(),
+        differences: Vec::new(),
         finished: false,
         logged_out: false,
     };
-    let engine = Engine::new(load, config.timeouts, config.limits, random_seed());
+    let mut engine = Engine::new(load, config.timeouts, config.limits, random_seed());
+    for disk in disks {
+        let (lun, guard) = (disk.lun, engine.guard(disk.clone()));
+        engine.app().guards.push((lun, guard));
+    }
     let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
     engine.app().finished = true;
     let load = engine.into_app(iscsi_driver::Clock::process().now());

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -21,6 +21,7 @@ use crate::application::{Application, Control, ControlAnswer, Counters, Event};
 use crate::command::{Command, Completion, Failure};
 use crate::config::Limits;
 use crate::error::Error;
+use crate::identity::{Difference, KnownDisk};
 
 #[derive(Debug)]
 enum State {
@@ -50,6 +51,10 @@ struct Inner {
     info: Option<SessionInfo>,
     stats: SessionStats,
     ended: Option<Error>,
+    /// How disks differ from those that guards were made for.
+    differences: Vec<(u32, Difference)>,
+    /// Blocks that disks have grown to.
+    sizes: Vec<(u32, u64)>,
 }
 
 /// What the handles and the connection's side share.
@@ -63,6 +68,8 @@ pub(super) struct Shared {
     /// Controls or abandoned tokens wait.
     side_work: AtomicBool,
     waker: AtomicWaker,
+    /// How often a disk has grown.
+    pub(super) grown: AtomicU64,
     /// Woken when the session ends, and when it shall end.
     pub(super) ending: tokio::sync::Notify,
     pub(super) ended: tokio::sync::Notify,
@@ -87,6 +94,8 @@ impl Shared {
             info: None,
             stats: SessionStats::default(),
             ended: None,
+            differences: Vec::new(),
+            sizes: Vec::new(),
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
@@ -94,6 +103,7 @@ impl Shared {
             work: AtomicBool::new(false),
             side_work: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            grown: AtomicU64::new(0),
             ending: tokio::sync::Notify::new(),
             ended: tokio::sync::Notify::new(),
         })
@@ -127,6 +137,42 @@ impl Shared {
 
     pub(super) fn end_reason(&self) -> Option<Error> {
         self.lock().ended.clone()
+    }
+
+    /// The disk of a guard is at hand: what this is, and the number of the login under which it was found.
+    pub(super) async fn guard(&self, disk: KnownDisk, login: u64) -> Result<u32, Error> {
+        match self.ask(|id| Control::Guard { id, disk, login }).await? {
+            ControlAnswer::Guarded(guard) => Ok(guard),
+            _ => Err(self.end_reason().unwrap_or(Error::LoggedOut)),
+        }
+    }
+
+    /// A handle is gone.
+    pub(super) fn unguard(&self, guard: u32) {
+        let mut inner = self.lock();
+        inner.controls.push_back(Control::Unguard { guard });
+        drop(inner);
+        self.signal(&self.side_work);
+    }
+
+    /// How the disk of a guard differs from the one that was opened.
+    pub(super) fn difference(&self, guard: u32) -> Option<Difference> {
+        self.lock()
+            .differences
+            .iter()
+            .rev()
+            .find(|(other, _)| *other == guard)
+            .map(|(_, difference)| difference.clone())
+    }
+
+    /// The blocks that the disk of a guard has grown to.
+    pub(super) fn grown_to(&self, guard: u32) -> Option<u64> {
+        self.lock().sizes.iter().rev().find(|(other, _)| *other == guard).map(|(_, blocks)| *blocks)
+    }
+
+    /// The number of logins so far.
+    pub(super) fn logins(&self) -> u64 {
+        self.lock().stats.reconnects + 1
     }
 
     fn signal(&self, flag: &AtomicBool) {
@@ -410,7 +456,16 @@ impl Application for Mailbox {
                 }
             }
             Event::Disconnected(_) => self.shared.lock().stats.connected = false,
-            Event::UnitAttention(..) => {}
+            Event::OtherDisk { guard, difference, .. } => {
+                self.shared.lock().differences.push((guard, difference.clone()));
+            }
+            Event::Resized { guard, blocks, .. } => {
+                let sizes = &mut self.shared.lock().sizes;
+                sizes.retain(|(other, _)| *other != guard);
+                sizes.push((guard, blocks));
+                self.shared.grown.fetch_add(1, Ordering::Release);
+            }
+            Event::UnitAttention(..) | Event::LostWrites { .. } => {}
         }
     }
 

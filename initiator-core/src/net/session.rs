@@ -173,6 +173,10 @@ impl Session {
         &self.handle.shared
     }
 
+    pub(super) fn shared_handle(&self) -> Arc<Shared> {
+        self.handle.shared.clone()
+    }
+
     pub(super) fn target_name(&self) -> &str {
         &self.handle.target_name
     }
@@ -270,7 +274,12 @@ impl Session {
 
     /// A command that asks for data, retried where that helps; anything but GOOD is an error.
     pub(super) async fn query(&self, lun: Lun, cdb: CdbBuf, room: usize) -> Result<Vec<u8>, Error> {
-        let mut command = Command::new(0, lun, cdb);
+        self.query_with(Command::new(0, lun, cdb), room).await
+    }
+
+    /// [`query`](Self::query) with a command that says more than its CDB.
+    pub(super) async fn query_with(&self, mut command: Command, room: usize) -> Result<Vec<u8>, Error> {
+        let (lun, cdb) = (command.lun, command.cdb);
         command.data_in = Some(Sink::Buf(self.shared().take_buf(room)));
         let completion = self.execute(command).await?;
         let result = self.good(&cdb, lun, &completion).map(|()| received(&completion).to_vec());

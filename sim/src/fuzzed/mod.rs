@@ -13,8 +13,6 @@ mod pdu;
 mod scsi;
 mod text;
 mod url;
-#[cfg(target_os = "linux")]
-mod verbs;
 
 pub use cdb::cdb;
 pub use connection::{initiator_connection, target_connection};
@@ -25,8 +23,6 @@ pub use pdu::pdu;
 pub use scsi::scsi;
 pub use text::text;
 pub use url::url;
-#[cfg(target_os = "linux")]
-pub use verbs::verbs_queue;
 
 /// A harness and the name of its target.
 pub type Named = (&'static str, fn(&[u8]));
@@ -46,6 +42,4 @@ pub const ALL: &[Named] = &[
     ("target_connection", target_connection),
     ("text", text),
     ("url", url),
-    #[cfg(target_os = "linux")]
-    ("verbs_queue", verbs_queue),
 ];

@@ -10,8 +10,6 @@ mod compose_queue;
 #[cfg(feature = "std")]
 mod file;
 #[cfg(feature = "std")]
-mod file_medium;
-#[cfg(feature = "std")]
 mod file_pool;
 mod inline;
 mod layout;
@@ -25,8 +23,6 @@ mod size;
 pub use compose::{ComposeError, Composed, LinearStore, StripeStore};
 #[cfg(feature = "std")]
 pub use file::{FileOptions, FileStore};
-#[cfg(feature = "std")]
-pub use file_medium::{BlockFile, FileMedium};
 pub use layout::{Joined, Layout, Place, Striped};
 pub use null::NullStore;
 #[cfg(feature = "std")]

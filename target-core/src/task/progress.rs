@@ -161,14 +161,6 @@ impl TaskExecutor {
     }
 
     pub(super) fn launch(&mut self, work: Work, mut job: Job) -> Reply {
-        let wanted = job.piece();
-        if wanted != 0 {
-            let room = self.room(wanted);
-            if !job.set_piece(room) {
-                self.enter(work, State::Short(job));
-                return Reply::Pending;
-            }
-        }
         let next = job.begin(&self.buffers);
         self.take_next(work, job, next)
     }
@@ -186,14 +178,6 @@ impl TaskExecutor {
                 }
                 Reply::Pending
             }
-            Next::Send(buf) => {
-                let slot = &mut self.slots[work.slot];
-                let offset = slot.sent;
-                slot.sent += buf.len() as u32;
-                self.enter(work, State::Short(job));
-                self.unblock = true;
-                Reply::Send { buf, offset }
-            }
             Next::Over(Ok(None)) => self.good(work),
             Next::Over(Ok(Some(buf))) => self.send(work, buf),
             Next::Over(Err(sense)) => self.check_condition(work, &sense),
@@ -207,8 +191,7 @@ impl TaskExecutor {
             0 => buf.len() as u64,
             wanted => wanted,
         };
-        let sent = self.slots[work.slot].sent;
-        let len = buf.len().min((work.transfer.expected_in() - sent.min(work.transfer.expected_in())) as usize);
+        let len = buf.len().min(work.transfer.expected_in() as usize);
         self.leave(work.slot);
         let data = if len == 0 {
             self.buffers.give(buf);
@@ -217,8 +200,7 @@ impl TaskExecutor {
             buf.set_len(len);
             Data::Buf(buf)
         };
-        let residuals = work.transfer.residuals(wanted, 0);
-        Reply::Respond { data, offset: sent, status: Status::Good, residuals }
+        Reply::Respond { data, status: Status::Good, residuals: work.transfer.residuals(wanted, 0) }
     }
 
     pub(super) fn hand_over(&mut self) -> bool {
@@ -299,28 +281,25 @@ impl TaskExecutor {
             return None;
         }
         let mut after = 0;
-        self.retrying = true;
-        let found = loop {
+        loop {
             let next = self
                 .slots
                 .iter()
                 .enumerate()
                 .filter(|(_, slot)| slot.sequence > after)
-                .filter(|(_, slot)| slot.state.waits())
+                .filter(|(_, slot)| matches!(slot.state, State::Blocked(_) | State::Held(_) | State::Gated(_)))
                 .min_by_key(|(_, slot)| slot.sequence)
                 .map(|(index, slot)| (index, slot.sequence, slot.handle(index)));
             let Some((index, sequence, handle)) = next else {
                 self.unblock = false;
-                break None;
+                return None;
             };
             after = sequence;
             let Some(work) = self.live(handle) else { continue };
             if let Some(reply) = self.retry(work, index) {
-                break Some((handle, reply));
+                return Some((handle, reply));
             }
-        };
-        self.retrying = false;
-        found
+        }
     }
 
     pub(super) fn retry(&mut self, work: Work, index: usize) -> Option<Reply> {
@@ -335,10 +314,6 @@ impl TaskExecutor {
             State::Held(job) | State::Gated(job) => {
                 let job = core::mem::replace(job, Job::flush());
                 self.run(work, job)
-            }
-            State::Short(job) => {
-                let job = core::mem::replace(job, Job::flush());
-                self.launch(work, job)
             }
             _ => return None,
         };

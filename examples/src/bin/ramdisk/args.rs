@@ -67,9 +67,10 @@ pub(crate) struct ServeArgs {
     /// Set an attribute, see below; may be given again.
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) attribute: Vec<String>,
-    /// RAM LUNs have another serial number and designator with each start, so that no initiator takes an empty disk for the one that it knew.
+    /// RAM LUNs keep their serial number and designator over starts. Without it they are other disks with each start, so that no initiator takes an empty
+    /// one for the one that it knew.
     #[arg(long)]
-    pub(crate) identity_per_start: bool,
+    pub(crate) lasting_identity: bool,
     /// Take the configuration from a TOML file, whose keys are the long options with `_` for `-` (`[[target]]` has `name` and `lun`); the other
     /// options add to it.
     #[arg(long, value_name = "FILE.toml")]

@@ -89,7 +89,7 @@ fn node(
     for (lun, spec) in target.luns.iter().enumerate() {
         let (store, product) = open(spec, layout.read_only, memory)?;
         let mut seed = format!("{name},{lun}");
-        if layout.identity_per_start && matches!(spec, StoreSpec::Ram(_)) {
+        if !layout.lasting_identity && matches!(spec, StoreSpec::Ram(_)) {
             let _ = write!(seed, ",{:016x}", this_start());
         }
         let unit = logical_unit(store, product, &seed)?;
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_ram_lun_is_another_disk_with_each_start_where_that_is_asked_for() {
+    fn a_ram_lun_is_another_disk_with_each_start_unless_it_is_to_last() {
         let luns = vec![StoreSpec::Ram(1 << 20), StoreSpec::Null(1 << 20)];
         let targets = vec![TargetLayout { name: Some("iqn.2026-11.example:disk".into()), luns }];
         let portals = vec![PortalSpec { address: "127.0.0.1:0".into(), iser: false }];
-        let mut layout = Layout { targets, portals, ..Layout::default() };
+        let mut layout = Layout { targets, portals, lasting_identity: true, ..Layout::default() };
         let lasting = serials(&layout);
         assert_eq!(serials(&layout), lasting);
-        layout.identity_per_start = true;
+        layout.lasting_identity = false;
         let (first, second) = (serials(&layout), serials(&layout));
         assert!(first[0] != second[0] && first[0] != lasting[0]);
         assert_eq!((&first[1], &second[1]), (&lasting[1], &lasting[1]), "only memory is lost");

@@ -117,8 +117,8 @@ pub(crate) struct Layout {
     pub(crate) initiators: Vec<String>,
     pub(crate) read_only: bool,
     pub(crate) attributes: Attributes,
-    /// RAM LUNs are other disks with each start.
-    pub(crate) identity_per_start: bool,
+    /// RAM LUNs are the same disks with each start.
+    pub(crate) lasting_identity: bool,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -133,7 +133,7 @@ struct File {
     initiator: Vec<String>,
     read_only: bool,
     attribute: Vec<String>,
-    identity_per_start: bool,
+    lasting_identity: bool,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -159,7 +159,7 @@ impl Layout {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let mut layout = Self {
             read_only: args.read_only || file.read_only,
-            identity_per_start: args.identity_per_start || file.identity_per_start,
+            lasting_identity: args.lasting_identity || file.lasting_identity,
             ..Self::default()
         };
         for attribute in file.attribute.iter().chain(&args.attribute) {
@@ -284,11 +284,10 @@ mod tests {
 
     #[test]
     fn attributes_are_set_in_order() {
-        let layout =
-            gather("ramdisk serve --attribute emulate_tas=1 --attribute tmr_cold_reset=0 --identity-per-start");
+        let layout = gather("ramdisk serve --attribute emulate_tas=1 --attribute tmr_cold_reset=0 --lasting-identity");
         let layout = layout.unwrap();
         assert!(layout.attributes.unit.emulate_tas && !layout.attributes.node.tmr_cold_reset);
-        assert!(layout.identity_per_start);
+        assert!(layout.lasting_identity);
         let layout = gather("ramdisk serve --attribute stop_unit=1 --attribute stop_unit=0").unwrap();
         assert_eq!(layout.attributes, Attributes::default());
         assert!(gather("ramdisk serve --attribute stop=1").unwrap_err().to_string().contains("stop_unit"));

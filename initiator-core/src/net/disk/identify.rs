@@ -10,6 +10,7 @@ use iscsi_proto::scsi::{AdditionalSense, DataError, Lun, SenseKey};
 use super::super::session::to_lun;
 use super::super::{DiskInfo, Session};
 use crate::error::Error;
+use crate::identity::Identity;
 
 fn bad(command: &'static str) -> impl Fn(DataError) -> Error {
     move |error| Error::BadAnswer { command, reason: error.to_string() }
@@ -29,14 +30,16 @@ fn optional(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-pub(super) async fn identify(session: &Session, number: u16) -> Result<DiskInfo, Error> {
+pub(super) async fn identify(session: &Session, number: u16) -> Result<(DiskInfo, Identity), Error> {
     let lun = to_lun(number)?;
     let mut info = DiskInfo { lun: number, ..DiskInfo::default() };
     inquire(session, lun, &mut info).await?;
-    read_vpd(session, lun, &mut info).await?;
+    let mut identity = Identity::default();
+    read_vpd(session, lun, &mut info, &mut identity).await?;
     read_capacity(session, lun, &mut info).await?;
     read_modes(session, lun, &mut info).await?;
-    Ok(info)
+    (identity.blocks, identity.block_size) = (info.blocks, info.block_size);
+    Ok((info, identity))
 }
 
 async fn inquire(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
@@ -72,7 +75,7 @@ async fn page(session: &Session, lun: Lun, code: u8) -> Result<Option<VpdPage>, 
     VpdPage::parse_expected(&answer, code).map(Some).map_err(bad("INQUIRY"))
 }
 
-async fn read_vpd(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
+async fn read_vpd(session: &Session, lun: Lun, info: &mut DiskInfo, identity: &mut Identity) -> Result<(), Error> {
     let Some(VpdPage::SupportedPages(pages)) = page(session, lun, vpd::SUPPORTED_PAGES).await? else { return Ok(()) };
     for code in &pages {
         let wanted = [
@@ -85,7 +88,12 @@ async fn read_vpd(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<()
         if !wanted.contains(code) {
             continue;
         }
-        match page(session, lun, *code).await? {
+        let page = page(session, lun, *code).await?;
+        page.iter().for_each(|page| {
+            identity.set_names(page);
+            identity.set_serial(page);
+        });
+        match page {
             Some(VpdPage::UnitSerialNumber(serial)) => info.serial = Some(serial.trim().to_owned()),
             Some(VpdPage::DeviceIdentification(designators)) => {
                 info.designators = designators.iter().filter_map(|designator| designation(&designator.id)).collect();
@@ -114,23 +122,12 @@ async fn read_vpd(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<()
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
+/// A designator as text, if it names something that a person looks for.
 fn designation(id: &DesignatorId) -> Option<String> {
     match id {
-        DesignatorId::T10Vendor { vendor, id } => Some(format!("t10.{vendor} {}", id.trim_end())),
-        DesignatorId::Naa8(bytes) => Some(format!("naa.{}", hex(bytes))),
-        DesignatorId::Naa16(bytes) => Some(format!("naa.{}", hex(bytes))),
-        DesignatorId::ScsiName(name) => Some(name.clone()),
-        DesignatorId::Other { kind: 2, bytes, .. } => Some(format!("eui.{}", hex(bytes))),
-        _ => None,
+        DesignatorId::RelativeTargetPort(_) | DesignatorId::TargetPortGroup(_) => None,
+        DesignatorId::Other { kind, .. } if *kind != 2 => None,
+        id => Some(id.to_string()),
     }
 }
 

@@ -3,6 +3,8 @@
 mod identify;
 mod transfer;
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use iscsi_memory::Buf;
@@ -11,10 +13,13 @@ use iscsi_proto::scsi::command::{GetLbaStatus, Unmap};
 use iscsi_proto::scsi::provisioning::{self, Provisioning};
 use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
 
-use super::session::to_lun;
+use super::mailbox::Shared;
+use super::session::{declined, to_lun};
 use super::{DiskInfo, Extent, Session};
-use crate::command::Command;
+use crate::application::{Control, ControlAnswer};
+use crate::command::{Command, Failure};
 use crate::error::Error;
+use crate::identity::{Identity, KnownDisk};
 
 /// A disk: a logical unit of a session. Clones share it; any number of operations may be under way.
 ///
@@ -24,9 +29,17 @@ use crate::error::Error;
 /// Dropping an operation's future (as a time limit around it does) is safe at any time: its memory belongs to the session until the target is done with it.
 /// What was not sent is never sent. A write that was sent may or may not take place, but never after a later one: the target is asked to abort it (ABORT
 /// TASK, RFC 7143 11.5.1), and what this session is asked later for the same blocks waits until that is answered, or the write is.
+///
+/// # What a handle believes
+///
+/// After each new login the handle asks who is there before it sends anything: another disk, a smaller one or one of another block length ends its
+/// operations with [`Error::OtherDisk`]. A disk with a volatile write cache that tells of a power failure has lost what it acknowledged after the last
+/// [`flush`](Self::flush): each operation fails with [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. A disk that says that it
+/// has no such cache is believed.
 #[derive(Debug, Clone)]
 pub struct Disk {
     session: Session,
+    guard: Arc<Guard>,
     lun: Lun,
     block_size: u32,
     /// Blocks that one command moves at most.
@@ -39,13 +52,75 @@ const MOST_BYTES: u32 = 4 << 20;
 /// Blocks of one UNMAP or WRITE SAME where the device tells no limit.
 const MOST_UNMAP_BLOCKS: u32 = 1 << 22;
 
+/// The engine's guard for all clones of a disk.
+#[derive(Debug)]
+struct Guard {
+    shared: Arc<Shared>,
+    number: u32,
+    identity: Identity,
+    /// How often disks had grown when this one's size was last looked at.
+    grown: AtomicU64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.unguard(self.number);
+    }
+}
+
 impl Disk {
     pub(super) async fn open(session: Session, number: u16) -> Result<Self, Error> {
-        let info = identify::identify(&session, number).await?;
+        let login = session.shared().logins();
+        let (info, identity) = identify::identify(&session, number).await?;
         let most = MOST_BYTES / info.block_size;
         let most_blocks = if info.max_transfer_blocks == 0 { most } else { most.min(info.max_transfer_blocks) };
         let lun = to_lun(number)?;
-        Ok(Self { session, lun, block_size: info.block_size, most_blocks, info: Arc::new(RwLock::new(info)) })
+        let known = known(lun, &info, identity.clone());
+        let shared = session.shared_handle();
+        let number = shared.guard(known, login).await?;
+        let guard = Arc::new(Guard { shared, number, identity, grown: AtomicU64::new(0) });
+        Ok(Self { session, guard, lun, block_size: info.block_size, most_blocks, info: Arc::new(RwLock::new(info)) })
+    }
+
+    /// The disk as another session may know it.
+    #[must_use]
+    pub fn known(&self) -> KnownDisk {
+        known(self.lun, &self.info(), self.guard.identity.clone())
+    }
+
+    /// Takes note of what the disk has lost ([`Error::LostWrites`]), as ranges of bytes, at most 1024 of them, which may then cover more than was written.
+    /// The disk's operations go on.
+    ///
+    /// # Errors
+    /// The session's end.
+    pub async fn take_lost_writes(&self) -> Result<Vec<Range<u64>>, Error> {
+        let (guard, block) = (self.guard.number, u64::from(self.block_size));
+        match self.session.shared().ask(|id| Control::TakeLost { id, guard }).await? {
+            ControlAnswer::Lost(lost) => Ok(lost
+                .into_iter()
+                .map(|range| range.start.saturating_mul(block)..range.end.saturating_mul(block))
+                .collect()),
+            other => Err(declined("the list of lost writes", &other)),
+        }
+    }
+
+    /// A command that stands behind the disk's guard.
+    fn guarded(&self, cdb: CdbBuf) -> Command {
+        Command { guard: Some(self.guard.number), ..Command::new(0, self.lun, cdb) }
+    }
+
+    /// An error of a guarded command, in the disk's own words.
+    fn explain(&self, error: Error) -> Error {
+        let lun = self.lun();
+        match error {
+            Error::Command { failure: Failure::OtherDisk, .. } => match self.guard.shared.difference(self.guard.number)
+            {
+                Some(difference) => Error::OtherDisk { lun, difference },
+                None => error,
+            },
+            Error::Command { failure: Failure::LostWrites, .. } => Error::LostWrites { lun },
+            error => error,
+        }
     }
 
     /// What the disk told about itself when it was opened or refreshed.
@@ -71,7 +146,7 @@ impl Disk {
     /// # Errors
     /// See [`Error`].
     pub async fn refresh(&self) -> Result<DiskInfo, Error> {
-        let info = identify::identify(&self.session, self.lun()).await?;
+        let (info, _) = identify::identify(&self.session, self.lun()).await?;
         if info.block_size != self.block_size {
             let reason = format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size);
             return Err(Error::BadAnswer { command: "READ CAPACITY", reason });
@@ -83,6 +158,13 @@ impl Disk {
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
+        let grown = self.guard.shared.grown.load(Ordering::Acquire);
+        if self.guard.grown.swap(grown, Ordering::Relaxed) != grown
+            && let Some(blocks) = self.guard.shared.grown_to(self.guard.number)
+        {
+            let mut info = self.info.write().unwrap_or_else(PoisonError::into_inner);
+            info.blocks = info.blocks.max(blocks);
+        }
         self.info.read().unwrap_or_else(PoisonError::into_inner).size()
     }
 
@@ -107,7 +189,7 @@ impl Disk {
     /// # Errors
     /// As [`Disk::read`].
     pub async fn flush(&self) -> Result<(), Error> {
-        self.run(BlockIo::new(0, 0).synchronize_cache(), None).await
+        self.run(self.guarded(BlockIo::new(0, 0).synchronize_cache()), None).await
     }
 
     /// Gives the blocks' space back (UNMAP, or WRITE SAME with the UNMAP bit).
@@ -132,7 +214,8 @@ impl Disk {
             let now = blocks.min(most.into()) as u32;
             let list = provisioning::unmap_list(&[provisioning::Extent { lba, blocks: now }]);
             let cdb = Unmap { anchor: false, parameter_list_length: list.len() as u16 }.to_cdb();
-            self.run(cdb, Some(&list)).await?;
+            let command = Command { blocks: Some(lba..lba + u64::from(now)), ..self.guarded(cdb) };
+            self.run(command, Some(&list)).await?;
             lba += u64::from(now);
             blocks -= u64::from(now);
         }
@@ -172,7 +255,7 @@ impl Disk {
             let now = blocks.min(most) as u32;
             let io = BlockIo::new(lba, now).with_flags(if unmap { 0x08 } else { 0 });
             let cdb = io.to_cdb(opcode::WRITE_SAME_16).ok_or(Error::Unsupported("WRITE SAME(16)"))?;
-            self.run(cdb, Some(block)).await?;
+            self.run(self.guarded(cdb), Some(block)).await?;
             lba += u64::from(now);
             blocks -= u64::from(now);
         }
@@ -197,7 +280,7 @@ impl Disk {
             .to_cdb(opcode::COMPARE_AND_WRITE)
             .ok_or(Error::Unsupported("COMPARE AND WRITE over so many blocks"))?;
         let both = [expected, new].concat();
-        match self.run(cdb, Some(&both)).await {
+        match self.run(self.guarded(cdb), Some(&both)).await {
             Err(Error::Scsi { outcome, .. })
                 if outcome.sense.is_some_and(|sense| sense.key == SenseKey::Miscompare) =>
             {
@@ -216,7 +299,7 @@ impl Disk {
         let block = u64::from(self.block_size);
         let (lba, _) = self.blocks(offset, block)?;
         let cdb = GetLbaStatus { lba, allocation_length: 24, report_type: 0 }.to_cdb();
-        let answer = self.session.query(self.lun, cdb, 24).await?;
+        let answer = self.session.query_with(self.guarded(cdb), 24).await.map_err(|error| self.explain(error))?;
         let bad = |reason: String| Error::BadAnswer { command: "GET LBA STATUS", reason };
         let runs = provisioning::parse_lba_status_data(&answer).map_err(|error| bad(error.to_string()))?;
         let run = runs
@@ -229,16 +312,21 @@ impl Disk {
     }
 
     /// A command of this disk with data for the target, or none.
-    async fn run(&self, cdb: CdbBuf, data: Option<&[u8]>) -> Result<(), Error> {
-        let mut command = Command::new(0, self.lun, cdb);
+    async fn run(&self, mut command: Command, data: Option<&[u8]>) -> Result<(), Error> {
         if let Some(data) = data {
             let mut buf: Buf = self.session.shared().take_buf(data.len());
             buf.copy_from_slice(data);
             command.data_out = Some(CommandData::Buf(buf));
         }
+        let cdb = command.cdb;
         let completion = self.session.execute(command).await?;
         let result = self.session.good(&cdb, self.lun, &completion);
         self.session.shared().give_back(completion);
-        result
+        result.map_err(|error| self.explain(error))
     }
+}
+
+fn known(lun: Lun, info: &DiskInfo, identity: Identity) -> KnownDisk {
+    // A disk that does not tell may have a volatile cache.
+    KnownDisk { lun, identity, volatile: info.write_cache.unwrap_or(true) }
 }

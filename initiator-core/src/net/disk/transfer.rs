@@ -111,14 +111,14 @@ impl Disk {
 
     async fn read_whole(&self, lba: u64, buf: Buf) -> (Buf, Result<(), Error>) {
         let cdb = self.io(lba, buf.len()).read();
-        let mut command = Command::new(0, self.lun, cdb);
+        let mut command = self.guarded(cdb);
         command.data_in = Some(Sink::Buf(buf));
         self.finish(cdb, command).await
     }
 
     async fn write_whole(&self, lba: u64, buf: Buf) -> (Buf, Result<(), Error>) {
         let cdb = self.io(lba, buf.len()).write();
-        let mut command = Command::new(0, self.lun, cdb);
+        let mut command = self.guarded(cdb);
         command.data_out = Some(CommandData::Buf(buf));
         match self.finish(cdb, command).await {
             (buf, Err(Error::Short { short, .. })) => self.write_rest(lba, buf, short).await,
@@ -141,7 +141,7 @@ impl Disk {
             cdb = self.io(lba + (done / block) as u64, rest.len()).write();
             let mut piece = self.session.shared().take_buf(rest.len());
             piece.copy_from_slice(rest);
-            let mut command = Command::new(0, self.lun, cdb);
+            let mut command = self.guarded(cdb);
             command.data_out = Some(CommandData::Buf(piece));
             let (piece, result) = self.finish(cdb, command).await;
             self.session.shared().give_buf(piece);
@@ -156,7 +156,7 @@ impl Disk {
         match self.session.execute(command).await {
             Err(error) => (Buf::zeroed(0), Err(error)),
             Ok(completion) => {
-                let mut result = self.session.good(&cdb, self.lun, &completion);
+                let mut result = self.session.good(&cdb, self.lun, &completion).map_err(|error| self.explain(error));
                 // GOOD with fewer bytes than the blocks hold would leave old bytes in the buffer for data.
                 if let Some(short) = completion.short_in()
                     && result.is_ok()

@@ -2,6 +2,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::scsi::Ascii;
 use crate::scsi::field::{array, be16, bit, flag, put, u8_at};
@@ -100,6 +101,31 @@ pub enum DesignatorId {
         /// DESIGNATOR, at most 255 bytes.
         bytes: Vec<u8>,
     },
+}
+
+/// The customary text: `naa.6001…`, `eui.…`, `t10.VENDOR id`, or the name itself.
+///
+/// ```
+/// use iscsi_proto::scsi::vpd::DesignatorId;
+/// assert_eq!(DesignatorId::Naa8([0x52, 0, 0, 0, 0, 0, 0, 1]).to_string(), "naa.5200000000000001");
+/// ```
+impl fmt::Display for DesignatorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hex = |prefix, bytes: &[u8]| {
+            f.write_str(prefix)?;
+            bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        };
+        match self {
+            Self::T10Vendor { vendor, id } => write!(f, "t10.{vendor} {}", id.trim_end()),
+            Self::Naa8(bytes) => hex("naa.", bytes),
+            Self::Naa16(bytes) => hex("naa.", bytes),
+            Self::RelativeTargetPort(port) => write!(f, "port {port}"),
+            Self::TargetPortGroup(group) => write!(f, "port group {group}"),
+            Self::ScsiName(name) => f.write_str(name),
+            Self::Other { kind: 2, bytes, .. } => hex("eui.", bytes),
+            Self::Other { bytes, .. } => hex("", bytes),
+        }
+    }
 }
 
 impl Designator {

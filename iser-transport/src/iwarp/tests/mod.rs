@@ -1,6 +1,5 @@
 //! Tests of the whole queue.
 
-mod format;
 mod hostile;
 mod paired;
 mod raw;

@@ -1,0 +1,300 @@
+//! What the session knows of its disks, and must be sure of before it sends them anything: that each is still the disk that was opened, and still has what
+//! it acknowledged.
+//!
+//! A [`Guard`] stands before the commands that name it ([`Command::guard`](crate::command::Command::guard)). After each new login they wait until the unit
+//! has told its names, its size and its block length anew (`probe`). A unit that is another one gets none of them. A unit with a volatile cache that says
+//! that its power was off has lost what it acknowledged and did not flush; they fail until somebody has taken note of it.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::mem::take;
+use core::ops::Range;
+
+use iscsi_proto::scsi::Lun;
+
+use super::ranges::Ranges;
+use crate::command::Failure;
+use crate::identity::Identity;
+
+/// How a unit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is the one that was opened.
+    Known,
+    /// It is to be asked who it is, once a command waits for it.
+    Unknown,
+    /// It is being asked.
+    Asking,
+    /// It is another one.
+    Other,
+}
+
+#[derive(Debug)]
+pub(super) struct Guard {
+    pub(super) lun: Lun,
+    /// What was opened.
+    pub(super) expected: Identity,
+    /// What the unit has told so far.
+    pub(super) found: Identity,
+    pub(super) standing: Standing,
+    users: u32,
+    /// Whether what it acknowledges may be lost with its power.
+    volatile: bool,
+    /// What it acknowledged since the last flush was sent.
+    written: Ranges,
+    /// What it acknowledged before each flush that is under way, by the flush's issue number.
+    flushing: VecDeque<(u64, Ranges)>,
+    /// What it has lost.
+    lost: Ranges,
+}
+
+/// All guards of a session. A guard's number is its place.
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    list: Vec<Option<Guard>>,
+    /// Guards that let nothing pass, or not everything: none in most of a session's life.
+    open: usize,
+}
+
+impl Guards {
+    /// A handle on a unit, as it was found under a login. `current`: the connection is still that of this login.
+    pub(super) fn add(&mut self, lun: Lun, identity: Identity, volatile: bool, current: bool) -> u32 {
+        let same = |guard: &Guard| guard.lun == lun && guard.expected == identity && guard.standing != Standing::Other;
+        if let Some((number, guard)) = self.iter_mut().find(|(_, guard)| same(guard)) {
+            guard.users += 1;
+            return number;
+        }
+        let standing = if current { Standing::Known } else { Standing::Unknown };
+        let guard = Guard {
+            lun,
+            expected: identity,
+            found: Identity::default(),
+            standing,
+            users: 1,
+            volatile,
+            written: Ranges::default(),
+            flushing: VecDeque::new(),
+            lost: Ranges::default(),
+        };
+        let place = self.list.iter().position(Option::is_none).unwrap_or(self.list.len());
+        if place == self.list.len() {
+            self.list.push(None);
+        }
+        self.list[place] = Some(guard);
+        self.count();
+        place as u32
+    }
+
+    /// A handle is gone.
+    pub(super) fn remove(&mut self, number: u32) {
+        let Some(place) = self.list.get_mut(number as usize) else { return };
+        if let Some(guard) = place {
+            guard.users -= 1;
+            if guard.users == 0 {
+                *place = None;
+            }
+        }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let open = |guard: &Guard| guard.standing != Standing::Known || !guard.lost.is_empty();
+        self.open = self.list.iter().flatten().filter(|guard| open(guard)).count();
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Guard> {
+        self.list.get(number as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Guard> {
+        self.list.get_mut(number as usize)?.as_mut()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Guard)> {
+        (0..).zip(&mut self.list).filter_map(|(number, guard)| Some((number, guard.as_mut()?)))
+    }
+
+    /// Whether every guard lets everything pass.
+    #[inline]
+    pub(super) fn are_content(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Whether a unit is being asked.
+    pub(super) fn are_asked(&self) -> bool {
+        self.list.iter().flatten().any(|guard| guard.standing == Standing::Asking)
+    }
+
+    /// Whether a command may be sent now, as far as its guard goes.
+    #[inline]
+    pub(super) fn lets_pass(&self, guard: Option<u32>) -> bool {
+        self.open == 0
+            || guard.and_then(|number| self.get(number)).is_none_or(|guard| guard.standing == Standing::Known)
+    }
+
+    /// Why a command is not to be sent at all.
+    pub(super) fn refuses(&self, guard: Option<u32>) -> Option<Failure> {
+        let guard = guard.filter(|_| self.open > 0).and_then(|number| self.get(number))?;
+        if guard.standing == Standing::Other {
+            return Some(Failure::OtherDisk);
+        }
+        (!guard.lost.is_empty()).then_some(Failure::LostWrites)
+    }
+
+    pub(super) fn set(&mut self, number: u32, standing: Standing) {
+        if let Some(guard) = self.get_mut(number) {
+            guard.standing = standing;
+        }
+        self.count();
+    }
+
+    /// A new connection stands: nothing is known of any unit. One that was another one stays that.
+    pub(super) fn reconnected(&mut self) {
+        self.doubt(None);
+    }
+
+    /// A unit (all of them, for `None`) says that it may not be what it was.
+    pub(super) fn doubt(&mut self, lun: Option<Lun>) {
+        for guard in self.list.iter_mut().flatten() {
+            if lun.is_none_or(|lun| lun == guard.lun) && guard.standing == Standing::Known {
+                guard.standing = Standing::Unknown;
+            }
+        }
+        self.count();
+    }
+
+    /// The questions under way were lost with their connection.
+    pub(super) fn disconnected(&mut self) {
+        for guard in self.list.iter_mut().flatten() {
+            if guard.standing == Standing::Asking {
+                guard.standing = Standing::Unknown;
+            }
+        }
+        self.count();
+    }
+
+    /// The unit acknowledged blocks that it may hold in a volatile cache.
+    #[inline]
+    pub(super) fn acknowledged(&mut self, guard: Option<u32>, blocks: Range<u64>) {
+        if let Some(guard) = guard.and_then(|number| self.get_mut(number)).filter(|guard| guard.volatile) {
+            guard.written.add(blocks);
+        }
+    }
+
+    /// A flush of the whole unit is sent: it covers what was acknowledged before.
+    pub(super) fn flush_sent(&mut self, guard: Option<u32>, issue: u64) {
+        let Some(guard) = guard.and_then(|number| self.get_mut(number)) else { return };
+        let written = take(&mut guard.written);
+        match guard.flushing.iter_mut().find(|(other, _)| *other == issue) {
+            // It is sent again.
+            Some((_, ranges)) => ranges.extend(written),
+            None => guard.flushing.push_back((issue, written)),
+        }
+    }
+
+    /// A flush has ended: what it covers is durable, or as it was before.
+    pub(super) fn flush_done(&mut self, guard: Option<u32>, issue: u64, good: bool) {
+        let Some(guard) = guard.and_then(|number| self.get_mut(number)) else { return };
+        let Some(at) = guard.flushing.iter().position(|(other, _)| *other == issue) else { return };
+        if good {
+            // What flushes that were sent before it cover, it covers too.
+            guard.flushing.drain(..=at);
+        } else if let Some((_, ranges)) = guard.flushing.remove(at) {
+            match guard.flushing.get_mut(at) {
+                Some((_, next)) => next.extend(ranges),
+                None => guard.written.extend(ranges),
+            }
+        }
+    }
+
+    /// A unit's power was off. Gives the guards that have lost something.
+    pub(super) fn power_was_off(&mut self, lun: Lun) -> Vec<u32> {
+        let mut losing = Vec::new();
+        for (number, guard) in self.iter_mut().filter(|(_, guard)| guard.lun == lun) {
+            let mut lost = take(&mut guard.written);
+            guard.flushing.drain(..).for_each(|(_, ranges)| lost.extend(ranges));
+            if !lost.is_empty() {
+                guard.lost.extend(lost);
+                losing.push(number);
+            }
+        }
+        self.count();
+        losing
+    }
+
+    /// What a unit has lost, as ranges of blocks: whoever asks takes note of it, and commands pass again.
+    pub(super) fn take_lost(&mut self, number: u32) -> Vec<Range<u64>> {
+        let lost = self.get_mut(number).map(|guard| take(&mut guard.lost).into_vec()).unwrap_or_default();
+        self.count();
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn guards() -> Guards {
+        let mut guards = Guards::default();
+        assert_eq!(guards.add(Lun::ZERO, Identity::default(), true, true), 0);
+        guards
+    }
+
+    fn lost(guards: &mut Guards) -> Vec<Range<u64>> {
+        guards.power_was_off(Lun::ZERO);
+        guards.take_lost(0)
+    }
+
+    #[test]
+    fn a_flush_covers_what_was_acknowledged_before_it_was_sent() {
+        let mut guards = guards();
+        guards.acknowledged(Some(0), 0..4);
+        guards.flush_sent(Some(0), 7);
+        guards.acknowledged(Some(0), 8..9);
+        guards.flush_done(Some(0), 7, true);
+        assert_eq!(lost(&mut guards), vec![8..9; 1]);
+    }
+
+    #[test]
+    fn a_flush_that_failed_covers_nothing_and_a_later_one_its_part_too() {
+        let mut guards = guards();
+        guards.acknowledged(Some(0), 0..4);
+        guards.flush_sent(Some(0), 1);
+        guards.acknowledged(Some(0), 8..9);
+        guards.flush_sent(Some(0), 2);
+        guards.flush_done(Some(0), 1, false);
+        guards.power_was_off(Lun::ZERO);
+        assert_eq!(guards.refuses(Some(0)), Some(Failure::LostWrites));
+        assert_eq!(guards.take_lost(0), [0..4, 8..9]);
+        assert_eq!(guards.refuses(Some(0)), None);
+
+        guards.acknowledged(Some(0), 0..4);
+        guards.flush_sent(Some(0), 3);
+        guards.flush_sent(Some(0), 4);
+        guards.flush_done(Some(0), 3, false);
+        guards.flush_done(Some(0), 4, true);
+        assert_eq!(lost(&mut guards), []);
+        guards.acknowledged(Some(0), 0..4);
+        guards.flush_sent(Some(0), 5);
+        guards.flush_done(Some(0), 5, false);
+        assert_eq!(lost(&mut guards), vec![0..4; 1]);
+    }
+
+    #[test]
+    fn handles_of_one_disk_share_a_guard_and_another_disk_gets_its_own() {
+        let mut guards = guards();
+        assert_eq!(guards.add(Lun::ZERO, Identity::default(), true, true), 0);
+        let larger = Identity { blocks: 9, ..Identity::default() };
+        assert_eq!(guards.add(Lun::ZERO, larger, true, true), 1);
+        guards.set(0, Standing::Other);
+        assert_eq!(guards.refuses(Some(0)), Some(Failure::OtherDisk));
+        assert_eq!(guards.refuses(Some(1)), None);
+        guards.remove(0);
+        guards.remove(0);
+        assert!(guards.are_content() && guards.get(0).is_none());
+        assert_eq!(guards.add(Lun::ZERO, Identity::default(), true, false), 0);
+        assert!(!guards.lets_pass(Some(0)) && guards.lets_pass(Some(1)) && guards.lets_pass(None));
+    }
+}
