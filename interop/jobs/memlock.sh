@@ -1,6 +1,7 @@
 #!/bin/bash
-# RDMA devices, and programs of a user who may not lock much memory: each of ours names `ulimit -l`, at either end, and works where
-# the limit suffices. What is registered is shown while a session has it and given back at its logout.
+# RDMA devices, and programs of a user who may not lock much memory: each of ours names `ulimit -l`, at either end, and works
+# where the limit suffices. What is registered is shown. What a session had for itself is given back at its logout; what the
+# store has stays registered for the next one, and no more of it with each.
 source "$JOBS/prelude.sh"
 source "$JOBS/rdma.sh"
 need "wire" wire
@@ -29,11 +30,32 @@ need "serve without privileges" serve_as "${ENOUGH[@]}"
 check "enough at both ends" "${ENOUGH[@]}" "$ISCSI" verify "$URL" --size 4M
 check "the initiator names ulimit -l" names "${SMALL[@]}" "$ISCSI" verify "$URL" --size 4M
 cat check.log
-"$ISCSI" bench "$URL" --rw randread --bs 4096 --iodepth 8 --runtime 6 > bench.log 2>&1 &
-bench=$!
-check "registered memory is shown" eventually 20 grep -E 'registered with RDMA devices: [1-9]' target.log
-wait $bench
-check "it is given back at logout" eventually 15 eval 'tail -n 4 target.log | grep -F "registered with RDMA devices: 0 "'
+# registered: bytes in the last line of statistics.
+registered() {
+    awk '/registered with RDMA devices/ {
+        sub(/.*devices: /, ""); split($0, words, /[ ,]+/)
+        unit["B"] = 1; unit["KiB"] = 2 ^ 10; unit["MiB"] = 2 ^ 20; unit["GiB"] = 2 ^ 30
+        count = int(words[1] * unit[words[2]])
+    }
+    END { print count + 0 }' target.log
+}
+reads() {
+    "$ISCSI" bench "$URL" --rw randread --bs 4096 --iodepth 8 --runtime 6 > bench.log 2>&1 &
+    # In `eventually` the arguments are others.
+    local bench=$! before=$1
+    eventually 20 eval '[ "$(registered)" -gt "$before" ]' || return
+    wait $bench
+    # Two lines of statistics later the session is gone.
+    sleep 4
+}
+# The whole LUN, and what all sessions share.
+STORE=$((16 << 20)) SHARED=$((1 << 20))
+check "registered memory is shown" reads 0
+first=$(registered)
+check "what a session had is given back at logout" test "$first" -le $((STORE + SHARED))
+check "what the store has stays registered" test "$first" -gt $((1 << 20))
+check "another session" reads "$first"
+check "it is not more with each session" test "$(registered)" -le "$first"
 grep -F 'registered with' target.log | sort | uniq -c
 check "target ends at Ctrl-C" stop_serving
 

@@ -1,15 +1,35 @@
 //! Buffers of sessions: from a pool of their worker, within a budget of all.
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::task::Waker;
 
 use crate::{Buf, BufPool};
 
-#[cfg(feature = "std")]
-type Mutex<T> = std::sync::Mutex<T>;
-#[cfg(not(feature = "std"))]
-type Mutex<T> = spin::Mutex<T>;
+/// A value that one thread at a time changes. With `std` it is behind the system's mutex; without, it spins.
+#[derive(Debug, Default)]
+struct Lock<T> {
+    #[cfg(feature = "std")]
+    value: std::sync::Mutex<T>,
+    #[cfg(not(feature = "std"))]
+    value: spin::Mutex<T>,
+}
+
+impl<T> Lock<T> {
+    fn new(value: T) -> Self {
+        Self { value: value.into() }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        #[cfg(feature = "std")]
+        let mut value = self.value.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        #[cfg(not(feature = "std"))]
+        let mut value = self.value.lock();
+        f(&mut value)
+    }
+}
 
 /// Most bytes that are a session's own: what reads and writes go on with when all else is out.
 const MOST_OWN: usize = 64 << 10;
@@ -43,6 +63,27 @@ pub struct BufferBudget {
     out: AtomicUsize,
     /// How often a session was told to wait.
     waits: AtomicUsize,
+    /// Sessions that wait for more than their own, the first in front.
+    line: Lock<VecDeque<Waiter>>,
+    /// What the first of the line needs of the shared half; 0 when nobody waits.
+    claimed: AtomicUsize,
+    /// One of [`PLENTY`], [`SHORT`] and [`KNOWN`].
+    state: AtomicU8,
+}
+
+/// No session was told to wait since half of the budget was free.
+const PLENTY: u8 = 0;
+/// One was, and nobody knows.
+const SHORT: u8 = 1;
+/// One was, and somebody knows.
+const KNOWN: u8 = 2;
+
+/// A session in the line.
+#[derive(Debug)]
+struct Waiter {
+    session: usize,
+    len: usize,
+    waker: Waker,
 }
 
 impl BufferBudget {
@@ -60,6 +101,9 @@ impl BufferBudget {
             shared_out: AtomicUsize::new(0),
             out: AtomicUsize::new(0),
             waits: AtomicUsize::new(0),
+            line: Lock::default(),
+            claimed: AtomicUsize::new(0),
+            state: AtomicU8::new(PLENTY),
         }
     }
 
@@ -87,9 +131,70 @@ impl BufferBudget {
         self.waits.load(Ordering::Relaxed)
     }
 
+    /// Sessions that wait in line for more than their own.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.line.with(|line| line.len())
+    }
+
+    /// Whether sessions are told to wait, or to be content with less, for the first time since half of the budget was
+    /// free. Told once.
+    pub fn has_become_short(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == SHORT && self.state.swap(KNOWN, Ordering::Relaxed) == SHORT
+    }
+
+    /// A session is told to wait.
+    fn refuse(&self) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(PLENTY, SHORT, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Bytes of the shared half that nobody has.
     fn rest(&self) -> usize {
         self.shared.saturating_sub(self.shared_out.load(Ordering::Relaxed))
+    }
+
+    /// Puts a session at the end of the line, unless it is there.
+    fn join(&self, session: usize, len: usize, waker: &Waker) {
+        self.line.with(|line| {
+            match line.iter_mut().find(|waiter| waiter.session == session) {
+                Some(waiter) => {
+                    waiter.len = len;
+                    waiter.waker.clone_from(waker);
+                }
+                None => line.push_back(Waiter { session, len, waker: waker.clone() }),
+            }
+            self.claim(line);
+        });
+    }
+
+    /// Takes a session out of the line; the next may go on.
+    fn leave(&self, session: usize) {
+        let next = self.line.with(|line| {
+            line.retain(|waiter| waiter.session != session);
+            self.claim(line);
+            line.front().map(|waiter| waiter.waker.clone())
+        });
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+
+    fn claim(&self, line: &VecDeque<Waiter>) {
+        let len = line.front().map_or(0, |first| first.len.min(self.shared));
+        self.claimed.store(len, Ordering::Relaxed);
+    }
+
+    fn is_first(&self, session: usize) -> bool {
+        self.line.with(|line| line.front().is_some_and(|first| first.session == session))
+    }
+
+    /// Something of the shared half is free: the first of the line looks whether it is enough.
+    #[cold]
+    fn wake_first(&self) {
+        if let Some(waker) = self.line.with(|line| line.front().map(|waiter| waiter.waker.clone())) {
+            waker.wake();
+        }
     }
 
     /// What a session with so much out has changes from `before` to `after`.
@@ -100,27 +205,23 @@ impl BufferBudget {
             self.out.fetch_add(after - before, Ordering::Relaxed);
             self.shared_out.fetch_add(is - was, Ordering::Relaxed);
         } else {
-            self.out.fetch_sub(before - after, Ordering::Relaxed);
+            let left = self.out.fetch_sub(before - after, Ordering::Relaxed) - (before - after);
+            if self.state.load(Ordering::Relaxed) == KNOWN && left <= self.shared / 2 {
+                self.state.store(PLENTY, Ordering::Relaxed);
+            }
             self.shared_out.fetch_sub(was - is, Ordering::Relaxed);
+            if was > is && self.claimed.load(Ordering::Relaxed) != 0 {
+                self.wake_first();
+            }
         }
     }
 }
 
 struct Shared {
-    pool: Mutex<BufPool>,
+    pool: Lock<BufPool>,
     /// Sessions that have taken something since they last rested.
     users: AtomicUsize,
     budget: Option<Arc<BufferBudget>>,
-}
-
-impl Shared {
-    fn with<R>(&self, f: impl FnOnce(&mut BufPool) -> R) -> R {
-        #[cfg(feature = "std")]
-        let mut pool = self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        #[cfg(not(feature = "std"))]
-        let mut pool = self.pool.lock();
-        f(&mut pool)
-    }
 }
 
 /// The pool of a worker, from which all its sessions take their buffers. It keeps what comes back for the next that
@@ -151,13 +252,13 @@ impl WorkerPool {
     /// one.
     #[must_use]
     pub fn new(limit: usize, budget: Option<Arc<BufferBudget>>) -> Self {
-        Self(Arc::new(Shared { pool: Mutex::new(BufPool::new(limit)), users: AtomicUsize::new(0), budget }))
+        Self(Arc::new(Shared { pool: Lock::new(BufPool::new(limit)), users: AtomicUsize::new(0), budget }))
     }
 
     /// Bytes that lie idle in it.
     #[must_use]
     pub fn idle(&self) -> usize {
-        self.0.with(|pool| pool.idle())
+        self.0.pool.with(|pool| pool.idle())
     }
 
     /// Sessions that are active: they have taken something since they last rested.
@@ -169,7 +270,12 @@ impl WorkerPool {
     /// The buffers of a new session.
     #[must_use]
     pub fn session(&self) -> SessionBuffers {
-        let account = Account { pool: self.clone(), out: AtomicUsize::new(0), active: AtomicBool::new(false) };
+        let account = Account {
+            pool: self.clone(),
+            out: AtomicUsize::new(0),
+            active: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+        };
         SessionBuffers(Arc::new(account))
     }
 }
@@ -178,13 +284,28 @@ struct Account {
     pool: WorkerPool,
     out: AtomicUsize,
     active: AtomicBool,
+    /// It is in the line for more.
+    waits: AtomicBool,
 }
 
 impl Account {
+    /// What names it in the line.
+    fn name(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
+    fn leave_line(&self) {
+        if self.waits.swap(false, Ordering::Relaxed)
+            && let Some(budget) = &self.pool.0.budget
+        {
+            budget.leave(self.name());
+        }
+    }
+
     fn rest(&self) {
         let shared = &self.pool.0;
         if self.active.swap(false, Ordering::Relaxed) && shared.users.fetch_sub(1, Ordering::Relaxed) == 1 {
-            shared.with(BufPool::clear);
+            shared.pool.with(BufPool::clear);
         }
     }
 }
@@ -192,6 +313,7 @@ impl Account {
 impl Drop for Account {
     /// What is out ends with a store's queue or a transport.
     fn drop(&mut self) {
+        self.leave_line();
         if let Some(budget) = &self.pool.0.budget {
             budget.moved(*self.out.get_mut(), 0);
         }
@@ -235,7 +357,7 @@ impl SessionBuffers {
             self.0.active.store(true, Ordering::Relaxed);
             shared.users.fetch_add(1, Ordering::Relaxed);
         }
-        let buf = shared.with(|pool| pool.take(len));
+        let buf = shared.pool.with(|pool| pool.take(len));
         let out = self.out();
         self.moved(out, out + buf.capacity());
         buf
@@ -245,7 +367,7 @@ impl SessionBuffers {
     pub fn give(&self, buf: Buf) {
         let out = self.out();
         self.moved(out, out.saturating_sub(buf.capacity()));
-        self.0.pool.0.with(|pool| pool.give(buf));
+        self.0.pool.0.pool.with(|pool| pool.give(buf));
     }
 
     /// Bytes that are out.
@@ -255,33 +377,57 @@ impl SessionBuffers {
     }
 
     /// How many bytes the session may take now, of `wanted` at most; 0 when it is to wait for what it has out. It may
-    /// always go on when it has nothing out: with at least what is its own.
+    /// always go on when it has nothing out: with at least half of what is its own.
     #[must_use]
     pub fn room(&self, wanted: usize) -> usize {
         let Some(budget) = self.budget() else { return wanted };
         let (out, len) = (self.out(), BufPool::capacity_for(wanted));
-        let rest = budget.rest();
-        // As much as it leaves for the others.
-        let beyond = (out + len).saturating_sub(budget.own);
-        if beyond == 0 || beyond.saturating_add(len) <= rest {
+        if self.leaves_as_much(budget, out, len) {
             return wanted;
         }
-        budget.waits.fetch_add(1, Ordering::Relaxed);
+        budget.refuse();
         let own = largest_power_of_two(budget.own.saturating_sub(out));
         // Not in crumbs.
         if own >= len.min(budget.own / 2) { wanted.min(own) } else { 0 }
     }
 
-    /// Whether the session may take `len` bytes now, in one piece. One that has nothing out may take all that nobody
-    /// has, and alone as much as it likes.
+    /// Whether `len` bytes more are within the session's own, or leave as much of the shared half as it then has of it.
+    fn leaves_as_much(&self, budget: &BufferBudget, out: usize, len: usize) -> bool {
+        let beyond = (out + len).saturating_sub(budget.own);
+        let rest = budget.rest().saturating_sub(budget.claimed.load(Ordering::Relaxed));
+        beyond == 0 || beyond.saturating_add(len) <= rest
+    }
+
+    /// Whether the session may take `len` bytes now, in one piece.
     #[must_use]
     pub fn has_room(&self, len: usize) -> bool {
         let Some(budget) = self.budget() else { return true };
-        if self.room(len) == len {
-            return true;
+        let (out, len) = (self.out(), BufPool::capacity_for(len));
+        let waits = self.0.waits.load(Ordering::Relaxed);
+        let may = self.leaves_as_much(budget, out, len)
+            || (out <= budget.own
+                && (budget.claimed.load(Ordering::Relaxed) == 0 || waits && budget.is_first(self.0.name()))
+                && (len <= budget.rest() || budget.rest() == budget.shared));
+        if may {
+            self.0.leave_line();
+        } else {
+            budget.refuse();
         }
-        let rest = budget.rest();
-        self.out() == 0 && (BufPool::capacity_for(len) <= rest || rest == budget.shared)
+        may
+    }
+
+    /// The session waits in line until [`has_room`](Self::has_room) for `len` bytes, which is to be asked when `waker`
+    /// is woken. Others get nothing of the shared half that the first of the line needs, so that its turn comes.
+    pub fn wait_for_room(&self, len: usize, waker: &Waker) {
+        if let Some(budget) = self.budget() {
+            self.0.waits.store(true, Ordering::Relaxed);
+            budget.join(self.0.name(), BufPool::capacity_for(len), waker);
+        }
+    }
+
+    /// The session waits no more: the task that did is gone.
+    pub fn wait_no_more(&self) {
+        self.0.leave_line();
     }
 
     /// The session has been silent for a while and has given back what it does not need: when all sessions of the pool
@@ -320,7 +466,7 @@ mod tests {
             assert!(session.out() >= 32 << 10, "{session:?}");
         }
         assert!(budget.out() <= TOTAL, "{}", budget.out());
-        assert!(budget.waits() > 0);
+        assert!(budget.waits() > 0 && budget.has_become_short() && !budget.has_become_short());
         let last = pool.session();
         for _ in 0..100 {
             let len = last.room(PIECE);
@@ -333,6 +479,9 @@ mod tests {
         sessions.clear();
         assert_eq!(budget.out(), 0);
         assert_eq!(last.room(PIECE), PIECE);
+        assert!(!budget.has_become_short());
+        assert_eq!(last.room(2 * TOTAL), 64 << 10);
+        assert!(budget.has_become_short(), "told anew when it was over");
     }
 
     #[test]
@@ -347,6 +496,37 @@ mod tests {
         assert_eq!(one.room(PIECE), 0);
         one.give(kept);
         assert_eq!(budget.out(), 0);
+    }
+
+    #[test]
+    fn whoever_waits_in_line_gets_its_turn() {
+        let budget = Arc::new(BufferBudget::new(TOTAL, 512));
+        let pool = WorkerPool::new(0, Some(budget.clone()));
+        let (hog, first, second) = (pool.session(), pool.session(), pool.session());
+        let mut kept: Vec<_> = (0..64).map(|_| hog.take(PIECE)).collect();
+        kept.extend((0..60).map(|_| hog.take(PIECE)));
+        assert!(!first.has_room(4 << 20));
+        first.wait_for_room(4 << 20, Waker::noop());
+        assert!(!second.has_room(PIECE), "the first needs it");
+        second.wait_for_room(PIECE, Waker::noop());
+        assert_eq!((budget.waiting(), second.room(PIECE)), (2, 64 << 10));
+        for buf in kept.drain(..14) {
+            assert!(!second.has_room(PIECE));
+            hog.give(buf);
+        }
+        assert!(first.has_room(4 << 20));
+        let taken = first.take(4 << 20);
+        assert_eq!(budget.waiting(), 1);
+        assert!(second.has_room(PIECE));
+        assert_eq!(budget.waiting(), 0);
+        first.give(taken);
+        // One that ends is out of the line.
+        first.wait_for_room(PIECE, Waker::noop());
+        drop(first);
+        assert_eq!(budget.waiting(), 0);
+        second.wait_for_room(PIECE, Waker::noop());
+        second.wait_no_more();
+        assert_eq!(budget.waiting(), 0);
     }
 
     #[test]

@@ -150,6 +150,12 @@ impl FabricLink {
         }
     }
 
+    /// `side` hears nothing any more.
+    pub fn deafen(&mut self, side: Side, now: Instant) {
+        self.fabric.mute(end(side));
+        self.stir(now);
+    }
+
     /// `side` hears that the connection, which was cut, is gone.
     pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
         self.fabric.cut_end(end(side));

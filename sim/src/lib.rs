@@ -12,6 +12,7 @@
 //! | [`network`] | either of the two |
 //! | [`store`] | a backstore with delay, reordering, errors, no space; all three doors |
 //! | [`pipe`] | drives a connection over its side of a network, and checks the driving contract |
+//! | [`disk`] | a disk, made of one store or several, and what serves it |
 //! | [`model`] | the oracle |
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod by_hand;
+pub mod disk;
 pub mod fabric;
 pub mod fuzzed;
 pub mod hostile;
@@ -39,7 +41,7 @@ pub mod transport;
 pub mod workload;
 pub mod world;
 
-pub use scenario::Scenario;
+pub use scenario::{Kind, Scenario};
 pub use transport::Transport;
 pub use world::{Failure, Report, run};
 

@@ -94,6 +94,8 @@ pub struct Link {
     /// Bits may flip from now on.
     guarded: bool,
     flipped: bool,
+    /// A side that takes what comes, and hears nothing of it.
+    deaf: Option<Side>,
 }
 
 impl Link {
@@ -109,6 +111,7 @@ impl Link {
             cut: false,
             guarded: false,
             flipped: false,
+            deaf: None,
         }
     }
 
@@ -150,6 +153,15 @@ impl Link {
         if most < 2 || self.rng.permille(300) { most } else { self.rng.between(1, most as u64) as usize }
     }
 
+    /// `side` hears nothing any more: its system takes what comes.
+    pub fn deafen(&mut self, side: Side) {
+        self.deaf = Some(side);
+        let direction = &mut self.directions[side.other() as usize];
+        direction.under_way.clear();
+        direction.arrived.clear();
+        direction.bytes = 0;
+    }
+
     /// `side` sends; the bytes fit into [`room`](Self::room).
     pub fn send(&mut self, side: Side, mut bytes: Vec<u8>, now: Instant) {
         if bytes.is_empty() {
@@ -186,6 +198,9 @@ impl Link {
         let mut wait = plan.delay + plan.jitter.mul_f64(rng.below(1000) as f64 / 1000.0);
         if rng.permille(plan.stalls.0) {
             wait += plan.stalls.1.mul_f64(rng.below(1000) as f64 / 1000.0);
+        }
+        if self.deaf == Some(side.other()) {
+            return;
         }
         // A byte stream keeps its order.
         let at = (now + wait).max(direction.last);

@@ -5,13 +5,35 @@
 //! fate ends when nothing can be left of it in the target. A read may see a block's write unless another one that was acknowledged before the read began
 //! was handed in after the first had ended. Values of writes that were handed in while the read was under way may be seen too.
 //!
+//! A successful COMPARE AND WRITE says more: what it has found was there until its own data replaced it. A write that was handed in after the value that
+//! it found had been written is therefore the later of the two.
+//!
 //! Beside it, the model knows what may be left after a crash: a flush that was acknowledged covers every write that was acknowledged before it was handed
 //! in, and so does an acknowledged write with FUA itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The content of a block, as a number. Zero is all zeroes.
+/// The content of a block, as a number. Zero is all zeroes. Others name who wrote them: the session plus 1 in the first eight bits, the command in 36,
+/// and the block of the command in 20.
 pub type Value = u64;
+
+/// The value of a command's first block; those of the others follow.
+#[must_use]
+pub const fn first_value(session: u64, command: u64) -> Value {
+    (session + 1) << 56 | command << 20
+}
+
+/// The session that wrote it, if it is of one.
+#[must_use]
+pub const fn session_of(value: Value) -> Option<u64> {
+    (value >> 56).checked_sub(1)
+}
+
+/// The command that wrote it, with its session.
+#[must_use]
+pub const fn command_of(value: Value) -> u64 {
+    value >> 20
+}
 
 /// Names a write of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,11 +43,29 @@ pub struct WriteId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReadId(u64);
 
+/// When the write had ended that put a value into a block, if that can hold it only once.
+pub type Once = Option<u64>;
+
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     write: WriteId,
     value: Value,
     ended: Option<u64>,
+    /// It replaced what a write had put there that had ended then, and nothing came in between.
+    follows: Option<u64>,
+    /// It was acknowledged.
+    done: bool,
+}
+
+impl Candidate {
+    /// Whether a write that was handed in at `begun` and has certainly been done is the later one.
+    const fn is_before(&self, begun: u64) -> bool {
+        match (self.ended, self.follows) {
+            (_, Some(followed)) if followed < begun => true,
+            (Some(ended), _) => ended < begun,
+            _ => false,
+        }
+    }
 }
 
 /// What a block may hold after a crash.
@@ -90,8 +130,9 @@ pub struct Model {
     replaced: BTreeSet<(u64, Value)>,
     /// Writes that their session gave up, and when.
     given_up: BTreeMap<WriteId, u64>,
+    /// When it crashed last.
+    crashed: u64,
     clock: u64,
-    next_value: Value,
     torn: bool,
 }
 
@@ -100,7 +141,7 @@ impl Model {
     /// may hold; else it holds one of them whole.
     #[must_use]
     pub fn new(blocks: u64, block_size: usize, torn: bool) -> Self {
-        let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0) };
+        let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0), follows: None, done: true };
         let first = Survivor { write: WriteId(0), value: 0, ended: Some(0), acknowledged: Some(0) };
         Self {
             survivors: vec![vec![first]; blocks as usize],
@@ -112,8 +153,8 @@ impl Model {
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
             clock: 0,
-            next_value: 1,
             torn,
+            crashed: 0,
         }
     }
 
@@ -135,13 +176,6 @@ impl Model {
         self.block_size
     }
 
-    /// Values that no block has held, for `n` blocks in a row; the first of them.
-    pub fn new_values(&mut self, n: u64) -> Value {
-        let first = self.next_value;
-        self.next_value += n;
-        first
-    }
-
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -153,7 +187,7 @@ impl Model {
         let write = WriteId(begun);
         for at in 0..blocks {
             let value = value(at);
-            self.blocks[(lba + at) as usize].push(Candidate { write, value, ended: None });
+            self.blocks[(lba + at) as usize].push(Candidate { write, value, ended: None, follows: None, done: false });
             self.survivors[(lba + at) as usize].push(Survivor { write, value, ended: None, acknowledged: None });
             for read in self.reads.values_mut() {
                 if let Some(allowed) = (lba + at).checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize))
@@ -167,17 +201,47 @@ impl Model {
     }
 
     /// The write was acknowledged: it is what later reads see, and so is nothing that had ended before it began.
+    ///
+    /// Unless the disk has crashed since it was handed in: the answer may be of the time before, and the data are gone.
     pub fn acknowledge(&mut self, write: WriteId) {
+        if write.0 < self.crashed {
+            return self.fail(write);
+        }
+        self.acknowledge_where(write, |_| None);
+    }
+
+    /// An atomic command was acknowledged that had found these values in its blocks; `once` is of [`Self::once`].
+    ///
+    /// # Errors
+    /// The first block in which something else was certain to be by then.
+    pub fn acknowledge_replacing(&mut self, write: WriteId, expected: &[Value], once: &[Once]) -> Result<(), Wrong> {
+        let Some(Write { lba, .. }) = self.writes.get(&write).copied() else { return Ok(()) };
+        if write.0 < self.crashed {
+            self.fail(write);
+            return Ok(());
+        }
+        self.replace(lba, expected, once)?;
+        self.acknowledge_where(write, |at| once.get((at - lba) as usize).copied().flatten());
+        Ok(())
+    }
+
+    fn acknowledge_where(&mut self, write: WriteId, follows: impl Fn(u64) -> Option<u64>) {
         let now = self.tick();
         let Some(Write { lba, blocks, begun }) = self.writes.remove(&write) else { return };
         self.end_survivors(write, lba, blocks, now, Some(now));
-        for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
+        for (at, block) in (lba..).zip(&mut self.blocks[lba as usize..(lba + blocks) as usize]) {
+            let follows = follows(at);
+            // What it followed may be overwritten by now, for certain, by somebody who came in between: then so is it.
+            let covered = follows.is_some_and(|followed| {
+                block.iter().any(|other| other.write != write && other.write.0 > followed && other.done)
+            });
             // Its candidate may be gone already: overwritten by one that was handed in later and acknowledged earlier can not be, as it had not ended.
             block.retain_mut(|candidate| {
                 if candidate.write == write {
-                    candidate.ended = Some(now);
+                    (candidate.ended, candidate.follows, candidate.done) = (Some(now), follows, true);
+                    return !covered;
                 }
-                candidate.write == write || candidate.ended.is_none_or(|ended| ended >= begun)
+                !candidate.is_before(begun)
             });
         }
     }
@@ -214,7 +278,7 @@ impl Model {
     /// `later` is acknowledged, a write of the session that has given up `write`: nothing of that is left where both meet, if it was given up before.
     pub fn supersede(&mut self, write: WriteId, later: WriteId) {
         let Some(Write { lba, blocks, begun }) = self.writes.get(&later).copied() else { return };
-        if self.given_up.get(&write).is_some_and(|at| *at < begun) {
+        if begun > self.crashed && self.given_up.get(&write).is_some_and(|at| *at < begun) {
             for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
                 block.retain(|candidate| candidate.write != write);
             }
@@ -234,8 +298,12 @@ impl Model {
         FlushId(self.tick())
     }
 
-    /// The flush was acknowledged: what was acknowledged before it was handed in survives a crash.
+    /// The flush was acknowledged: what was acknowledged before it was handed in survives a crash. One that a crash has come
+    /// between is an initiator's repetition, and the target has nothing left of what it was to cover.
     pub fn end_flush(&mut self, FlushId(begun): FlushId) {
+        if begun < self.crashed {
+            return;
+        }
         self.promised = true;
         for block in &mut self.survivors {
             keep(block, |survivor| survivor.acknowledged.is_some_and(|at| at < begun));
@@ -245,11 +313,46 @@ impl Model {
     /// The write was acknowledged, and had FUA: it survives a crash.
     pub fn acknowledge_durable(&mut self, write: WriteId) {
         let Some(Write { lba, blocks, .. }) = self.writes.get(&write).copied() else { return };
-        self.acknowledge(write);
+        self.acknowledge_where(write, |_| None);
         self.promised = true;
         for block in &mut self.survivors[lba as usize..(lba + blocks) as usize] {
             keep(block, |survivor| survivor.write == write);
         }
+    }
+
+    /// The disk has crashed, and may hold whatever was not certain to survive.
+    pub fn crash(&mut self) {
+        let now = self.tick();
+        self.crashed = now;
+        self.replaced.clear();
+        // Of what was acknowledged before, only that is certain from now on which is the only one left.
+        for survivor in self.survivors.iter_mut().flatten() {
+            survivor.acknowledged = None;
+        }
+        for (block, survivors) in self.blocks.iter_mut().zip(&self.survivors) {
+            let of = |survivor: &Survivor| Candidate {
+                write: survivor.write,
+                value: survivor.value,
+                ended: survivor.ended.map(|_| now),
+                follows: None,
+                done: false,
+            };
+            *block = survivors.iter().map(of).collect();
+        }
+        for read in self.reads.values_mut() {
+            for (lba, allowed) in (read.lba..).zip(&mut read.allowed) {
+                allowed.extend(self.survivors[lba as usize].iter().map(|survivor| survivor.value));
+            }
+        }
+    }
+
+    /// It has so many more blocks, of zeroes.
+    pub fn grow(&mut self, blocks: u64) {
+        let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0), follows: None, done: true };
+        let first = Survivor { write: WriteId(0), value: 0, ended: Some(0), acknowledged: Some(0) };
+        let len = self.blocks.len() + blocks as usize;
+        self.blocks.resize(len, vec![zero]);
+        self.survivors.resize(len, vec![first]);
     }
 
     /// Whether something was promised to be durable since this was last asked.
@@ -271,12 +374,13 @@ impl Model {
         Ok(())
     }
 
-    /// What of these values each block can hold only once: a write that has ended put it there. To be asked when an atomic command is handed in.
+    /// What of these values each block can hold only once. To be asked when an atomic command is handed in.
     #[must_use]
-    pub fn once(&self, lba: u64, expected: &[Value]) -> Vec<bool> {
+    pub fn once(&self, lba: u64, expected: &[Value]) -> Vec<Once> {
         let once = |(lba, value): (u64, &Value)| {
             let mut holding = self.blocks[lba as usize].iter().filter(|candidate| candidate.value == *value);
-            *value != 0 && holding.next().is_some_and(|candidate| candidate.ended.is_some()) && holding.next().is_none()
+            let ended = holding.next().filter(|_| *value != 0)?.ended;
+            ended.filter(|_| holding.next().is_none())
         };
         (lba..).zip(expected).map(once).collect()
     }
@@ -285,9 +389,9 @@ impl Model {
     ///
     /// # Errors
     /// The first block of which another one has said the same.
-    pub fn replace(&mut self, lba: u64, expected: &[Value], once: &[bool]) -> Result<(), Wrong> {
+    fn replace(&mut self, lba: u64, expected: &[Value], once: &[Once]) -> Result<(), Wrong> {
         for ((lba, value), once) in (lba..).zip(expected).zip(once) {
-            if *once && !self.replaced.insert((lba, *value)) {
+            if once.is_some() && !self.replaced.insert((lba, *value)) {
                 return Err(Wrong { lba, found: Some(*value), allowed: Vec::new() });
             }
         }
@@ -361,6 +465,17 @@ impl Model {
     #[must_use]
     pub fn likely(&self, lba: u64) -> Value {
         self.blocks[lba as usize].last().map_or(0, |candidate| candidate.value)
+    }
+
+    /// The read came before an ORDERED write of the same session, on one connection that nothing disturbs: it sees none of
+    /// these values, which that writes from `lba` on. To be told right after [`Self::begin_write`].
+    pub fn not_seen_by(&mut self, read: ReadId, lba: u64, values: &std::ops::Range<Value>) {
+        let Some(read) = self.reads.get_mut(&read) else { return };
+        for (at, allowed) in (read.lba..).zip(&mut read.allowed) {
+            if at.checked_sub(lba).is_some_and(|at| at < values.end - values.start) {
+                allowed.retain(|value| !values.contains(value));
+            }
+        }
     }
 
     /// Whether no read and no write is under way.
@@ -519,11 +634,52 @@ mod tests {
     fn a_value_is_replaced_once() {
         let mut model = Model::new(1, 512, false);
         let write = model.begin_write(0, 1, |_| 7);
-        assert_eq!(model.once(0, &[7]), [false], "it may be written again");
+        assert_eq!(model.once(0, &[7]), [None], "it may be written again");
         model.acknowledge(write);
-        assert_eq!(model.once(0, &[7]), [true]);
-        assert!(model.replace(0, &[7], &[true]).is_ok());
-        assert!(model.replace(0, &[7], &[true]).is_err());
+        let once = model.once(0, &[7]);
+        assert!(once[0].is_some());
+        assert!(model.replace(0, &[7], &once).is_ok());
+        assert!(model.replace(0, &[7], &once).is_err());
+    }
+
+    #[test]
+    fn nothing_comes_between_what_an_atomic_command_finds_and_what_it_writes() {
+        let found = |other_ends_first: bool| {
+            let mut model = Model::new(1, 512, false);
+            let write = model.begin_write(0, 1, |_| 7);
+            model.acknowledge(write);
+            let once = model.once(0, &[7]);
+            let atomic = model.begin_write(0, 1, |_| 8);
+            let other = model.begin_write(0, 1, |_| 9);
+            if other_ends_first {
+                model.acknowledge(other);
+            }
+            model.acknowledge_replacing(atomic, &[7], &once).unwrap();
+            model.acknowledge(other);
+            (read(&mut model, 0, 8).is_ok(), read(&mut model, 0, 9).is_ok())
+        };
+        // It found 7, so the write of 9 had not been done: that is the later one.
+        assert_eq!(found(true), (false, true));
+        assert_eq!(found(false), (false, true));
+    }
+
+    #[test]
+    fn a_crash_brings_back_what_was_not_promised() {
+        let mut model = Model::new(1, 512, false);
+        for value in [7, 8] {
+            let write = model.begin_write(0, 1, |_| value);
+            model.acknowledge(write);
+            let flush = model.begin_flush();
+            if value == 7 {
+                model.end_flush(flush);
+            }
+        }
+        assert!(read(&mut model, 0, 7).is_err());
+        model.crash();
+        assert!(read(&mut model, 0, 7).is_ok() && read(&mut model, 0, 8).is_ok() && read(&mut model, 0, 0).is_err());
+        let write = model.begin_write(0, 1, |_| 9);
+        model.acknowledge(write);
+        assert!(read(&mut model, 0, 7).is_err() && read(&mut model, 0, 9).is_ok());
     }
 
     #[test]

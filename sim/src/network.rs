@@ -47,6 +47,14 @@ impl Network {
         }
     }
 
+    /// The initiator's side hears nothing any more; what it sends still arrives.
+    pub fn deafen(&mut self, now: Instant) {
+        match self {
+            Self::Bytes(link) => link.deafen(Side::Initiator),
+            Self::Queues(fabric) => fabric.deafen(Side::Initiator, now),
+        }
+    }
+
     /// A side hears that the network, which was cut, is gone.
     pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
         match self {

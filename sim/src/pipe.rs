@@ -19,7 +19,23 @@ use crate::workload::Workload;
 
 /// A waker that remembers.
 #[derive(Debug, Default)]
-struct Flag(AtomicBool);
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// One that was woken already, and its waker.
+    #[must_use]
+    pub fn raised() -> (Arc<Self>, Waker) {
+        let flag = Arc::new(Self(AtomicBool::new(true)));
+        let waker = Waker::from(flag.clone());
+        (flag, waker)
+    }
+
+    /// Whether it was woken since this was last asked.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
 
 impl Wake for Flag {
     fn wake(self: Arc<Self>) {
@@ -102,8 +118,7 @@ pub trait DriveTarget: Drive {
 impl<C: Connection, X: Exchange<C>> Pipe<C, X> {
     /// The connection has just begun.
     pub fn new(connection: C, link: usize, side: Side) -> Self {
-        let flag = Arc::new(Flag(AtomicBool::new(true)));
-        let waker = Waker::from(flag.clone());
+        let (flag, waker) = Flag::raised();
         Self { connection, link, side, exchange: X::default(), flag, waker, timeouts: (Instant::ZERO, 0) }
     }
 }

@@ -10,11 +10,53 @@ use iscsi_proto::tcp::{Role, TcpMoverConfig};
 use iser_transport::loopback::Faults;
 use target_core::session::Limits as TargetLimits;
 
+use crate::disk::{Build, DiskPlan};
 use crate::link::{LinkPlan, Side};
 use crate::rng::Rng;
 use crate::store::{Door, StorePlan};
 use crate::transport::{IserEnd, IserPlan, Transport};
 use crate::workload::WorkPlan;
+
+/// The kinds of worlds that a seed can mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Faults of all sorts.
+    #[default]
+    Plain,
+    /// None.
+    Calm,
+    /// Where rare things meet.
+    Meeting,
+    /// No faults, but initiators that owe what they never send.
+    Silence,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Calm, Self::Meeting, Self::Silence];
+
+    /// How the command line says it, if it does.
+    #[must_use]
+    pub const fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Calm => Some("--calm"),
+            Self::Meeting => Some("--meeting"),
+            Self::Silence => Some("--silence"),
+        }
+    }
+
+    /// The scenario of a seed.
+    #[must_use]
+    pub fn of(self, seed: u64, transport: Transport) -> Scenario {
+        match self {
+            Self::Plain => Scenario::over(seed, transport),
+            Self::Calm => Scenario::over(seed, transport).calm(),
+            Self::Meeting => Scenario::meeting(seed, transport),
+            Self::Silence => Scenario::silence(seed, transport),
+        }
+    }
+}
 
 /// How initiators authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +132,16 @@ pub struct SessionPlan {
     pub iser: IserEnd,
     /// Its work.
     pub work: WorkPlan,
+    /// So many of its links in 1000 go deaf: it hears nothing any more, and goes on sending; and after how long at most.
+    pub deaf: (u64, Duration),
+}
+
+impl SessionPlan {
+    /// Whether every connection of it goes deaf.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.deaf.0 >= 1000
+    }
 }
 
 /// All of a run.
@@ -97,6 +149,8 @@ pub struct SessionPlan {
 pub struct Scenario {
     /// The seed.
     pub seed: u64,
+    /// Its kind.
+    pub kind: Kind,
     /// What carries the sessions.
     pub transport: Transport,
     /// The target's bounds and offer.
@@ -107,8 +161,20 @@ pub struct Scenario {
     pub mover: TcpMoverConfig,
     /// Authentication.
     pub chap: Chap,
-    /// The store of the honest sessions.
+    /// The stores of LUN 0, of the honest sessions.
     pub store: StorePlan,
+    /// How LUN 0 is made of them.
+    pub build: Build,
+    /// More disks of the honest sessions.
+    pub more_disks: Vec<DiskPlan>,
+    /// Their LUNs are far apart: some need the flat space addressing method.
+    pub far_luns: bool,
+    /// The first two sessions are one I_T nexus: each reinstates the session of the other.
+    pub twins: bool,
+    /// How often the target's process dies, and with it what is not durable, and within which time.
+    pub crashes: (u64, Duration),
+    /// How often LUNs come, go and grow, and within which time.
+    pub changes: (u64, Duration),
     /// Links of the honest sessions.
     pub weather: Weather,
     /// The honest sessions.
@@ -149,6 +215,10 @@ fn offer(rng: &mut Rng, digests: &[Digest]) -> Offer {
 fn seconds(rng: &mut Rng, from: u64, to: u64) -> Duration {
     Duration::from_millis(rng.between(from * 1000, to * 1000))
 }
+
+/// What a silent initiator may cost another's command where nothing else is slow: it owes data to a task that a reset aborts
+/// for a second at most (`Limits::owed_data_wait`), and a reset may follow another.
+const HELD_UP: Duration = Duration::from_secs(5);
 
 const GENTLE: &[TaskFunction] = &[TaskFunction::AbortTaskSet, TaskFunction::LogicalUnitReset];
 const HARSH: &[TaskFunction] = &[
@@ -210,7 +280,7 @@ impl Scenario {
             lose_write: None,
         };
         let count = rng.pick(&[1, 1, 2, 2, 3]);
-        let sessions = (0..count).map(|_| Self::session(rng, digests, &store, &weather, most_blocks, count)).collect();
+        let sessions = (0..count).map(|_| Self::session(rng, digests, &store, &weather, most_blocks)).collect();
         let command_window = rng.magnitude(1, 128) as u16;
         let mut limits = TargetLimits {
             command_window,
@@ -224,6 +294,13 @@ impl Scenario {
         limits.send_timeout = Duration::from_secs(30);
         Self {
             seed,
+            kind: Kind::Plain,
+            build: Build::Single,
+            more_disks: Vec::new(),
+            far_luns: false,
+            twins: false,
+            crashes: (0, Duration::ZERO),
+            changes: (0, Duration::ZERO),
             transport: Transport::Tcp,
             limits,
             iser: IserPlan::any(&mut Rng::new(seed, 10), faulty),
@@ -254,24 +331,46 @@ impl Scenario {
         scenario
     }
 
-    /// The scenario of a seed in which rare things meet: a store that takes longer than every time limit, links that are cut by time at any step of a
-    /// login, several initiators on the same few blocks, resets, and atomic commands that expect what is not there.
+    /// The scenario of a seed in which rare things meet: a store that takes longer than every time limit, links that are cut
+    /// by time at any step of a login or fall silent in one direction, several initiators on the same few blocks of several
+    /// disks of every build, some of them of one I_T nexus, resets of every kind, changes to the LUNs, a target that dies,
+    /// and atomic commands that expect what is not there.
     #[must_use]
     pub fn meeting(seed: u64, transport: Transport) -> Self {
         let mut scenario = Self::over(seed, transport);
+        scenario.kind = Kind::Meeting;
         let rng = &mut Rng::new(seed, 12);
-        scenario.store.door = rng.pick(&[Door::Easy, Door::Queue, Door::Queue]);
+        let doors = [Door::Easy, Door::Queue, Door::Queue, Door::File, Door::File, Door::Memory];
+        scenario.store.door = rng.pick(&doors);
         scenario.store.slow = (rng.pick(&[20, 100, 300]), seconds(rng, 40, 120));
         scenario.store.blocks = scenario.store.blocks.min(128);
-        scenario.weather.cut_within = (rng.pick(&[300, 700]), seconds(rng, 1, 60));
+        scenario.build = Self::build(rng);
+        for _ in 0..rng.pick(&[0, 0, 1, 2]) {
+            let door = rng.pick(&doors);
+            let slow = (rng.pick(&[0, 20, 100]), seconds(rng, 40, 120));
+            let store = StorePlan { door, slow, ..scenario.store.clone() };
+            scenario.more_disks.push(DiskPlan { store, build: Self::build(rng) });
+        }
+        scenario.far_luns = rng.permille(300);
+        scenario.weather.cut_within = (rng.pick(&[0, 300, 700]), seconds(rng, 1, 60));
         scenario.weather.chunk = scenario.weather.chunk.max(300);
         scenario.mangled = None;
         scenario.hostile = 0;
-        while scenario.sessions.len() < 2 {
+        let sessions = rng.between(2, 4) as usize;
+        while scenario.sessions.len() < sessions {
             let mut session = scenario.sessions[0].clone();
             session.reconnect.seed = Some(rng.u64());
             scenario.sessions.push(session);
         }
+        scenario.twins = rng.permille(300);
+        let remembers = !scenario.disks().any(|disk| disk.store.door == Door::Memory);
+        if remembers && rng.permille(300) {
+            scenario.crashes = (rng.between(1, 3), seconds(rng, 1, 200));
+        }
+        if rng.permille(300) {
+            scenario.changes = (rng.between(1, 6), seconds(rng, 1, 200));
+        }
+        let functions = rng.pick(&[GENTLE, GENTLE, HARSH]);
         for session in &mut scenario.sessions {
             let work = &mut session.work;
             work.operations = rng.between(20, 60);
@@ -279,10 +378,90 @@ impl Scenario {
             work.others = rng.pick(&[100, 400]);
             work.reads = rng.between(100, 500);
             work.functions = rng.pick(&[0, 30, 100]);
-            work.function_kinds = GENTLE;
+            work.function_kinds = functions;
             work.wrong = 200;
             work.think = Duration::from_millis(rng.magnitude(1, 4000));
             session.timeouts.command = seconds(rng, 2, 60);
+            if rng.permille(200) {
+                session.deaf = (500, seconds(rng, 1, 60));
+            }
+        }
+        if scenario.twins {
+            scenario.sessions[1].work.leaves = true;
+        }
+        scenario
+    }
+
+    fn build(rng: &mut Rng) -> Build {
+        match rng.below(6) {
+            0 => Build::Stripe(rng.between(2, 4), rng.pick(&[1, 2, 4])),
+            1 => Build::Linear(rng.between(2, 3)),
+            _ => Build::Single,
+        }
+    }
+
+    fn disks(&self) -> impl Iterator<Item = DiskPlan> {
+        let first = DiskPlan { store: self.store.clone(), build: self.build };
+        [first].into_iter().chain(self.more_disks.clone())
+    }
+
+    /// The scenario of a seed in which nothing is slow and nothing fails, but some initiators owe the data of writes, or the
+    /// answers to RDMA Reads, and never send them: nobody else waits for them for long.
+    #[must_use]
+    pub fn silence(seed: u64, transport: Transport) -> Self {
+        let mut scenario = Self::over(seed, transport).calm();
+        scenario.kind = Kind::Silence;
+        let rng = &mut Rng::new(seed, 14);
+        scenario.store.door = rng.pick(&[Door::Queue, Door::Easy, Door::Memory, Door::Memory]);
+        scenario.store.delay = scenario.store.delay.min(Duration::from_millis(1));
+        (scenario.store.read_errors, scenario.store.write_errors, scenario.store.full) = (0, 0, 0);
+        scenario.store.blocks = 128;
+        scenario.weather.chunk = 65536;
+        scenario.weather.capacity = 1 << 20;
+        scenario.weather.delay = scenario.weather.delay.min(Duration::from_micros(200));
+        // The silent are found out by what they owe, not by what they do not answer.
+        scenario.limits.nop_in_idle = Some(Duration::from_secs(300));
+        scenario.limits.offer.immediate_data = rng.permille(300);
+        let silent = rng.between(1, 2) as usize;
+        while scenario.sessions.len() < silent + 2 {
+            let mut session = scenario.sessions[0].clone();
+            session.reconnect.seed = Some(rng.u64());
+            scenario.sessions.push(session);
+        }
+        let functions = rng.pick(&[0, 50]);
+        let held_up = if transport == Transport::Tcp {
+            HELD_UP
+        } else {
+            // A device may land what it was told to fetch until its connection is gone: so long, and a quarter more, a writer
+            // of the same blocks waits, for each of the silent and perhaps twice.
+            scenario.limits.data_timeout = HELD_UP;
+            HELD_UP * 6
+        };
+        for (at, session) in scenario.sessions.iter_mut().enumerate() {
+            let work = &mut session.work;
+            work.undisturbed = false;
+            work.operations = rng.between(40, 80);
+            work.most_blocks = 32;
+            work.others = 400;
+            work.reads = 300;
+            work.wrong = 200;
+            work.depth = work.depth.min(16);
+            work.store_fails = false;
+            work.think = Duration::from_millis(rng.magnitude(1, 2000));
+            if at < silent {
+                session.timeouts.command = Duration::from_secs(600);
+                session.timeouts.keepalive = Duration::from_secs(600);
+                session.timeouts.keepalive_interval = Duration::from_secs(600);
+                session.deaf = (1000, seconds(rng, 1, 20));
+                work.reads = 0;
+            } else {
+                // One of them resets. What it aborts of the others they learn only with their next command, if they have
+                // one, and by their own limit of time: nothing else is to be said of those.
+                let resets = functions > 0 && at == silent;
+                work.functions = if resets { functions } else { 0 };
+                work.function_kinds = GENTLE;
+                work.within = (functions == 0 || resets).then_some(held_up);
+            }
         }
         scenario
     }
@@ -290,6 +469,7 @@ impl Scenario {
     /// The same without faults: only sizes and limits are the seed's.
     #[must_use]
     pub fn calm(mut self) -> Self {
+        self.kind = Kind::Calm;
         self.weather = Weather {
             delay: self.weather.delay.min(Duration::from_millis(1)),
             stalls: (0, Duration::ZERO),
@@ -311,6 +491,7 @@ impl Scenario {
             session.timeouts.command = Duration::from_secs(60);
             session.work.functions = 0;
             session.work.abandons = 0;
+            session.work.undisturbed = true;
         }
         self
     }
@@ -321,7 +502,6 @@ impl Scenario {
         store: &StorePlan,
         weather: &Weather,
         most_blocks: u64,
-        count: u64,
     ) -> SessionPlan {
         let busy = rng.permille(400);
         let work = WorkPlan {
@@ -340,8 +520,10 @@ impl Scenario {
             untrusted: false,
             flips: weather.flips > 0,
             wrong: 0,
+            leaves: false,
+            undisturbed: false,
+            within: None,
         };
-        let _ = count;
         SessionPlan {
             offer: offer(rng, digests),
             timeouts: Timeouts {
@@ -356,6 +538,7 @@ impl Scenario {
             mover: mover(rng),
             iser: IserEnd::any(&mut Rng::new(rng.u64(), 11), Role::Initiator),
             work,
+            deaf: (0, Duration::ZERO),
         }
     }
 }

@@ -38,6 +38,12 @@ impl Trace {
         self.0.borrow_mut().now = now;
     }
 
+    /// What time it is.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.0.borrow().now
+    }
+
     /// Something happened.
     pub fn event(&self, what: fmt::Arguments<'_>) {
         let inner = &mut *self.0.borrow_mut();

@@ -88,7 +88,19 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
     .concat();
     let answered = |flags: &[u8]| [flags, &answers].concat();
+    // Receives, a connection that stands, a Write, a Send and a Read that complete, a message that comes, an UNMAP, an end.
+    let life = [
+        &[0, 0, 128, 1, 0, 64, 5, 9, 16, 0, 0, 6, 2, 7, 0, 0, 1, 1, 0, 1, 0, 0, 3, 7, 0, 0, 0, 0, 100, 0][..],
+        &[4, 7, 0, 0, 2, 1, 0, 1, 0, 1, 5, 7, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0],
+        &[7, 1, 0, 0, 0, 0, 64, 6, 6, 6, 6, 10, 0, 0, 255, 255, 11, 0, 1, 0, 1, 0, 9, 12, 13, 255, 0, 6],
+    ]
+    .concat();
+    let on_device = |make: &[u8]| [make, &life].concat();
     vec![
+        #[cfg(target_os = "linux")]
+        ("verbs_queue", "life", on_device(&[0, 23, 23, 3, 1, 0, 16])),
+        #[cfg(target_os = "linux")]
+        ("verbs_queue", "scarce", on_device(&[0x0f, 3, 3, 0, 0, 2, 1])),
         ("iser_target", "commands", under(&[0, 0])),
         ("iser_target", "lent", under(&[4, 0x20])),
         ("iser_target", "hello", under(&[0x0a, 0x45])),

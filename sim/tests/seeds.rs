@@ -3,7 +3,7 @@
 //! `SIM_SEEDS` says how many over TCP and loopback, 1000 by default; iWARP, which takes longer, and the worlds in which rare things meet have shares of
 //! it.
 
-use sim::Scenario;
+use sim::Kind;
 use sim::Transport::{self, Iwarp, Loopback, Tcp};
 
 /// Seeds that are asked for.
@@ -15,27 +15,27 @@ fn asked() -> u64 {
 }
 
 /// Runs piece `piece` of `pieces` of a share of the seeds.
-fn seeds(make: fn(u64, Transport) -> Scenario, how: &str, transport: Transport, share: f64, piece: u64, pieces: u64) {
+fn seeds(kind: Kind, transport: Transport, share: f64, piece: u64, pieces: u64) {
     let count = (asked() as f64 * share) as u64;
     let range = count * piece / pieces..count * (piece + 1) / pieces;
     let failures: Vec<String> = range
-        .filter_map(|seed| sim::run(&make(seed, transport), false).err())
-        .map(|failure| format!("{failure}{how}"))
+        .filter_map(|seed| sim::run(&kind.of(seed, transport), false).err())
+        .map(|failure| failure.to_string())
         .collect();
     assert!(failures.is_empty(), "{} seeds failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 macro_rules! pieces {
-    ($make:expr, $how:literal; $($name:ident $transport:ident $share:literal $piece:literal $pieces:literal),* $(,)?) => {$(
+    ($kind:ident; $($name:ident $transport:ident $share:literal $piece:literal $pieces:literal),* $(,)?) => {$(
         #[test]
         fn $name() {
-            seeds($make, $how, $transport, $share, $piece, $pieces);
+            seeds(Kind::$kind, $transport, $share, $piece, $pieces);
         }
     )*};
 }
 
 pieces! {
-    Scenario::over, "";
+    Plain;
     tcp_1_of_8 Tcp 1.0 0 8,
     tcp_2_of_8 Tcp 1.0 1 8,
     tcp_3_of_8 Tcp 1.0 2 8,
@@ -55,7 +55,7 @@ pieces! {
 }
 
 pieces! {
-    Scenario::meeting, " --meeting";
+    Meeting;
     meetings_over_tcp_1_of_4 Tcp 1.0 0 4,
     meetings_over_tcp_2_of_4 Tcp 1.0 1 4,
     meetings_over_tcp_3_of_4 Tcp 1.0 2 4,
@@ -63,4 +63,12 @@ pieces! {
     meetings_over_loopback_1_of_2 Loopback 0.5 0 2,
     meetings_over_loopback_2_of_2 Loopback 0.5 1 2,
     meetings_over_iwarp Iwarp 0.2 0 1,
+}
+
+pieces! {
+    Silence;
+    silence_over_tcp_1_of_2 Tcp 0.5 0 2,
+    silence_over_tcp_2_of_2 Tcp 0.5 1 2,
+    silence_over_loopback Loopback 0.3 0 1,
+    silence_over_iwarp Iwarp 0.2 0 1,
 }

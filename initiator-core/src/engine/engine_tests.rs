@@ -476,7 +476,11 @@ fn an_overdue_command_is_aborted() {
     assert_eq!(abort.function, Ok(TaskFunction::AbortTask));
     assert_eq!((abort.referenced_task_tag, abort.ref_cmd_sn), (command.itt, command.cmd_sn));
     net.answer_function(&abort, TaskResponse::Complete);
+    assert!(net.app().done[0].data_in.is_some(), "the mover has given its buffer back");
     assert_eq!(net.result(1), Err(Failure::TimedOut));
+    // What still comes for it is nobody's.
+    net.good(&command);
+    assert!(net.app().done.is_empty());
 }
 
 #[test]
@@ -691,8 +695,22 @@ fn a_logout_waits_for_commands_and_takes_no_new_ones() {
     net.run();
     let command = net.expect_command();
     assert!(net.got.is_empty());
+    let text = || Control::Text { id: 9, text: b"SendTargets=All\0".to_vec() };
+    net.app().commands.push_back(read(2));
+    net.run();
+    assert!(net.got.is_empty(), "it is on its way out");
     net.good(&command);
+    assert!(net.result(1).is_ok());
+    // RFC 7143 11.14: behind the Logout Request there is nothing.
+    net.app().commands.push_back(read(3));
+    net.app().controls.push_back(text());
+    net.run();
+    let logout = net.got.pop_front().unwrap();
+    assert_eq!(logout.0.opcode(), Ok(Opcode::LogoutRequest));
+    assert!(net.got.is_empty(), "{:?}", net.got);
+    net.got.push_back(logout);
     answer_logout(&mut net);
+    assert!(net.got.is_empty(), "{:?}", net.got);
     assert_eq!(net.end().1, ConnectionEnd::LoggedOut);
 }
 

@@ -509,3 +509,23 @@ impl TaskManagementResponse {
         bhs
     }
 }
+
+#[cfg(test)]
+mod attribute_tests {
+    use super::*;
+
+    #[test]
+    fn task_attributes_have_their_codes_and_reserved_ones_are_refused() {
+        use TaskAttribute::{Aca, HeadOfQueue, Ordered, Simple, Untagged};
+        let known = [Untagged, Simple, Ordered, HeadOfQueue, Aca];
+        for code in 0..8 {
+            let mut bhs = ScsiCommand::default().emit();
+            bhs.0[1] = bhs.0[1] & !7 | code;
+            let parsed = ScsiCommand::parse(&bhs).ok();
+            assert_eq!(parsed.map(|command| command.attribute), known.get(usize::from(code)).copied(), "{code}");
+            if let Some(command) = parsed {
+                assert_eq!(command.emit().0[1] & 7, code);
+            }
+        }
+    }
+}

@@ -300,13 +300,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vendor_events_are_read_and_reserved_ones_are_not() {
+    fn events_have_their_codes_and_reserved_ones_are_refused() {
+        let known = [
+            AsyncEvent::ScsiEvent,
+            AsyncEvent::LogoutRequest,
+            AsyncEvent::ConnectionDrop,
+            AsyncEvent::SessionDrop,
+            AsyncEvent::NegotiationRequest,
+            AsyncEvent::TasksTerminated,
+        ];
         let mut bhs = Bhs::new(Opcode::AsyncMessage);
         bhs.0[37] = 9;
-        for event in 6..=255 {
+        for event in 0..=255 {
             bhs.0[36] = event;
             let parsed = AsyncMessage::parse(&bhs).map(|message| message.event);
-            assert_eq!(parsed.ok(), (event >= 248).then_some(AsyncEvent::Vendor(9)), "{event}");
+            let vendor = (event >= 248).then_some(AsyncEvent::Vendor(9));
+            assert_eq!(parsed.ok(), known.get(usize::from(event)).copied().or(vendor), "{event}");
+            if let Ok(message) = AsyncMessage::parse(&bhs) {
+                assert_eq!(message.emit().0[36], if event >= 248 { 255 } else { event });
+            }
         }
     }
 }

@@ -377,6 +377,10 @@ impl Datamover for TcpMover {
         }
     }
 
+    fn forget_command(&mut self, itt: u32) {
+        self.target.forget_numbering(itt);
+    }
+
     fn connection_terminate(&mut self) {
         if self.state == State::Open {
             self.state = State::Closing;

@@ -22,8 +22,9 @@ pub struct VerbsConfig {
     pub backlog: u16,
     /// What is registered may be so many bytes. Default 4 GiB of its own; one budget may serve several users of RDMA.
     pub budget: Arc<RegistrationBudget>,
-    /// Whether the connections that are accepted on one device share a protection domain, so that a store is registered once for all. Default true. What one
-    /// of them advertises another's peer could then reach; iSER targets advertise nothing.
+    /// Whether the connections that are accepted on one device share a protection domain, so that a store is registered once
+    /// for all, and stays so after the last has gone. Default true. What one of them advertises another's peer could then
+    /// reach; iSER targets advertise nothing.
     pub shares_domain: bool,
     /// Buffers of [`bounce_bytes`](Self::bounce_bytes) that each queue pair registers for data in memory that the budget, or the kernel, does not let
     /// be registered. Such data are copied. Default 4, at least 1.

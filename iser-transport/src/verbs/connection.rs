@@ -204,16 +204,22 @@ impl CmId {
                 size_of::<libc::c_int>(),
             );
         }
-        let mut storage = storage(address);
-        // SAFETY: a socket address of its family's length, read during the call only.
-        if unsafe { (self.library.cm.rdma_bind_addr)(self.raw.as_ptr(), (&raw mut storage).cast()) } != 0 {
-            return Err(bind_error(address));
-        }
+        self.bind(address)?;
         // SAFETY: the identifier is alive and bound.
         if unsafe { (self.library.cm.rdma_listen)(self.raw.as_ptr(), backlog.into()) } != 0 {
             return Err(bind_error(address));
         }
         Ok(())
+    }
+
+    /// Binds it to an address of ours, and to the device that has it.
+    pub(super) fn bind(&self, address: SocketAddr) -> Result<(), VerbsError> {
+        let mut storage = storage(address);
+        // SAFETY: a socket address of its family's length, read during the call only.
+        match unsafe { (self.library.cm.rdma_bind_addr)(self.raw.as_ptr(), (&raw mut storage).cast()) } {
+            0 => Ok(()),
+            _ => Err(bind_error(address)),
+        }
     }
 
     /// Starts looking for the device that reaches an address.

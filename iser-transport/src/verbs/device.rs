@@ -1,7 +1,8 @@
 //! Devices, protection domains and registrations.
 //!
-//! A [`Domain`] is a protection domain of a device. It lives as long as a connection uses it. When the last one has gone, every registration in it is
-//! ended, also those of buffers that lie idle in a pool: nothing stays pinned for a peer that has logged out.
+//! A [`Domain`] is a protection domain of a device. It lives as long as somebody uses it: a connection, or the
+//! [`Verbs`](super::Verbs) whose connections share it. When the last one has gone, every registration in it is ended, also
+//! those of buffers that lie idle in a pool.
 #![allow(unsafe_code, reason = "calls of libibverbs and reads of its structures")]
 
 use std::ffi::CStr;
@@ -130,7 +131,7 @@ pub(super) struct Domain {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Connections that use it. At zero it is over.
+    /// Its uses. At zero it is over.
     users: usize,
     registrations: Vec<Weak<Mr>>,
     free: Vec<usize>,
@@ -150,7 +151,7 @@ impl Domain {
     }
 }
 
-/// A connection's use of a [`Domain`].
+/// A use of a [`Domain`].
 #[derive(Debug)]
 pub(super) struct DomainUse(Arc<Domain>);
 
@@ -177,20 +178,11 @@ impl DomainUse {
         Ok(Self(Arc::new(Domain { library, id: DomainId::unique(), context, pd, info, budget, state })))
     }
 
-    /// One more use of a domain that others use, if it is on this context and not over.
-    pub(super) fn share(domain: &Weak<Domain>, context: NonNull<ibv_context>) -> Option<Self> {
-        let domain = domain.upgrade().filter(|domain| domain.context == context)?;
-        let mut state = domain.state();
-        if state.users == 0 {
-            return None;
-        }
-        state.users += 1;
-        drop(state);
+    /// One more use of the domain, if it is on this context.
+    pub(super) fn share(&self, context: NonNull<ibv_context>) -> Option<Self> {
+        let domain = (self.0.context == context).then(|| self.0.clone())?;
+        domain.state().users += 1;
         Some(Self(domain))
-    }
-
-    pub(super) fn downgrade(&self) -> Weak<Domain> {
-        Arc::downgrade(&self.0)
     }
 
     pub(super) fn info(&self) -> &DeviceInfo {

@@ -3,22 +3,18 @@
 #![allow(unsafe_code, reason = "a device reads and writes memory by its address")]
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use iscsi_memory::{
-    Access, BudgetShare, Buf, DevicePiece, DomainId, RegisterFailure, Registrar, Registration, RegistrationBudget,
-};
+use iscsi_memory::{Access, DevicePiece, DomainId, Registrar, RegistrationBudget};
 
 use super::connection::Parameters;
+use super::fake_domain::{FakeDomain, Table, read, write};
 use super::port::{Batch, Capacity, Operation, Port, PortEvent, Refused, WorkCompletion};
 use super::status::FLUSHED;
 use crate::queue::EndCause;
 
 const LENGTH: i32 = 1;
 const REMOTE_ACCESS: i32 = 10;
-/// Bytes of zeroes that a domain keeps.
-const ZEROES: usize = 8192;
 
 /// What the device is like.
 #[derive(Debug, Clone)]
@@ -56,89 +52,6 @@ impl Default for Make {
             private: vec![0xC0],
             read_depth: 16,
         }
-    }
-}
-
-#[derive(Debug)]
-struct Range {
-    domain: DomainId,
-    key: u32,
-    at: u64,
-    len: usize,
-    access: Access,
-}
-
-/// The registrations of all domains: a real device has one table, too.
-#[derive(Debug, Default)]
-struct Table(Mutex<Vec<Range>>);
-
-impl Table {
-    /// Whether bytes may be reached in that way.
-    fn allows(&self, domain: DomainId, key: u32, at: u64, len: usize, remote: Option<Access>) -> bool {
-        self.0.lock().unwrap().iter().any(|range| {
-            let inside =
-                at >= range.at && (at - range.at).checked_add(len as u64).is_some_and(|end| end <= range.len as u64);
-            range.domain == domain && range.key == key && inside && remote.is_none_or(|access| range.access == access)
-        })
-    }
-}
-
-#[derive(Debug)]
-struct FakeDomain {
-    domain: DomainId,
-    table: Arc<Table>,
-    budget: Arc<RegistrationBudget>,
-    zeroes: Mutex<Option<Buf>>,
-}
-
-#[derive(Debug)]
-struct FakeMr {
-    domain: DomainId,
-    key: u32,
-    table: Arc<Table>,
-    share: Mutex<Option<BudgetShare>>,
-}
-
-// SAFETY: the device looks up every access in the table, which names the range no more.
-unsafe impl Registration for FakeMr {
-    fn domain(&self) -> DomainId {
-        self.domain
-    }
-    fn local_key(&self) -> u32 {
-        self.key
-    }
-    fn remote_key(&self) -> u32 {
-        self.key
-    }
-    fn release(&self) -> bool {
-        self.table.0.lock().unwrap().retain(|range| range.key != self.key);
-        *self.share.lock().unwrap() = None;
-        true
-    }
-}
-
-// SAFETY: the table has exactly the range.
-unsafe impl Registrar for FakeDomain {
-    fn domain(&self) -> DomainId {
-        self.domain
-    }
-    unsafe fn register(
-        &self,
-        at: *mut u8,
-        len: usize,
-        access: Access,
-    ) -> Result<Arc<dyn Registration>, RegisterFailure> {
-        static KEYS: AtomicU32 = AtomicU32::new(0x1000);
-        let share = self.budget.take(len)?;
-        let key = KEYS.fetch_add(0x100, Ordering::Relaxed);
-        let at = at.expose_provenance() as u64;
-        self.table.0.lock().unwrap().push(Range { domain: self.domain, key, at, len, access });
-        Ok(Arc::new(FakeMr { domain: self.domain, key, table: self.table.clone(), share: Mutex::new(Some(share)) }))
-    }
-    fn zeroes(&self) -> Option<DevicePiece> {
-        let mut zeroes = self.zeroes.lock().unwrap();
-        let buf = zeroes.get_or_insert_with(|| Buf::zeroed(ZEROES));
-        buf.device_piece(self, 0, ZEROES).ok()
     }
 }
 
@@ -186,12 +99,7 @@ pub(super) struct FakePort {
 /// Two queue pairs of devices of this make, and the budgets of each.
 pub(super) fn pair(makes: [Make; 2]) -> ([FakePort; 2], [Arc<RegistrationBudget>; 2]) {
     let table = Arc::new(Table::default());
-    let domains = makes.each_ref().map(|make| FakeDomain {
-        domain: DomainId::unique(),
-        table: table.clone(),
-        budget: RegistrationBudget::new(make.budget),
-        zeroes: Mutex::default(),
-    });
+    let domains = makes.each_ref().map(|make| FakeDomain::new(&table, make.budget));
     let budgets = domains.each_ref().map(|domain| domain.budget.clone());
     let ids = domains.each_ref().map(|domain| domain.domain);
     let [first, second] = makes;
@@ -335,26 +243,6 @@ impl Wire {
 
     fn lock(wire: &Mutex<Self>) -> MutexGuard<'_, Self> {
         wire.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// # Safety
-/// The bytes are registered.
-unsafe fn read(at: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    // SAFETY: as the caller says; the destination is our own.
-    unsafe {
-        std::ptr::with_exposed_provenance::<u8>(at as usize).copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
-    }
-    bytes
-}
-
-/// # Safety
-/// The bytes are registered.
-unsafe fn write(at: u64, bytes: &[u8]) {
-    // SAFETY: as the caller says; the source is private.
-    unsafe {
-        std::ptr::with_exposed_provenance_mut::<u8>(at as usize).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
     }
 }
 

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::VerbsConfig;
 use super::connection::{CmId, Event, EventChannel, Link, Parameters};
-use super::device::{Domain, DomainUse};
+use super::device::DomainUse;
 use super::endpoint::{DevicePort, Side};
 use super::error::VerbsError;
 use super::library::Library;
@@ -18,7 +18,24 @@ use super::queue::VerbsQueue;
 pub struct Verbs {
     pub(super) library: &'static Library,
     pub(super) config: VerbsConfig,
-    shared: Mutex<Vec<Weak<Domain>>>,
+    shared: Mutex<Vec<Shared>>,
+}
+
+/// A protection domain that connections share. It stays when the last of them has gone, so that the next one finds stores
+/// and pooled buffers registered.
+#[derive(Debug)]
+struct Shared {
+    // In this order: the domain goes before what keeps its device open.
+    domain: DomainUse,
+    anchor: Link,
+}
+
+impl Shared {
+    /// Whether its device is gone.
+    fn is_gone(&self) -> bool {
+        std::iter::from_fn(|| self.anchor.channel.poll().transpose())
+            .any(|event| matches!(event, Ok(Event::DeviceRemoval) | Err(_)))
+    }
 }
 
 impl Verbs {
@@ -51,22 +68,33 @@ impl Verbs {
             return self.own_domain(id);
         }
         let context = id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(domain) = shared.iter().find_map(|domain| DomainUse::share(domain, context)) {
+        let mut shared = self.shared();
+        shared.retain(|shared| !shared.is_gone());
+        if let Some(domain) = shared.iter().find_map(|shared| shared.domain.share(context)) {
             return Ok(domain);
         }
         let domain = self.own_domain(id)?;
-        shared.retain(|domain| domain.strong_count() > 0);
-        shared.push(domain.downgrade());
+        // What is bound to the same address is bound to the same device.
+        let anchor = Link::new(self.library).ok().filter(|anchor| {
+            let address = id.local().map(|local| SocketAddr::new(local.ip(), 0));
+            address.is_some_and(|address| anchor.id.bind(address).is_ok()) && anchor.id.context() == Some(context)
+        });
+        if let Some((anchor, domain)) = anchor.zip(domain.share(context)) {
+            shared.push(Shared { domain, anchor });
+        }
         Ok(domain)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Vec<Shared>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A protection domain of its own: what is advertised is for this connection's peer alone.
     #[allow(unsafe_code, reason = "the device has to stay open, which no type says")]
     fn own_domain(&self, id: &CmId) -> Result<DomainUse, VerbsError> {
         let context = id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
-        // SAFETY: librdmacm keeps a device open while an identifier is bound to it, and each endpoint gives up its use of the domain before
-        // its identifier.
+        // SAFETY: librdmacm keeps a device open while an identifier is bound to it, and each endpoint, and each `Shared`,
+        // gives up its use of the domain before its identifier.
         unsafe { DomainUse::new(self.library, context, self.config.budget.clone()) }
     }
 
@@ -118,6 +146,7 @@ impl VerbsListener {
                 Ok(None) => return Ok(None),
                 Ok(Some(Event::Request(id, asked))) => return self.take(id, asked).map(Some),
                 Ok(Some(Event::DeviceRemoval)) => {
+                    self.verbs.shared().retain(|shared| !shared.is_gone());
                     return Err(VerbsError::NoRdma(io::Error::from_raw_os_error(libc::ENODEV)));
                 }
                 Ok(Some(_)) => {}

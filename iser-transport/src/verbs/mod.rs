@@ -17,10 +17,12 @@
 //!
 //! A buffer or region is registered with the connection's protection domain when it is first used, and stays so: see
 //! [`iscsi_memory::Registration`]. All of it counts in one budget ([`VerbsConfig::budget`]). What the budget or the kernel does not let be registered
-//! is copied through buffers that each connection has registered beforehand; [`QueuePair::copied`](crate::queue::QueuePair::copied) counts that. When
-//! the last connection of a domain ends, everything in it is deregistered.
+//! is copied through buffers that each connection has registered beforehand; [`QueuePair::copied`](crate::queue::QueuePair::copied) counts that.
+//! Registering takes a device long: one piece of memory, of a few MiB at most, is registered before the driver lets others
+//! have their turn, and what else is needed meanwhile is copied.
 //!
-//! Connections that are accepted share one domain for each device; a connection that is made has its own, since it advertises memory, which is for its
+//! Connections that are accepted share one domain for each device, which stays for the next ones: what is registered is kept
+//! over logouts. A connection that is made has its own domain, which ends with it, since it advertises memory, which is for its
 //! peer alone. What is advertised is registered for that one purpose, with the bounds and the direction that were asked for, until it is withdrawn.
 //! Memory registered by a program cannot be invalidated from afar, so peers are told not to try.
 
@@ -36,6 +38,10 @@ mod error;
 mod events;
 #[cfg(test)]
 mod fake;
+#[cfg(any(test, feature = "hostile-device"))]
+mod fake_domain;
+#[cfg(any(test, feature = "hostile-device"))]
+mod hostile;
 mod jobs;
 mod library;
 #[cfg(feature = "ibverbs")]
@@ -54,6 +60,8 @@ pub use device::DeviceInfo;
 pub use driver::{VerbsAcceptor, drive_queue};
 pub use error::VerbsError;
 pub use events::VerbsEvents;
+#[cfg(feature = "hostile-device")]
+pub use hostile::hostile_device;
 pub use library::LibraryError;
 pub use listener::{Connecting, Verbs, VerbsListener};
 pub use queue::VerbsQueue;

@@ -33,13 +33,20 @@ struct Bench {
     /// Tasks whose data are still to come.
     fetching: Vec<(TaskHandle, Sink)>,
     now: Instant,
+    /// Bytes that a mover has sent, and those that it has still to send.
+    sent: u64,
+    backlog: u64,
 }
+
+/// Bytes that leave in a microsecond.
+const PACE: u64 = 32;
 
 /// What a step asks for, without its borrow.
 enum Ask {
     Nothing,
     Fetch(Sink),
-    Done,
+    /// It is over but for so many bytes that are still to be sent.
+    Done(u64),
 }
 
 fn plan(door: Door, unmap: bool) -> StorePlan {
@@ -81,8 +88,15 @@ pub fn cdb(data: &[u8]) {
     };
     let config = ExecutorConfig { slots: SLOTS, max_buffered: 1 << 20, max_idle: 1 << 18 };
     let executor = TaskExecutor::new(config, Arc::new(map.build()), nexus);
-    let mut bench =
-        Bench { executor, stores, tasks: [Task::default(); SLOTS as usize], fetching: Vec::new(), now: Instant::ZERO };
+    let mut bench = Bench {
+        executor,
+        stores,
+        tasks: [Task::default(); SLOTS as usize],
+        fetching: Vec::new(),
+        now: Instant::ZERO,
+        sent: 0,
+        backlog: 0,
+    };
     while !input.is_empty() {
         match input.below(8) {
             0..4 => bench.start(&mut input),
@@ -132,6 +146,7 @@ impl Bench {
         let most = u64::from(expected.max(bidirectional.unwrap_or(0)));
         self.tasks[slot] = Task { live: true, generation, most };
         let task = TaskHandle { slot: slot as u16, generation };
+        self.executor.note_sends(self.sent, self.backlog as usize);
         let ask = ask(
             self.executor.start(NewTask {
                 task,
@@ -165,7 +180,8 @@ impl Bench {
                 assert!(sink.len() <= 1 << 20, "what a task holds is bounded");
                 self.fetching.push((task, sink));
             }
-            Ask::Done => {
+            Ask::Done(bytes) => {
+                self.backlog += bytes;
                 let own = &mut self.tasks[usize::from(task.slot)];
                 assert!(own.live && own.generation == task.generation, "a task ends once");
                 own.live = false;
@@ -218,7 +234,9 @@ impl Bench {
         for store in &self.stores {
             store.advance(self.now);
         }
-        self.executor.note_sends(0, 0);
+        let now = self.backlog.min(wait.as_micros() as u64 * PACE);
+        (self.sent, self.backlog) = (self.sent + now, self.backlog - now);
+        self.executor.note_sends(self.sent, self.backlog as usize);
         self.executor.set_waker(core::task::Waker::noop());
         self.executor.submit();
         let mut steps = 0;
@@ -249,12 +267,12 @@ impl Bench {
                 let step = ask(self.executor.data_arrived(task, sink), most);
                 self.take(task, step);
             }
-            if self.tasks.iter().all(|task| !task.live) && self.executor.busy(None) == 0 {
+            if self.tasks.iter().all(|task| !task.live) && self.executor.busy(None) == 0 && self.backlog == 0 {
                 break;
             }
         }
         assert!(self.tasks.iter().all(|task| !task.live), "every task ends: {:?}", self.tasks);
-        assert_eq!(self.executor.busy(None), 0);
+        assert_eq!((self.executor.busy(None), self.executor.awaits_sends()), (0, false), "nobody waits for anything");
         assert!(self.stores.iter().all(|store| store.under_way().0 == 0), "no store operation is left");
     }
 }
@@ -263,10 +281,17 @@ fn ask(step: Step<'_>, most: u64) -> (Ask, Option<iscsi_memory::Buf>) {
     match step {
         Step::Pending => (Ask::Nothing, None),
         Step::GetData { sink } => (Ask::Fetch(sink), None),
-        Step::Respond { data, status } => {
-            assert!(data.len() as u64 <= most, "no more is sent than the initiator expects");
+        Step::Send { data, offset } => {
+            assert!(
+                u64::from(offset) + (data.len() as u64) < most,
+                "there is something left to be sent with the status"
+            );
+            (Ask::Nothing, if let Source::Buf(buf) = data { Some(buf) } else { None })
+        }
+        Step::Respond { data, offset, status } => {
+            assert!(u64::from(offset) + data.len() as u64 <= most, "no more is sent than the initiator expects");
             assert!(status.sense.len() <= 252);
-            (Ask::Done, if let Source::Buf(buf) = data { Some(buf) } else { None })
+            (Ask::Done(data.len() as u64), if let Source::Buf(buf) = data { Some(buf) } else { None })
         }
     }
 }

@@ -1,16 +1,13 @@
 //! The ends of connections that are fuzzed over more than one mover: a target with a disk that errs, and an initiator under load.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use initiator_core::{Engine, Limits, LoginConfig, Timeouts};
 use iscsi_proto::login::Offer;
 use iscsi_proto::pdu::TaskFunction;
-use iscsi_proto::scsi::Lun;
 use target_core::session;
 
-use crate::model::Model;
+use crate::disk::{Disk, DiskPlan};
 use crate::rng::Rng;
 use crate::served::Served;
 use crate::store::{Door, StorePlan};
@@ -49,10 +46,16 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
         untrusted: true,
         flips: false,
         wrong: 0,
+        leaves: false,
+        undisturbed: false,
+        within: None,
     };
-    let (lun, verdict) = (Lun::new(0).expect("LUN 0"), Verdict::default());
-    let model = Rc::new(RefCell::new(Model::new(128, 512, true)));
-    let app = Workload::new("fuzzed", lun, work, Rng::new(seed.into(), 4), model, Trace::default(), verdict.clone());
+    let verdict = Verdict::default();
+    let store = StorePlan { blocks: 128, ..StorePlan::sound(Door::Memory) };
+    let disk = Disk::new(0, DiskPlan::single(store), Rng::new(0, 0));
+    let outside = (Trace::default(), verdict.clone());
+    let rng = Rng::new(seed.into(), 4);
+    let app = Workload::new(("fuzzed", 0), vec![disk], work, rng, outside, Default::default());
     (Engine::new(app, Timeouts::default(), Limits { commands: 16, ..Limits::default() }, 0), verdict)
 }
 

@@ -13,6 +13,8 @@ mod pdu;
 mod scsi;
 mod text;
 mod url;
+#[cfg(target_os = "linux")]
+mod verbs;
 
 pub use cdb::cdb;
 pub use connection::{initiator_connection, target_connection};
@@ -23,6 +25,8 @@ pub use pdu::pdu;
 pub use scsi::scsi;
 pub use text::text;
 pub use url::url;
+#[cfg(target_os = "linux")]
+pub use verbs::verbs_queue;
 
 /// A harness and the name of its target.
 pub type Named = (&'static str, fn(&[u8]));
@@ -42,4 +46,6 @@ pub const ALL: &[Named] = &[
     ("target_connection", target_connection),
     ("text", text),
     ("url", url),
+    #[cfg(target_os = "linux")]
+    ("verbs_queue", verbs_queue),
 ];

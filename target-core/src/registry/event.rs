@@ -22,6 +22,24 @@ pub enum Event {
         /// The connection of the session has ended.
         connection_ended: bool,
     },
+    /// Connections that do not log in give way to later ones, because [`Limits::logins`](crate::session::Limits::logins)
+    /// are at it. Told with the first, and again each time that their number has doubled, until fewer than half as many
+    /// are logging in.
+    LoginsDisplaced {
+        /// The bound.
+        logins: usize,
+        /// How many have given way.
+        displaced: u64,
+    },
+    /// Sessions wait for buffers, or do with less, because all together have most of
+    /// [`Limits::buffered`](crate::session::Limits::buffered): initiators do not take what they asked for, or do not send
+    /// what they owe. Told once until half of the budget was free.
+    BuffersShort {
+        /// Bytes that the sessions have.
+        out: usize,
+        /// The most that they may have.
+        total: usize,
+    },
     /// The operations of such a session whose connection has ended are all given back.
     OperationsEnded {
         /// The initiator's name.
@@ -40,6 +58,20 @@ impl fmt::Display for Event {
                     f,
                     "the store of {target_name} does not give back {operations} operations of a {ended}session of \
                      {initiator_name}; what they write to is not written to by anybody until it does"
+                )
+            }
+            Self::LoginsDisplaced { logins, displaced } => {
+                write!(
+                    f,
+                    "{logins} connections are logging in, which is the limit; {displaced} that were at it for the longest \
+                     have given way to later ones"
+                )
+            }
+            Self::BuffersShort { out, total } => {
+                write!(
+                    f,
+                    "the buffers of all sessions have {out} of {total} bytes; sessions wait for initiators that do not \
+                     take, or do not send, their data"
                 )
             }
             Self::OperationsEnded { initiator_name, target_name } => {

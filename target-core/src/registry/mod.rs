@@ -15,6 +15,7 @@ use core::net::SocketAddr;
 use core::task::Waker;
 use core::time::Duration;
 
+use iscsi_memory::BufferBudget;
 use iscsi_proto::pdu::LoginStatus;
 
 use crate::lock::Lock;
@@ -49,6 +50,8 @@ struct Inner {
     sessions: Vec<Member>,
     last_tsih: u16,
     stopping: Option<Duration>,
+    /// Connections that have given way since fewer than half of the bound were logging in.
+    displaced: u64,
 }
 
 /// A connection that has its seat.
@@ -140,10 +143,17 @@ impl Registry {
                     connection.mailbox.clone()
                 });
             inner.connections.push(Accepted { mailbox: mailbox.clone(), standing: Standing::Unproved });
-            Some(oldest)
+            if unproved < self.max_logins / 2 {
+                inner.displaced = 0;
+            }
+            inner.displaced += u64::from(oldest.is_some());
+            Some(oldest.map(|oldest| (oldest, inner.displaced)))
         })?;
-        if let Some(oldest) = displaced {
+        if let Some((oldest, displaced)) = displaced {
             oldest.post(SessionEvent::Displaced);
+            if displaced.is_power_of_two() {
+                self.observer.tell(&Event::LoginsDisplaced { logins: self.max_logins, displaced });
+            }
         }
         Some(Seat { registry: self.clone(), mailbox, session_stays: false })
     }
@@ -231,6 +241,11 @@ impl Registry {
     /// drives a connection, and must not block.
     pub fn set_on_event(&self, on_event: impl Fn(&Event) + Send + Sync + 'static) {
         self.observer.set(Arc::new(on_event));
+    }
+
+    /// Tells that sessions wait for buffers.
+    pub(crate) fn buffers_short(&self, budget: &BufferBudget) {
+        self.observer.tell(&Event::BuffersShort { out: budget.out(), total: budget.total() });
     }
 
     /// Tells that the store of a session holds operations back.

@@ -144,7 +144,7 @@ impl Session {
                 bidirectional_read_residual: Residual::None,
                 sense: &[],
             };
-            self.commands.respond(connection, (lun, itt), 0, Source::None, status);
+            self.commands.respond(connection, (lun, itt), 0, (Source::None, 0), status);
         }
     }
 }

@@ -189,17 +189,29 @@ impl<M: Datamover> Connection<M> {
         });
     }
 
-    /// Sends a command's data and its status, which takes a StatSN.
+    /// Sends a part of a command's data, behind which others follow.
+    pub(super) fn put_part(
+        &mut self,
+        window: &CommandWindow,
+        (lun, itt): (u64, u32),
+        data: Source<'_>,
+        buffer_offset: u32,
+    ) {
+        self.announce(window);
+        self.mover.put_data(PutData { lun, itt, buffer_offset, data, status: None });
+    }
+
+    /// Sends a command's data, or the last of them, and its status, which takes a StatSN.
     #[inline]
     pub(super) fn put_data(
         &mut self,
         window: &CommandWindow,
         (lun, itt): (u64, u32),
-        data: Source<'_>,
+        (data, buffer_offset): (Source<'_>, u32),
         status: TaskStatus<'_>,
     ) {
         self.announce(window);
-        self.mover.put_data(PutData { lun, itt, buffer_offset: 0, data, status: Some(status) });
+        self.mover.put_data(PutData { lun, itt, buffer_offset, data, status: Some(status) });
         self.stat_sn = self.stat_sn.next();
         self.announce(window);
     }

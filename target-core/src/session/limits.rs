@@ -60,9 +60,11 @@ pub struct Limits {
     /// FastAbort. Initiators that owe them and never send them are common. Over RDMA, where such data would still land, the session ends then, once a
     /// function of its own or of another session waits for them. Default 1 s.
     pub owed_data_wait: Duration,
-    /// How long data that a command waits for may not get on, once the initiator has taken what asks for them. Then the command ends with CHECK CONDITION
-    /// (RFC 7143 11.4.7.2: INCORRECT AMOUNT OF DATA), or, over RDMA, the session ends, because the data could still land. It is looked at four times in
-    /// that time. Default 30 s.
+    /// How long data that a command waits for may not get on, once the initiator has taken what asks for them. Then the
+    /// command ends with CHECK CONDITION (RFC 7143 11.4.7.2: INCORRECT AMOUNT OF DATA), or, over RDMA, the session ends,
+    /// because the data could still land. It is looked at four times in that time, or more often. A session that holds
+    /// more of [`buffered`](Self::buffered) than its own while others wait in line for some has
+    /// [`owed_data_wait`](Self::owed_data_wait) instead. Default 30 s.
     pub data_timeout: Duration,
     /// How long aborted store operations are waited for. Then a task management function is answered "Function rejected", a login of the same I_T nexus
     /// is refused with status 0301h, and a connection that ends goes without its session, which stays entered until they have ended: time alone lets
@@ -78,6 +80,13 @@ pub struct Limits {
     pub executor: ExecutorConfig,
     /// What login offers. `MaxConnections` above 1 and `ErrorRecoveryLevel` above 0 are not served and taken for 1 and 0.
     pub offer: Offer,
+}
+
+impl Limits {
+    /// How often it is looked at whether data that commands wait for get on.
+    pub(super) fn data_look(&self) -> Duration {
+        (self.data_timeout / 4).min(self.owed_data_wait.max(self.data_timeout / 64))
+    }
 }
 
 impl Default for Limits {

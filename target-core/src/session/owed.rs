@@ -14,7 +14,7 @@ impl Session {
         if self.commands.tasks.live() == 0 {
             connection.data_check = None;
         } else if connection.now
-            >= *connection.data_check.get_or_insert(connection.now + self.target.limits.data_timeout / 4)
+            >= *connection.data_check.get_or_insert(connection.now + self.target.limits.data_look())
         {
             self.look_at_data(connection)?;
         }
@@ -23,8 +23,11 @@ impl Session {
 
     #[cold]
     fn look_at_data<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
-        let limit = self.target.limits.data_timeout;
-        connection.data_check = Some(connection.now + limit / 4);
+        let limits = &self.target.limits;
+        // Whoever holds more buffers than its own while others wait for some is to use them.
+        let awaited = self.target.buffers().waiting() != 0 && self.holds_more_than_its_own();
+        let limit = if awaited { limits.owed_data_wait.min(limits.data_timeout) } else { limits.data_timeout };
+        connection.data_check = Some(connection.now + limits.data_look());
         let mut from = 0;
         while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;

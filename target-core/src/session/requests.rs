@@ -319,7 +319,7 @@ impl Session {
             if !command.immediate {
                 self.commands.window.done();
             }
-            return self.commands.respond(connection, (command.lun, command.itt), written, data, status);
+            return self.commands.respond(connection, (command.lun, command.itt), written, (data, 0), status);
         }
         if self.commands.enter(command.itt, command.lun, command.cmd_sn, flags) {
             self.commands.step(connection, task, executor.start(new));

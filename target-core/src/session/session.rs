@@ -93,9 +93,15 @@ impl Commands {
                 connection.announce(&self.window);
                 connection.mover.get_data(iscsi_proto::datamover::GetData { task: handle, lun, itt, sink });
             }
-            Step::Respond { data, status } => {
+            Step::Send { data, offset } => {
+                let Some(task) = self.tasks.get_mut(handle) else { return };
+                let (lun, itt) = (task.lun, task.itt);
+                self.tally.read_bytes += data.len() as u64;
+                connection.put_part(&self.window, (lun, itt), data, offset);
+            }
+            Step::Respond { data, offset, status } => {
                 if let Some(task) = self.retire(handle) {
-                    self.respond(connection, (task.lun, task.itt), task.fetched, data, status);
+                    self.respond(connection, (task.lun, task.itt), task.fetched, (data, offset), status);
                 }
             }
         }
@@ -108,11 +114,11 @@ impl Commands {
         connection: &mut Connection<M>,
         (lun, itt): (u64, u32),
         fetched: u32,
-        data: Source<'_>,
+        (data, offset): (Source<'_>, u32),
         status: TaskStatus<'_>,
     ) {
         let sent = data.len() as u64;
-        if sent > 0 {
+        if sent > 0 || offset > 0 {
             self.tally.reads += 1;
             self.tally.read_bytes += sent;
         } else if fetched > 0 {
@@ -122,7 +128,7 @@ impl Commands {
         }
         self.tally.written_bytes += u64::from(fetched);
         self.tally.errors += u64::from(status.status != 0);
-        connection.put_data(&self.window, (lun, itt), data, status);
+        connection.put_data(&self.window, (lun, itt), (data, offset), status);
     }
 }
 
@@ -244,6 +250,9 @@ impl Session {
         let outcome = self.work(connection);
         self.entry.counters.add(&self.commands.tally);
         self.commands.tally = Tally::default();
+        if self.target.buffers().has_become_short() {
+            self.target.registry.buffers_short(self.target.buffers());
+        }
         if let Some(report) = connection.mover.report() {
             self.entry.mover.store(&report);
         }
@@ -264,7 +273,7 @@ impl Session {
                     self.commands.step(connection, task, step);
                 }
             }
-            if !steps {
+            if !steps && !self.makes_room(connection) {
                 break;
             }
         }
@@ -280,6 +289,21 @@ impl Session {
         self.watch_owed(connection)?;
         self.watch_data(connection)?;
         self.poll_logout(connection)
+    }
+
+    /// Where a task waits for buffers, those give way that the connection keeps for bulk. True if that may help.
+    fn makes_room<M: Datamover>(&mut self, connection: &mut Connection<M>) -> bool {
+        if !self.executor.as_ref().is_some_and(TaskExecutor::is_short) {
+            return false;
+        }
+        let before = self.buffers.out();
+        connection.mover.trim();
+        self.buffers.out() < before
+    }
+
+    /// Whether the session has more of the budget of all sessions than its own.
+    pub(super) fn holds_more_than_its_own(&self) -> bool {
+        self.buffers.out() > self.target.buffers().own()
     }
 
     /// Lets those go on who wait for units on which no operation of an aborted task is under way, but not those that `keep` likes.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt as _, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,6 +12,7 @@ use iscsi_memory::Buf;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
+use super::file_medium::FileMedium;
 use super::file_pool::{FileQueue, Pool};
 use super::{
     Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreOpenError, StoreQueue,
@@ -63,7 +64,7 @@ impl Default for FileOptions {
 #[derive(Debug)]
 pub struct FileStore {
     path: PathBuf,
-    medium: Arc<Medium>,
+    medium: Arc<FileMedium<File>>,
     pool: Pool,
 }
 
@@ -111,23 +112,21 @@ impl FileStore {
             && metadata.is_file()
             && fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, bytes, 1 << 20).is_ok();
         let grain = (metadata.blksize() / u64::from(block_size)).clamp(1, 1 << 16);
-        let medium = Arc::new(Medium {
-            file,
-            geometry: Geometry {
-                block_size,
-                blocks: bytes / u64::from(block_size),
-                physical_exponent: (4096 / block_size).trailing_zeros() as u8,
-                optimal_transfer: 0,
-            },
-            abilities: Abilities {
-                unmap: holes,
-                unmapped_reads_zero: holes,
-                unmap_granularity: if holes { grain as u32 } else { 0 },
-                volatile_cache: !options.read_only,
-                read_only: options.read_only,
-                solid_state: false,
-            },
-        });
+        let geometry = Geometry {
+            block_size,
+            blocks: bytes / u64::from(block_size),
+            physical_exponent: (4096 / block_size).trailing_zeros() as u8,
+            optimal_transfer: 0,
+        };
+        let abilities = Abilities {
+            unmap: holes,
+            unmapped_reads_zero: holes,
+            unmap_granularity: if holes { grain as u32 } else { 0 },
+            volatile_cache: !options.read_only,
+            read_only: options.read_only,
+            solid_state: false,
+        };
+        let medium = Arc::new(FileMedium::new(file, geometry, abilities));
         let pool = Pool::start(medium.clone(), options.threads.clamp(1, MOST_THREADS))
             .map_err(|source| StoreOpenError::Threads { source })?;
         Ok(Self { path, medium, pool })
@@ -181,11 +180,11 @@ fn open_or_create(path: &Path, options: &FileOptions) -> Result<File, StoreOpenE
 #[async_trait]
 impl Backstore for FileStore {
     fn geometry(&self) -> Geometry {
-        self.medium.geometry
+        self.medium.geometry()
     }
 
     fn abilities(&self) -> Abilities {
-        self.medium.abilities
+        self.medium.abilities()
     }
 
     async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
@@ -231,125 +230,6 @@ impl StoreQueue for KeepsStore {
 
     fn poll(&mut self, completions: &mut Vec<StoreCompletion>) {
         self.queue.poll(completions);
-    }
-}
-
-/// The file itself, with blocking operations.
-#[derive(Debug)]
-pub(super) struct Medium {
-    file: File,
-    geometry: Geometry,
-    abilities: Abilities,
-}
-
-impl Medium {
-    /// Does one operation and waits for it.
-    pub(super) fn perform(&self, token: u64, op: StoreOp) -> StoreCompletion {
-        let mut done = StoreCompletion { token, buf: None, lba_status: None, result: Ok(()) };
-        match op {
-            StoreOp::Read { lba, mut buf } => {
-                done.result = self.read(lba, &mut buf);
-                done.buf = Some(buf);
-            }
-            StoreOp::Write { lba, buf } => {
-                done.result = self.write(lba, &buf);
-                done.buf = Some(buf);
-            }
-            StoreOp::Flush if self.abilities.read_only => {}
-            StoreOp::Flush => done.result = self.file.sync_data().map_err(|error| of_write(&error, None)),
-            StoreOp::Unmap { lba, blocks } => done.result = self.unmap(lba, blocks),
-            StoreOp::LbaStatus { lba } => done.lba_status = Some(self.lba_status(lba)),
-        }
-        done
-    }
-
-    fn offset(&self, lba: u64) -> u64 {
-        lba * u64::from(self.geometry.block_size)
-    }
-
-    fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
-        // No byte where there should be some: someone has cut the file shorter.
-        whole(data.len(), |at| self.file.read_at(&mut data[at..], self.offset(lba) + at as u64))
-            .map_err(|(at, _)| StoreError::Read(Some(self.block_at(lba, at))))
-    }
-
-    fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
-        if self.abilities.read_only {
-            return Err(StoreError::ReadOnly);
-        }
-        whole(data.len(), |at| self.file.write_at(&data[at..], self.offset(lba) + at as u64)).map_err(|(at, error)| {
-            let block = Some(self.block_at(lba, at));
-            error.map_or(StoreError::Write(block), |error| of_write(&error, block))
-        })
-    }
-
-    fn block_at(&self, lba: u64, byte: usize) -> u64 {
-        lba + byte as u64 / u64::from(self.geometry.block_size)
-    }
-
-    fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
-        if self.abilities.read_only {
-            return Err(StoreError::ReadOnly);
-        }
-        if !self.abilities.unmap {
-            return Err(StoreError::Unsupported);
-        }
-        if blocks == 0 {
-            return Ok(());
-        }
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        loop {
-            match fallocate(&self.file, flags, self.offset(lba), self.offset(blocks)) {
-                Err(Errno::INTR) => {}
-                result => return result.map_err(|error| of_write(&error.into(), Some(lba))),
-            }
-        }
-    }
-
-    /// Where the file system does not tell holes, everything is mapped. Moving the file offset disturbs nobody: all I/O is positional.
-    fn lba_status(&self, lba: u64) -> LbaStatus {
-        use rustix::fs::{SeekFrom, seek};
-        let block = u64::from(self.geometry.block_size);
-        let offset = self.offset(lba);
-        let end = self.geometry.bytes();
-        // Blocks that a file has lost, since somebody cut it, are no hole: reading them fails.
-        let there = self.file.metadata().map_or(0, |metadata| metadata.len()) / block * block;
-        let (mapped, until) = match seek(&self.file, SeekFrom::Data(offset)) {
-            // A hole down to the end of the file.
-            Err(Errno::NXIO) if offset < there => (false, there.min(end)),
-            Ok(data) if data / block * block > offset => (false, (data / block * block).min(end)),
-            Ok(_) => match seek(&self.file, SeekFrom::Hole(offset)) {
-                // A block that is data in part is mapped.
-                Ok(hole) => (true, hole.next_multiple_of(block).min(end)),
-                Err(_) => (true, end),
-            },
-            Err(_) => (true, end),
-        };
-        LbaStatus { blocks: (until.saturating_sub(offset) / block).max(1), mapped }
-    }
-}
-
-/// Has all of `len` bytes moved: `step` moves some from where it is told, and says how many. What fails is told with how far it had come; no error means
-/// that there was no progress.
-fn whole(len: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<(), (usize, Option<io::Error>)> {
-    let mut at = 0;
-    while at < len {
-        match step(at) {
-            Ok(0) => return Err((at, None)),
-            Ok(taken) => at += taken,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err((at, Some(error))),
-        }
-    }
-    Ok(())
-}
-
-fn of_write(error: &io::Error, lba: Option<u64>) -> StoreError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace,
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreError::ReadOnly,
-        io::ErrorKind::Unsupported => StoreError::Unsupported,
-        _ => StoreError::Write(lba),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The threads of a file store, and the queue in front of them.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -8,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 
 use futures::channel::oneshot;
 
-use super::file::Medium;
+use super::file_medium::FileMedium;
 use super::{StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest};
 
 /// Operations of one queue that wait for a thread or run: what is beyond waits in the queue itself, so that one worker's burst does not stand before
@@ -63,7 +64,7 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    fn work(&self, medium: &Medium) {
+    fn work(&self, medium: &FileMedium<File>) {
         let mut waiting = lock(&self.waiting);
         loop {
             if let Some(Job { request: StoreRequest { token, op }, submitter }) = waiting.jobs.pop_front() {
@@ -91,7 +92,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn start(medium: Arc<Medium>, threads: usize) -> io::Result<Self> {
+    pub(super) fn start(medium: Arc<FileMedium<File>>, threads: usize) -> io::Result<Self> {
         let jobs = Arc::new(Jobs { waiting: Mutex::default(), added: Condvar::new() });
         let mut pool = Self { jobs, threads: Vec::with_capacity(threads) };
         for _ in 0..threads {

@@ -10,6 +10,7 @@ use futures::executor::block_on;
 
 use super::*;
 use crate::store::StoreRequest;
+use crate::store::file_medium::{of_write, whole};
 
 /// A path of its own for each test; what is there is removed at the end.
 struct Scratch(PathBuf);
@@ -187,7 +188,7 @@ fn system_errors_become_store_errors() {
 fn a_full_device_is_no_space() {
     // Linux has a device whose writes always find no space; it holds no blocks, so the medium is put together here.
     let file = File::options().read(true).write(true).open("/dev/full").unwrap();
-    let medium = Medium { file, geometry: Geometry::of_bytes(1 << 20), abilities: Abilities::default() };
+    let medium = FileMedium::new(file, Geometry::of_bytes(1 << 20), Abilities::default());
     assert_eq!(medium.write(0, &[1; 512]), Err(StoreError::NoSpace));
 }
 
@@ -195,7 +196,7 @@ fn a_full_device_is_no_space() {
 fn a_flush_reaches_the_file() {
     // A device that can take bytes and has nothing to make durable says so, which tells that it was asked.
     let file = File::options().write(true).open("/dev/null").unwrap();
-    let medium = Medium { file, geometry: Geometry::of_bytes(1 << 20), abilities: Abilities::default() };
+    let medium = FileMedium::new(file, Geometry::of_bytes(1 << 20), Abilities::default());
     assert_eq!(medium.perform(0, StoreOp::Flush).result, Err(StoreError::Write(None)));
 }
 

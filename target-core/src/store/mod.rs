@@ -10,6 +10,8 @@ mod compose_queue;
 #[cfg(feature = "std")]
 mod file;
 #[cfg(feature = "std")]
+mod file_medium;
+#[cfg(feature = "std")]
 mod file_pool;
 mod inline;
 mod layout;
@@ -23,6 +25,8 @@ mod size;
 pub use compose::{ComposeError, Composed, LinearStore, StripeStore};
 #[cfg(feature = "std")]
 pub use file::{FileOptions, FileStore};
+#[cfg(feature = "std")]
+pub use file_medium::{BlockFile, FileMedium};
 pub use layout::{Joined, Layout, Place, Striped};
 pub use null::NullStore;
 #[cfg(feature = "std")]

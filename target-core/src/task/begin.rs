@@ -21,6 +21,7 @@ impl TaskExecutor {
         let Some(slot) = self.slot_of(new.task) else {
             return Reply::Respond {
                 data: Data::None,
+                offset: 0,
                 status: Status::TaskSetFull,
                 residuals: transfer.residuals(0, 0),
             };
@@ -35,6 +36,7 @@ impl TaskExecutor {
         slot.attribute = new.attribute;
         slot.transfer = transfer;
         slot.wanted_out = 0;
+        slot.sent = 0;
         let work = Work { slot: new.task.slot.into(), lun: position, transfer, direct: new.direct_placement };
         let barriers = self.luns.get(position).map_or(0, |lun| lun.barriers);
         if barriers != 0 || !matches!(new.attribute, TaskAttribute::Simple | TaskAttribute::Untagged) {
@@ -61,7 +63,12 @@ impl TaskExecutor {
             }
             Err(sense) => {
                 self.sense = sense.to_bytes(SenseFormat::Fixed);
-                Reply::Respond { data: Data::None, status: Status::CheckCondition, residuals: transfer.residuals(0, 0) }
+                Reply::Respond {
+                    data: Data::None,
+                    offset: 0,
+                    status: Status::CheckCondition,
+                    residuals: transfer.residuals(0, 0),
+                }
             }
         }
     }
@@ -156,14 +163,19 @@ impl TaskExecutor {
                 self.awaited = u64::MAX;
             }
             self.leave(work.slot);
-            return Reply::Respond { data, status: Status::Good, residuals: work.transfer.residuals(wanted, 0) };
+            return Reply::Respond {
+                data,
+                offset: 0,
+                status: Status::Good,
+                residuals: work.transfer.residuals(wanted, 0),
+            };
         }
         // Not more blocks than the initiator takes.
         let blocks = (len as u64).div_ceil(1 << shift);
         let mut job = Job::read(lba, blocks);
         job.set_block_shift(shift);
-        if !self.has_room(job.room()) {
-            return self.full(work);
+        if self.has_too_many_orphans() {
+            return self.full(work, &[], 0);
         }
         // For the residual: what the command wants in, where a job knows only what it read.
         self.slots[work.slot].wanted_out = wanted;
@@ -187,7 +199,7 @@ impl TaskExecutor {
                     job.set_block_shift(lun.unit.block_shift());
                 }
                 if !self.has_room(job.room()) {
-                    return self.full(work);
+                    return self.full(work, cdb.as_bytes(), job.room());
                 }
                 self.ready(work, job)
             }
@@ -269,7 +281,7 @@ impl TaskExecutor {
         let sink = match sink {
             Some(sink) => sink,
             None if self.has_room(len) => Sink::Buf(self.buffers.take(len)),
-            None => return self.full(work),
+            None => return self.full(work, cdb.as_bytes(), len),
         };
         let cdb = keep(cdb.as_bytes()).unwrap_or(Waiting { cdb: [0; CDB], len: 0 });
         self.enter(work, State::Receiving { then, cdb, command });

@@ -56,7 +56,18 @@ pub(super) struct Sending {
 pub(super) enum Reply {
     Pending,
     GetData(Sink),
-    Respond { data: Data, status: Status, residuals: (Residual, Residual) },
+    /// A part of the task's data, from this byte of them on.
+    Send {
+        buf: Buf,
+        offset: u32,
+    },
+    /// The last of its data, from this byte of them on, and its end.
+    Respond {
+        data: Data,
+        offset: u32,
+        status: Status,
+        residuals: (Residual, Residual),
+    },
 }
 
 pub(super) enum Data {
@@ -109,6 +120,12 @@ pub struct TaskExecutor {
     pub(super) unblock: bool,
     /// Tasks that wait for the write gate.
     pub(super) gated: usize,
+    /// Tasks that wait for buffers for what they read.
+    pub(super) short: usize,
+    /// The task for which the session waits in line for buffers.
+    pub(super) in_line: Option<usize>,
+    /// Tasks that wait are being looked at.
+    pub(super) retrying: bool,
     /// The mover asks before bytes land: writes hold the gate only then.
     pub(super) asks_to_land: bool,
     /// Bytes that have left, and those with what is queued behind them, as last [noted](Self::note_sends).
@@ -152,6 +169,9 @@ impl TaskExecutor {
             turn: TURN,
             unblock: false,
             gated: 0,
+            short: 0,
+            in_line: None,
+            retrying: false,
             asks_to_land: false,
             sent: 0,
             queued: 0,
@@ -175,6 +195,13 @@ impl TaskExecutor {
         if self.awaited != 0 {
             self.sends_moved();
         }
+        // Buffers may have come back.
+        self.unblock |= self.is_short();
+    }
+
+    /// Whether a task waits for buffers.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short != 0 || self.in_line.is_some()
     }
 
     /// Whether a task waits for bytes to be sent.
@@ -255,7 +282,7 @@ impl TaskExecutor {
     #[inline]
     pub fn start(&mut self, new: NewTask<'_>) -> Step<'_> {
         if let Some(short) = self.short_read(&new) {
-            return Step::Respond { data: self.source(short), status: GOOD };
+            return Step::Respond { data: self.source(short), offset: 0, status: GOOD };
         }
         self.start_other(&new)
     }
@@ -279,7 +306,7 @@ impl TaskExecutor {
                 return self.end_receiving(task, &fault::of_store(StoreError::NoSpace));
             }
             if self.short_arrived(task) {
-                return Step::Respond { data: Source::None, status: GOOD };
+                return Step::Respond { data: Source::None, offset: 0, status: GOOD };
             }
         }
         let reply = self.received(task, sink);
@@ -407,6 +434,15 @@ impl TaskExecutor {
         self.buffers.out()
     }
 
+    /// How many bytes a read may have now, of `wanted`; 0 when it is to wait. Those that wait come first.
+    pub(super) fn room(&self, wanted: usize) -> usize {
+        let out = self.buffers.out();
+        if (self.short != 0 && !self.retrying) || (out != 0 && out.saturating_add(wanted) > self.max_buffered) {
+            return 0;
+        }
+        self.buffers.room(wanted)
+    }
+
     /// Whether the session may have `len` bytes more in buffers, in one piece. One command alone always may by the
     /// bound of the session.
     pub(super) fn may_take(&self, len: usize) -> bool {
@@ -416,8 +452,9 @@ impl TaskExecutor {
 
     #[inline]
     pub(super) fn step(&self, reply: Reply) -> Step<'_> {
-        let (data, status, residuals) = match reply {
-            Reply::Respond { data, status, residuals } => (data, status, residuals),
+        let (data, offset, status, residuals) = match reply {
+            Reply::Respond { data, offset, status, residuals } => (data, offset, status, residuals),
+            Reply::Send { buf, offset } => return Step::Send { data: Source::Buf(buf), offset },
             Reply::GetData(sink) => return Step::GetData { sink },
             Reply::Pending => return Step::Pending,
         };
@@ -434,6 +471,7 @@ impl TaskExecutor {
         let (residual, bidirectional_read_residual) = residuals;
         Step::Respond {
             data,
+            offset,
             status: TaskStatus { status: status.to_byte(), residual, bidirectional_read_residual, sense },
         }
     }

@@ -81,18 +81,22 @@ pub(crate) struct Job {
     block_shift: u8,
     /// Allocation length of the answer.
     allocation: u32,
+    /// Blocks that a read reads next.
+    piece: u64,
 }
 
 /// What a job does next.
 pub(crate) enum Next {
     Submit(StoreOp),
+    /// A part of the data for the initiator; more follow.
+    Send(Buf),
     /// It is over: with data for the initiator, or with sense data.
     Over(Result<Option<Buf>, Sense>),
 }
 
 impl Job {
     fn new(kind: Kind, lba: u64, left: u64) -> Self {
-        Self { kind, lba, left, data: None, at: 0, flush: false, block_shift: 9, allocation: 0 }
+        Self { kind, lba, left, data: None, at: 0, flush: false, block_shift: 9, allocation: 0, piece: 0 }
     }
 
     pub(crate) fn read(lba: u64, blocks: u64) -> Self {
@@ -177,11 +181,26 @@ impl Job {
     /// Bytes of buffers that the job takes at a time, besides the initiator's data.
     pub(crate) fn room(&self) -> usize {
         match self.kind {
-            Kind::Read => (self.left as usize) << self.block_shift,
+            Kind::Read => 0,
             Kind::Write { verify: None, .. } | Kind::Unmap(_) | Kind::Flush => 0,
             Kind::LbaStatus { descriptors, .. } => 8 + 16 * descriptors as usize,
             _ => CHUNK.min((self.left as usize).saturating_mul(1 << self.block_shift)),
         }
+    }
+
+    /// Bytes that it reads for the initiator with its next operation, if there is room for them; 0 for a job that does
+    /// not.
+    pub(crate) fn piece(&self) -> usize {
+        match self.kind {
+            Kind::Read => ((self.left as usize) << self.block_shift).min(MOVED.max(1 << self.block_shift)),
+            _ => 0,
+        }
+    }
+
+    /// Sets how many bytes it reads with its next operation. False if that is no whole block.
+    pub(crate) fn set_piece(&mut self, len: usize) -> bool {
+        self.piece = (len >> self.block_shift) as u64;
+        self.piece != 0
     }
 
     /// How the job holds the write gate, and of which stripes.
@@ -233,11 +252,7 @@ impl Job {
     /// The first operation.
     pub(crate) fn begin(&mut self, buffers: &SessionBuffers) -> Next {
         match &mut self.kind {
-            Kind::Read => {
-                let mut buf = buffers.take((self.left as usize) << self.block_shift);
-                buf.set_len(buf.len().min(MOVED));
-                Next::Submit(StoreOp::Read { lba: self.lba, buf })
-            }
+            Kind::Read => self.read_chunk(buffers, self.piece.clamp(1, self.left.max(1))),
             Kind::Write { .. } => match self.data.take() {
                 Some(mut buf) => {
                     buf.set_len(buf.len().min(MOVED));
@@ -305,10 +320,13 @@ impl Job {
             return self.fail(buffers, fault::of_store(error));
         }
         match &mut self.kind {
-            Kind::Read => match buf.map(|buf| self.moved(buf)) {
-                Some((buf, true)) => Next::Submit(StoreOp::Read { lba: self.lba, buf }),
-                whole => Next::Over(Ok(whole.map(|(buf, _)| buf))),
-            },
+            Kind::Read => {
+                self.advance(buf.as_ref().map_or(self.left, |buf| (buf.len() >> self.block_shift) as u64));
+                match buf {
+                    Some(buf) if self.left != 0 => Next::Send(buf),
+                    buf => Next::Over(Ok(buf)),
+                }
+            }
             Kind::Flush => Next::Over(Ok(None)),
             Kind::Unmap(_) => self.begin(buffers),
             Kind::LbaStatus { .. } => self.add_status(buffers, lba_status),

@@ -154,10 +154,19 @@ pub enum Step<'a> {
         /// Where they land.
         sink: Sink,
     },
-    /// The task is over, and forgotten here: send the data and the status.
-    Respond {
+    /// Send a part of the data; more follow, and the status with the last of them.
+    Send {
         /// Data-In.
         data: Source<'a>,
+        /// Which byte of the command's data is the first of them.
+        offset: u32,
+    },
+    /// The task is over, and forgotten here: send the data and the status.
+    Respond {
+        /// Data-In, the last.
+        data: Source<'a>,
+        /// Which byte of the command's data is the first of them.
+        offset: u32,
         /// Status, residual and sense data.
         status: TaskStatus<'a>,
     },

@@ -161,6 +161,14 @@ impl TaskExecutor {
     }
 
     pub(super) fn launch(&mut self, work: Work, mut job: Job) -> Reply {
+        let wanted = job.piece();
+        if wanted != 0 {
+            let room = self.room(wanted);
+            if !job.set_piece(room) {
+                self.enter(work, State::Short(job));
+                return Reply::Pending;
+            }
+        }
         let next = job.begin(&self.buffers);
         self.take_next(work, job, next)
     }
@@ -178,6 +186,14 @@ impl TaskExecutor {
                 }
                 Reply::Pending
             }
+            Next::Send(buf) => {
+                let slot = &mut self.slots[work.slot];
+                let offset = slot.sent;
+                slot.sent += buf.len() as u32;
+                self.enter(work, State::Short(job));
+                self.unblock = true;
+                Reply::Send { buf, offset }
+            }
             Next::Over(Ok(None)) => self.good(work),
             Next::Over(Ok(Some(buf))) => self.send(work, buf),
             Next::Over(Err(sense)) => self.check_condition(work, &sense),
@@ -191,7 +207,8 @@ impl TaskExecutor {
             0 => buf.len() as u64,
             wanted => wanted,
         };
-        let len = buf.len().min(work.transfer.expected_in() as usize);
+        let sent = self.slots[work.slot].sent;
+        let len = buf.len().min((work.transfer.expected_in() - sent.min(work.transfer.expected_in())) as usize);
         self.leave(work.slot);
         let data = if len == 0 {
             self.buffers.give(buf);
@@ -200,7 +217,8 @@ impl TaskExecutor {
             buf.set_len(len);
             Data::Buf(buf)
         };
-        Reply::Respond { data, status: Status::Good, residuals: work.transfer.residuals(wanted, 0) }
+        let residuals = work.transfer.residuals(wanted, 0);
+        Reply::Respond { data, offset: sent, status: Status::Good, residuals }
     }
 
     pub(super) fn hand_over(&mut self) -> bool {
@@ -281,25 +299,28 @@ impl TaskExecutor {
             return None;
         }
         let mut after = 0;
-        loop {
+        self.retrying = true;
+        let found = loop {
             let next = self
                 .slots
                 .iter()
                 .enumerate()
                 .filter(|(_, slot)| slot.sequence > after)
-                .filter(|(_, slot)| matches!(slot.state, State::Blocked(_) | State::Held(_) | State::Gated(_)))
+                .filter(|(_, slot)| slot.state.waits())
                 .min_by_key(|(_, slot)| slot.sequence)
                 .map(|(index, slot)| (index, slot.sequence, slot.handle(index)));
             let Some((index, sequence, handle)) = next else {
                 self.unblock = false;
-                return None;
+                break None;
             };
             after = sequence;
             let Some(work) = self.live(handle) else { continue };
             if let Some(reply) = self.retry(work, index) {
-                return Some((handle, reply));
+                break Some((handle, reply));
             }
-        }
+        };
+        self.retrying = false;
+        found
     }
 
     pub(super) fn retry(&mut self, work: Work, index: usize) -> Option<Reply> {
@@ -314,6 +335,10 @@ impl TaskExecutor {
             State::Held(job) | State::Gated(job) => {
                 let job = core::mem::replace(job, Job::flush());
                 self.run(work, job)
+            }
+            State::Short(job) => {
+                let job = core::mem::replace(job, Job::flush());
+                self.launch(work, job)
             }
             _ => return None,
         };

@@ -97,6 +97,8 @@ pub(super) enum State {
     Held(Job),
     /// Waits for other writers.
     Gated(Job),
+    /// Waits until it may have buffers for what it does next.
+    Short(Job),
     /// Has an operation at the store.
     Running(Job),
     /// Is over, but for its answer: that waits for the end of data that come unasked.
@@ -112,6 +114,13 @@ pub(super) struct Answer {
 
 /// The place of a task in the list of LUNs that is on none of them, or not any more.
 pub(super) const NOWHERE: u16 = u16::MAX;
+
+impl State {
+    /// Whether the task waits for something that is looked at again and again.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Blocked(_) | Self::Held(_) | Self::Gated(_) | Self::Short(_))
+    }
+}
 
 /// Whether others may have to wait for a task because of what it is.
 pub(super) fn is_barrier(attribute: TaskAttribute) -> bool {
@@ -131,6 +140,8 @@ pub(super) struct Slot {
     pub(super) after: u64,
     /// Bytes that the command wants from the initiator.
     pub(super) wanted_out: u64,
+    /// Bytes that went to the initiator before the status.
+    pub(super) sent: u32,
     /// Held together with other writers.
     pub(super) shared: Stripes,
     /// Held alone, or on the way to that.
@@ -149,6 +160,7 @@ impl Slot {
         sequence: 0,
         after: 0,
         wanted_out: 0,
+        sent: 0,
         shared: 0,
         alone: 0,
         token: 0,

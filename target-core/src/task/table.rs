@@ -8,6 +8,7 @@ use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::scsi::{Sense, SenseFormat, Status};
 
 use super::NewTask;
+use super::begin::keep;
 use super::executor::{Data, Reply, TaskExecutor, Work};
 use super::slot::{Answer, NOWHERE, State, Transfer};
 
@@ -56,6 +57,8 @@ impl TaskExecutor {
         lun.waiting -= u32::from(waits(&slot.state));
         self.gated += usize::from(matches!(state, State::Gated(_)));
         self.gated -= usize::from(matches!(slot.state, State::Gated(_)));
+        self.short += usize::from(matches!(state, State::Short(_)));
+        self.short -= usize::from(matches!(slot.state, State::Short(_)));
         slot.state = state;
     }
 
@@ -72,7 +75,12 @@ impl TaskExecutor {
         let state = core::mem::replace(&mut slot.state, State::Free);
         slot.token = 0;
         slot.wanted_out = 0;
+        slot.sent = 0;
         slot.after = 0;
+        if self.in_line == Some(index) {
+            self.in_line = None;
+            self.buffers.wait_no_more();
+        }
         let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
         if let Some(lun) = self.luns.get_mut(slot.lun) {
             lun.unit.gate().release_shared(shared);
@@ -83,7 +91,8 @@ impl TaskExecutor {
             self.unblock |= lun.waiting != 0;
         }
         self.gated -= usize::from(matches!(state, State::Gated(_)));
-        if let State::Held(mut job) | State::Gated(mut job) | State::Running(mut job) = state {
+        self.short -= usize::from(matches!(state, State::Short(_)));
+        if let State::Held(mut job) | State::Gated(mut job) | State::Short(mut job) | State::Running(mut job) = state {
             for buf in job.take_buffers() {
                 self.buffers.give(buf);
             }
@@ -93,26 +102,32 @@ impl TaskExecutor {
     pub(super) fn check_condition(&mut self, work: Work, sense: &Sense) -> Reply {
         let format = self.luns.get(work.lun).map_or(SenseFormat::Fixed, |lun| lun.unit.sense_format());
         self.sense = sense.to_bytes(format);
-        let wanted_out = self.slots[work.slot].wanted_out;
+        let (sent, wanted_out) = (self.slots[work.slot].sent, self.slots[work.slot].wanted_out);
         self.leave(work.slot);
         Reply::Respond {
             data: Data::None,
+            offset: sent,
             status: Status::CheckCondition,
-            residuals: work.transfer.residuals(0, wanted_out),
+            residuals: work.transfer.residuals(sent.into(), wanted_out),
         }
     }
 
     pub(super) fn good(&mut self, work: Work) -> Reply {
         let wanted_out = self.slots[work.slot].wanted_out;
         self.leave(work.slot);
-        Reply::Respond { data: Data::None, status: Status::Good, residuals: work.transfer.residuals(0, wanted_out) }
+        Reply::Respond {
+            data: Data::None,
+            offset: 0,
+            status: Status::Good,
+            residuals: work.transfer.residuals(0, wanted_out),
+        }
     }
 
     /// An answer waits for the last of the data that come unasked (RFC 7143 11.4.2): they are taken, and dropped.
     #[cold]
     pub(super) fn after_unsolicited(&mut self, new: &NewTask<'_>, reply: Reply) -> Reply {
         let (status, residuals) = match &reply {
-            Reply::Respond { data: Data::None | Data::Parameters(0), status, residuals } => (*status, *residuals),
+            Reply::Respond { data: Data::None | Data::Parameters(0), status, residuals, .. } => (*status, *residuals),
             _ => return reply,
         };
         let Some(slot) = self.slots.get_mut(usize::from(new.task.slot)).filter(|slot| slot.is_free()) else {
@@ -131,13 +146,28 @@ impl TaskExecutor {
         let (status, residuals) = (answer.status, answer.residuals);
         self.sense = answer.sense;
         self.leave(work.slot);
-        Some(Reply::Respond { data: Data::None, status, residuals })
+        Some(Reply::Respond { data: Data::None, offset: 0, status, residuals })
     }
 
-    /// No room for the task's data now (SAM-5 5.3.1: TASK SET FULL while the initiator has other tasks).
-    pub(super) fn full(&mut self, work: Work) -> Reply {
+    /// No room for `len` bytes of the task's data now. While the initiator has other tasks it is told so, and comes
+    /// again (SAM-5 5.3.1); else the task waits for its turn among all sessions, or is to come again where data that
+    /// came with it could not be asked for once more.
+    pub(super) fn full(&mut self, work: Work, cdb: &[u8], len: usize) -> Reply {
+        let others = self.slots.iter().enumerate().any(|(index, slot)| index != work.slot && !slot.is_free());
+        let waits = self.in_line == Some(work.slot);
+        if (waits || !others && self.in_line.is_none() && self.asks_to_land && self.orphans.is_empty())
+            && let Some(waiting) = keep(cdb)
+        {
+            self.enter(work, State::Blocked(waiting));
+            self.in_line = Some(work.slot);
+            self.buffers.wait_for_room(len, &self.waker);
+            // It may have become free in between.
+            self.unblock = true;
+            return Reply::Pending;
+        }
         self.leave(work.slot);
-        Reply::Respond { data: Data::None, status: Status::TaskSetFull, residuals: work.transfer.residuals(0, 0) }
+        let status = if others { Status::TaskSetFull } else { Status::Busy };
+        Reply::Respond { data: Data::None, offset: 0, status, residuals: work.transfer.residuals(0, 0) }
     }
 
     /// GOOD with the parameter data in `out`.
@@ -145,6 +175,7 @@ impl TaskExecutor {
         let len = self.out.len().min(transfer.expected_in() as usize);
         Reply::Respond {
             data: Data::Parameters(len),
+            offset: 0,
             status: Status::Good,
             residuals: transfer.residuals(self.out.len() as u64, 0),
         }
@@ -152,6 +183,10 @@ impl TaskExecutor {
 
     /// Whether a task may use the store and this much of buffers. Operations that aborted tasks left behind are not to pile up on a store that hangs.
     pub(super) fn has_room(&self, len: usize) -> bool {
-        self.orphans.len() < self.most_slots && self.may_take(len)
+        !self.has_too_many_orphans() && self.may_take(len)
+    }
+
+    pub(super) fn has_too_many_orphans(&self) -> bool {
+        self.orphans.len() >= self.most_slots
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole queue.
 
+mod format;
 mod hostile;
 mod paired;
 mod raw;

@@ -129,6 +129,8 @@ fn answers_are_taken_for_what_they_are() {
     assert_eq!(all, [accepted(3)]);
     assert!(queue.uses_crc());
     assert_eq!(queue.peer_private_data(), [0; 4]);
+    // RFC 6581 9.1: what is not negotiated stays as it is.
+    assert_eq!(taken(config(), &mpa(REPLY, 0x10, 2, &[0x3f, 0xff, 0x3f, 0xff, 0, 0, 0, 0])).1, [accepted(9)]);
     let one = IwarpConfig { revision_two: false, ..config() };
     assert_eq!(taken(one.clone(), &mpa(REPLY, 0, 1, &[0, 0, 0, 0])).1, [accepted(9)]);
 

@@ -10,6 +10,7 @@ use iscsi_proto::serial::Serial;
 
 use super::peer::Peer;
 use super::{ME, OTHER, TARGET, World, text};
+use crate::node::{Portal, PortalGroup};
 use crate::session::EndReason;
 
 fn request(peer: &mut Peer, ttt: u32) -> TextRequest {
@@ -76,6 +77,24 @@ fn initiators_hear_of_the_targets_that_they_may_use() {
     let mut peer = world.connect();
     peer.discover_as(OTHER);
     assert!(ask(&mut peer, &[("SendTargets", "All")]).0.contains("hidden\nTargetAddress=127.0.0.1:3262,1"));
+}
+
+/// RFC 7143 Appendix C: every address of every portal group, in each kind of question.
+#[test]
+fn all_ways_to_a_target_are_told() {
+    let world = World::with(Default::default(), |node| {
+        let second = PortalGroup::new(2).portal(Portal::new("127.0.0.2:3261".parse().unwrap()));
+        node.portal("127.0.0.1:3263".parse().unwrap())
+            .portal_group(second.portal(Portal::new("[::1]:3264".parse().unwrap())))
+    });
+    let record = "TargetName=iqn.2026-11.example:disk\nTargetAddress=127.0.0.1:3260,1\nTargetAddress=127.0.0.1:3263,1\n\
+                  TargetAddress=127.0.0.2:3261,2\nTargetAddress=[::1]:3264,2\n";
+    let mut peer = world.connect();
+    peer.discover_as(ME);
+    assert_eq!(ask(&mut peer, &[("SendTargets", "All")]).0, record);
+    assert_eq!(ask(&mut peer, &[("SendTargets", TARGET)]).0, record);
+    let mut peer = world.logged_in(ME);
+    assert_eq!(ask(&mut peer, &[("SendTargets", "")]).0, record);
 }
 
 #[test]

@@ -29,7 +29,17 @@ fn a_session_is_in_the_list_from_login_to_logout() {
     let session = &sessions[0];
     assert_eq!((session.initiator_name.as_str(), session.target_name.as_deref()), (ME, Some(TARGET)));
     assert_eq!((session.tsih, session.portal_group_tag, session.transport), (peer.tsih, Some(1), "tcp"));
+    // RFC 7143 4.4.3: its TSIH stays, and is nobody else's.
+    let mut other = world.logged_in(OTHER);
+    assert_ne!(other.tsih, peer.tsih);
     peer.ping(5);
+    other.ping(6);
+    let tsih = |name| {
+        let sessions = world.target.registry().sessions();
+        sessions.into_iter().find(|session| session.initiator_name == name).map(|session| session.tsih)
+    };
+    assert_eq!((tsih(ME), tsih(OTHER)), (Some(peer.tsih), Some(other.tsih)));
+    other.close();
     peer.close();
     assert!(peer.is_finished());
     assert!(world.target.registry().sessions().is_empty());

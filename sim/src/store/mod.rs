@@ -1,18 +1,25 @@
 //! Stores with faults: slow, failing, full, behind each of the three doors, on virtual time, with a cache that a crash takes away.
 
+mod current;
+mod file;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iscsi_memory::Region;
+use iscsi_memory::{Buf, Region};
+use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::time::Instant;
 use target_core::store::{
-    Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest,
+    Abilities, Backstore, FileMedium, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue,
+    StoreRequest,
 };
 
 use crate::rng::Rng;
+use current::{Current, OpId};
+use file::SimFile;
 
 /// How the target reaches the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub enum Door {
     Queue,
     /// Its memory is lent; what cannot be done in memory goes through the queue. There are no delays and no failures, but it may be full.
     Memory,
+    /// A queue, behind which the file store's own medium is in a file of a simulated file system.
+    File,
 }
 
 /// How a store behaves.
@@ -73,6 +82,7 @@ impl StorePlan {
 enum Medium {
     Private(Vec<u8>),
     Lent(Arc<Region>),
+    File(SimFile, FileMedium<SimFile>),
 }
 
 #[derive(Debug)]
@@ -83,12 +93,13 @@ struct State {
     rng: Rng,
     timers: Vec<(Instant, Waker)>,
     /// Writes of queues that are gone: a device does them all the same.
-    orphans: Vec<(Instant, StoreOp)>,
+    orphans: Vec<(Instant, StoreOp, OpId)>,
     writes: u64,
     calm: bool,
-    under_way: usize,
-    most_under_way: usize,
-    /// What a crash leaves; nothing is told of a lent store's.
+    /// Operations under way.
+    current: Current,
+    geometry: Geometry,
+    /// What a crash leaves at the least; nothing is told of a lent store's.
     durable: Vec<u8>,
     /// Changes that no flush has covered yet, by their number and the first byte.
     cached: VecDeque<(u64, usize, Vec<u8>)>,
@@ -98,7 +109,7 @@ struct State {
 
 /// A store on virtual time.
 #[derive(Debug, Clone)]
-pub struct SimStore(Arc<Mutex<State>>, Geometry, Option<Arc<Region>>);
+pub struct SimStore(Arc<Mutex<State>>, Option<Arc<Region>>);
 
 impl SimStore {
     /// A store of zeroes that behaves as planned.
@@ -106,7 +117,7 @@ impl SimStore {
     /// # Panics
     /// If the machine has no address space for a lent store.
     #[must_use]
-    pub fn new(plan: StorePlan, rng: Rng) -> Self {
+    pub fn new(plan: StorePlan, mut rng: Rng) -> Self {
         let geometry =
             Geometry { block_size: plan.block_size, blocks: plan.blocks, physical_exponent: 0, optimal_transfer: 0 };
         let bytes = geometry.bytes();
@@ -115,6 +126,12 @@ impl SimStore {
                 Medium::Lent(Region::mapped(bytes, bytes / 2).expect("address space for a small store"))
             }
             Door::Memory => Medium::Lent(Region::heap(bytes as usize)),
+            Door::File => {
+                let file = SimFile::new(bytes as usize, plan.block_size as usize, Rng::new(rng.u64(), 0));
+                let abilities =
+                    Abilities { unmap: plan.unmap, unmapped_reads_zero: plan.unmap, ..Abilities::default() };
+                Medium::File(file.clone(), FileMedium::new(file, geometry, abilities))
+            }
             _ => Medium::Private(vec![0; bytes as usize]),
         };
         let region = if let Medium::Lent(region) = &medium { Some(region.clone()) } else { None };
@@ -131,10 +148,10 @@ impl SimStore {
             orphans: Vec::new(),
             writes: 0,
             calm: false,
-            under_way: 0,
-            most_under_way: 0,
+            current: Current::default(),
+            geometry,
         };
-        Self(Arc::new(Mutex::new(state)), geometry, region)
+        Self(Arc::new(Mutex::new(state)), region)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,11 +168,11 @@ impl SimStore {
         let mut state = self.state();
         state.now = now;
         let orphans = std::mem::take(&mut state.orphans);
-        for (due, op) in orphans {
+        for (due, op, id) in orphans {
             if due <= now {
-                state.apply(&op);
+                state.apply(op, id);
             } else {
-                state.orphans.push((due, op));
+                state.orphans.push((due, op, id));
             }
         }
         let mut due = Vec::new();
@@ -175,14 +192,77 @@ impl SimStore {
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         let state = self.state();
-        state.timers.iter().map(|(at, _)| *at).chain(state.orphans.iter().map(|(at, _)| *at)).min()
+        state.timers.iter().map(|(at, _)| *at).chain(state.orphans.iter().map(|(at, ..)| *at)).min()
     }
 
     /// Operations under way now, and the most there ever were.
     #[must_use]
     pub fn under_way(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.under_way, state.most_under_way)
+        self.state().current.count()
+    }
+
+    /// A write or an unmapping that came before `since` and has not ended, if there is one.
+    #[must_use]
+    pub fn older(&self, since: Instant) -> Option<String> {
+        self.state().current.older(since)
+    }
+
+    /// The same of one session's commands, by [`crate::model::session_of`].
+    #[must_use]
+    pub fn older_of(&self, session: u64, since: Instant) -> Option<String> {
+        self.state().current.older_of(session, since)
+    }
+
+    /// A rule of the task set that the operations so far have broken.
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        self.state().current.broken()
+    }
+
+    /// A command, by [`crate::model::command_of`], is to be sent with this attribute.
+    pub fn announce(&self, command: u64, attribute: TaskAttribute) {
+        self.state().current.announce(command, attribute);
+    }
+
+    /// A turn of a worker begins: what one command has done in it is counted from here on.
+    pub fn begin_turn(&self) {
+        self.state().current.begin_turn();
+    }
+
+    /// It has so many more blocks from now on. Only of stores that are neither lent nor in a file.
+    pub fn grow(&self, blocks: u64) {
+        let state = &mut *self.state();
+        state.geometry.blocks += blocks;
+        state.plan.blocks += blocks;
+        let bytes = state.geometry.bytes() as usize;
+        if let Medium::Private(medium) = &mut state.medium {
+            medium.resize(bytes, 0);
+            state.durable.resize(bytes, 0);
+        }
+    }
+
+    /// The process and its system die, and come up again. Operations under way are done or not; of changes that no flush has covered any may be left.
+    /// Nobody may use a queue of it any more.
+    pub fn crash(&self) {
+        let state = &mut *self.state();
+        for (_, op, id) in std::mem::take(&mut state.orphans) {
+            if state.rng.permille(500) {
+                state.apply(op, id);
+            } else {
+                state.current.end(id);
+            }
+        }
+        state.timers.clear();
+        while let Some((_, at, data)) = state.cached.pop_front() {
+            if state.rng.permille(500) {
+                state.durable[at..at + data.len()].copy_from_slice(&data);
+            }
+        }
+        match &mut state.medium {
+            Medium::Private(bytes) => bytes.clone_from(&state.durable),
+            Medium::File(file, _) => file.crash(),
+            Medium::Lent(_) => {}
+        }
     }
 
     /// What lies on the medium.
@@ -194,23 +274,35 @@ impl SimStore {
     #[must_use]
     pub fn after_crash(&self) -> Option<Vec<u8>> {
         let state = self.state();
-        (!state.durable.is_empty()).then(|| state.durable.clone())
+        match &state.medium {
+            Medium::Private(_) => Some(state.durable.clone()),
+            Medium::File(file, _) => Some(file.durable()),
+            Medium::Lent(_) => None,
+        }
     }
 
-    fn wait(&self) -> Wait {
+    /// A calm store of the same shape that holds this.
+    #[must_use]
+    pub fn of_content(&self, content: Vec<u8>) -> Self {
+        let plan = StorePlan { door: Door::Easy, ..self.state().plan.clone() };
+        let store = Self::new(plan, Rng::new(0, 0));
+        let state = &mut *store.state();
+        state.medium = Medium::Private(content);
+        state.calm = true;
+        store.clone()
+    }
+
+    /// Begins an operation of the easy door: `data` are what it writes, in so many blocks.
+    fn wait(&self, changes: bool, data: Option<&[u8]>) -> Wait {
         let mut state = self.state();
         let due = state.due();
-        state.begin();
-        Wait { store: self.clone(), due }
+        let now = state.now;
+        let id = state.current.begin(now, changes, data);
+        Wait { store: self.clone(), due, id }
     }
 }
 
 impl State {
-    fn begin(&mut self) {
-        self.under_way += 1;
-        self.most_under_way = self.most_under_way.max(self.under_way);
-    }
-
     fn due(&mut self) -> Instant {
         if self.calm || self.plan.door == Door::Memory {
             return self.now;
@@ -228,6 +320,7 @@ impl State {
         match &self.medium {
             Medium::Private(bytes) => data.copy_from_slice(&bytes[at..at + data.len()]),
             Medium::Lent(region) => region.read(at as u64, data),
+            Medium::File(file, _) => file.peek(at, data),
         }
     }
 
@@ -243,6 +336,7 @@ impl State {
                 region.reserve_for_write(at as u64, data.len() as u64).map_err(|_| StoreError::NoSpace)?;
                 region.write(at as u64, data);
             }
+            Medium::File(_, medium) => return medium.perform(0, StoreOp::Write { lba, buf: buf_of(data) }).result,
         }
         Ok(())
     }
@@ -295,6 +389,7 @@ impl State {
                 self.cached.push_back((self.changes, at, vec![0; len]));
             }
             Medium::Lent(region) => region.discard(at as u64, len as u64),
+            Medium::File(_, medium) => return medium.perform(0, StoreOp::Unmap { lba, blocks }).result,
         }
         Ok(())
     }
@@ -304,23 +399,27 @@ impl State {
     }
 
     /// A flush that was handed in after so many changes is done: those are durable.
-    fn flush(&mut self, changes: u64) {
+    fn flush(&mut self, changes: u64) -> Result<(), StoreError> {
+        if let Medium::File(_, medium) = &self.medium {
+            return medium.perform(0, StoreOp::Flush).result;
+        }
         while let Some((_, at, data)) = self.cached.pop_front_if(|(change, ..)| *change <= changes) {
             self.durable[at..at + data.len()].copy_from_slice(&data);
         }
+        Ok(())
     }
 
-    fn apply(&mut self, op: &StoreOp) {
-        self.under_way -= 1;
+    fn apply(&mut self, op: StoreOp, id: OpId) {
+        self.current.end(id);
         let _ = match op {
-            StoreOp::Write { lba, buf } => self.try_write(*lba, buf),
-            StoreOp::Unmap { lba, blocks } => self.unmap(*lba, *blocks),
+            StoreOp::Write { lba, buf } => self.try_write(lba, &buf),
+            StoreOp::Unmap { lba, blocks } => self.unmap(lba, blocks),
             _ => Ok(()),
         };
     }
 
-    fn complete(&mut self, request: StoreRequest, changes: u64) -> StoreCompletion {
-        self.under_way -= 1;
+    fn complete(&mut self, request: StoreRequest, changes: u64, id: OpId) -> StoreCompletion {
+        self.current.end(id);
         let mut completion = StoreCompletion { token: request.token, buf: None, lba_status: None, result: Ok(()) };
         match request.op {
             StoreOp::Read { lba, mut buf } => {
@@ -331,7 +430,7 @@ impl State {
                 completion.result = self.try_write(lba, &buf);
                 completion.buf = Some(buf);
             }
-            StoreOp::Flush => self.flush(changes),
+            StoreOp::Flush => completion.result = self.flush(changes),
             StoreOp::Unmap { lba, blocks } => completion.result = self.unmap(lba, blocks),
             StoreOp::LbaStatus { lba } => completion.lba_status = Some(self.lba_status(lba)),
         }
@@ -339,10 +438,17 @@ impl State {
     }
 }
 
+fn buf_of(data: &[u8]) -> Buf {
+    let mut buf = Buf::zeroed(data.len());
+    buf.copy_from_slice(data);
+    buf
+}
+
 /// An operation of the easy door, until it is due. A dropped one was never done.
 struct Wait {
     store: SimStore,
     due: Instant,
+    id: OpId,
 }
 
 impl Future for Wait {
@@ -361,14 +467,14 @@ impl Future for Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.store.state().under_way -= 1;
+        self.store.state().current.end(self.id);
     }
 }
 
 #[async_trait]
 impl Backstore for SimStore {
     fn geometry(&self) -> Geometry {
-        self.1
+        self.state().geometry
     }
 
     fn abilities(&self) -> Abilities {
@@ -377,29 +483,28 @@ impl Backstore for SimStore {
     }
 
     async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
-        self.wait().await;
+        self.wait(false, None).await;
         self.state().try_read(lba, data)
     }
 
     async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
-        self.wait().await;
+        self.wait(true, Some(data)).await;
         self.state().try_write(lba, data)
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
         let changes = self.state().changes;
-        self.wait().await;
-        self.state().flush(changes);
-        Ok(())
+        self.wait(false, None).await;
+        self.state().flush(changes)
     }
 
     async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
-        self.wait().await;
+        self.wait(true, None).await;
         self.state().unmap(lba, blocks)
     }
 
     async fn lba_status(&self, lba: u64) -> Result<LbaStatus, StoreError> {
-        self.wait().await;
+        self.wait(false, None).await;
         Ok(self.state().lba_status(lba))
     }
 
@@ -410,7 +515,7 @@ impl Backstore for SimStore {
     }
 
     fn memory(&self) -> Option<&Arc<Region>> {
-        self.2.as_ref()
+        self.1.as_ref()
     }
 }
 
@@ -419,7 +524,7 @@ struct SimQueue {
     store: SimStore,
     waker: Waker,
     /// When each is due, and how many changes there had been when it came.
-    requests: Vec<(Instant, StoreRequest, u64)>,
+    requests: Vec<(Instant, StoreRequest, u64, OpId)>,
 }
 
 impl StoreQueue for SimQueue {
@@ -427,11 +532,16 @@ impl StoreQueue for SimQueue {
         let mut state = self.store.state();
         for request in batch.drain(..) {
             let due = state.due();
-            state.begin();
+            let now = state.now;
+            let id = match &request.op {
+                StoreOp::Write { buf, .. } => state.current.begin(now, true, Some(buf)),
+                StoreOp::Unmap { .. } => state.current.begin(now, true, None),
+                _ => state.current.begin(now, false, None),
+            };
             if due > state.now {
                 state.timers.push((due, self.waker.clone()));
             }
-            self.requests.push((due, request, state.changes));
+            self.requests.push((due, request, state.changes, id));
         }
     }
 
@@ -441,8 +551,8 @@ impl StoreQueue for SimQueue {
         let mut due: Vec<_> = self.requests.extract_if(.., |(at, ..)| *at <= now).collect();
         while !due.is_empty() {
             let next = state.rng.below(due.len() as u64) as usize;
-            let (_, request, changes) = due.swap_remove(next);
-            completions.push(state.complete(request, changes));
+            let (_, request, changes, id) = due.swap_remove(next);
+            completions.push(state.complete(request, changes, id));
         }
     }
 }
@@ -450,8 +560,8 @@ impl StoreQueue for SimQueue {
 impl Drop for SimQueue {
     fn drop(&mut self) {
         let mut state = self.store.state();
-        for (due, request, _) in self.requests.drain(..) {
-            state.orphans.push((due, request.op));
+        for (due, request, _, id) in self.requests.drain(..) {
+            state.orphans.push((due, request.op, id));
         }
     }
 }

@@ -1,0 +1,179 @@
+//! A disk of a world: what it is made of, the logical unit that serves it, and the model of what it holds.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use iscsi_proto::scsi::Lun;
+use iscsi_proto::time::Instant;
+use target_core::lu::{Identity, LogicalUnit};
+use target_core::store::{Backstore, LinearStore, StripeStore};
+
+use crate::model::Model;
+use crate::rng::Rng;
+use crate::store::{Door, SimStore, StorePlan};
+
+/// How a disk is made of stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// It is one.
+    Single,
+    /// A stripe over so many, in chunks of so many blocks.
+    Stripe(u64, u64),
+    /// So many, one after the other.
+    Linear(u64),
+}
+
+/// What a disk is like.
+#[derive(Debug, Clone)]
+pub struct DiskPlan {
+    /// Each of its stores; the blocks are those of all of them together.
+    pub store: StorePlan,
+    /// How they are put together.
+    pub build: Build,
+}
+
+impl DiskPlan {
+    /// Of a single store.
+    #[must_use]
+    pub const fn single(store: StorePlan) -> Self {
+        Self { store, build: Build::Single }
+    }
+
+    fn parts(&self) -> u64 {
+        match self.build {
+            Build::Single => 1,
+            Build::Stripe(parts, _) | Build::Linear(parts) => parts,
+        }
+    }
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its LUN.
+    pub lun: Lun,
+    /// Its number.
+    pub number: u16,
+    /// What it is like.
+    pub plan: DiskPlan,
+    /// Its stores.
+    pub parts: Vec<SimStore>,
+    /// What it may hold.
+    pub model: RefCell<Model>,
+    /// It was taken away from the target node, at least for a time.
+    pub was_away: Cell<bool>,
+}
+
+/// A disk that several look at.
+pub type SharedDisk = Rc<Disk>;
+
+impl Disk {
+    /// A disk of zeroes.
+    ///
+    /// # Panics
+    /// If there is no such LUN.
+    #[must_use]
+    pub fn new(number: u16, plan: DiskPlan, mut rng: Rng) -> SharedDisk {
+        let parts = plan.parts();
+        let of_part = StorePlan { blocks: plan.store.blocks / parts, ..plan.store.clone() };
+        let parts: Vec<_> = if parts == 1 {
+            vec![SimStore::new(of_part, rng)]
+        } else {
+            (0..parts).map(|_| SimStore::new(of_part.clone(), Rng::new(rng.u64(), 0))).collect()
+        };
+        let mut disk = Self {
+            lun: Lun::new(number).expect("a LUN that exists"),
+            number,
+            model: RefCell::new(Model::new(1, 512, false)),
+            plan,
+            parts,
+            was_away: Cell::new(false),
+        };
+        let geometry = disk.store().geometry();
+        let torn = disk.plan.store.door == Door::Memory;
+        disk.model = RefCell::new(Model::new(geometry.blocks, geometry.block_size as usize, torn));
+        Rc::new(disk)
+    }
+
+    fn compose(&self, parts: &[SimStore]) -> Arc<dyn Backstore> {
+        let children = || parts.iter().map(|part| Arc::new(part.clone()) as Arc<dyn Backstore>).collect();
+        match self.plan.build {
+            Build::Single => Arc::new(parts[0].clone()),
+            Build::Stripe(_, chunk) => {
+                let chunk = chunk * u64::from(self.plan.store.block_size);
+                Arc::new(StripeStore::new(children(), chunk).expect("parts that make a stripe"))
+            }
+            Build::Linear(_) => Arc::new(LinearStore::new(children()).expect("parts that make a linear store")),
+        }
+    }
+
+    fn store(&self) -> Arc<dyn Backstore> {
+        self.compose(&self.parts)
+    }
+
+    /// A logical unit that serves it, as after a start of the target.
+    ///
+    /// # Panics
+    /// If no disk can be like that.
+    #[must_use]
+    pub fn unit(&self, name: &str) -> Arc<LogicalUnit> {
+        let unit = LogicalUnit::new(self.store(), Identity::from_seed(name));
+        Arc::new(unit.expect("a geometry that a disk can have"))
+    }
+
+    /// What lies on the medium now. Only when it is calm.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn content(&self) -> Vec<u8> {
+        read_all(&*self.store())
+    }
+
+    /// What a crash would leave now at the least. None for a lent store.
+    #[must_use]
+    pub fn after_crash(&self) -> Option<Vec<u8>> {
+        let left: Option<Vec<_>> = self.parts.iter().map(SimStore::after_crash).collect();
+        let mut left = left?;
+        if let (Build::Single, Some(left)) = (self.plan.build, left.pop_if(|_| self.parts.len() == 1)) {
+            return Some(left);
+        }
+        let parts: Vec<_> = left.into_iter().zip(&self.parts).map(|(left, part)| part.of_content(left)).collect();
+        Some(read_all(&*self.compose(&parts)))
+    }
+
+    /// The process that serves it dies, and its system with it.
+    pub fn crash(&self) {
+        self.parts.iter().for_each(SimStore::crash);
+        self.model.borrow_mut().crash();
+    }
+
+    /// It has so many more blocks from now on, if it can grow. Returns whether it has.
+    pub fn grow(&self, blocks: u64) -> bool {
+        let can = self.plan.build == Build::Single && matches!(self.plan.store.door, Door::Queue | Door::Easy);
+        if can {
+            self.parts[0].grow(blocks);
+            self.model.borrow_mut().grow(blocks);
+        }
+        can
+    }
+
+    /// A change of it under way that came before `since`, if there is one: of a session, or of anybody.
+    #[must_use]
+    pub fn older(&self, session: Option<u64>, since: Instant) -> Option<String> {
+        self.parts.iter().find_map(|part| match session {
+            Some(session) => part.older_of(session, since),
+            None => part.older(since),
+        })
+    }
+}
+
+fn read_all(store: &dyn Backstore) -> Vec<u8> {
+    let geometry = store.geometry();
+    let mut data = vec![0; geometry.bytes() as usize];
+    let read = store.read(0, &mut data).now_or_never();
+    read.expect("a calm store takes no time").expect("a calm store does not fail");
+    data
+}

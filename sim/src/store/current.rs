@@ -1,0 +1,123 @@
+//! The operations under way at a store, and what they tell of the task set above: the blocks that they write name the session, the command and its task
+//! attribute.
+
+use std::collections::BTreeMap;
+
+use iscsi_proto::pdu::TaskAttribute;
+use iscsi_proto::time::Instant;
+
+use crate::model::{Value, command_of, session_of};
+
+/// Bytes that one command may have written at a store in one turn of its worker: the turn's own bound, and what was begun within it.
+const MOST_IN_A_TURN: u64 = 4 << 20;
+
+/// Names an operation under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OpId(u64);
+
+#[derive(Debug, Clone, Copy)]
+struct Op {
+    came: Instant,
+    /// It changes the medium.
+    changes: bool,
+    /// The first block of what it writes, if it says who writes it.
+    value: Option<Value>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Current {
+    ops: BTreeMap<OpId, Op>,
+    next: u64,
+    most: usize,
+    broken: Option<String>,
+    /// What commands have written in this turn.
+    turn: BTreeMap<u64, u64>,
+    /// Commands that are not SIMPLE.
+    attributes: BTreeMap<u64, TaskAttribute>,
+}
+
+/// The value of a block that names its writer.
+fn named(data: &[u8]) -> Option<Value> {
+    let value = Value::from_le_bytes(*data.first_chunk()?);
+    session_of(value).map(|_| value)
+}
+
+impl Current {
+    /// A command is to be sent that is not SIMPLE.
+    pub(super) fn announce(&mut self, command: u64, attribute: TaskAttribute) {
+        self.attributes.insert(command, attribute);
+    }
+
+    fn attribute_of(&self, value: Value) -> TaskAttribute {
+        self.attributes.get(&command_of(value)).copied().unwrap_or_default()
+    }
+
+    /// An operation comes.
+    pub(super) fn begin(&mut self, now: Instant, changes: bool, data: Option<&[u8]>) -> OpId {
+        let value = data.and_then(named);
+        if let Some(value) = value {
+            self.check_order(value);
+            let written = self.turn.entry(command_of(value)).or_default();
+            *written += data.map_or(0, |data| data.len() as u64);
+            if *written > MOST_IN_A_TURN {
+                self.broken.get_or_insert_with(|| format!("one command wrote {written} bytes in one turn"));
+            }
+        }
+        self.next += 1;
+        let id = OpId(self.next);
+        self.ops.insert(id, Op { came: now, changes, value });
+        self.most = self.most.max(self.ops.len());
+        id
+    }
+
+    /// An ORDERED task begins when all before it have ended, and none behind it, but those at the head of the queue, begins before it has (SAM-5 8.6).
+    fn check_order(&mut self, value: Value) {
+        let new = self.attribute_of(value);
+        let of_session =
+            |other: &Value| session_of(*other) == session_of(value) && command_of(*other) != command_of(value);
+        for other in self.ops.values().filter_map(|op| op.value).filter(of_session) {
+            let passed = match self.attribute_of(other) {
+                TaskAttribute::Ordered => new != TaskAttribute::HeadOfQueue,
+                _ => new == TaskAttribute::Ordered,
+            };
+            if passed {
+                let old = self.attribute_of(other);
+                let what =
+                    format!("a write of {value:#x}, {new:?}, came while one of {other:#x}, {old:?}, was under way");
+                self.broken.get_or_insert(what);
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, id: OpId) {
+        self.ops.remove(&id);
+    }
+
+    /// How many there are, and the most there ever were.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.ops.len(), self.most)
+    }
+
+    pub(super) fn older(&self, since: Instant) -> Option<String> {
+        let op = self.ops.values().find(|op| op.changes && op.came < since)?;
+        Some(match op.value {
+            Some(value) => format!("a write of {value:#x} that came at {:?}", op.came),
+            None => format!("a change that came at {:?}", op.came),
+        })
+    }
+
+    pub(super) fn older_of(&self, session: u64, since: Instant) -> Option<String> {
+        let of_session = |op: &&Op| op.came < since && op.value.and_then(session_of) == Some(session);
+        let op = self.ops.values().find(of_session)?;
+        Some(format!("a write of {:#x} that came at {:?}", op.value.unwrap_or_default(), op.came))
+    }
+
+    pub(super) fn broken(&self) -> Option<String> {
+        self.broken.clone()
+    }
+
+    pub(super) fn begin_turn(&mut self) {
+        self.turn.clear();
+    }
+}

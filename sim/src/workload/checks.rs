@@ -1,0 +1,219 @@
+//! What a completed operation has to be like.
+
+use std::rc::Rc;
+
+use initiator_core::command::{Completion, Failure, Outcome};
+use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::pdu::{Residual, TaskFunction};
+use iscsi_proto::scsi::SenseKey;
+use iscsi_proto::time::Instant;
+
+use super::{Failed, Happened, Kind, Operation, Workload};
+use crate::disk::SharedDisk;
+
+impl Workload {
+    pub(super) fn check_buffers(&self, operation: &Operation, completion: &Completion) {
+        let out = completion.data_out.as_ref().map(|data| match data {
+            CommandData::Buf(buf) => buf.len(),
+            CommandData::Region(slice) => slice.len(),
+        });
+        if out != operation.out {
+            self.broken(&format!("the data of {} {} came back as {out:?}", operation.name, completion.token));
+        }
+        let into = completion.data_in.as_ref().map(Sink::len);
+        if into != operation.into.map(|(len, _)| len) {
+            self.broken(&format!("the buffer of {} {} came back as {into:?}", operation.name, completion.token));
+        }
+    }
+
+    /// No session holds up another for longer than planned, whatever it does.
+    pub(super) fn check_time(&self, operation: &Operation, at: Instant) {
+        let took = self.trace.now() - at;
+        if self.plan.within.is_some_and(|within| took > within) {
+            self.broken(&format!("{} took {took:?}", operation.name));
+        }
+    }
+
+    /// A unit that does a command has told before what it had to tell; INQUIRY goes before that (SPC-4 6.6.1).
+    pub(super) fn check_attentions(
+        &mut self,
+        operation: &Operation,
+        disk: &SharedDisk,
+        at: Instant,
+        outcome: &Outcome,
+    ) {
+        if !outcome.is_good() || self.plan.untrusted || operation.name == "inquiry" {
+            return;
+        }
+        if let Err(lost) = self.heard.check(disk.number, at) {
+            self.broken(&format!("{} {lost}", operation.name));
+        }
+    }
+
+    /// "Function complete": of what was at the store before it was asked for, nothing can land any more (RFC 7143 4.2.3.3).
+    pub(super) fn check_function(&self, function: TaskFunction, disk: usize, asked: Instant) {
+        if self.plan.untrusted {
+            return;
+        }
+        // A target reset reaches the units that are its LUNs at the time.
+        let reached: Vec<_> = match function {
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => {
+                self.disks.iter().filter(|disk| !disk.was_away.get()).collect()
+            }
+            TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset => {
+                vec![&self.disks[disk]]
+            }
+            _ => return,
+        };
+        let session = (function == TaskFunction::AbortTaskSet).then_some(self.number);
+        if let Some(older) = reached.iter().find_map(|disk| disk.older(session, asked)) {
+            self.broken(&format!("{function:?} is complete, and {older} is still under way"));
+        }
+        if !matches!(function, TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet) {
+            for disk in reached {
+                self.attentions.post(Some(disk.number), Happened::Reset, asked, self.trace.now());
+            }
+        }
+    }
+
+    pub(super) fn check_status(&self, operation: &Operation, disk: &SharedDisk, outcome: &Outcome) {
+        if outcome.is_good() || self.plan.untrusted {
+            return;
+        }
+        let expected = match outcome.sense.map(|sense| sense.key) {
+            // BUSY, TASK SET FULL, TASK ABORTED: when retries do not help.
+            None => outcome.status != 0x02,
+            Some(SenseKey::AbortedCommand | SenseKey::UnitAttention) => true,
+            Some(SenseKey::MediumError | SenseKey::HardwareError | SenseKey::NotReady | SenseKey::DataProtect) => {
+                self.plan.store_fails
+            }
+            Some(SenseKey::Miscompare) => matches!(operation.kind, Kind::Compare { .. }),
+            // Its LUN was taken away.
+            Some(SenseKey::IllegalRequest) => disk.was_away.get(),
+            Some(_) => false,
+        };
+        if !expected {
+            self.broken(&format!("{} ended with {outcome}", operation.name));
+        }
+    }
+
+    pub(super) fn check_failure(&self, operation: &Operation, failure: Failure) {
+        let expected = match failure {
+            Failure::NotRepeatable => matches!(operation.kind, Kind::Compare { .. }),
+            Failure::TimedOut | Failure::Aborted | Failure::SessionEnded => true,
+            Failure::Rejected(_) => self.plan.flips,
+            Failure::ConnectionLost
+            | Failure::TargetFailure(_)
+            | Failure::Invalid(_)
+            | Failure::OtherDisk
+            | Failure::LostWrites => false,
+        };
+        if !expected && !self.plan.untrusted {
+            self.broken(&format!("{} failed: {failure}", operation.name));
+        }
+    }
+
+    pub(super) fn settle_data(
+        &mut self,
+        operation: Operation,
+        disk: &SharedDisk,
+        completion: &Completion,
+    ) -> Result<(), String> {
+        let at = self.trace.now();
+        let failed = |write| Failed { disk: disk.clone(), write, at };
+        let good = completion.result.as_ref().is_ok_and(Outcome::is_good);
+        let given_up = self.given_up.iter().filter(|(of, _)| Rc::ptr_eq(&self.disks[*of], disk));
+        let older: Vec<_> = given_up.map(|(_, write)| *write).collect();
+        let model = &mut *disk.model.borrow_mut();
+        if self.plan.untrusted {
+            match operation.kind {
+                Kind::Read(read) => model.forget(read),
+                Kind::Write(write) | Kind::Durable(write) => self.limbo.0.borrow_mut().push(failed(write)),
+                Kind::Compare { read, write, .. } => {
+                    model.forget(read);
+                    self.limbo.0.borrow_mut().push(failed(write));
+                }
+                Kind::Other | Kind::Flush(_) => {}
+            }
+            return Ok(());
+        }
+        match operation.kind {
+            Kind::Other => Ok(()),
+            Kind::Flush(flush) => {
+                if good {
+                    model.end_flush(flush);
+                }
+                Ok(())
+            }
+            Kind::Read(read) if good => {
+                let (len, bytes) = operation.into.unwrap_or_default();
+                if completion.data_in_len as usize != bytes {
+                    return Err(format!("a read of {bytes} bytes into {len} brought {}", completion.data_in_len));
+                }
+                let residual = match len - bytes {
+                    0 => Residual::None,
+                    more => Residual::Underflow(more as u32),
+                };
+                if let Ok(outcome) = &completion.result
+                    && outcome.residual != residual
+                {
+                    return Err(format!("a read of {bytes} bytes into {len} has {:?}", outcome.residual));
+                }
+                let mut data = vec![0; bytes];
+                match &completion.data_in {
+                    Some(Sink::Buf(buf)) => data.copy_from_slice(&buf[..bytes]),
+                    Some(Sink::Region(slice)) => slice.read(0, &mut data),
+                    None => {}
+                }
+                model.end_read(read, &data).map_err(|wrong| wrong.to_string())
+            }
+            Kind::Read(read) => {
+                model.forget(read);
+                Ok(())
+            }
+            Kind::Write(write) | Kind::Durable(write) => {
+                match &completion.result {
+                    Ok(_) if good => {
+                        older.iter().for_each(|older| model.supersede(*older, write));
+                        if matches!(operation.kind, Kind::Durable(_)) {
+                            model.acknowledge_durable(write);
+                        } else {
+                            model.acknowledge(write);
+                        }
+                        self.acknowledged += 1;
+                    }
+                    Ok(_) => model.fail(write),
+                    Err(Failure::SessionEnded) => self.limbo.0.borrow_mut().push(failed(write)),
+                    Err(_) => self.fresh.push(failed(write)),
+                }
+                Ok(())
+            }
+            Kind::Compare { read, write, expected, once, first } => match &completion.result {
+                Ok(_) if good => {
+                    older.iter().for_each(|older| model.supersede(*older, write));
+                    let replaced = model.acknowledge_replacing(write, &expected, &once);
+                    self.acknowledged += 1;
+                    replaced.map_err(|wrong| format!("replaced what was gone: {wrong}"))?;
+                    model.end_equal(read, &expected).map_err(|wrong| format!("compared as equal: {wrong}"))
+                }
+                Ok(outcome) if outcome.sense.is_some_and(|sense| sense.key == SenseKey::Miscompare) => {
+                    model.withdraw(write);
+                    let own = first..first + expected.len() as u64;
+                    model
+                        .end_different(read, &expected, |value| own.contains(&value))
+                        .map_err(|wrong| format!("compared as different: {wrong}"))
+                }
+                Ok(_) => {
+                    model.forget(read);
+                    model.fail(write);
+                    Ok(())
+                }
+                Err(_) => {
+                    model.forget(read);
+                    self.fresh.push(failed(write));
+                    Ok(())
+                }
+            },
+        }
+    }
+}

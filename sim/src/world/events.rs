@@ -1,0 +1,147 @@
+//! What happens to links and to the target at a time that nobody chose.
+
+use std::time::Duration;
+
+use super::World;
+use super::serving::HONEST;
+use crate::link::Side;
+use crate::rng::Rng;
+use crate::workload::Happened;
+use iscsi_proto::name::IscsiName;
+use std::sync::Arc;
+use target_core::lu::LunMap;
+
+/// What becomes of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is cut.
+    Cut,
+    /// Its initiator hears nothing any more, and goes on sending.
+    Deaf,
+}
+
+/// What happens to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happening {
+    /// Its process dies, and what was not durable.
+    Crash,
+    /// A LUN that nobody uses comes or goes.
+    SpareLun,
+    /// The LUN of this disk goes.
+    Remove(usize),
+    /// It comes back.
+    Restore(usize),
+    /// The disk grows.
+    Grow(usize),
+}
+
+/// The LUN that nobody uses.
+const SPARE: u16 = 77;
+
+impl World<'_> {
+    pub(super) fn plan_events(&mut self) {
+        let rng = &mut Rng::new(self.scenario.seed, 13);
+        let disks = self.disks.len() as u64;
+        let mut add = |rng: &mut Rng, (count, within): (u64, Duration), what: &dyn Fn(&mut Rng) -> Happening| {
+            for _ in 0..count {
+                let wait = Duration::from_micros(rng.magnitude(1, within.as_micros() as u64));
+                let what = what(rng);
+                self.events_at.push((self.now + wait, what));
+            }
+        };
+        add(rng, self.scenario.crashes, &|_| Happening::Crash);
+        add(rng, self.scenario.changes, &|rng| match rng.below(4) {
+            0 => Happening::Remove(rng.below(disks) as usize),
+            1 => Happening::Grow(rng.below(disks) as usize),
+            _ => Happening::SpareLun,
+        });
+    }
+
+    /// Links meet what is to become of them by now.
+    pub(super) fn meet_fates(&mut self) {
+        let now = self.now;
+        for (_, number, fate) in self.fates.extract_if(.., |(at, ..)| *at <= now) {
+            let Some(network) = &mut self.networks[number] else { continue };
+            match fate {
+                Fate::Cut => network.cut(now),
+                Fate::Deaf => {
+                    self.trace.event(format_args!("link {number}: its initiator goes deaf"));
+                    network.deafen(now);
+                    self.deafened.push(number);
+                    self.deaf += 1;
+                }
+            }
+        }
+    }
+
+    fn luns(&self) -> Arc<LunMap> {
+        let name = IscsiName::new(HONEST).expect("a name");
+        self.target.config().node(&name).expect("the node of the disks").luns().clone()
+    }
+
+    /// What is to happen by now happens.
+    pub(super) fn happen(&mut self) -> Result<(), String> {
+        let now = self.now;
+        while let Some(at) = self.events_at.iter().position(|(at, _)| *at <= now) {
+            let (_, happening) = self.events_at.swap_remove(at);
+            self.change(happening)?;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, happening: Happening) -> Result<(), String> {
+        let now = self.now;
+        self.trace.event(format_args!("{happening:?}"));
+        let luns = self.luns();
+        let changed = match happening {
+            Happening::Crash => {
+                drop(luns);
+                return self.crash();
+            }
+            Happening::SpareLun => {
+                if luns.get(SPARE).is_some() {
+                    luns.remove(SPARE);
+                } else {
+                    luns.insert(SPARE, self.units[0].clone(), true);
+                }
+                Some((None, Happened::LunsChanged))
+            }
+            Happening::Remove(at) => {
+                luns.remove(self.disks[at].number);
+                self.disks[at].was_away.set(true);
+                let away = Duration::from_millis(self.rng.magnitude(1, 10_000));
+                self.events_at.push((now + away, Happening::Restore(at)));
+                Some((None, Happened::LunsChanged))
+            }
+            Happening::Restore(at) => {
+                luns.insert(self.disks[at].number, self.units[at].clone(), false);
+                Some((None, Happened::LunsChanged))
+            }
+            Happening::Grow(at) => {
+                let blocks = self.rng.between(1, 64);
+                let grows = self.disks[at].grow(blocks);
+                if grows {
+                    self.units[at].refresh_geometry();
+                }
+                grows.then_some((Some(self.disks[at].number), Happened::Grown))
+            }
+        };
+        if let Some((lun, happened)) = changed {
+            self.changes += 1;
+            self.attentions.post(lun, happened, now, now);
+        }
+        Ok(())
+    }
+
+    /// Every LUN is there again.
+    pub(super) fn settle_changes(&mut self) {
+        let luns = self.luns();
+        for (disk, unit) in self.disks.iter().zip(&self.units) {
+            if luns.get(disk.number).is_none() {
+                luns.insert(disk.number, unit.clone(), false);
+            }
+        }
+        self.down_until = None;
+        let _ = Side::Initiator;
+    }
+}

@@ -1,0 +1,465 @@
+//! One run: a target, its initiators, the links between them, on one thread and virtual time.
+
+mod events;
+mod hosts;
+mod others;
+mod report;
+mod serving;
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use initiator_core::Recovery;
+use iscsi_proto::parameters::Digest;
+use iscsi_proto::time::Instant;
+use target_core::lu::LogicalUnit;
+use target_core::session::Target;
+
+pub use report::{Failure, Report};
+
+use crate::disk::{Disk, DiskPlan, SharedDisk};
+use crate::hostile::Hostile;
+use crate::hostile_queue::HostileQueue;
+use crate::link::Side;
+use crate::network::Network;
+use crate::pipe::{DriveTarget, Flag};
+use crate::rng::Rng;
+use crate::scenario::Scenario;
+use crate::store::{Door, SimStore, StorePlan};
+use crate::trace::Trace;
+use crate::workload::{Attentions, Verdict, Workload};
+use events::{Fate, Happening};
+use hosts::{Host, NAMES, State};
+use serving::{HONEST, OTHER};
+
+/// Rounds of a run at most: more is a livelock. A slow link that takes a few bytes a time needs some three million for its
+/// data.
+const MOST_ROUNDS: u64 = 30_000_000;
+/// Virtual time of a run at most.
+const MOST_TIME: Duration = Duration::from_secs(4 * 3600);
+
+struct World<'a> {
+    scenario: &'a Scenario,
+    now: Instant,
+    rng: Rng,
+    trace: Trace,
+    verdict: Verdict,
+    target: Arc<Target>,
+    disks: Vec<SharedDisk>,
+    /// The units of the disks, in their order.
+    units: Vec<Arc<LogicalUnit>>,
+    /// The disk of hostile peers.
+    other: SimStore,
+    attentions: Attentions,
+    /// One of each worker of the target.
+    attendants: Vec<(Arc<Flag>, Waker)>,
+    networks: Vec<Option<Network>>,
+    hosts: Vec<Host>,
+    served: Vec<Box<dyn DriveTarget>>,
+    /// Sides whose connection is over: what still comes for them is dropped.
+    closed: Vec<(usize, Side, Instant)>,
+    hostiles: Vec<Hostile>,
+    hostile_queues: Vec<HostileQueue>,
+    hostile_at: Option<(u64, Instant)>,
+    /// What becomes of links at a time.
+    fates: Vec<(Instant, usize, Fate)>,
+    /// Links whose initiator hears nothing any more.
+    deafened: Vec<usize>,
+    /// What happens to the target at a time.
+    events_at: Vec<(Instant, Happening)>,
+    /// The target is not there until then.
+    down_until: Option<Instant>,
+    calm: bool,
+    rounds: u64,
+    cuts: u64,
+    flips: u64,
+    crashes: u64,
+    changes: u64,
+    deaf: u64,
+}
+
+/// Runs a scenario, and prints its trace if asked for.
+///
+/// # Errors
+/// What it found.
+pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
+    let trace = Trace::new(print);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::new(scenario, trace.clone()).live()));
+    let failed = |what: String| Failure {
+        seed: scenario.seed,
+        kind: scenario.kind,
+        transport: scenario.transport,
+        what,
+        last: trace.last(),
+    };
+    match result {
+        Ok(Ok(report)) => Ok(Report { hash: trace.hash(), events: trace.events(), ..report }),
+        Ok(Err(what)) => Err(failed(what)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(failed(format!("panic: {}", text.unwrap_or_default())))
+        }
+    }
+}
+
+impl<'a> World<'a> {
+    fn new(scenario: &'a Scenario, trace: Trace) -> Self {
+        let seed = scenario.seed;
+        let of_other = StorePlan {
+            door: Door::Queue,
+            blocks: 128,
+            block_size: 512,
+            unmap: true,
+            lose_write: None,
+            ..scenario.store.clone()
+        };
+        let other = SimStore::new(of_other, Rng::new(seed, 2));
+        let first = DiskPlan { store: scenario.store.clone(), build: scenario.build };
+        let mut disks = vec![Disk::new(0, first, Rng::new(seed, 1))];
+        for (number, plan) in (1..).zip(&scenario.more_disks) {
+            // LUNs of both ways to address them.
+            let lun = number * if scenario.far_luns { 200 } else { 1 };
+            disks.push(Disk::new(lun, plan.clone(), Rng::new(seed, 30 + u64::from(number))));
+        }
+        let (target, units) = serving::start(scenario, &disks, &other);
+        let workers = 1 + seed % 3;
+        let mut world = Self {
+            scenario,
+            now: Instant::ZERO,
+            rng: Rng::new(seed, 3),
+            verdict: Verdict::default(),
+            target,
+            disks,
+            units,
+            other,
+            attentions: Attentions::default(),
+            attendants: (0..workers).map(|_| Flag::raised()).collect(),
+            networks: Vec::new(),
+            hosts: Vec::new(),
+            served: Vec::new(),
+            closed: Vec::new(),
+            hostiles: Vec::new(),
+            hostile_queues: Vec::new(),
+            hostile_at: (scenario.hostile > 0).then_some((scenario.hostile, Instant::ZERO)),
+            fates: Vec::new(),
+            deafened: Vec::new(),
+            events_at: Vec::new(),
+            down_until: None,
+            calm: false,
+            rounds: 0,
+            cuts: 0,
+            flips: 0,
+            crashes: 0,
+            changes: 0,
+            deaf: 0,
+            trace,
+        };
+        world.plan_events();
+        for (at, plan) in scenario.sessions.iter().enumerate() {
+            world.add_host(at as u64, NAMES[at.min(NAMES.len() - 1)], plan.clone(), HONEST, None);
+        }
+        if let (Some(mangle), Some(plan)) = (scenario.mangled, scenario.sessions.first()) {
+            let mut plan = plan.clone();
+            plan.work.untrusted = true;
+            plan.offer.header_digest = vec![Digest::None];
+            plan.offer.data_digest = vec![Digest::None];
+            world.add_host(8, "mangled", plan, OTHER, Some(mangle));
+        }
+        world
+    }
+
+    /// The whole story.
+    fn live(mut self) -> Result<Report, String> {
+        // Nobody waits for those that never hear anything for long.
+        self.until(|world| {
+            let mut others = world.hosts.iter_mut().filter(|host| host.mangle.is_none() && !host.plan.is_silent());
+            others.all(|host| host.app(|app| app.is_resting()))
+        })?;
+        self.calm_down();
+        self.until(|world| {
+            let mut silent = world.hosts.iter_mut().filter(|host| host.plan.is_silent() && host.mangle.is_none());
+            silent.all(|host| host.app(|app| app.is_resting()))
+        })?;
+        self.until(|world| {
+            let last = world.hosts.iter_mut().filter(|host| host.plan.work.leaves && host.mangle.is_none());
+            last.into_iter().all(|host| matches!(host.state, State::Over(_)))
+        })?;
+        self.each_honest(Workload::verify);
+        self.until(|world| {
+            world.hosts.iter_mut().all(|host| host.mangle.is_some() || host.app(|app| app.is_resting()))
+        })?;
+        self.each_honest(Workload::leave);
+        self.until(|world| world.hosts.iter().all(|host| matches!(host.state, State::Over(_))))?;
+        self.find_silence();
+        self.until(|world| {
+            let over = world.hostiles.iter().all(Hostile::is_over);
+            over && world.served.is_empty() && world.hostile_queues.iter().all(HostileQueue::is_over)
+        })?;
+        self.check_rest()?;
+        let mut report = Report {
+            cuts: self.cuts,
+            flips: self.flips,
+            crashes: self.crashes,
+            changes: self.changes,
+            deaf: self.deaf,
+            time: self.now - Instant::ZERO,
+            ..Report::default()
+        };
+        for host in self.hosts.iter_mut().filter(|host| host.mangle.is_none()) {
+            let ((commands, writes), logins) = host.app(|app| (app.done(), app.logins()));
+            report.commands += commands;
+            report.writes += writes;
+            report.logins += u64::from(logins);
+        }
+        Ok(report)
+    }
+
+    fn each_honest(&mut self, tell: impl Fn(&mut Workload)) {
+        let seed = self.scenario.seed;
+        for host in self.hosts.iter_mut().filter(|host| host.mangle.is_none() && !host.plan.work.leaves) {
+            // What the faults have used up of the time to reconnect in is no longer missing: a connection that fell silent before may still be lost.
+            host.recovery = Recovery::new(host.plan.reconnect, seed);
+            host.state = match std::mem::replace(&mut host.state, State::Moving) {
+                State::Over(mut app) => {
+                    tell(&mut app);
+                    State::Waiting { engine: Box::new(host.engine(*app, seed)), until: self.now }
+                }
+                other => {
+                    host.state = other;
+                    host.app(&tell);
+                    std::mem::replace(&mut host.state, State::Moving)
+                }
+            };
+            if let State::Up(pipe) = &host.state {
+                pipe.wake();
+            }
+        }
+    }
+
+    /// No more faults from here on: what was promised is to be shown.
+    fn calm_down(&mut self) {
+        self.trace.event(format_args!("calm"));
+        self.calm = true;
+        self.stores().for_each(SimStore::calm);
+        for link in self.networks.iter_mut().flatten() {
+            link.calm();
+        }
+        for hostile in &mut self.hostiles {
+            hostile.close();
+        }
+        for hostile in &mut self.hostile_queues {
+            hostile.close();
+        }
+        self.hostile_at = None;
+        self.events_at.clear();
+        self.settle_changes();
+        // Who is deaf for good stays so: nobody can tell what it has missed.
+        let fates = std::mem::take(&mut self.fates);
+        drop(fates);
+        for number in std::mem::take(&mut self.deafened) {
+            if let Some(network) = &mut self.networks[number] {
+                network.cut(self.now);
+                network.tell_of_cut(Side::Initiator, self.now);
+                network.tell_of_cut(Side::Target, self.now);
+            }
+        }
+        for host in self.hosts.iter_mut().filter(|host| host.plan.is_silent()) {
+            host.app(Workload::rest);
+        }
+        let leaves =
+            |host: &&mut Host| host.mangle.is_some() || host.plan.work.leaves && !matches!(host.state, State::Over(_));
+        for host in self.hosts.iter_mut().filter(leaves) {
+            host.app(|app| {
+                app.rest();
+                app.leave();
+            });
+            if let State::Up(pipe) = &host.state {
+                pipe.wake();
+            }
+        }
+    }
+
+    /// A target that never asks has no means to find out that a network is dead that says nothing: it leaves that to the system below, such as TCP's own
+    /// keepalive.
+    fn find_silence(&mut self) {
+        if self.scenario.limits.nop_in_idle.is_some() {
+            return;
+        }
+        for pipe in &self.served {
+            if let Some(link) = self.networks[pipe.link()].as_mut().filter(|link| link.is_cut()) {
+                link.tell_of_cut(Side::Target, self.now);
+            }
+        }
+    }
+
+    /// What must be so when all are gone.
+    fn check_rest(&mut self) -> Result<(), String> {
+        let registry = self.target.registry();
+        if !registry.sessions().is_empty() || registry.connections() != 0 {
+            return Err(format!(
+                "{} sessions and {} connections are left",
+                registry.sessions().len(),
+                registry.connections()
+            ));
+        }
+        for store in self.stores() {
+            let (now, most) = store.under_way();
+            if now != 0 || most > 4096 {
+                return Err(format!("{now} store operations are left, of {most} at most"));
+            }
+        }
+        for disk in &self.disks {
+            let data = disk.content();
+            let mut model = disk.model.borrow_mut();
+            let len = model.len();
+            let read = model.begin_read(0, len);
+            model.end_read(read, &data).map_err(|wrong| format!("on the medium of {}, {wrong}", disk.number))?;
+        }
+        Ok(())
+    }
+
+    fn until(&mut self, done: impl Fn(&mut Self) -> bool) -> Result<(), String> {
+        loop {
+            self.settle()?;
+            if let Some(what) = self.verdict.get() {
+                return Err(what);
+            }
+            self.check_promises()?;
+            if done(self) {
+                return Ok(());
+            }
+            let Some(next) = self.next() else { return Err("nothing will ever happen again, and work is left".into()) };
+            if next - Instant::ZERO > MOST_TIME {
+                return Err(format!("work is left after {MOST_TIME:?}"));
+            }
+            self.now = next.max(self.now);
+            self.trace.at(self.now);
+        }
+    }
+
+    /// What was promised to survive a crash survives one at this moment.
+    fn check_promises(&self) -> Result<(), String> {
+        for disk in &self.disks {
+            if let Some(broken) = disk.parts.iter().find_map(SimStore::broken) {
+                return Err(format!("LUN {}: {broken}", disk.number));
+            }
+            let mut model = disk.model.borrow_mut();
+            if !model.take_promised() {
+                continue;
+            }
+            let Some(left) = disk.after_crash() else { continue };
+            model.survives(&left).map_err(|wrong| format!("after a crash, {wrong}"))?;
+        }
+        Ok(())
+    }
+
+    /// All stores of the target.
+    fn stores(&self) -> impl Iterator<Item = &SimStore> {
+        self.disks.iter().flat_map(|disk| &disk.parts).chain([&self.other])
+    }
+
+    /// Looks after sessions whose connection has gone, as each worker of the server does.
+    fn attend(&mut self) -> bool {
+        let mut any = false;
+        for (flag, waker) in &self.attendants {
+            if flag.take() {
+                self.target.registry().poll_unfinished(waker);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Does everything that can be done now.
+    fn settle(&mut self) -> Result<(), String> {
+        self.stores().for_each(|store| store.advance(self.now));
+        self.meet_fates();
+        self.happen()?;
+        loop {
+            self.rounds += 1;
+            if self.rounds > MOST_ROUNDS {
+                return Err(format!("no rest after {MOST_ROUNDS} rounds"));
+            }
+            let mut any = false;
+            let first = self.rng.below(self.hosts.len() as u64) as usize;
+            for at in 0..self.hosts.len() {
+                any |= self.run_host((first + at) % self.hosts.len())?;
+            }
+            if self.rng.permille(800) || !any {
+                any |= self.run_served()?;
+            }
+            any |= self.attend();
+            any |= self.run_hostiles();
+            any |= self.clear_closed();
+            if !any {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Instant> {
+        let now = self.now;
+        let mut next: Vec<Option<Instant>> = self.stores().map(SimStore::next).collect();
+        for host in &mut self.hosts {
+            let due = match &mut host.state {
+                State::Waiting { until, .. } => Some(*until),
+                State::Up(pipe) => {
+                    let due = pipe.app().due().filter(|at| *at > now);
+                    let link = self.networks[pipe.link()].as_ref();
+                    [due, link.and_then(|link| pipe.next(link, now))].into_iter().flatten().min()
+                }
+                State::Over(_) | State::Moving => None,
+            };
+            next.push(due);
+        }
+        for pipe in &self.served {
+            next.push(self.networks[pipe.link()].as_ref().and_then(|link| pipe.next(link, now)));
+        }
+        for hostile in &self.hostiles {
+            next.push(self.networks[hostile.link].as_ref().and_then(|link| hostile.next(link, now)));
+        }
+        for hostile in self.hostile_queues.iter().filter(|hostile| !hostile.is_over()) {
+            let fabric = self.networks[hostile.link].as_mut().and_then(Network::as_fabric);
+            next.push(fabric.and_then(|fabric| hostile.next(fabric, now)));
+        }
+        next.push(self.hostile_at.map(|(_, at)| at));
+        next.extend(self.fates.iter().map(|(at, ..)| Some(*at)));
+        next.extend(self.events_at.iter().map(|(at, _)| Some(*at)));
+        for (link, side, until) in &self.closed {
+            next.push(Some(*until).filter(|at| *at > now));
+            next.push(self.networks[*link].as_ref().and_then(|link| link.next(*side, now)));
+        }
+        next.into_iter().flatten().min()
+    }
+
+    fn close(&mut self, number: usize, side: Side) {
+        let Some(link) = &mut self.networks[number] else { return };
+        link.close(side, self.now);
+        let other = self.closed.iter().position(|(other, ..)| *other == number);
+        if let Some(other) = other {
+            self.closed.swap_remove(other);
+            self.cuts += u64::from(link.is_cut());
+            self.flips += u64::from(link.has_flipped());
+            self.networks[number] = None;
+        } else {
+            // Some programs wait for the peer's end, others do not.
+            let linger = Duration::from_millis(if self.rng.permille(500) { 1000 } else { 1 });
+            self.closed.push((number, side, self.now + linger));
+        }
+    }
+
+    /// Drops what comes for sides that are over.
+    fn clear_closed(&mut self) -> bool {
+        let mut any = false;
+        for (number, side, until) in &self.closed {
+            let Some(link) = &mut self.networks[*number] else { continue };
+            any |= link.discard(*side, self.now);
+            if *until <= self.now {
+                link.abandon(*side, self.now);
+            }
+        }
+        any
+    }
+}
