@@ -214,6 +214,17 @@ pub trait QueuePair {
     /// Posts a receive for a message of at most `buf.len()` bytes.
     fn post_receive(&mut self, buf: Buf);
 
+    /// Posts `count` receives for messages of at most `len` bytes each. A provider that needs no memory for a receive before
+    /// its message comes takes it then.
+    fn post_receives(&mut self, count: usize, len: usize) {
+        for _ in 0..count {
+            self.post_receive(Buf::zeroed(len));
+        }
+    }
+
+    /// Nothing has come or gone for a while: gives back memory that is for bulk. It is taken again when it is needed.
+    fn trim(&mut self) {}
+
     /// Posts work. It may wait for [`ring`](Self::ring) before it starts.
     fn post(&mut self, work: Work);
 

@@ -123,10 +123,15 @@ impl Peer {
 
     /// Takes all that the target has to say, and gives the headers.
     fn take(&mut self, now: Instant) -> Vec<Bhs> {
+        // Nobody wakes it in between: what is sent has to be enough for it to go on.
+        self.wake(now);
         let mut idle = 0;
         while idle < 3 {
             idle += 1;
-            self.wake(now);
+            if self.connection.has_more_work() {
+                self.wake(now);
+                idle = 0;
+            }
             let mut list = SendList::default();
             self.connection.fill_send_list(&mut list);
             let mut sent = 0;

@@ -208,6 +208,9 @@ pub struct IwarpQueue {
     send: send::SendQueue,
     pump: pump::Pump,
     receives: VecDeque<Buf>,
+    /// Receives that are posted and have no memory yet, and the bytes of each.
+    spare: usize,
+    receive_len: usize,
     works: Works,
     reads: VecDeque<Pending>,
     stags: stags::Stags,
@@ -244,9 +247,7 @@ impl IwarpQueue {
             config.private_data.len() <= mpa::MAX_PRIVATE - mpa::ENHANCED,
             "an MPA startup frame holds at most 508 bytes of private data"
         );
-        let limits = config.limits;
         let random = Random::new(config.seed);
-        let reads = usize::from(config.ord());
         Self {
             role,
             state: State::Startup,
@@ -260,11 +261,13 @@ impl IwarpQueue {
             receive: receive::Receive::new(config.staging_size),
             send: send::SendQueue::new(),
             pump: pump::Pump::new(config.ird()),
-            receives: VecDeque::with_capacity(limits.receives),
-            works: Works::new(limits.work),
-            reads: VecDeque::with_capacity(reads),
+            receives: VecDeque::new(),
+            spare: 0,
+            receive_len: 0,
+            works: Works::default(),
+            reads: VecDeque::new(),
             stags: stags::Stags::new(config.advertisements, random),
-            events: VecDeque::with_capacity(limits.receives.min(64)),
+            events: VecDeque::new(),
             copied: 0,
             config,
         }
@@ -423,6 +426,23 @@ impl QueuePair for IwarpQueue {
         self.receives.push_back(buf);
     }
 
+    /// They have memory when messages come.
+    fn post_receives(&mut self, count: usize, len: usize) {
+        self.receive_len = len;
+        self.spare += count;
+    }
+
+    fn trim(&mut self) {
+        self.receive.staging.trim();
+        self.send.trim();
+        if self.receive_len != 0 && self.receive.is_between() && self.receive.message.0 == 0 {
+            let posted = self.receives.len();
+            self.receives.retain(|buf| buf.len() < self.receive_len);
+            self.spare += posted - self.receives.len();
+            self.receives.shrink_to_fit();
+        }
+    }
+
     fn post(&mut self, work: Work) {
         if let Err(text) = self.works.post(work) {
             self.end(EndCause::WorkFailed(text));
@@ -465,6 +485,10 @@ impl QueuePair for IwarpQueue {
         }
         if let Some(buf) = self.receives.pop_front() {
             return Some(Completion::ReceiveFlushed(buf));
+        }
+        if self.spare > 0 {
+            self.spare -= 1;
+            return Some(Completion::ReceiveFlushed(Buf::zeroed(0)));
         }
         let State::Over(cause) = self.state else { return None };
         self.state = State::Ended;

@@ -1,6 +1,6 @@
 //! What a segment is for, and whether it may be: the checks of RFC 5041 7.1 and RFC 5040 7.2, and what its end brings about.
 
-use iscsi_memory::Memory;
+use iscsi_memory::{Buf, Memory};
 
 use super::fault::{self, Fault, Terminate, describe};
 use super::header::{Header, LENGTH, Opcode, READ_REQUEST, ReadRequest, Tagged, Untagged};
@@ -84,6 +84,15 @@ impl IwarpQueue {
             return Err(fault::INVALIDATE);
         }
         Ok((Place::Message, placed))
+    }
+
+    /// A message may come: the first receive has memory.
+    #[inline]
+    pub(super) fn provide_receive(&mut self) {
+        if self.receives.is_empty() && self.spare > 0 {
+            self.spare -= 1;
+            self.receives.push_back(Buf::zeroed(self.receive_len));
+        }
     }
 
     /// The memory that is behind a place.

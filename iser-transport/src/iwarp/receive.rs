@@ -204,6 +204,7 @@ impl IwarpQueue {
 
     #[inline]
     fn parse_header(&mut self) -> Step {
+        self.provide_receive();
         let fpdu = self.receive.staging.unread();
         let Some(parsed) = Header::parse(fpdu) else { return Step::Rest };
         let ulpdu = usize::from(u16::from_be_bytes(fpdu.first_chunk().copied().unwrap_or_default()));
@@ -250,6 +251,7 @@ impl IwarpQueue {
     }
 
     fn take_whole(&mut self, total: usize) -> Step {
+        self.provide_receive();
         let Some(fpdu) = self.receive.staging.unread().get(..total) else { return Step::Rest };
         if self.crc && fpdu.split_last_chunk::<CRC>().is_none_or(|(covered, field)| crc32c(covered) != *field) {
             return self.refused(fault::CRC_MISMATCH);

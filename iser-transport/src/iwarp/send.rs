@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Memory, SendList, SendSlice};
+use iscsi_memory::{Buf, Memory, SendList, SendSlice};
 
 use super::stags::Stags;
 use super::work::Works;
@@ -36,7 +36,7 @@ struct Piece {
 #[derive(Debug)]
 pub(super) struct SendQueue {
     /// Bytes to send lie at `head..tail`.
-    bytes: Vec<u8>,
+    bytes: Buf,
     head: usize,
     tail: usize,
     pieces: VecDeque<Piece>,
@@ -48,14 +48,7 @@ pub(super) struct SendQueue {
 
 impl SendQueue {
     pub(super) fn new() -> Self {
-        Self {
-            bytes: alloc::vec![0; SIZE],
-            head: 0,
-            tail: 0,
-            pieces: VecDeque::with_capacity(MAX_PIECES),
-            queued: 0,
-            sent: 0,
-        }
+        Self { bytes: Buf::zeroed(SIZE), head: 0, tail: 0, pieces: VecDeque::new(), queued: 0, sent: 0 }
     }
 
     #[inline]
@@ -81,7 +74,21 @@ impl SendQueue {
     /// Sees to it that the buffer is of at least `size` bytes.
     pub(super) fn reserve(&mut self, size: usize) {
         if self.bytes.len() < size {
-            self.bytes.resize(size, 0);
+            let mut new = Buf::zeroed(size);
+            let used = self.head..self.tail;
+            if let (Some(to), Some(from)) = (new.get_mut(used.clone()), self.bytes.get(used)) {
+                to.copy_from_slice(from);
+            }
+            self.bytes = new;
+        }
+    }
+
+    /// Gives back what earlier bytes took, when nothing is to be sent.
+    pub(super) fn trim(&mut self) {
+        if self.is_empty() {
+            (self.head, self.tail) = (0, 0);
+            self.bytes = Buf::zeroed(SIZE);
+            self.pieces = VecDeque::new();
         }
     }
 

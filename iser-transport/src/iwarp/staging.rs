@@ -1,18 +1,21 @@
 //! The staging buffer: where headers, small payloads and whatever must be verified before it is placed gather.
 
-use alloc::vec::Vec;
+use iscsi_memory::Buf;
 
 /// Bytes received and not yet consumed lie at `head..tail`.
 #[derive(Debug)]
 pub(super) struct Staging {
-    bytes: Vec<u8>,
+    /// Memory of it that is not used takes none of the machine's, where buffers are mappings of their own.
+    bytes: Buf,
     head: usize,
     tail: usize,
+    /// Bytes at first.
+    size: usize,
 }
 
 impl Staging {
     pub(super) fn new(size: usize) -> Self {
-        Self { bytes: alloc::vec![0; size], head: 0, tail: 0 }
+        Self { bytes: Buf::zeroed(size), head: 0, tail: 0, size }
     }
 
     #[inline]
@@ -69,11 +72,29 @@ impl Staging {
         }
     }
 
+    /// Another buffer of `size` bytes, with what is unread at the same place.
+    fn exchange(&mut self, size: usize) {
+        let mut new = Buf::zeroed(size);
+        let unread = self.head..self.tail;
+        if let (Some(to), Some(from)) = (new.get_mut(unread.clone()), self.bytes.get(unread)) {
+            to.copy_from_slice(from);
+        }
+        self.bytes = new;
+    }
+
+    /// Gives back what earlier bytes took, when nothing is unread.
+    pub(super) fn trim(&mut self) {
+        if self.len() == 0 {
+            self.clear();
+            self.bytes = Buf::zeroed(self.size);
+        }
+    }
+
     #[cold]
     fn grow(&mut self, need: usize) {
         self.compact();
         if self.bytes.len() < need {
-            self.bytes.resize(need.next_power_of_two(), 0);
+            self.exchange(need.next_power_of_two());
         }
     }
 }

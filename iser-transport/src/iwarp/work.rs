@@ -37,7 +37,7 @@ pub(super) struct Job {
 }
 
 /// The ring of posted work. A number names each for as long as it is in the ring.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Works {
     entries: VecDeque<Entry>,
     /// Number of the first entry.
@@ -51,10 +51,6 @@ pub(super) struct Works {
 }
 
 impl Works {
-    pub(super) fn new(size: usize) -> Self {
-        Self { entries: VecDeque::with_capacity(size), first: 0, next: 0, waiting: 0, flushed: false }
-    }
-
     /// Takes work in. What is wrong with it, if anything.
     pub(super) fn post(&mut self, work: Work) -> Result<(), &'static str> {
         let (id, kind, lease, far) = match work {

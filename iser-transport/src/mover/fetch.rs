@@ -53,16 +53,10 @@ enum Read {
     Posted(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Transfers(Vec<Transfer>);
 
 impl Transfers {
-    pub(super) fn new(tasks: usize) -> Self {
-        let mut transfers = Vec::new();
-        transfers.resize_with(tasks, Transfer::default);
-        Self(transfers)
-    }
-
     /// Bytes of a transfer under way that are in place.
     pub(super) fn fetched(&self, task: TaskHandle) -> u32 {
         let transfer = self.0.get(usize::from(task.slot));

@@ -121,9 +121,9 @@ impl<Q: QueuePair> IserMover<Q> {
             unrung: false,
             throttled: false,
             numbers: SequenceNumbers::default(),
-            receive: receive::Receive::new(config.receives()),
-            send: send::SendQueue::new(config.send_memory, tasks),
-            events: VecDeque::with_capacity(tasks * 2),
+            receive: receive::Receive::new(),
+            send: send::SendQueue::new(config.send_memory),
+            events: VecDeque::new(),
             target: target::TargetSide::new(if role == Role::Target { tasks } else { 0 }),
             initiator: initiator::InitiatorSide::new(if role == Role::Initiator { tasks } else { 0 }),
             counters: IserCounters::default(),
@@ -311,6 +311,16 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
 
     fn forget_command(&mut self, itt: u32) {
         self.forget_tag(itt);
+    }
+
+    fn trim(&mut self) {
+        self.queue.trim();
+        self.send.trim();
+        self.receive.trim();
+        self.target.tags.trim();
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
     }
 
     fn nudge(&mut self) {

@@ -51,13 +51,13 @@ pub(super) struct Receive {
 }
 
 impl Receive {
-    pub(super) fn new(receives: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            inbox: VecDeque::with_capacity(receives),
+            inbox: VecDeque::new(),
             message: None,
             ahs: Span::default(),
             data: Span::default(),
-            spare: Vec::with_capacity(2),
+            spare: Vec::new(),
             posted: 0,
             full_len: 0,
             full_count: 0,
@@ -77,6 +77,13 @@ impl Receive {
 
     pub(super) fn drop_inbox(&mut self) {
         self.inbox.clear();
+    }
+
+    /// Gives back tables that nothing is in.
+    pub(super) fn trim(&mut self) {
+        if self.inbox.is_empty() {
+            self.inbox = VecDeque::new();
+        }
     }
 
     /// A receive came back unused.
@@ -148,9 +155,10 @@ impl<Q: QueuePair> IserMover<Q> {
         }
         self.receive.full_len = len;
         self.receive.full_count = count;
-        while self.receive.posted < count {
-            self.post_receive(Buf::zeroed(len));
-        }
+        let missing = count.saturating_sub(self.receive.posted);
+        self.receive.posted += missing;
+        self.unrung = true;
+        self.queue.post_receives(missing, len);
     }
 
     /// A message came.

@@ -89,13 +89,13 @@ pub(super) struct SendQueue {
 }
 
 impl SendQueue {
-    pub(super) fn new(memory: usize, tasks: usize) -> Self {
+    pub(super) fn new(memory: usize) -> Self {
         Self {
             pool: BufPool::new(memory),
             first: None,
-            waiting: VecDeque::with_capacity(tasks * 2),
+            waiting: VecDeque::new(),
             rest: None,
-            reads: VecDeque::with_capacity(tasks),
+            reads: VecDeque::new(),
             posted: 0,
             reads_posted: 0,
             orphans: 0,
@@ -104,6 +104,14 @@ impl SendQueue {
             read_depth: 0,
             backlog: 0,
             sent: 0,
+        }
+    }
+
+    /// Gives back what lies idle.
+    pub(super) fn trim(&mut self) {
+        self.pool.clear();
+        if self.is_idle() {
+            (self.waiting, self.reads) = Default::default();
         }
     }
 

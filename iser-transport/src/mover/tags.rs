@@ -33,7 +33,10 @@ pub(super) struct Tag {
     pub(super) unsolicited: Unsolicited,
 }
 
-/// A table of fixed size: open addressing, linear probing. When it is full, the oldest entry gives way: one whose command was answered, if there is any.
+/// Places of the smallest table.
+const FEWEST: usize = 16;
+
+/// A bounded table: open addressing, linear probing. When it is full, the oldest entry gives way: one whose command was answered, if there is any.
 #[derive(Debug)]
 pub(super) struct TagTable {
     /// A power of two of places, at most half of them in use.
@@ -47,11 +50,30 @@ pub(super) struct TagTable {
 impl TagTable {
     /// A table for at most `most` entries.
     pub(super) fn new(most: usize) -> Self {
-        let mut places = Vec::new();
-        if most > 0 {
-            places.resize((most * 2).next_power_of_two(), None);
+        Self { places: Vec::new(), len: 0, most, clock: 0 }
+    }
+
+    /// Gives the memory back when there is no entry.
+    pub(super) fn trim(&mut self) {
+        if self.len == 0 {
+            self.places = Vec::new();
         }
-        Self { places, len: 0, most, clock: 0 }
+    }
+
+    /// A table of twice as many places.
+    #[cold]
+    fn grow(&mut self) {
+        let size = (self.places.len() * 2).max(FEWEST);
+        let old = core::mem::replace(&mut self.places, alloc::vec![None; size]);
+        for entry in old.into_iter().flatten() {
+            let mut at = self.home(entry.0.itt);
+            while self.places.get(at).is_some_and(Option::is_some) {
+                at = (at + 1) & (size - 1);
+            }
+            if let Some(place) = self.places.get_mut(at) {
+                *place = Some(entry);
+            }
+        }
     }
 
     /// The place where a probe for the tag begins.
@@ -87,7 +109,7 @@ impl TagTable {
 
     /// Enters a tag in place of what is known of its last use.
     pub(super) fn insert(&mut self, tag: Tag) {
-        if self.places.is_empty() {
+        if self.most == 0 {
             return;
         }
         self.clock += 1;
@@ -100,6 +122,9 @@ impl TagTable {
         }
         if self.len >= self.most {
             self.evict();
+        }
+        if self.places.len() < (self.len + 1) * 2 {
+            self.grow();
         }
         let mut at = self.home(tag.itt);
         while let Some(place) = self.places.get_mut(at) {

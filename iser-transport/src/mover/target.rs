@@ -37,7 +37,7 @@ pub(super) struct TargetSide {
 impl TargetSide {
     pub(super) fn new(tasks: usize) -> Self {
         let tags = if tasks == 0 { 0 } else { tasks + EXTRA_TAGS };
-        Self { current: None, tags: TagTable::new(tags), transfers: Transfers::new(tasks) }
+        Self { current: None, tags: TagTable::new(tags), transfers: Transfers::default() }
     }
 }
 

@@ -204,10 +204,10 @@ impl TaskExecutor {
         self.short != 0 || self.in_line.is_some()
     }
 
-    /// Whether a task waits for bytes to be sent.
+    /// Whether a task waits for bytes to be sent, or for buffers that may come back then.
     #[must_use]
     pub fn awaits_sends(&self) -> bool {
-        self.awaited != 0
+        self.awaited != 0 || self.is_short()
     }
 
     #[cold]
