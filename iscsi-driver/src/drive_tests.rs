@@ -441,6 +441,20 @@ async fn a_flooded_connection_yields_after_its_budget() {
 }
 
 #[tokio::test]
+async fn a_connection_of_many_small_requests_yields_after_its_time() {
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    // All of them are there before the first is read, four to a read.
+    for _ in 0..100 {
+        peer.write_all(&frame(&[5; 12])).await.unwrap();
+    }
+    let mut echo = Echo { frames_left: 100, ..Echo::default() };
+    let limits = Limits { time_per_wake: Duration::ZERO, ..Limits::default() };
+    drive_with(ours, &mut echo, Clock::process(), limits).await.unwrap();
+    assert!(echo.most_moved <= 128, "{} bytes in one pass", echo.most_moved);
+    assert!(echo.wakes >= 25, "{} passes", echo.wakes);
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_left_alone() {
     let (ours, mut peer) = tcp_pair().await;
     let mut echo = Echo::default();

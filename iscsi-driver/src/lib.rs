@@ -7,7 +7,8 @@
 //!
 //! Whatever woke the future (bytes, room to send, a timer, a store, an application), one pass does the same things in the same order:
 //! [`handle_wake`](iscsi_proto::connection::Connection::handle_wake), [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due, then reads of everything that has
-//! come and sends of everything that waits, until the socket gives no more or [`Limits::bytes_per_wake`] is used up. Commands that came together are
+//! come and sends of everything that waits, until the socket gives no more or [`Limits::bytes_per_wake`] or
+//! [`Limits::time_per_wake`] is used up. Commands that came together are
 //! read together and answered together: parking between passes is what lets them gather, so a short read ends the pass instead of asking the kernel
 //! again for what has not come yet.
 //!
@@ -55,13 +56,16 @@ use pass::Pass;
 pub struct Limits {
     /// Bytes received and sent in one pass before the driver yields to other tasks of the thread. Default 1 MiB; at least one read and one send happen.
     pub bytes_per_wake: usize,
+    /// How long a pass may last before it yields, which is looked at after each read with its answers. Small requests take
+    /// long for their bytes. Default 1 ms; at least one read and one send happen.
+    pub time_per_wake: Duration,
     /// How long a finished connection waits for the peer to close its side too. Default 1 second.
     pub linger: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes_per_wake: 1 << 20, linger: Duration::from_secs(1) }
+        Self { bytes_per_wake: 1 << 20, time_per_wake: Duration::from_millis(1), linger: Duration::from_secs(1) }
     }
 }
 
@@ -127,7 +131,7 @@ where
     let _ = socket.set_up();
     let peer_closed = {
         let mut timer = pin!(sleep(Duration::ZERO));
-        let mut pass = Pass::new(clock, limits.bytes_per_wake);
+        let mut pass = Pass::new(clock, limits);
         poll_fn(|cx| pass.poll(cx, &socket, connection, timer.as_mut())).await?
     };
     // From here on, neither a peer that keeps silent nor one that resets takes anything from us: all has been sent.

@@ -12,7 +12,7 @@ use iscsi_proto::time::Instant;
 use tokio::io::Interest;
 use tokio::time::Sleep;
 
-use crate::{Clock, StreamSocket};
+use crate::{Clock, Limits, StreamSocket};
 
 /// Tokio's timer does not tell apart what is closer together.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
@@ -32,7 +32,7 @@ enum Received {
 /// The state of a driven connection between passes.
 pub(crate) struct Pass {
     clock: Clock,
-    bytes_per_wake: usize,
+    limits: Limits,
     /// The peer has closed its sending side.
     peer_closed: bool,
     /// Why the stream broke, once the connection has been told.
@@ -44,8 +44,8 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    pub(crate) fn new(clock: Clock, bytes_per_wake: usize) -> Self {
-        Self { clock, bytes_per_wake, peer_closed: false, broken: None, armed: None, not_before: Instant::ZERO }
+    pub(crate) fn new(clock: Clock, limits: Limits) -> Self {
+        Self { clock, limits, peer_closed: false, broken: None, armed: None, not_before: Instant::ZERO }
     }
 
     /// Runs one pass. Ready when the connection is finished: whether the peer has closed its side.
@@ -90,10 +90,16 @@ impl Pass {
         S: StreamSocket,
         C: StreamConnection + ?Sized,
     {
-        let mut budget = self.bytes_per_wake;
+        let mut budget = self.limits.bytes_per_wake;
+        let mut until = None;
         while self.broken.is_none() && !connection.is_finished() {
             // A pass may be long: with one time for all of it, what is asked and answered within it would seem to take none.
             let now = self.clock.now();
+            match until {
+                None => until = Some(now + self.limits.time_per_wake),
+                Some(until) if now >= until => return true,
+                Some(_) => {}
+            }
             let received = match self.receive(cx, socket, connection, now) {
                 Ok(received) => received,
                 Err(error) => {
@@ -175,7 +181,7 @@ impl Pass {
         S: StreamSocket,
         C: StreamConnection + ?Sized,
     {
-        let mut budget = self.bytes_per_wake;
+        let mut budget = self.limits.bytes_per_wake;
         while budget > 0
             && let Ok(Received::Bytes(n)) = self.receive(cx, socket, connection, now)
         {

@@ -49,6 +49,9 @@ const ENDING: Duration = Duration::from_millis(5);
 /// Passes in a row before other tasks of the thread get their turn.
 const PASSES: usize = 8;
 
+/// The same in time.
+const TURN: Duration = Duration::from_millis(1);
+
 /// Runs `connection` over its queue pair until it [`is_finished`](iscsi_proto::connection::Connection::is_finished).
 ///
 /// `events` come from the queue pair ([`VerbsQueue::events`]) before it goes into the connection. The future belongs to whoever awaits it; it needs a tokio
@@ -140,8 +143,12 @@ impl Pass<'_> {
     where
         C: QueueConnection + ?Sized,
     {
+        let begun = self.clock.now();
         for _ in 0..PASSES {
             let now = self.clock.now();
+            if now.saturating_since(begun) >= TURN {
+                break;
+            }
             connection.handle_wake(cx, now);
             if connection.poll_timeout().is_some_and(|due| due <= now) {
                 connection.handle_timeout(now);

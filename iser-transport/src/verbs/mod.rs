@@ -60,7 +60,7 @@ pub use device::DeviceInfo;
 pub use driver::{VerbsAcceptor, drive_queue};
 pub use error::VerbsError;
 pub use events::VerbsEvents;
-#[cfg(feature = "hostile-device")]
+#[cfg(any(test, feature = "hostile-device"))]
 pub use hostile::hostile_device;
 pub use library::LibraryError;
 pub use listener::{Connecting, Verbs, VerbsListener};

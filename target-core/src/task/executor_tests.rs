@@ -1209,9 +1209,9 @@ fn a_long_command_gives_way_after_a_turn_and_deallocates_in_pieces() {
     let mut session = Session::new(&map, 1);
     let blocks = region.len() / 512;
     for (code, out, turns) in [
-        // One MiB a turn where bytes move, twice eight where pages go back.
+        // One MiB a turn where bytes move, twice four where pages go back.
         (opcode::WRITE_SAME_16, pattern(1, 3), 32),
-        (opcode::WRITE_SAME_16, vec![0; 512], 2),
+        (opcode::WRITE_SAME_16, vec![0; 512], 4),
         (opcode::VERIFY_16, vec![], 32),
     ] {
         let (task, done) = session.start(0, &io(code, 0, blocks as u32, 0), &out, 0, TaskAttribute::Simple);
