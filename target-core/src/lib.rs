@@ -1,7 +1,8 @@
-//! A generic iSCSI target to embed: portals, target nodes, sessions, task sets, the SCSI device server, and the stores behind it.
+//! A generic iSCSI target to embed: portals, target nodes, sessions, task sets, the SCSI device server, and the stores
+//! behind it.
 //!
-//! The core does no I/O: a connection takes bytes, store completions and time, and gives bytes and store requests. The features connect it to the world:
-//! `std` adds the stores that need an operating system, `tokio` adds the server.
+//! The core does no I/O: a connection takes bytes, store completions and time, and gives bytes and store requests. The
+//! features connect it to the world: `std` adds the stores that need an operating system, `tokio` adds the server.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 

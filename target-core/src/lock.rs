@@ -1,4 +1,5 @@
-//! The lock around what workers share: taken at login, logout, task management and configuration change, never per command.
+//! The lock around what workers share: taken at login, logout, task management and configuration change, never per
+//! command.
 //!
 //! With `std` it is the system's mutex. Without, it spins: no holder waits for anything inside.
 
@@ -20,7 +21,8 @@ impl<T> Lock<T> {
         Self(Mutex::new(value))
     }
 
-    /// Waits for the lock. A holder that panicked leaves the value as it was: every holder of this crate keeps it whole at each step.
+    /// Waits for the lock. A holder that panicked leaves the value as it was: every holder of this crate keeps it whole
+    /// at each step.
     #[cfg(feature = "std")]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

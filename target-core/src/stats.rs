@@ -115,7 +115,8 @@ pub struct SessionStatistics {
     pub read_bytes: u64,
     /// Bytes fetched from the initiator as data of commands.
     pub written_bytes: u64,
-    /// The number of commands in progress, integrated over time in nanoseconds; divided by the commands done it is their mean latency (Little's law).
+    /// The number of commands in progress, integrated over time in nanoseconds; divided by the commands done it is
+    /// their mean latency (Little's law).
     pub busy_nanos: u64,
 }
 
@@ -154,7 +155,8 @@ impl SessionStatistics {
         }
     }
 
-    /// Mean time from a command's arrival to its response, by Little's law, to within the length of a wake. Zero without commands.
+    /// Mean time from a command's arrival to its response, by Little's law, to within the length of a wake. Zero
+    /// without commands.
     #[must_use]
     pub const fn mean_latency(&self) -> Duration {
         match self.busy_nanos.checked_div(self.commands()) {

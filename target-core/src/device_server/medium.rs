@@ -118,7 +118,8 @@ pub(super) fn verify(request: &mut Request<'_>) -> Outcome {
 pub(super) fn pre_fetch(request: &mut Request<'_>) -> Outcome {
     let io = fields(request.cdb)?;
     let blocks = request.unit.blocks();
-    // A count of zero means up to the last block (SBC-4 5.12). Nothing is fetched ahead, so the status is GOOD, not CONDITION MET.
+    // A count of zero means up to the last block (SBC-4 5.12). Nothing is fetched ahead, so the status is GOOD, not
+    // CONDITION MET.
     let count = if io.blocks == 0 { blocks.saturating_sub(io.lba) } else { io.blocks.into() };
     check_range(request.unit, io.lba, count)?;
     Ok(Plan::Good)
@@ -127,7 +128,8 @@ pub(super) fn pre_fetch(request: &mut Request<'_>) -> Outcome {
 pub(super) fn synchronize_cache(request: &mut Request<'_>) -> Outcome {
     let io = fields(request.cdb)?;
     check_range(request.unit, io.lba, io.blocks.into())?;
-    // A store may have something to do even if it calls its cache non-volatile. IMMED may be taken for zero (SBC-4 5.33).
+    // A store may have something to do even if it calls its cache non-volatile. IMMED may be taken for zero (SBC-4
+    // 5.33).
     Ok(Plan::Run(Job::flush()))
 }
 

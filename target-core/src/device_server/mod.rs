@@ -1,8 +1,8 @@
 //! The SCSI device server: what each command means.
 //!
-//! One [table] lists every command with its CDB usage data and flags; what all commands have in common is checked from that table here, then the
-//! command's own function reads its fields and answers with a [`Plan`]. Plans are carried out by the
-//! [task executor](crate::task): no function here waits for data or for a store.
+//! One [table] lists every command with its CDB usage data and flags; what all commands have in common is checked from
+//! that table here, then the command's own function reads its fields and answers with a [`Plan`]. Plans are carried out
+//! by the [task executor](crate::task): no function here waits for data or for a store.
 
 use alloc::vec::Vec;
 
@@ -100,8 +100,8 @@ pub(crate) enum Then {
 /// A plan, or the sense data of a CHECK CONDITION.
 pub(crate) type Outcome = Result<Plan, Sense>;
 
-/// Finds the command and makes the checks that need no logical unit: is it known, and is every bit of its CDB one that means something here
-/// (SPC-5 4.2.2: a reserved bit that is set may be refused).
+/// Finds the command and makes the checks that need no logical unit: is it known, and is every bit of its CDB one that
+/// means something here (SPC-5 4.2.2: a reserved bit that is set may be refused).
 #[inline]
 pub(crate) fn find(cdb: &[u8], unit: &LogicalUnit) -> Result<&'static Command, Sense> {
     let command = table::find(cdb)?;

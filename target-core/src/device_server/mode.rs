@@ -12,8 +12,8 @@ use iscsi_proto::scsi::{AdditionalSense, Sense, SenseBytes};
 use super::{Outcome, Plan, Request, Then};
 use crate::lu::mode_bits;
 
-/// The pages with the values now or by default, or, for [`PageControl::Changeable`], with ones in what this nexus can change: nothing if it may not write,
-/// because others would see it.
+/// The pages with the values now or by default, or, for [`PageControl::Changeable`], with ones in what this nexus can
+/// change: nothing if it may not write, because others would see it.
 fn pages(request: &Request<'_>, control: PageControl) -> [ModePage; 5] {
     let unit = request.unit;
     let mask = control == PageControl::Changeable;
@@ -34,7 +34,8 @@ fn pages(request: &Request<'_>, control: PageControl) -> [ModePage; 5] {
         ModePage::Control(Control {
             descriptor_sense: bits & mode_bits::D_SENSE != 0,
             software_write_protect: bits & mode_bits::SWP != 0,
-            // Commands may be reordered, as far as task attributes allow (SPC-5 7.5.10); one task set for all I_T nexuses.
+            // Commands may be reordered, as far as task attributes allow (SPC-5 7.5.10); one task set for all I_T
+            // nexuses.
             queue_algorithm: base(1),
             task_aborted_status: !mask && unit.attributes().emulate_tas,
             ..Control::default()

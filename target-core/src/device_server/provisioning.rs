@@ -65,11 +65,13 @@ pub(super) fn write_same(request: &mut Request<'_>) -> Outcome {
     }
     let sixteen = request.cdb.opcode() == opcode::WRITE_SAME_16;
     let no_data = sixteen && io.ndob();
-    // Deallocated blocks must read as the data say: as zeros, if the store promises so; without the promise they are written. A store in memory gives
-    // its pages back for zeros that are to be written, too: a write to them later takes new ones, as a write to any block may.
+    // Deallocated blocks must read as the data say: as zeros, if the store promises so; without the promise they are
+    // written. A store in memory gives its pages back for zeros that are to be written, too: a write to them later
+    // takes new ones, as a write to any block may.
     let deallocate = (io.unmap() || (can_unmap && unit.region().is_some())) && unit.abilities().unmapped_reads_zero;
     let job = Job::write_same(io.lba, blocks, deallocate, 1 << unit.block_shift());
-    // Initiators are met that send WRITE SAME(16) with UNMAP and no data instead of setting NDOB; it means zeros as well.
+    // Initiators are met that send WRITE SAME(16) with UNMAP and no data instead of setting NDOB; it means zeros as
+    // well.
     if no_data || (sixteen && io.unmap() && request.data_out == 0) {
         return Ok(if blocks == 0 { Plan::Good } else { Plan::Run(job) });
     }

@@ -1,7 +1,8 @@
 //! Unit attention conditions (SAM-5 5.14).
 //!
-//! A logical unit keeps a short log of what happened to it; each session reads on in the log from where it was, and keeps what it found pending for
-//! itself. So a session costs the logical unit nothing, and a command costs one load of the log's head.
+//! A logical unit keeps a short log of what happened to it; each session reads on in the log from where it was, and
+//! keeps what it found pending for itself. So a session costs the logical unit nothing, and a command costs one load of
+//! the log's head.
 
 use alloc::collections::VecDeque;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,8 @@ use iscsi_proto::scsi::AdditionalSense;
 use super::NexusId;
 use crate::lock::Lock;
 
-/// A condition that every I_T nexus is to hear of once, in the order of SAM-5's priorities: what comes first is reported first.
+/// A condition that every I_T nexus is to hear of once, in the order of SAM-5's priorities: what comes first is
+/// reported first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum UnitAttention {
@@ -94,7 +96,8 @@ impl UnitAttention {
     }
 }
 
-/// Events that a log keeps. A session further behind than that hears [`UnitAttention::PowerOnOrReset`], which stands for all others.
+/// Events that a log keeps. A session further behind than that hears [`UnitAttention::PowerOnOrReset`], which stands
+/// for all others.
 const LOG: usize = 64;
 
 /// What happened to a logical unit, for all sessions to read.
@@ -190,9 +193,9 @@ const fn bit(attention: UnitAttention) -> u32 {
 }
 
 impl Attentions {
-    /// A session begins: its I_T nexus hears of the power on (SAM-5 6.2) if it is new, of its loss (SAM-5 6.4) if it comes back, of resets that it has not
-    /// heard of, and of what happens from now on. `key` names the nexus, and the LUN by which it sees the unit; with `plain` the power on is told as
-    /// [`UnitAttention::PowerOnOrReset`].
+    /// A session begins: its I_T nexus hears of the power on (SAM-5 6.2) if it is new, of its loss (SAM-5 6.4) if it
+    /// comes back, of resets that it has not heard of, and of what happens from now on. `key` names the nexus, and the
+    /// LUN by which it sees the unit; with `plain` the power on is told as [`UnitAttention::PowerOnOrReset`].
     pub(crate) fn of_nexus(log: &AttentionLog, key: u64, plain: bool) -> Self {
         // The head first: what happens in between is heard of twice rather than never.
         let seen = log.head();

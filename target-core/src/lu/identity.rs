@@ -6,8 +6,8 @@ use core::fmt::Write;
 use iscsi_proto::scsi::Ascii;
 use iscsi_proto::scsi::vpd::naa_6_from_seed;
 
-/// The lasting names of a logical unit. Two logical units that an initiator can see must not share one, nor must one change while in use: multipath
-/// software and operating systems know the disk by it.
+/// The lasting names of a logical unit. Two logical units that an initiator can see must not share one, nor must one
+/// change while in use: multipath software and operating systems know the disk by it.
 ///
 /// ```
 /// use target_core::lu::Identity;
@@ -29,11 +29,12 @@ pub struct Identity {
 pub const MAX_SERIAL: usize = 64;
 
 impl Identity {
-    /// Serial number and NAA designator made from `seed`, for instance the target's name and the LUN: the same seed gives the same identity. A disk that
-    /// forgets its data with each start of the program can have another identity each time by a seed with a number of that start.
+    /// Serial number and NAA designator made from `seed`, for instance the target's name and the LUN: the same seed
+    /// gives the same identity. A disk that forgets its data with each start of the program can have another identity
+    /// each time by a seed with a number of that start.
     ///
-    /// The designator is of the format IEEE Registered Extended (NAA 6h, SPC-5 7.7.6.6.5). Its company identifier is a locally administered one,
-    /// because an embedded stack has none of its own.
+    /// The designator is of the format IEEE Registered Extended (NAA 6h, SPC-5 7.7.6.6.5). Its company identifier is a
+    /// locally administered one, because an embedded stack has none of its own.
     #[must_use]
     pub fn from_seed(seed: &str) -> Self {
         let naa = naa_6_from_seed(seed.as_bytes());

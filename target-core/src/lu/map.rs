@@ -20,8 +20,8 @@ pub struct MappedLun {
     pub read_only: bool,
 }
 
-/// The logical units that an initiator sees, by LUN. May change while sessions use it: they hear REPORTED LUNS DATA HAS CHANGED, commands under way end
-/// as they would have.
+/// The logical units that an initiator sees, by LUN. May change while sessions use it: they hear REPORTED LUNS DATA HAS
+/// CHANGED, commands under way end as they would have.
 ///
 /// ```
 /// use target_core::lu::LunMap;
@@ -45,7 +45,8 @@ const MAX_LUN: u16 = 0x3fff;
 pub struct LunMapBuilder(Vec<MappedLun>);
 
 impl LunMapBuilder {
-    /// Gives `unit` the LUN `number`; an earlier unit of that LUN is replaced. A number above 16383 cannot be addressed and is left out.
+    /// Gives `unit` the LUN `number`; an earlier unit of that LUN is replaced. A number above 16383 cannot be addressed
+    /// and is left out.
     #[must_use]
     pub fn insert(mut self, number: u16, unit: Arc<LogicalUnit>, read_only: bool) -> Self {
         put(&mut self.0, MappedLun { number, unit, read_only });
@@ -89,7 +90,8 @@ impl LunMap {
         (0..luns.len()).filter_map(move |at| luns.get(at).cloned())
     }
 
-    /// Gives `unit` the LUN `number`, or another unit than before. A number above 16383 cannot be addressed and changes nothing.
+    /// Gives `unit` the LUN `number`, or another unit than before. A number above 16383 cannot be addressed and changes
+    /// nothing.
     pub fn insert(&self, number: u16, unit: Arc<LogicalUnit>, read_only: bool) {
         self.change(|luns| put(luns, MappedLun { number, unit, read_only }));
     }

@@ -1,4 +1,5 @@
-//! Whose sessions use a logical unit. One unit may be in several servers of a process: what a reset of it aborts is found through the unit.
+//! Whose sessions use a logical unit. One unit may be in several servers of a process: what a reset of it aborts is
+//! found through the unit.
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -6,8 +7,8 @@ use alloc::vec::Vec;
 use crate::lock::Lock;
 use crate::registry::Registry;
 
-/// The registries whose sessions see a unit, or have seen it: an operation may outlast the LUN that it came by. They are as many as servers have been
-/// given the unit.
+/// The registries whose sessions see a unit, or have seen it: an operation may outlast the LUN that it came by. They
+/// are as many as servers have been given the unit.
 #[derive(Debug, Default)]
 pub(crate) struct Users(Lock<Vec<Weak<Registry>>>);
 

@@ -7,8 +7,9 @@ use iscsi_proto::login::ChapAccount;
 
 /// The switches of a target node, by the names and, for those of access, with the defaults that LIO gives them.
 ///
-/// What a `tmr_` switch allows holds for initiators that may write: from a nexus that finds a LUN write-protected, LOGICAL UNIT RESET and CLEAR TASK SET
-/// of it reach only the sender's own tasks, and a nexus with such a LUN has no authorization for the target resets.
+/// What a `tmr_` switch allows holds for initiators that may write: from a nexus that finds a LUN write-protected,
+/// LOGICAL UNIT RESET and CLEAR TASK SET of it reach only the sender's own tasks, and a nexus with such a LUN has no
+/// authorization for the target resets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     /// Initiators authenticate with CHAP. Default true.
@@ -19,16 +20,17 @@ pub struct Attributes {
     pub generate_node_acls: bool,
     /// An initiator that demo mode let in stays in the list of ACLs after logout. Default false.
     pub cache_dynamic_acls: bool,
-    /// TARGET WARM RESET is carried out, which aborts the tasks of all initiators on the LUNs of its sender; without it the answer is "function
-    /// authorization failed". Default true.
+    /// TARGET WARM RESET is carried out, which aborts the tasks of all initiators on the LUNs of its sender; without it
+    /// the answer is "function authorization failed". Default true.
     pub tmr_warm_reset: bool,
-    /// TARGET COLD RESET is carried out, which in addition ends all sessions with the node; without it the answer is "function authorization failed".
-    /// Default true.
+    /// TARGET COLD RESET is carried out, which in addition ends all sessions with the node; without it the answer is
+    /// "function authorization failed". Default true.
     pub tmr_cold_reset: bool,
-    /// LOGICAL UNIT RESET reaches the tasks of other initiators; without it, only those of its sender, and the unit itself is not reset. LIO has no name
-    /// for it. Default true.
+    /// LOGICAL UNIT RESET reaches the tasks of other initiators; without it, only those of its sender, and the unit
+    /// itself is not reset. LIO has no name for it. Default true.
     pub tmr_lun_reset: bool,
-    /// CLEAR TASK SET reaches the tasks of other initiators; without it, only those of its sender. LIO has no name for it. Default true.
+    /// CLEAR TASK SET reaches the tasks of other initiators; without it, only those of its sender. LIO has no name for
+    /// it. Default true.
     pub tmr_clear_task_set: bool,
 }
 

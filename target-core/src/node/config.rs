@@ -91,7 +91,8 @@ pub enum ConfigError {
     },
     /// A relative target port identifier that is none, or that two portal groups have.
     #[error(
-        "target {node} has the relative target port identifier {identifier} twice, or it is 0; give each portal group one of its own"
+        "target {node} has the relative target port identifier {identifier} twice, or it is 0; give each portal \
+         group one of its own"
     )]
     RelativePort {
         /// The node.
@@ -202,8 +203,8 @@ impl TargetConfigBuilder {
         self
     }
 
-    /// What made-up names are made of, besides the node's place in order: the same seed gives the same names. Something that tells this machine or
-    /// program from others (a host name, a machine's identifier) is a good one.
+    /// What made-up names are made of, besides the node's place in order: the same seed gives the same names. Something
+    /// that tells this machine or program from others (a host name, a machine's identifier) is a good one.
     #[must_use]
     pub fn name_seed(mut self, seed: &[u8]) -> Self {
         self.name_seed = seed.to_vec();

@@ -56,8 +56,8 @@ const SERVED: u8 = 0x80;
 
 /// An address that connections come in on.
 ///
-/// Target nodes may share a portal: equal addresses in different nodes are one portal. Port 0 asks the system for a free port, one for each distinct
-/// IP address.
+/// Target nodes may share a portal: equal addresses in different nodes are one portal. Port 0 asks the system for a
+/// free port, one for each distinct IP address.
 #[derive(Debug)]
 pub struct Portal {
     address: SocketAddr,
@@ -119,7 +119,8 @@ impl Portal {
         address
     }
 
-    /// The address as an initiator that reached us at `local` can use it: an unspecified address (0.0.0.0, \[::\]) gives way to the connection's own.
+    /// The address as an initiator that reached us at `local` can use it: an unspecified address (0.0.0.0, \[::\])
+    /// gives way to the connection's own.
     #[must_use]
     pub fn address_for(&self, local: SocketAddr) -> SocketAddr {
         let bound = self.bound_address();
@@ -150,8 +151,8 @@ fn unmapped(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// A portal group: the portals of one target node over which a session's connections may spread, with the tag that SendTargets and login tell
-/// (RFC 7143 4.4).
+/// A portal group: the portals of one target node over which a session's connections may spread, with the tag that
+/// SendTargets and login tell (RFC 7143 4.4).
 #[derive(Debug)]
 pub struct PortalGroup {
     tag: u16,
@@ -174,15 +175,16 @@ impl PortalGroup {
         self
     }
 
-    /// Gives the SCSI target port that the group is (RFC 7143 4.4.1) another RELATIVE TARGET PORT IDENTIFIER (SPC-5 7.7.6.7) than its tag: 1 to 65535, and
-    /// another one for each group of the node.
+    /// Gives the SCSI target port that the group is (RFC 7143 4.4.1) another RELATIVE TARGET PORT IDENTIFIER (SPC-5
+    /// 7.7.6.7) than its tag: 1 to 65535, and another one for each group of the node.
     #[must_use]
     pub const fn with_relative_port(mut self, identifier: u16) -> Self {
         self.relative_port = Some(identifier);
         self
     }
 
-    /// Puts the SCSI target port into a target port group (SPC-5 5.17.2) other than 1. Groups with the same number are told as one.
+    /// Puts the SCSI target port into a target port group (SPC-5 5.17.2) other than 1. Groups with the same number are
+    /// told as one.
     #[must_use]
     pub const fn with_target_port_group(mut self, group: u16) -> Self {
         self.target_port_group = group;

@@ -14,7 +14,8 @@ use crate::lock::Lock;
 use crate::lu::{LogicalUnit, LunMap};
 use crate::task::TargetPort;
 
-/// Initiators that demo mode let in and [`Attributes::cache_dynamic_acls`] keeps in mind; the oldest is forgotten first.
+/// Initiators that demo mode let in and [`Attributes::cache_dynamic_acls`] keeps in mind; the oldest is forgotten
+/// first.
 const DYNAMIC_ACLS: usize = 256;
 
 /// The largest LUN of the flat space addressing method (SAM-5 4.7.7.4).
@@ -104,7 +105,8 @@ impl TargetNode {
         self.groups.iter().map(port).collect()
     }
 
-    /// The portal group that a connection to the local address `local` comes in by. An exact address goes before 0.0.0.0 and \[::\].
+    /// The portal group that a connection to the local address `local` comes in by. An exact address goes before
+    /// 0.0.0.0 and \[::\].
     #[must_use]
     pub fn group_at(&self, local: SocketAddr) -> Option<&PortalGroup> {
         let find = |exact: bool| {

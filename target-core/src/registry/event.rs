@@ -10,8 +10,9 @@ use crate::lock::Lock;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A store has not given back operations of aborted tasks within [`Limits::drain_timeout`](crate::session::Limits::drain_timeout). Until it does, no
-    /// new session of the I_T nexus is let in, and nobody writes where those operations write.
+    /// A store has not given back operations of aborted tasks within
+    /// [`Limits::drain_timeout`](crate::session::Limits::drain_timeout). Until it does, no new session of the I_T nexus
+    /// is let in, and nobody writes where those operations write.
     OperationsOverdue {
         /// The initiator's name.
         initiator_name: String,
@@ -22,9 +23,9 @@ pub enum Event {
         /// The connection of the session has ended.
         connection_ended: bool,
     },
-    /// Connections that do not log in give way to later ones, because [`Limits::logins`](crate::session::Limits::logins)
-    /// are at it. Told with the first, and again each time that their number has doubled, until fewer than half as many
-    /// are logging in.
+    /// Connections that do not log in give way to later ones, because
+    /// [`Limits::logins`](crate::session::Limits::logins) are at it. Told with the first, and again each time that
+    /// their number has doubled, until fewer than half as many are logging in.
     LoginsDisplaced {
         /// The bound.
         logins: usize,
@@ -32,8 +33,8 @@ pub enum Event {
         displaced: u64,
     },
     /// Sessions wait for buffers, or do with less, because all together have most of
-    /// [`Limits::buffered`](crate::session::Limits::buffered): initiators do not take what they asked for, or do not send
-    /// what they owe. Told once until half of the budget was free.
+    /// [`Limits::buffered`](crate::session::Limits::buffered): initiators do not take what they asked for, or do not
+    /// send what they owe. Told once until half of the budget was free.
     BuffersShort {
         /// Bytes that the sessions have.
         out: usize,
@@ -63,8 +64,8 @@ impl fmt::Display for Event {
             Self::LoginsDisplaced { logins, displaced } => {
                 write!(
                     f,
-                    "{logins} connections are logging in, which is the limit; {displaced} that were at it for the longest \
-                     have given way to later ones"
+                    "{logins} connections are logging in, which is the limit; {displaced} that were at it for \
+                     the longest have given way to later ones"
                 )
             }
             Self::BuffersShort { out, total } => {

@@ -1,4 +1,5 @@
-//! Mailboxes: how connections on different workers talk to each other. Used at login, logout, shutdown and by task management, never per command.
+//! Mailboxes: how connections on different workers talk to each other. Used at login, logout, shutdown and by task
+//! management, never per command.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -26,7 +27,8 @@ pub enum EndCause {
 pub(crate) enum SessionEvent {
     /// End now, without further word; the ticket is dropped when nothing of the session is left.
     End { cause: EndCause, ticket: Ticket },
-    /// Abort the tasks on the ticket's units; it is dropped when they have left them. If there are any, the initiator hears of `attention`.
+    /// Abort the tasks on the ticket's units; it is dropped when they have left them. If there are any, the initiator
+    /// hears of `attention`.
     Abort { attention: Option<UnitAttention>, ticket: Ticket },
     /// A function has waited in vain for what aborted tasks have on these units: the operator is to hear of it.
     Overdue { units: Arc<[Arc<LogicalUnit>]> },
@@ -37,7 +39,8 @@ pub(crate) enum SessionEvent {
 }
 
 /// Where events for one connection gather. Bounded by who may post: each session has at most
-/// [`crate::session::Limits::task_management_functions`] functions in progress, which post twice each, and ends and stops come once.
+/// [`crate::session::Limits::task_management_functions`] functions in progress, which post twice each, and ends and
+/// stops come once.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     inner: Lock<Inner>,

@@ -1,7 +1,8 @@
 //! Who is logged in: the one place that all workers share besides the configuration and the logical units.
 //!
-//! It is locked at accept, login, logout, shutdown and by task management that reaches beyond one session. Sessions reach each other only through it,
-//! by events in their mailboxes; those of several servers of a process through the logical units that they share (`reach`).
+//! It is locked at accept, login, logout, shutdown and by task management that reaches beyond one session. Sessions
+//! reach each other only through it, by events in their mailboxes; those of several servers of a process through the
+//! logical units that they share (`reach`).
 
 mod event;
 mod mailbox;
@@ -78,8 +79,8 @@ impl Inner {
     }
 }
 
-/// A session from the grant of its login until the last operation begun under it has ended, in the store and in RDMA, whatever became of its
-/// connection: as long as it is here, no session of its I_T nexus is let in (RFC 7143 6.3.5).
+/// A session from the grant of its login until the last operation begun under it has ended, in the store and in RDMA,
+/// whatever became of its connection: as long as it is here, no session of its I_T nexus is let in (RFC 7143 6.3.5).
 #[derive(Debug)]
 struct Member {
     entry: Arc<SessionEntry>,
@@ -126,8 +127,9 @@ impl Registry {
         }
     }
 
-    /// A connection came: its mailbox, unless too many are logged in, or the target stops. Where too many are not, the one that has been at it for
-    /// the longest is told to end: those that prove nothing take no place from those that do.
+    /// A connection came: its mailbox, unless too many are logged in, or the target stops. Where too many are not, the
+    /// one that has been at it for the longest is told to end: those that prove nothing take no place from those that
+    /// do.
     pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
         let mailbox = Arc::new(Mailbox::default());
         let displaced = self.inner.with(|inner| {
@@ -172,8 +174,8 @@ impl Registry {
         })
     }
 
-    /// Enters a new session. All older ones of the same I_T nexus are told to end, those too that are ending already, and `barrier` opens when nothing
-    /// of them is left (RFC 7143 6.3.5).
+    /// Enters a new session. All older ones of the same I_T nexus are told to end, those too that are ending already,
+    /// and `barrier` opens when nothing of them is left (RFC 7143 6.3.5).
     ///
     /// # Errors
     /// The status to refuse the login with.
@@ -237,8 +239,8 @@ impl Registry {
         drop(gone);
     }
 
-    /// Has `on_event` called when something happens that an operator is to hear of; it replaces who was called before. It is called on the thread that
-    /// drives a connection, and must not block.
+    /// Has `on_event` called when something happens that an operator is to hear of; it replaces who was called before.
+    /// It is called on the thread that drives a connection, and must not block.
     pub fn set_on_event(&self, on_event: impl Fn(&Event) + Send + Sync + 'static) {
         self.observer.set(Arc::new(on_event));
     }
@@ -258,7 +260,8 @@ impl Registry {
         });
     }
 
-    /// Looks after a session whose connection has gone before its operations at the store have ended. It stays entered until they have.
+    /// Looks after a session whose connection has gone before its operations at the store have ended. It stays entered
+    /// until they have.
     fn look_after(&self, session: Unfinished, seat: Option<Seat>) {
         if let Some(seat) = seat {
             seat.vacate();
@@ -267,11 +270,12 @@ impl Registry {
         self.unfinished.add(session);
     }
 
-    /// Goes on with sessions whose connection has gone before their operations at the store have ended, and tells how many are left. `waker` is woken
-    /// when there is more to do.
+    /// Goes on with sessions whose connection has gone before their operations at the store have ended, and tells how
+    /// many are left. `waker` is woken when there is more to do.
     ///
-    /// The server does this by itself. Whoever drives [`TargetConnection`](crate::session::TargetConnection)s himself calls it at the start and after
-    /// each wake; without it, such a session ends only when a login or a task management function that waits for it looks.
+    /// The server does this by itself. Whoever drives [`TargetConnection`](crate::session::TargetConnection)s himself
+    /// calls it at the start and after each wake; without it, such a session ends only when a login or a task
+    /// management function that waits for it looks.
     pub fn poll_unfinished(&self, waker: &Waker) -> usize {
         self.unfinished.poll(self, waker)
     }
@@ -316,7 +320,8 @@ impl Registry {
 }
 
 impl Drop for Registry {
-    /// The server is gone, and operations that it began may still land: who shares the logical units with it looks after them from now on.
+    /// The server is gone, and operations that it began may still land: who shares the logical units with it looks
+    /// after them from now on.
     fn drop(&mut self) {
         for session in self.unfinished.take() {
             if let Some(heir) = Reach::of(session.units()).any() {

@@ -1,4 +1,5 @@
-//! How far a task management function reaches: every session in the process that may have something under way on a logical unit, of whichever server.
+//! How far a task management function reaches: every session in the process that may have something under way on a
+//! logical unit, of whichever server.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,8 +32,9 @@ impl Reach {
         self.registries.first()
     }
 
-    /// Has every session but `except` abort its tasks on the units, those too that are ending or replaced; `barrier` opens when nothing of them can
-    /// change the units any more. The initiators whose tasks are aborted hear of `attention`.
+    /// Has every session but `except` abort its tasks on the units, those too that are ending or replaced; `barrier`
+    /// opens when nothing of them can change the units any more. The initiators whose tasks are aborted hear of
+    /// `attention`.
     pub(crate) fn abort(&self, except: NexusId, attention: Option<UnitAttention>, barrier: &Arc<Barrier>) {
         // Whether a session has tasks there it knows itself: its LUN map may have changed since they came.
         for session in self.registries.iter().flat_map(|registry| registry.others(except)) {
@@ -48,7 +50,8 @@ impl Reach {
         }
     }
 
-    /// Has every session but `except` tell the operator of operations that its store does not give back. Those without a connection have told it.
+    /// Has every session but `except` tell the operator of operations that its store does not give back. Those without
+    /// a connection have told it.
     pub(crate) fn tell_overdue(&self, except: NexusId) {
         for session in self.registries.iter().flat_map(|registry| registry.others(except)) {
             session.mailbox.post(SessionEvent::Overdue { units: self.units.clone() });

@@ -61,8 +61,8 @@ impl SessionEntry {
         Self { id, tsih, session, mailbox, counters: SessionCounters::default(), mover: MoverGauge::default() }
     }
 
-    /// Whether `new` is the same I_T nexus (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag. Discovery sessions are none, and
-    /// several of one initiator may run side by side.
+    /// Whether `new` is the same I_T nexus (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag.
+    /// Discovery sessions are none, and several of one initiator may run side by side.
     pub(super) fn is_nexus_of(&self, new: &NewSession) -> bool {
         let (Some((node, tag, _)), Some((new_node, new_tag, _))) = (&self.session.normal, &new.normal) else {
             return false;

@@ -1,7 +1,8 @@
 //! Sessions whose connection has gone before their operations at the store have ended.
 //!
-//! An operation at a store cannot be called back, and may still land. Its session therefore stays in the [`Registry`], and here is who waits for the
-//! operation: no new session of the same I_T nexus is let in, no reset is answered "Function Complete", and nobody writes to the same blocks until then.
+//! An operation at a store cannot be called back, and may still land. Its session therefore stays in the [`Registry`],
+//! and here is who waits for the operation: no new session of the same I_T nexus is let in, no reset is answered
+//! "Function Complete", and nobody writes to the same blocks until then.
 
 use alloc::sync::Arc;
 use alloc::task::Wake;
@@ -13,7 +14,8 @@ use crate::lock::Lock;
 use crate::lu::LogicalUnit;
 use crate::task::TaskExecutor;
 
-/// A connection's way out of the registry: taken when it is dropped, which its owner does when no device can touch memory for it any more.
+/// A connection's way out of the registry: taken when it is dropped, which its owner does when no device can touch
+/// memory for it any more.
 #[derive(Debug)]
 pub(crate) struct Departure {
     registry: Arc<Registry>,

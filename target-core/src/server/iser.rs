@@ -28,25 +28,27 @@ use crate::session::Limits;
 
 /// How portals that offer iSER ([`Portal::with_iser`](crate::node::Portal::with_iser)) do so.
 ///
-/// What login declares (TargetRecvDataSegmentLength and the like) is in [`Limits::offer`](crate::session::Limits::offer).
+/// What login declares (TargetRecvDataSegmentLength and the like) is in
+/// [`Limits::offer`](crate::session::Limits::offer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IserConfig {
     /// iWARP in user space, on the very port of plain iSCSI. Default true.
     pub iwarp: bool,
     /// The RDMA devices of the machine, at the same address and port in the port space of RDMA. Default false.
     ///
-    /// iWARP devices have no port space of their own: where the kernel lets only one have the port, the sockets keep it if [`iwarp`](Self::iwarp) is
-    /// true, since user space then serves the same peers; else the device gets it, and the portal takes no plain iSCSI. A second portal can.
+    /// iWARP devices have no port space of their own: where the kernel lets only one have the port, the sockets keep it
+    /// if [`iwarp`](Self::iwarp) is true, since user space then serves the same peers; else the device gets it, and the
+    /// portal takes no plain iSCSI. A second portal can.
     pub verbs: bool,
-    /// iWARP in user space: whether to ask for the CRC of MPA (RFC 5044 4.4). TCP has a checksum of its own. Default false; an initiator that wants it
-    /// gets it.
+    /// iWARP in user space: whether to ask for the CRC of MPA (RFC 5044 4.4). TCP has a checksum of its own. Default
+    /// false; an initiator that wants it gets it.
     pub crc: bool,
     /// RDMA Reads in flight at a time on one connection, 1 to 255; default 32. The initiator may allow fewer.
     pub read_depth: u16,
     /// Idle memory that one connection keeps for messages in bytes; default 4 MiB.
     pub send_memory: usize,
-    /// Verbs: bytes of memory that may be registered with RDMA devices at a time; default 1 GiB. Stores that lend their memory are registered as it is
-    /// used. `ulimit -l` bounds it too.
+    /// Verbs: bytes of memory that may be registered with RDMA devices at a time; default 1 GiB. Stores that lend their
+    /// memory are registered as it is used. `ulimit -l` bounds it too.
     pub registered_memory: u64,
 }
 
@@ -91,7 +93,8 @@ impl IserConfig {
             receives: mover.receives(),
             read_depth: mover.read_depth as u8,
             budget: RegistrationBudget::new(self.registered_memory),
-            // What a target says here is of its own Sends: ib_iser ends a connection on which it was not told to expect invalidation.
+            // What a target says here is of its own Sends: ib_iser ends a connection on which it was not told to expect
+            // invalidation.
             private: PrivateData { zero_based: false, send_with_invalidate: true }.emit().to_vec(),
             ..VerbsConfig::default()
         })
@@ -116,7 +119,8 @@ impl IserConfig {
     }
 }
 
-/// Listens for RDMA connections at an address where TCP is listened on already. Gives what of both can be: see [`IserConfig::verbs`].
+/// Listens for RDMA connections at an address where TCP is listened on already. Gives what of both can be: see
+/// [`IserConfig::verbs`].
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 pub(super) fn listen_by_verbs(
     devices: &Arc<Verbs>,
@@ -141,9 +145,11 @@ pub(super) fn listen_by_verbs(
     Ok((Some(again.map_err(|error| ServerError::listen(address, error))?), None))
 }
 
-/// Whether a connection begins as one of iWARP, which its first byte tells: no iSCSI login begins with the one of MPA's. Nothing is taken from the stream.
+/// Whether a connection begins as one of iWARP, which its first byte tells: no iSCSI login begins with the one of
+/// MPA's. Nothing is taken from the stream.
 ///
-/// A connection that stays silent for the time of a login, ends, or is told to end, is none: what becomes of it is the session's business.
+/// A connection that stays silent for the time of a login, ends, or is told to end, is none: what becomes of it is the
+/// session's business.
 pub(super) async fn is_iwarp(stream: &TcpStream, seat: &Seat, patience: Duration) -> bool {
     let first = poll_fn(|cx| {
         seat.mailbox.set_waker(cx.waker());

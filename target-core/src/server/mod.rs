@@ -1,9 +1,10 @@
 //! The server: portals on TCP sockets, and one worker thread per core (feature `tokio`).
 //!
-//! A portal that offers iSER (feature `iser`) serves it on the same port: an iWARP connection begins otherwise than a login does.
+//! A portal that offers iSER (feature `iser`) serves it on the same port: an iWARP connection begins otherwise than a
+//! login does.
 //!
-//! Each worker is a thread with a single-threaded runtime of its own, so a server runs inside any program, with or without a runtime. A connection is given
-//! to the worker with the fewest when it is accepted, and stays there.
+//! Each worker is a thread with a single-threaded runtime of its own, so a server runs inside any program, with or
+//! without a runtime. A connection is given to the worker with the fewest when it is accepted, and stays there.
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
@@ -75,7 +76,8 @@ use worker::{Listening, Seats, Share, Worker};
 pub enum ServerError {
     /// The address is in use.
     #[error(
-        "cannot listen on {0}: the port is taken, by another program or by another portal of this one; stop that program or choose another port"
+        "cannot listen on {0}: the port is taken, by another program or by another portal of this one; stop that \
+         program or choose another port"
     )]
     PortTaken(SocketAddr),
     /// The address is none of this machine's.
@@ -218,15 +220,16 @@ impl ServerBuilder {
         self
     }
 
-    /// Has `on_event` called, on a worker's thread, when something happens that an operator is to hear of. It must not block.
+    /// Has `on_event` called, on a worker's thread, when something happens that an operator is to hear of. It must not
+    /// block.
     #[must_use]
     pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Box::new(on_event));
         self
     }
 
-    /// Has `on_refused` called, on a worker's thread, when a peer that wants to connect over an RDMA device is turned away because of this side: the
-    /// process may not lock enough memory, say. It must not block.
+    /// Has `on_refused` called, on a worker's thread, when a peer that wants to connect over an RDMA device is turned
+    /// away because of this side: the process may not lock enough memory, say. It must not block.
     #[cfg(all(feature = "verbs", target_os = "linux"))]
     #[must_use]
     pub fn on_refused(mut self, on_refused: impl Fn(&VerbsError) + Send + Sync + 'static) -> Self {
@@ -374,7 +377,8 @@ pub struct RegisteredMemory {
 }
 
 impl ServerHandle {
-    /// The addresses that it listens on, in the order of [`TargetConfig::addresses`], with the ports that port 0 became.
+    /// The addresses that it listens on, in the order of [`TargetConfig::addresses`], with the ports that port 0
+    /// became.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.local_addrs
@@ -415,8 +419,8 @@ impl ServerHandle {
         None
     }
 
-    /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the time that connections may take to
-    /// close ([`Limits::close_timeout`]) at the latest. All threads have ended then.
+    /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the
+    /// time that connections may take to close ([`Limits::close_timeout`]) at the latest. All threads have ended then.
     pub fn stop(mut self, grace: Duration) {
         self.end(grace);
     }

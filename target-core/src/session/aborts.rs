@@ -31,7 +31,8 @@ impl Session {
         }
     }
 
-    /// Aborts a task. With `wait`, one that the initiator still owes data stays in the table until the data have come (RFC 7143 4.2.3.3 a).
+    /// Aborts a task. With `wait`, one that the initiator still owes data stays in the table until the data have come
+    /// (RFC 7143 4.2.3.3 a).
     fn abort<M: Datamover>(&mut self, connection: &mut Connection<M>, handle: TaskHandle, wait: bool) {
         let Some(task) = self.commands.tasks.get_mut(handle) else { return };
         if !wait || !task.flags.has(Flags::FETCHING) {
@@ -79,8 +80,8 @@ impl Session {
         connection.reset_text();
     }
 
-    /// Another session's function aborts our tasks on these units. All those that a function of our own has aborted, and whose data are
-    /// still to come, go too.
+    /// Another session's function aborts our tasks on these units. All those that a function of our own has aborted,
+    /// and whose data are still to come, go too.
     pub(super) fn abort_units<M: Datamover>(
         &mut self,
         connection: &mut Connection<M>,
@@ -110,7 +111,8 @@ impl Session {
                 }
             }
         }
-        // The LUN by which one of them came may name another unit since, or none; and none of them is waited for by an initiator.
+        // The LUN by which one of them came may name another unit since, or none; and none of them is waited for by an
+        // initiator.
         self.abort_where(connection, false, |task| task.flags.has(Flags::ABORTED));
         connection.announce(&self.commands.window);
         for (number, unit) in numbers.iter().filter(|(number, _)| hit.contains(number)) {
@@ -128,7 +130,8 @@ impl Session {
         self.tickets.push(ticket);
     }
 
-    /// Answers the tasks that another nexus's function has ended, as soon as nothing of them is under way (SAM-5 5.3.1, 5.6).
+    /// Answers the tasks that another nexus's function has ended, as soon as nothing of them is under way (SAM-5 5.3.1,
+    /// 5.6).
     #[cold]
     pub(super) fn tell_terminated<M: Datamover>(&mut self, connection: &mut Connection<M>) {
         let mut at = 0;

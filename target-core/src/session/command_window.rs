@@ -4,7 +4,8 @@ use iscsi_proto::serial::Serial;
 
 /// ExpCmdSN and MaxCmdSN of a session.
 ///
-/// MaxCmdSN grows by one each time a numbered request is done, so the initiator never has more requests with us than the task table has slots.
+/// MaxCmdSN grows by one each time a numbered request is done, so the initiator never has more requests with us than
+/// the task table has slots.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CommandWindow {
     expected: Serial,
@@ -71,8 +72,8 @@ impl CommandWindow {
         self.max = self.max.next();
     }
 
-    /// Takes what is before `cmd_sn` for received and done. Nothing, if no request could have that number: it is at most the one behind MaxCmdSN, which
-    /// a request for immediate delivery has when the window is closed.
+    /// Takes what is before `cmd_sn` for received and done. Nothing, if no request could have that number: it is at
+    /// most the one behind MaxCmdSN, which a request for immediate delivery has when the window is closed.
     pub(super) fn pass_to(&mut self, cmd_sn: Serial) {
         if self.contains(cmd_sn) || cmd_sn == self.max.next() {
             while self.expected < cmd_sn {

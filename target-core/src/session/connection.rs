@@ -1,4 +1,5 @@
-//! A connection: its mover, and what RFC 7143 counts, negotiates and watches by connection, whichever session it belongs to.
+//! A connection: its mover, and what RFC 7143 counts, negotiates and watches by connection, whichever session it
+//! belongs to.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -25,7 +26,8 @@ const SHORTEST_SILENCE: Duration = Duration::from_millis(10);
 /// Bytes that may wait to be sent whatever other sessions have.
 const LITTLE: usize = 64 << 10;
 
-/// A connection. What is not its mover's means something from [`open`](Self::open) on: before that, the login has numbers of its own.
+/// A connection. What is not its mover's means something from [`open`](Self::open) on: before that, the login has
+/// numbers of its own.
 pub(super) struct Connection<M> {
     pub(super) mover: M,
     /// CID, as its login told it.
@@ -129,8 +131,9 @@ impl<M> Connection<M> {
         self.negotiation = None;
     }
 
-    /// Whether the initiator has a receive for a Reject or an Asynchronous Message that it does not wait for. The last one is for a NOP-In that asks:
-    /// its answer brings the ExpStatSN that retires the others (RFC 7145 8.1.2), and only one is under way at a time.
+    /// Whether the initiator has a receive for a Reject or an Asynchronous Message that it does not wait for. The last
+    /// one is for a NOP-In that asks: its answer brings the ExpStatSN that retires the others (RFC 7145 8.1.2), and
+    /// only one is under way at a time.
     fn may_surprise(&self) -> bool {
         self.unexpected.room() > 1
     }

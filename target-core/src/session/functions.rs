@@ -1,4 +1,5 @@
-//! Task management functions (RFC 7143 4.2.3, 11.5, 11.6; RFC 7144 6.3): truly done, answered only when what they abort is gone.
+//! Task management functions (RFC 7143 4.2.3, 11.5, 11.6; RFC 7144 6.3): truly done, answered only when what they abort
+//! is gone.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -170,7 +171,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a function may do anything that other initiators see: where the node's attributes say so, and only from a nexus that may write.
+    /// Whether a function may do anything that other initiators see: where the node's attributes say so, and only from
+    /// a nexus that may write.
     fn reaches_others(&self, request: &TaskManagementRequest) -> bool {
         let Some((node, _, luns)) = &self.entry.session.normal else { return false };
         let attributes = node.attributes();
@@ -212,7 +214,8 @@ impl Session {
         let referenced = self.held.find(request.referenced_task_tag).unwrap_or(request.ref_cmd_sn);
         let in_window = self.commands.window.contains(referenced) && referenced < request.cmd_sn;
         if !in_window {
-            // A reset from elsewhere may have ended it, and its write still be under way in the store: who hears that it does not exist sends it again.
+            // A reset from elsewhere may have ended it, and its write still be under way in the store: who hears that
+            // it does not exist sends it again.
             self.abort_done(connection.now, request, (self.scope(request.lun), None), Then::Absent);
             return Ok(());
         }
@@ -252,7 +255,8 @@ impl Session {
         self.abort_scope(connection, &scope);
         let mut others = None;
         if !units.is_empty() {
-            // Whoever loses tasks hears of it, whatever becomes of this function and of its sender: it is told with the abort, not with the answer.
+            // Whoever loses tasks hears of it, whatever becomes of this function and of its sender: it is told with the
+            // abort, not with the answer.
             if let Some(cause) = reset {
                 units.iter().for_each(|unit| unit.reset(cause));
             }
@@ -352,7 +356,8 @@ impl Session {
         Ok(None)
     }
 
-    /// Tells the operator of operations that aborted tasks have at the stores of these units, or of all, if there are any.
+    /// Tells the operator of operations that aborted tasks have at the stores of these units, or of all, if there are
+    /// any.
     pub(super) fn tell_overdue(&self, units: &[Arc<LogicalUnit>]) {
         let units = if units.is_empty() { None } else { Some(units) };
         let operations = self.executor.as_ref().map_or(0, |executor| executor.busy_on(units));

@@ -1,7 +1,7 @@
 //! Requests that came ahead of their turn: a CmdSN before them is missing (RFC 7143 4.2.2.1).
 //!
-//! On a single connection only a faulty initiator, or one whose PDU was rejected for its digest, makes that happen. Write data that come along are not
-//! held: the mover drops them, and they are asked for by R2T.
+//! On a single connection only a faulty initiator, or one whose PDU was rejected for its digest, makes that happen.
+//! Write data that come along are not held: the mover drops them, and they are asked for by R2T.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,7 +13,8 @@ use iscsi_proto::time::Instant;
 /// What is held for a number.
 #[derive(Debug)]
 pub(super) enum Held {
-    /// A request that an ABORT TASK has aborted, whether it came or not: its number counts as received (RFC 7143 11.6.1).
+    /// A request that an ABORT TASK has aborted, whether it came or not: its number counts as received (RFC 7143
+    /// 11.6.1).
     Plugged,
     /// A request.
     Request {

@@ -97,8 +97,8 @@ impl Doorman {
         IscsiName::new(text).map_err(|_| LoginStatus::INITIATOR_ERROR)
     }
 
-    /// A connection with a TSIH means to join a session, or to take the place of one of its connections (RFC 7143 6.3.4). Sessions here have one
-    /// connection, so neither can be.
+    /// A connection with a TSIH means to join a session, or to take the place of one of its connections (RFC 7143
+    /// 6.3.4). Sessions here have one connection, so neither can be.
     fn check_tsih(&self, identity: &Identity, initiator: &IscsiName) -> Result<(), LoginStatus> {
         if identity.tsih == 0 {
             return Ok(());

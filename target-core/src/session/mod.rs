@@ -1,24 +1,26 @@
 //! Connections and sessions: from the first login request to the last answer.
 //!
-//! A [`TargetConnection`] is one connection of an initiator, sans-IO: it goes through the phases below and is what a driver drives. Two things are in it,
-//! with a wall between them:
+//! A [`TargetConnection`] is one connection of an initiator, sans-IO: it goes through the phases below and is what a
+//! driver drives. Two things are in it, with a wall between them:
 //!
-//! - the **session** (`session`, `requests`, `functions`, `scope`, `aborts`, `owed`, `text`, `logout`): CmdSN window, tasks and their executor, task management
-//!   functions, requests that came ahead of their turn, and who waits for it. It stays entered in the [`Registry`] until the last operation begun under it
-//!   has ended, whatever became of its connection.
-//! - the **connection** (`connection`, `login`, `keepalive`): mover, StatSN, unexpected PDUs, digests and segment lengths, its text negotiation, NOP, its
-//!   logout.
+//! - the **session** (`session`, `requests`, `functions`, `scope`, `aborts`, `owed`, `text`, `logout`): CmdSN window,
+//!   tasks and their executor, task management functions, requests that came ahead of their turn, and who waits for it.
+//!   It stays entered in the [`Registry`] until the last operation begun under it has ended, whatever became of its
+//!   connection.
+//! - the **connection** (`connection`, `login`, `keepalive`): mover, StatSN, unexpected PDUs, digests and segment
+//!   lengths, its text negotiation, NOP, its logout.
 //!
-//! The session owns no connection: a method of it that needs one is given the one that it is about. One connection is all that a session is given today
-//! (MaxConnections=1, ErrorRecoveryLevel=0). What sessions share with each other is in [`Target`]: configuration, limits and the [`Registry`].
+//! The session owns no connection: a method of it that needs one is given the one that it is about. One connection is
+//! all that a session is given today (MaxConnections=1, ErrorRecoveryLevel=0). What sessions share with each other is
+//! in [`Target`]: configuration, limits and the [`Registry`].
 //!
 //! ```text
 //! Login ──> Reinstating ──> Full Feature Phase ──> Ending ──> finished
 //!   └───────────┴──────────────────────────────────────┘
 //! ```
 //!
-//! *Reinstating* waits until an old session of the same I_T nexus is gone (RFC 7143 6.3.5); *Ending* sends what is left and waits until no store
-//! operation of an aborted task is under way.
+//! *Reinstating* waits until an old session of the same I_T nexus is gone (RFC 7143 6.3.5); *Ending* sends what is left
+//! and waits until no store operation of an aborted task is under way.
 
 mod aborts;
 mod command_window;

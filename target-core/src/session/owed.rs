@@ -8,7 +8,8 @@ use super::session::Session;
 use super::task_table::Flags;
 
 impl Session {
-    /// Ends the commands whose data do not get on: nobody's silence keeps a buffer, a place in the command window, or other tasks.
+    /// Ends the commands whose data do not get on: nobody's silence keeps a buffer, a place in the command window, or
+    /// other tasks.
     #[inline]
     pub(super) fn watch_data<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         if self.commands.tasks.live() == 0 {
@@ -61,8 +62,8 @@ impl Session {
         Ok(())
     }
 
-    /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its memory may be written as long as the
-    /// connection is there: it has a short time, then the session ends.
+    /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its
+    /// memory may be written as long as the connection is there: it has a short time, then the session ends.
     pub(super) fn watch_owed<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         let awaited = !self.tickets.is_empty() || !self.functions.is_empty();
         if !awaited || connection.mover.is_drained() {

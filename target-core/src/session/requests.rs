@@ -170,7 +170,8 @@ impl Session {
         Ok(())
     }
 
-    /// A request other than a plain SCSI command: copies what belongs to it out of the mover, which is needed for the answer.
+    /// A request other than a plain SCSI command: copies what belongs to it out of the mover, which is needed for the
+    /// answer.
     #[cold]
     fn other_request<M: Datamover>(&mut self, connection: &mut Connection<M>, bhs: &Bhs) -> Result<(), EndReason> {
         let opcode = match bhs.opcode() {
@@ -257,7 +258,8 @@ impl Session {
         }
     }
 
-    /// A SCSI command whose turn it is. `latest`: it is the one that the mover notified last, so that data at hand are its own.
+    /// A SCSI command whose turn it is. `latest`: it is the one that the mover notified last, so that data at hand are
+    /// its own.
     #[inline]
     fn command<M: Datamover>(
         &mut self,
@@ -326,7 +328,8 @@ impl Session {
         }
     }
 
-    /// Rejects a request that cannot be done, and takes its number if it has one and it is its turn, so that those behind it go on.
+    /// Rejects a request that cannot be done, and takes its number if it has one and it is its turn, so that those
+    /// behind it go on.
     #[cold]
     fn refuse<M: Datamover>(
         &mut self,

@@ -13,11 +13,13 @@ use super::session::Session;
 use super::{EndReason, Target};
 use crate::registry::{Carrier, Departure, Endpoints, Seat, SessionEvent, Tickets};
 
-/// A target's end of one connection. See the [module](super) for its phases; [`StreamConnection`](iscsi_proto::connection::StreamConnection) or
+/// A target's end of one connection. See the [module](super) for its phases;
+/// [`StreamConnection`](iscsi_proto::connection::StreamConnection) or
 /// [`QueueConnection`](iscsi_proto::connection::QueueConnection), as its mover allows, is how it is driven.
 ///
-/// The future or loop that drives it may drop it at any time. Its session leaves the registry when its last operation at a store has ended, and
-/// sessions that wait for it go on then; see [`Registry::poll_unfinished`](crate::registry::Registry::poll_unfinished).
+/// The future or loop that drives it may drop it at any time. Its session leaves the registry when its last operation
+/// at a store has ended, and sessions that wait for it go on then; see
+/// [`Registry::poll_unfinished`](crate::registry::Registry::poll_unfinished).
 pub struct TargetConnection<M> {
     pub(super) connection: Connection<M>,
     pub(super) phase: Phase,
@@ -30,7 +32,8 @@ pub struct TargetConnection<M> {
     departure: Option<Departure>,
 }
 
-/// Where the connection is. The session is here because one connection carries it; what is the connection's own is beside it.
+/// Where the connection is. The session is here because one connection carries it; what is the connection's own is
+/// beside it.
 pub(super) enum Phase {
     Login(Box<LoginPhase>),
     /// Login is granted; an old session of the same I_T nexus is still to end before the initiator hears of it.
@@ -59,8 +62,8 @@ impl<M> TargetConnection<M> {
         }
     }
 
-    /// The connection is over. What it gives back to the registry is kept in `departure`, which goes with the connection, after its mover: until then a
-    /// device may write into memory of a store.
+    /// The connection is over. What it gives back to the registry is kept in `departure`, which goes with the
+    /// connection, after its mover: until then a device may write into memory of a store.
     fn depart(&mut self) {
         let (entry, executor, tickets) = match mem::replace(&mut self.phase, Phase::Finished) {
             Phase::Ending(Ending { session: Some(session), .. }) | Phase::FullFeature(session) => {
@@ -77,10 +80,11 @@ impl<M> TargetConnection<M> {
 }
 
 impl<M: Datamover> TargetConnection<M> {
-    /// A connection that has just been accepted. `None` when the target has as many as it takes, or stops: the transport is then to be closed.
+    /// A connection that has just been accepted. `None` when the target has as many as it takes, or stops: the
+    /// transport is then to be closed.
     ///
-    /// The mover is a new one in the target's role. `entropy` comes from a cryptographic random number generator and is used for this connection only
-    /// (CHAP challenge, first StatSN).
+    /// The mover is a new one in the target's role. `entropy` comes from a cryptographic random number generator and is
+    /// used for this connection only (CHAP challenge, first StatSN).
     #[must_use]
     pub fn new(target: Arc<Target>, mover: M, endpoints: Endpoints, entropy: [u8; 64], now: Instant) -> Option<Self> {
         let seat = target.registry.seat()?;
@@ -108,7 +112,8 @@ impl<M: Datamover> TargetConnection<M> {
         }
     }
 
-    /// Tells what carries the connection, for listings of sessions; without it they say TCP. It counts before login is done.
+    /// Tells what carries the connection, for listings of sessions; without it they say TCP. It counts before login is
+    /// done.
     #[must_use]
     pub fn carried_by(mut self, carrier: Carrier) -> Self {
         if let Phase::Login(login) = &mut self.phase {
@@ -212,8 +217,8 @@ impl<M: Datamover> TargetConnection<M> {
             Phase::Finished => return,
             Phase::Login(_) => None,
         };
-        // RFC 7143 11.14: the target half-closes, and the initiator closes. RFC 7145 5.2.2 knows no half-close: initiators that get a disconnect
-        // right behind the Logout Response take it for an error, or lose the response.
+        // RFC 7143 11.14: the target half-closes, and the initiator closes. RFC 7145 5.2.2 knows no half-close:
+        // initiators that get a disconnect right behind the Logout Response take it for an error, or lose the response.
         let lingers = matches!(reason, EndReason::LoggedOut) && !self.connection.mover.caps().half_closes;
         let lingering = lingers.then(|| now + limits.logout_linger);
         let closes = lingering.unwrap_or(now);

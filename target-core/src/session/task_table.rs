@@ -1,4 +1,5 @@
-//! The tasks of a session: slots sized at login, found by handle in one step and by Initiator Task Tag through short chains. Nothing allocates.
+//! The tasks of a session: slots sized at login, found by handle in one step and by Initiator Task Tag through short
+//! chains. Nothing allocates.
 
 use alloc::boxed::Box;
 use alloc::vec;

@@ -1,4 +1,5 @@
-//! Text requests in the Full Feature Phase: SendTargets, and keys that may change there (RFC 7143 6.4, 13.3, Appendix C).
+//! Text requests in the Full Feature Phase: SendTargets, and keys that may change there (RFC 7143 6.4, 13.3, Appendix
+//! C).
 
 use alloc::boxed::Box;
 use alloc::string::ToString;
@@ -32,7 +33,8 @@ impl Session {
             Ok(ResponderStep::Respond(response, data)) => self.send_text(connection, response, &data),
             Ok(ResponderStep::Complete) => {
                 let Some(answer) = self.answer_text(connection) else {
-                    // RFC 7143 6.2, 7.12: a negotiation that fails in the Full Feature Phase leaves everything as it was.
+                    // RFC 7143 6.2, 7.12: a negotiation that fails in the Full Feature Phase leaves everything as it
+                    // was.
                     connection.reset_text();
                     return connection.reject(&self.commands.window, bhs, RejectReason::ProtocolError);
                 };
@@ -66,7 +68,8 @@ impl Session {
         }
     }
 
-    /// The answer to the request's text; none when the negotiation fails. What is agreed on holds when the last response is sent (RFC 7143 6.4).
+    /// The answer to the request's text; none when the negotiation fails. What is agreed on holds when the last
+    /// response is sent (RFC 7143 6.4).
     fn answer_text<M>(&self, connection: &mut Connection<M>) -> Option<TextWriter> {
         let mut answer = TextWriter::new();
         let mut others: Vec<Pair<'_>> = Vec::new();

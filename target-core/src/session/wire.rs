@@ -1,5 +1,5 @@
-//! What goes wrong on a connection, and what the wire hears of it: Reject reasons. Login statuses are `iscsi_proto`'s, SCSI status and sense the device
-//! server's.
+//! What goes wrong on a connection, and what the wire hears of it: Reject reasons. Login statuses are `iscsi_proto`'s,
+//! SCSI status and sense the device server's.
 
 use iscsi_proto::datamover::MalformedPdu;
 use iscsi_proto::pdu::{PduError, RejectReason};

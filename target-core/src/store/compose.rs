@@ -20,7 +20,8 @@ pub enum ComposeError {
     Empty,
     /// Block sizes differ.
     #[error(
-        "store {child} has blocks of {found} bytes and store 0 of {expected}: put together only stores of equal block size"
+        "store {child} has blocks of {found} bytes and store 0 of {expected}: put together only stores of equal \
+         block size"
     )]
     BlockSizes {
         /// Number of the store, from 0.
@@ -32,7 +33,8 @@ pub enum ComposeError {
     },
     /// The chunk is not whole blocks.
     #[error(
-        "a chunk of {chunk} bytes is not a whole number of blocks of {block_size} bytes: give a multiple of it, such as 64 KiB"
+        "a chunk of {chunk} bytes is not a whole number of blocks of {block_size} bytes: give a multiple of it, \
+         such as 64 KiB"
     )]
     Chunk {
         /// Chunk size in bytes.
@@ -59,9 +61,10 @@ pub enum ComposeError {
 
 /// A store whose blocks lie in other stores, as a [`Layout`] says: a [`StripeStore`] or a [`LinearStore`].
 ///
-/// It can do what all of its stores can do; its written data are durable when all of theirs are. A request for one store is handed on as it is, buffer and
-/// all. One that touches several is split, runs on all of them at the same time and ends when the last part has; if parts fail, the error is that of the
-/// lowest bad block known. Its queue is made of theirs, and there is one only if each of them has one. Sizes are what they were when it was made.
+/// It can do what all of its stores can do; its written data are durable when all of theirs are. A request for one
+/// store is handed on as it is, buffer and all. One that touches several is split, runs on all of them at the same time
+/// and ends when the last part has; if parts fail, the error is that of the lowest bad block known. Its queue is made
+/// of theirs, and there is one only if each of them has one. Sizes are what they were when it was made.
 pub struct Composed<L> {
     children: Vec<Arc<dyn Backstore>>,
     layout: L,

@@ -40,8 +40,8 @@ struct Child {
     batch: Vec<StoreRequest>,
 }
 
-/// Splits requests into the stores' queues and joins their completions. A part's token is its parent's place in the table. The table and the buffers are
-/// bounded by what the submitter has in flight, and reused.
+/// Splits requests into the stores' queues and joins their completions. A part's token is its parent's place in the
+/// table. The table and the buffers are bounded by what the submitter has in flight, and reused.
 pub(super) struct ComposedQueue<L> {
     layout: L,
     block_size: u64,
@@ -156,7 +156,8 @@ impl<L: Layout> ComposedQueue<L> {
             );
             return;
         }
-        // A store's parts of the range follow each other there: one request per store, gathered or scattered by copying.
+        // A store's parts of the range follow each other there: one request per store, gathered or scattered by
+        // copying.
         parent.parts = 0;
         if read {
             parent.kind = Kind::SplitRead { lba };

@@ -26,8 +26,8 @@ const MOST_THREADS: usize = 64;
 pub struct FileOptions {
     /// Bytes of a block: a power of two from 512 to 4096. Default 512.
     pub block_size: u32,
-    /// Creates the file with this many bytes if it is not there; no space is taken before blocks are written. What exists is never resized. Default: a
-    /// missing file is an error.
+    /// Creates the file with this many bytes if it is not there; no space is taken before blocks are written. What
+    /// exists is never resized. Default: a missing file is an error.
     pub create: Option<u64>,
     /// Opens for reading only. Default off.
     pub read_only: bool,
@@ -45,10 +45,11 @@ impl Default for FileOptions {
 
 /// A disk in a regular file or on a block device.
 ///
-/// I/O is positional, on threads of the store's own that end with it. Both the easy door and the queue hand it to them, so that no caller waits for the
-/// medium. Written data sit in the system's cache until a flush (`fdatasync`), which [`Abilities::volatile_cache`] says. Where the file system punches
-/// holes, UNMAP gives space back; block devices are not unmapped. The file is locked (`flock`) against other stores: exclusively, or shared when it is
-/// read-only. Its size is what it was at opening.
+/// I/O is positional, on threads of the store's own that end with it. Both the easy door and the queue hand it to them,
+/// so that no caller waits for the medium. Written data sit in the system's cache until a flush (`fdatasync`), which
+/// [`Abilities::volatile_cache`] says. Where the file system punches holes, UNMAP gives space back; block devices are
+/// not unmapped. The file is locked (`flock`) against other stores: exclusively, or shared when it is read-only. Its
+/// size is what it was at opening.
 ///
 /// ```
 /// use futures::executor::block_on;
@@ -72,7 +73,8 @@ impl FileStore {
     /// Opens the file or block device at `path`.
     ///
     /// # Errors
-    /// [`StoreOpenError`]: no such file, a directory, no permission, in use, a length with part of a block, no direct I/O in such blocks.
+    /// [`StoreOpenError`]: no such file, a directory, no permission, in use, a length with part of a block, no direct
+    /// I/O in such blocks.
     pub fn open(path: impl AsRef<Path>, options: &FileOptions) -> Result<Self, StoreOpenError> {
         let path = path.as_ref().to_path_buf();
         let block_size = options.block_size;

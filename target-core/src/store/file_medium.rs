@@ -1,4 +1,5 @@
-//! The medium of a file store: what each operation does to the file, whole and in order, whatever the file does in pieces.
+//! The medium of a file store: what each operation does to the file, whole and in order, whatever the file does in
+//! pieces.
 
 use std::fs::File;
 use std::io;
@@ -9,8 +10,8 @@ use rustix::io::Errno;
 
 use super::{Abilities, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp};
 
-/// What a file store asks of its file: positional, blocking calls that may do a part of what is asked. [`File`] is one; a simulated file system has
-/// another.
+/// What a file store asks of its file: positional, blocking calls that may do a part of what is asked. [`File`] is one;
+/// a simulated file system has another.
 pub trait BlockFile: Send + Sync + 'static {
     /// Reads some bytes from `offset` on: `pread` (2). 0 is the end of the file.
     ///
@@ -90,7 +91,8 @@ impl BlockFile for File {
     }
 }
 
-/// A file as a medium of blocks, with blocking operations. [`FileStore`](super::FileStore) has threads that perform them.
+/// A file as a medium of blocks, with blocking operations. [`FileStore`](super::FileStore) has threads that perform
+/// them.
 ///
 /// ```
 /// use target_core::store::{Abilities, FileMedium, Geometry, StoreOp};
@@ -213,8 +215,8 @@ impl<F: BlockFile> FileMedium<F> {
     }
 }
 
-/// Has all of `len` bytes moved: `step` moves some from where it is told, and says how many. What fails is told with how far it had come; no error means
-/// that there was no progress.
+/// Has all of `len` bytes moved: `step` moves some from where it is told, and says how many. What fails is told with
+/// how far it had come; no error means that there was no progress.
 pub(super) fn whole(
     len: usize,
     mut step: impl FnMut(usize) -> io::Result<usize>,

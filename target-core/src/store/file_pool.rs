@@ -12,8 +12,8 @@ use futures::channel::oneshot;
 use super::file_medium::FileMedium;
 use super::{StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest};
 
-/// Operations of one queue that wait for a thread or run: what is beyond waits in the queue itself, so that one worker's burst does not stand before
-/// another worker's first request.
+/// Operations of one queue that wait for a thread or run: what is beyond waits in the queue itself, so that one
+/// worker's burst does not stand before another worker's first request.
 const QUEUE_DEPTH: usize = 128;
 
 /// A panic under these locks leaves the lists whole.

@@ -14,8 +14,8 @@ pub struct Place {
     pub run: u64,
 }
 
-/// A one-to-one arrangement of blocks. Within each store the order of the blocks is that of the whole: a range of the whole is one range, possibly empty,
-/// in each store.
+/// A one-to-one arrangement of blocks. Within each store the order of the blocks is that of the whole: a range of the
+/// whole is one range, possibly empty, in each store.
 pub trait Layout: Clone + Send + Sync + 'static {
     /// Where block `lba` of the whole lies. It is inside the whole.
     fn place(&self, lba: u64) -> Place;

@@ -1,9 +1,12 @@
 //! The backstore: what a logical unit keeps its blocks in. Three doors, one room behind them.
 //!
-//! - **Easy door**: [`Backstore`]'s async methods over borrowed buffers. Geometry, read and write are enough for a disk.
-//! - **Fast door**: [`Backstore::open_queue`] gives each worker a [`StoreQueue`] of its own: submit a batch, poll completions, out of order, no lock
-//!   shared between workers, no allocation per I/O. Without one, an adapter runs the easy door's futures behind the same queue.
-//! - **Memory door**: [`Backstore::memory`] lends the store's own memory: reads leave straight from it and writes land straight in it.
+//! - **Easy door**: [`Backstore`]'s async methods over borrowed buffers. Geometry, read and write are enough for a
+//!   disk.
+//! - **Fast door**: [`Backstore::open_queue`] gives each worker a [`StoreQueue`] of its own: submit a batch, poll
+//!   completions, out of order, no lock shared between workers, no allocation per I/O. Without one, an adapter runs the
+//!   easy door's futures behind the same queue.
+//! - **Memory door**: [`Backstore::memory`] lends the store's own memory: reads leave straight from it and writes land
+//!   straight in it.
 
 mod compose;
 mod compose_queue;
@@ -128,8 +131,9 @@ pub struct LbaStatus {
 
 /// A store of blocks: the easy door, and the way to the other two.
 ///
-/// Methods take `&self` and run concurrently. The device server has checked that every range lies inside the geometry and that buffers are whole
-/// blocks. When a write's future is done its data are what later reads see; when a flush's future is done, what was written before it is durable.
+/// Methods take `&self` and run concurrently. The device server has checked that every range lies inside the geometry
+/// and that buffers are whole blocks. When a write's future is done its data are what later reads see; when a flush's
+/// future is done, what was written before it is durable.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -202,14 +206,15 @@ pub trait Backstore: Send + Sync + 'static {
         Ok(LbaStatus { blocks: self.geometry().blocks - lba, mapped: true })
     }
 
-    /// The fast door: a queue for one worker of one LUN. `waker` is woken when a completion waits. `None` means that the easy door is to be used.
+    /// The fast door: a queue for one worker of one LUN. `waker` is woken when a completion waits. `None` means that
+    /// the easy door is to be used.
     fn open_queue(self: Arc<Self>, waker: Waker) -> Option<Box<dyn StoreQueue>> {
         let _ = waker;
         None
     }
 
-    /// The memory door: the store's blocks lie in this region from its first byte on, and may be read from it and written to it at any time, also by
-    /// the kernel. Writers call [`Region::reserve_for_write`] first.
+    /// The memory door: the store's blocks lie in this region from its first byte on, and may be read from it and
+    /// written to it at any time, also by the kernel. Writers call [`Region::reserve_for_write`] first.
     fn memory(&self) -> Option<&Arc<Region>> {
         None
     }
@@ -272,8 +277,8 @@ pub struct StoreCompletion {
 
 /// The fast door: one worker's queue to a store.
 pub trait StoreQueue: Send {
-    /// Takes all requests of the batch, leaving it empty. May complete some at once: the submitter polls after each submit, as the waker is not woken
-    /// for those.
+    /// Takes all requests of the batch, leaving it empty. May complete some at once: the submitter polls after each
+    /// submit, as the waker is not woken for those.
     fn submit(&mut self, batch: &mut Vec<StoreRequest>);
 
     /// Adds the completions that are ready, in any order. Each request completes exactly once.

@@ -26,7 +26,8 @@ pub struct NullStore {
 }
 
 impl NullStore {
-    /// A store of `bytes` in blocks of 512 bytes. A tail of less than a block is left out; less than a block is taken as one.
+    /// A store of `bytes` in blocks of 512 bytes. A tail of less than a block is left out; less than a block is taken
+    /// as one.
     #[must_use]
     pub const fn new(bytes: u64) -> Self {
         Self { geometry: Geometry::of_bytes(if bytes < 512 { 512 } else { bytes }) }

@@ -12,7 +12,8 @@ pub enum StoreOpenError {
     BlockSize(u32),
     /// A size of nothing, or with part of a block.
     #[error(
-        "a store of {bytes} bytes is not a whole number of blocks of {block_size} bytes: give a multiple of it, at least one block"
+        "a store of {bytes} bytes is not a whole number of blocks of {block_size} bytes: give a multiple of it, at \
+         least one block"
     )]
     UnevenSize {
         /// Size asked for in bytes.
@@ -22,7 +23,8 @@ pub enum StoreOpenError {
     },
     /// More RAM than this machine can ever hold.
     #[error(
-        "a RAM store of {} is more than this machine can ever hold: it has {} of memory, and a thin store may be at most {}; give a smaller size, or use a file",
+        "a RAM store of {} is more than this machine can ever hold: it has {} of memory, and a thin store may be at \
+         most {}; give a smaller size, or use a file",
         Binary(*.bytes), Binary(*.memory), Binary(*.most)
     )]
     TooLarge {
@@ -35,7 +37,8 @@ pub enum StoreOpenError {
     },
     /// The system refused the address space.
     #[error(
-        "the system gives no address space for a RAM store of {bytes} bytes ({source}): give a smaller size, or raise `ulimit -v` or vm.overcommit_memory"
+        "the system gives no address space for a RAM store of {bytes} bytes ({source}): give a smaller size, or \
+         raise `ulimit -v` or vm.overcommit_memory"
     )]
     AddressSpace {
         /// Size asked for in bytes.
@@ -56,7 +59,12 @@ pub enum StoreOpenError {
         path: PathBuf,
     },
     /// Not allowed to open it.
-    #[error("{} may not be opened{}: change its permissions, run as a user who may{}", path.display(), if *.write { " for writing" } else { "" }, if *.write { ", or serve it read-only" } else { "" })]
+    #[error(
+        "{} may not be opened{}: change its permissions, run as a user who may{}",
+        path.display(),
+        if *.write { " for writing" } else { "" },
+        if *.write { ", or serve it read-only" } else { "" }
+    )]
     Denied {
         /// The file.
         path: PathBuf,
@@ -64,14 +72,18 @@ pub enum StoreOpenError {
         write: bool,
     },
     /// Another program, or another store of this one, has it open.
-    #[error("{} is in use by another store or program that locks it: end that one first, or serve both read-only", path.display())]
+    #[error(
+        "{} is in use by another store or program that locks it: end that one first, or serve both read-only",
+        path.display()
+    )]
     InUse {
         /// The file.
         path: PathBuf,
     },
     /// Its length has part of a block, or nothing.
     #[error(
-        "{} is {bytes} bytes long, which is not a whole number of blocks of {block_size} bytes: set its length with `truncate -s`, or use another block size",
+        "{} is {bytes} bytes long, which is not a whole number of blocks of {block_size} bytes: set its length with \
+         `truncate -s`, or use another block size",
         path.display()
     )]
     UnevenFile {
@@ -84,7 +96,8 @@ pub enum StoreOpenError {
     },
     /// No direct I/O.
     #[error(
-        "{} cannot be read with direct I/O in blocks of {block_size} bytes ({source}): use a block size of 4096, or leave direct I/O off",
+        "{} cannot be read with direct I/O in blocks of {block_size} bytes ({source}): use a block size of 4096, or \
+         leave direct I/O off",
         path.display()
     )]
     Direct {

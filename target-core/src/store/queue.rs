@@ -13,7 +13,8 @@ use super::{Backstore, StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRe
 
 type Running = Pin<Box<dyn Future<Output = StoreCompletion> + Send>>;
 
-/// A [`StoreQueue`] over any store's async methods. An operation that is ready at its first poll completes within `submit`.
+/// A [`StoreQueue`] over any store's async methods. An operation that is ready at its first poll completes within
+/// `submit`.
 ///
 /// How many run at a time is bounded by who submits: the task executor has one operation per task.
 pub struct EasyQueue {

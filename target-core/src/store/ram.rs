@@ -16,17 +16,20 @@ pub use builder::RamStoreBuilder;
 /// Grain of allocation and of UNMAP in bytes.
 const PAGE: u64 = 4096;
 
-/// A disk in memory. Pages are allocated when first written, reads of what was never written allocate nothing, and UNMAP gives whole pages back.
+/// A disk in memory. Pages are allocated when first written, reads of what was never written allocate nothing, and
+/// UNMAP gives whole pages back.
 ///
 /// # How large
 ///
-/// A store is thin: its size is a promise, its memory limit is what it may take. A write beyond the limit ends with [`StoreError::NoSpace`], which
-/// initiators see as a full thin-provisioned disk, in place of the system killing the process. The limit is by default what the machine can hold: its
-/// memory (or the control group's share, if that is less) less one eighth. Several stores of one process share a
-/// limit by [`RamStoreBuilder::memory_budget`]; other programs are not known of.
+/// A store is thin: its size is a promise, its memory limit is what it may take. A write beyond the limit ends with
+/// [`StoreError::NoSpace`], which initiators see as a full thin-provisioned disk, in place of the system killing the
+/// process. The limit is by default what the machine can hold: its memory (or the control group's share, if that is
+/// less) less one eighth. Several stores of one process share a limit by [`RamStoreBuilder::memory_budget`]; other
+/// programs are not known of.
 ///
-/// The size may exceed the memory up to 64 times: more than that is refused as a mistake, as is what the address space cannot map. The bookkeeping
-/// takes one bit a page, so that even the largest store costs less than one five-hundredth of the memory before the first write.
+/// The size may exceed the memory up to 64 times: more than that is refused as a mistake, as is what the address space
+/// cannot map. The bookkeeping takes one bit a page, so that even the largest store costs less than one five-hundredth
+/// of the memory before the first write.
 ///
 /// ```
 /// use futures::executor::block_on;
@@ -199,8 +202,8 @@ mod builder {
             self
         }
 
-        /// Bytes of memory that the store may take together with the other stores of the budget, drawn as blocks are written. It takes the place of a
-        /// [`memory_limit`](Self::memory_limit). Default: a budget of the store's own.
+        /// Bytes of memory that the store may take together with the other stores of the budget, drawn as blocks are
+        /// written. It takes the place of a [`memory_limit`](Self::memory_limit). Default: a budget of the store's own.
         pub fn memory_budget(mut self, budget: Arc<MemoryBudget>) -> Self {
             self.budget = Some(budget);
             self
@@ -233,7 +236,8 @@ mod builder {
         }
     }
 
-    /// Bytes of memory that this process may ever have: the machine's, or its control group's if that is less. `None` where the system does not say.
+    /// Bytes of memory that this process may ever have: the machine's, or its control group's if that is less. `None`
+    /// where the system does not say.
     fn machine_memory() -> Option<u64> {
         let total = mem_total(&fs::read_to_string("/proc/meminfo").ok()?)?;
         Some(group_limit().map_or(total, |limit| limit.min(total)))

@@ -8,7 +8,8 @@ use futures::executor::block_on;
 use super::*;
 use crate::store::StoreOpenError;
 
-/// Resident bytes of this process. Tests that use it run one process each under nextest; with threads they share a lock.
+/// Resident bytes of this process. Tests that use it run one process each under nextest; with threads they share a
+/// lock.
 fn resident() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64

@@ -23,8 +23,8 @@ pub enum SizeError {
     Range(String),
 }
 
-/// Bytes of a size such as `512`, `64k`, `50G`, `50GiB`, `1.5T`. Units are powers of 1024 whether written `G`, `GB` or `GiB`, in either case; blanks around
-/// number and unit are skipped.
+/// Bytes of a size such as `512`, `64k`, `50G`, `50GiB`, `1.5T`. Units are powers of 1024 whether written `G`, `GB` or
+/// `GiB`, in either case; blanks around number and unit are skipped.
 ///
 /// # Errors
 /// [`SizeError`], a sentence for the person who typed it.
@@ -60,7 +60,8 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         let digits = u32::try_from(fraction.len()).map_err(|_| range())?;
         let scale = 10u128.checked_pow(digits).filter(|_| digits <= 18).ok_or_else(range)?;
         let parts = fraction.parse::<u128>().map_err(|_| range())? * unit;
-        // A third of a GiB is no whole number of bytes: what is written is rounded down, but bytes themselves have no parts.
+        // A third of a GiB is no whole number of bytes: what is written is rounded down, but bytes themselves have no
+        // parts.
         if shift == 0 && parts != 0 {
             return Err(range());
         }

@@ -8,8 +8,9 @@ use iscsi_memory::Landing;
 
 use crate::lu::{LogicalUnit, Stripes, WriteGate};
 
-/// One session's way through the gate of one unit. The gate is held only while bytes land, so that an initiator that owes its data holds up nobody; SCSI
-/// makes no write of several blocks one step (SBC-4 4.6), only COMPARE AND WRITE and ORWRITE.
+/// One session's way through the gate of one unit. The gate is held only while bytes land, so that an initiator that
+/// owes its data holds up nobody; SCSI makes no write of several blocks one step (SBC-4 4.6), only COMPARE AND WRITE
+/// and ORWRITE.
 pub(super) struct UnitLanding {
     unit: Arc<LogicalUnit>,
     waker: Waker,

@@ -1,7 +1,8 @@
 //! Tasks: from a SCSI command that came to the step that its session takes next.
 //!
-//! A session has one [`TaskExecutor`]. It stands between the session, which knows PDUs, and the device server, which knows
-//! commands: it keeps the order that task attributes ask for, fetches data, runs the store's operations, and ends each task exactly once.
+//! A session has one [`TaskExecutor`]. It stands between the session, which knows PDUs, and the device server, which
+//! knows commands: it keeps the order that task attributes ask for, fetches data, runs the store's operations, and ends
+//! each task exactly once.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -36,7 +37,8 @@ pub struct TargetPort {
 
 /// Programs that are told of a power on as 29h/00h, POWER ON, RESET, OR BUS DEVICE RESET OCCURRED, known by the
 /// initiator name that they have unless told otherwise. `iscsi-ls` of libiscsi sends its TEST UNIT READY again after
-/// 29h/00h alone, and ends with an error after 29h/01h, which the library itself takes (`show_lun` in utils/iscsi-ls.c).
+/// 29h/00h alone, and ends with an error after 29h/01h, which the library itself takes (`show_lun` in
+/// utils/iscsi-ls.c).
 const WITHOUT_POWER_ON: [&str; 1] = ["iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-ls"];
 
 /// The I_T nexus that a session is.
@@ -70,8 +72,8 @@ impl Nexus {
         WITHOUT_POWER_ON.contains(&self.initiator_name.as_str())
     }
 
-    /// A number made of what names the I_T nexus over logins (RFC 7143 4.4.1): initiator name and ISID, target name and portal group tag. Two nexuses that
-    /// happen to share one would only be told of a loss where it was a power on.
+    /// A number made of what names the I_T nexus over logins (RFC 7143 4.4.1): initiator name and ISID, target name and
+    /// portal group tag. Two nexuses that happen to share one would only be told of a loss where it was a power on.
     pub(crate) fn port_key(&self) -> u64 {
         // FNV-1a.
         let mut key = 0xcbf2_9ce4_8422_2325u64;
@@ -89,7 +91,8 @@ impl Nexus {
 /// The bounds of a [`TaskExecutor`].
 #[derive(Debug, Clone, Copy)]
 pub struct ExecutorConfig {
-    /// Tasks at a time: the command window, and room for immediate commands. Handles have slots below it. 128 by default.
+    /// Tasks at a time: the command window, and room for immediate commands. Handles have slots below it. 128 by
+    /// default.
     pub slots: u16,
     /// Bytes of buffers that hold data between wire and store, or wait to be sent; a command that would go beyond gets
     /// TASK SET FULL. 64 MiB by default. All sessions of a target have a bound together besides
@@ -148,8 +151,8 @@ pub struct AtOnce<'a> {
 pub enum Step<'a> {
     /// Nothing yet: [`TaskExecutor::poll`] tells later.
     Pending,
-    /// Fetch the data, then [`TaskExecutor::data_arrived`] or [`TaskExecutor::data_failed`]. The sink is not longer than the Expected Data Transfer
-    /// Length.
+    /// Fetch the data, then [`TaskExecutor::data_arrived`] or [`TaskExecutor::data_failed`]. The sink is not longer
+    /// than the Expected Data Transfer Length.
     GetData {
         /// Where they land.
         sink: Sink,

@@ -10,8 +10,9 @@ use super::slot::{CDB, State, Waiting, is_barrier};
 use crate::device_server::{Command, Outcome, Request, Then, fault};
 use crate::store::{StoreCompletion, StoreError, StoreOp};
 
-/// What one turn of a session may cost in store operations before it gives way to all else that its worker does: bytes that a store which answers at
-/// once moves in well under a millisecond, page faults included. An operation always runs whole, however much it costs.
+/// What one turn of a session may cost in store operations before it gives way to all else that its worker does: bytes
+/// that a store which answers at once moves in well under a millisecond, page faults included. An operation always runs
+/// whole, however much it costs.
 pub(super) const TURN: usize = 1 << 20;
 
 /// Cost of an operation that moves little or nothing: about as much time as this many bytes.

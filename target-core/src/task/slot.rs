@@ -56,8 +56,8 @@ impl Transfer {
         if self.write { self.expected } else { 0 }
     }
 
-    /// The residuals of a command that would move this much, out of or beyond what is expected (RFC 7143 11.4.5): of the command as a whole,
-    /// and of a bidirectional command's read part.
+    /// The residuals of a command that would move this much, out of or beyond what is expected (RFC 7143 11.4.5): of
+    /// the command as a whole, and of a bidirectional command's read part.
     #[inline]
     pub(super) fn residuals(&self, wanted_in: u64, wanted_out: u64) -> (Residual, Residual) {
         match (self.read, self.write) {

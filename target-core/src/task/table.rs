@@ -181,7 +181,8 @@ impl TaskExecutor {
         }
     }
 
-    /// Whether a task may use the store and this much of buffers. Operations that aborted tasks left behind are not to pile up on a store that hangs.
+    /// Whether a task may use the store and this much of buffers. Operations that aborted tasks left behind are not to
+    /// pile up on a store that hangs.
     pub(super) fn has_room(&self, len: usize) -> bool {
         !self.has_too_many_orphans() && self.may_take(len)
     }

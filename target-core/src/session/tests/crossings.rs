@@ -328,7 +328,8 @@ fn who_looks_for_unfinished_sessions_while_another_does_is_woken_again() {
     assert_eq!(registry.poll_unfinished(Waker::noop()), 0);
 }
 
-/// RFC 7143 4.2.3.3 b: with a target reset all before it counts as received, also where the command window is closed behind it.
+/// RFC 7143 4.2.3.3 b: with a target reset all before it counts as received, also where the command window is closed
+/// behind it.
 #[test]
 fn a_target_reset_closes_a_gap_in_a_full_window() {
     let world = World::with(Limits { command_window: 3, ..Limits::default() }, |node| node);

@@ -312,7 +312,8 @@ fn a_reset_does_not_wait_for_the_store_of_another_unit() {
     peer.expect_nothing();
 }
 
-/// A reset from elsewhere has ended the task, and its write is still in the store: who is told that the task does not exist sends it again.
+/// A reset from elsewhere has ended the task, and its write is still in the store: who is told that the task does not
+/// exist sends it again.
 #[test]
 fn a_task_that_a_reset_ended_does_not_exist_once_its_write_is_over() {
     let world = World::new();

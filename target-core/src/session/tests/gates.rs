@@ -87,8 +87,8 @@ fn data_that_an_initiator_owes_hold_up_nobody() {
     }
 }
 
-/// SAM-5 8.6: an ORDERED task waits for all older ones, and a younger one for a HEAD OF QUEUE or ORDERED one; a read is over when its data have left the
-/// store's memory.
+/// SAM-5 8.6: an ORDERED task waits for all older ones, and a younger one for a HEAD OF QUEUE or ORDERED one; a read is
+/// over when its data have left the store's memory.
 #[test]
 fn a_read_is_not_over_while_its_data_wait_to_be_sent() {
     for (reads, writes) in [
@@ -147,7 +147,8 @@ fn late_data_of_an_aborted_write_do_not_reach_lent_memory() {
     assert!(now.iter().all(|byte| *byte == 0), "nothing was written");
 }
 
-/// A session waits for data of a write that it has aborted itself, and its LUN is taken away: another server's reset ends that wait too.
+/// A session waits for data of a write that it has aborted itself, and its LUN is taken away: another server's reset
+/// ends that wait too.
 #[test]
 fn data_that_are_owed_to_an_aborted_write_do_not_land_after_the_reset_of_another() {
     let (target, region) = in_memory(Limits::default());

@@ -215,7 +215,8 @@ fn a_nexus_is_known_until_its_last_operation_has_ended() {
     assert_eq!(world.target.registry().sessions().len(), 1);
 }
 
-/// No time limit lets a session in while an older one's write may still land: the connection is over, the session is not.
+/// No time limit lets a session in while an older one's write may still land: the connection is over, the session is
+/// not.
 #[test]
 fn a_store_that_hangs_keeps_its_nexus_and_nothing_but_its_nexus() {
     let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);

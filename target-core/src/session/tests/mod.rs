@@ -1,4 +1,5 @@
-//! A scripted initiator at PDU level against [`TargetConnection`](super::TargetConnection), in memory, with time by hand.
+//! A scripted initiator at PDU level against [`TargetConnection`](super::TargetConnection), in memory, with time by
+//! hand.
 
 mod crossings;
 mod discovery;
