@@ -8,7 +8,8 @@ use crate::{Access, Memory, RegisterFailure, Registrar, Registration};
 
 /// Memory with a registration of its own: exactly these bytes, for exactly one kind of access, until it is taken back.
 ///
-/// Unlike the registration that stays attached to a buffer or a region, this one is made for one operation, because a peer learns its key.
+/// Unlike the registration that stays attached to a buffer or a region, this one is made for one operation, because a
+/// peer learns its key.
 #[derive(Debug)]
 pub struct Advertised {
     memory: ManuallyDrop<Memory>,
@@ -43,8 +44,8 @@ impl Advertised {
         if let Memory::Region(slice) = &memory {
             slice.pin(start, len);
         }
-        // SAFETY: the memory is owned by what is made here, which frees it only after the registration has ended. A buffer's pages do not change; a
-        // region leaves pages alone that are pinned, as has just been done.
+        // SAFETY: the memory is owned by what is made here, which frees it only after the registration has ended. A
+        // buffer's pages do not change; a region leaves pages alone that are pinned, as has just been done.
         match unsafe { register_by_all_means(registrar, at, len, access) } {
             Ok(registration) => {
                 let address = at.expose_provenance() as u64;
@@ -84,7 +85,8 @@ impl Advertised {
         self.access
     }
 
-    /// Ends the registration and gives the memory back. `None` where the device would not let go: the memory is then lost on purpose.
+    /// Ends the registration and gives the memory back. `None` where the device would not let go: the memory is then
+    /// lost on purpose.
     #[must_use]
     pub fn end(mut self) -> Option<Memory> {
         self.release()

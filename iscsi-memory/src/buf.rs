@@ -53,10 +53,12 @@ fn map(_len: usize) -> Option<NonNull<u8>> {
 #[cfg(not(all(feature = "std", unix, not(miri))))]
 fn unmap(_ptr: NonNull<u8>, _len: usize) {}
 
-/// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a mover, and back.
+/// An exclusive buffer of fixed capacity that moves between layers: from the pool into a store, from there into a
+/// mover, and back.
 ///
-/// It dereferences to its first `len()` bytes, or to a [window](Self::set_window) of it. It carries the registration that
-/// an RDMA device asked for when it first met the buffer; the registration goes where the buffer goes, and ends when the buffer is freed or meets another device.
+/// It dereferences to its first `len()` bytes, or to a [window](Self::set_window) of it. It carries the registration
+/// that an RDMA device asked for when it first met the buffer; the registration goes where the buffer goes, and ends
+/// when the buffer is freed or meets another device.
 ///
 /// ```
 /// use iscsi_memory::Buf;
@@ -117,8 +119,8 @@ impl Buf {
         self.set_window(0, len);
     }
 
-    /// Has the buffer dereference to bytes `start..start + len` of its capacity, so that a long one can be worked on piece
-    /// by piece; the content stays what it was. Whoever gives it on sets it back by [`set_len`](Self::set_len).
+    /// Has the buffer dereference to bytes `start..start + len` of its capacity, so that a long one can be worked on
+    /// piece by piece; the content stays what it was. Whoever gives it on sets it back by [`set_len`](Self::set_len).
     ///
     /// ```
     /// use iscsi_memory::Buf;
@@ -146,8 +148,8 @@ impl Buf {
         self.ptr.as_ptr()
     }
 
-    /// Bytes `start..start + len` as a work request of the domain names them. The first call for a domain registers the whole buffer, and gives back
-    /// what it had from another.
+    /// Bytes `start..start + len` as a work request of the domain names them. The first call for a domain registers the
+    /// whole buffer, and gives back what it had from another.
     ///
     /// # Errors
     /// When a limit is reached or the device refuses.
@@ -186,7 +188,8 @@ impl Buf {
             return Err(RegisterFailure::Device(0));
         }
         self.registration = None;
-        // SAFETY: `drop` frees the memory only after the registration that is stored here has ended, and until then it stays where it is.
+        // SAFETY: `drop` frees the memory only after the registration that is stored here has ended, and until then it
+        // stays where it is.
         let registration =
             unsafe { register_by_all_means(registrar, self.ptr.as_ptr(), self.capacity, Access::Local) }?;
         let key = registration.local_key();
@@ -240,7 +243,8 @@ const CLASSES: usize = 13;
 
 /// Recycles [`Buf`]s by size class (powers of two from 4 KiB to 16 MiB). One pool belongs to one worker thread.
 ///
-/// Larger buffers are allocated and freed each time. The pool keeps at most `limit` idle bytes; what comes back beyond it is freed.
+/// Larger buffers are allocated and freed each time. The pool keeps at most `limit` idle bytes; what comes back beyond
+/// it is freed.
 ///
 /// ```
 /// use iscsi_memory::BufPool;

@@ -108,8 +108,8 @@ impl Chunks {
 
     /// Whether a chunk may be given back that a work request has used until now.
     pub(crate) fn is_due(&self) -> bool {
-        // The hold was let go before this, and `set_due` comes before the question whether somebody holds the chunk: one
-        // of the two sees the other.
+        // The hold was let go before this, and `set_due` comes before the question whether somebody holds the chunk:
+        // one of the two sees the other.
         fence(Ordering::SeqCst);
         self.is_due.load(Ordering::Relaxed)
     }

@@ -49,8 +49,8 @@ impl CountingAllocator {
     }
 }
 
-// SAFETY: every call is handed on to the system's allocator unchanged; counting touches no memory of the heap, since the counter is a `const` local
-// without destructor.
+// SAFETY: every call is handed on to the system's allocator unchanged; counting touches no memory of the heap, since
+// the counter is a `const` local without destructor.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::count(layout.size(), 0);
@@ -66,7 +66,8 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         Self::count(new_size, layout.size());
-        // SAFETY: `ptr` came from `System` through `alloc`, and the caller keeps the contract of `GlobalAlloc::realloc`.
+        // SAFETY: `ptr` came from `System` through `alloc`, and the caller keeps the contract of
+        // `GlobalAlloc::realloc`.
         unsafe { System.realloc(ptr, layout, new_size) }
     }
 

@@ -96,8 +96,8 @@ impl Memory {
 
     /// The first of bytes `start..start + len` as a work request names them: all of them, or as many as lie in one
     /// registration. What was not registered with the domain before is registered now, where that pays and there is
-    /// [time](Registrar::has_time_for) for it; a region may give zeroes for what was never written. `None`: the first of
-    /// these bytes are to be copied.
+    /// [time](Registrar::has_time_for) for it; a region may give zeroes for what was never written. `None`: the first
+    /// of these bytes are to be copied.
     ///
     /// # Errors
     /// When a limit is reached or the device refuses.
@@ -133,8 +133,8 @@ impl Memory {
 
 /// A range of [`Memory`] that belongs to whoever holds the lease, and to nobody else, until it is given back.
 ///
-/// A device, and with its consent a peer, may read or write the range at any time while the lease is in a work request: that is why it moves in, and
-/// comes back only in the completion.
+/// A device, and with its consent a peer, may read or write the range at any time while the lease is in a work request:
+/// that is why it moves in, and comes back only in the completion.
 ///
 /// ```
 /// use iscsi_memory::{Buf, Lease, Memory};

@@ -1,16 +1,18 @@
 //! Memory that is shared with the kernel and with devices.
 //!
-//! This crate is the one room of the house that holds `unsafe` for plain TCP: everything above it (`iscsi-proto`, the target, the initiator)
-//! forbids unsafe code and handles payload only through these types.
+//! This crate is the one room of the house that holds `unsafe` for plain TCP: everything above it (`iscsi-proto`, the
+//! target, the initiator) forbids unsafe code and handles payload only through these types.
 //!
-//! - [`Buf`] is an exclusive, page-aligned buffer that moves between layers; [`BufPool`] recycles buffers, so that no I/O allocates in steady state.
-//!   [`WorkerPool`] is one that the sessions of a worker share, within the [`BufferBudget`] of all.
-//! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write leaves straight from it.
-//!   [`RegionSlice`] is a part of a region that keeps it alive.
+//! - [`Buf`] is an exclusive, page-aligned buffer that moves between layers; [`BufPool`] recycles buffers, so that no
+//!   I/O allocates in steady state. [`WorkerPool`] is one that the sessions of a worker share, within the
+//!   [`BufferBudget`] of all.
+//! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write
+//!   leaves straight from it. [`RegionSlice`] is a part of a region that keeps it alive.
 //! - [`Lease`] is memory of either kind that moves into a work request of RDMA and comes back in its completion.
-//! - [`Registration`]s are how RDMA devices come to reach memory: they are attached to the memory, bounded by a [`RegistrationBudget`], and end before
-//!   the memory does. [`Advertised`] is memory that a peer may reach.
-//! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without copying.
+//! - [`Registration`]s are how RDMA devices come to reach memory: they are attached to the memory, bounded by a
+//!   [`RegistrationBudget`], and end before the memory does. [`Advertised`] is memory that a peer may reach.
+//! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without
+//!   copying.
 //! - `CountingAllocator` (feature `counting-allocator`) is for tests that assert that a path allocates nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 

@@ -9,7 +9,8 @@ use crate::region::{Backing, PAGE, PAGE_SHIFT};
 use crate::registration::{Direction, WorkPiece};
 use crate::{Access, DevicePiece, DomainId, Region, RegisterFailure, Registrar};
 
-/// Bytes that were never written, in a row, for which it pays to send zeroes in place of copying them with what is around.
+/// Bytes that were never written, in a row, for which it pays to send zeroes in place of copying them with what is
+/// around.
 const ZEROES: u64 = 16 << 10;
 
 fn chunk_end(offset: u64) -> u64 {
@@ -45,8 +46,8 @@ impl Region {
         matches!(self.backing, Backing::Mapped) && !self.has_written(chunk, 6)
     }
 
-    /// The first of bytes `offset..offset + len`, which the caller has checked, as a work request names them. `None`: they
-    /// are to be copied.
+    /// The first of bytes `offset..offset + len`, which the caller has checked, as a work request names them. `None`:
+    /// they are to be copied.
     pub(crate) fn reach(
         self: &Arc<Self>,
         registrar: &dyn Registrar,
@@ -97,8 +98,8 @@ impl Region {
         if let Some(registration) = chunk.of(registrar.domain()) {
             return Ok(Some(registration.clone()));
         }
-        // SAFETY: a range of our own memory, which is freed only after every registration has ended, and whose pages stay
-        // while the chunk is not free.
+        // SAFETY: a range of our own memory, which is freed only after every registration has ended, and whose pages
+        // stay while the chunk is not free.
         let registration = unsafe { registrar.register(self.at(range.start), len, Access::Local) }?;
         chunk.held.push(registration.clone());
         drop(table);
@@ -106,12 +107,12 @@ impl Region {
         Ok(Some(registration))
     }
 
-    /// Gives whole pages of a mapped region back to the machine. They are in no registration, and the caller holds the lock
-    /// that keeps it so.
+    /// Gives whole pages of a mapped region back to the machine. They are in no registration, and the caller holds the
+    /// lock that keeps it so.
     fn give_back(&self, range: Range<u64>) {
         let len = (range.end - range.start) as usize;
-        // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure leaves
-        // old bytes there, so they are zeroed by hand.
+        // SAFETY: whole pages of our own private mapping; the kernel hands out zero pages at the next touch. A failure
+        // leaves old bytes there, so they are zeroed by hand.
         unsafe {
             if rustix::mm::madvise(self.at(range.start).cast(), len, rustix::mm::Advice::LinuxDontNeed).is_err() {
                 core::ptr::write_bytes(self.at(range.start), 0, len);
@@ -183,8 +184,8 @@ impl Region {
         }
     }
 
-    /// Gives back the pages that were in use by a work request when they were [discarded](Self::discard): to be called when
-    /// a [`PieceHold`](crate::PieceHold) of the region has been dropped. Costs nothing while there are none.
+    /// Gives back the pages that were in use by a work request when they were [discarded](Self::discard): to be called
+    /// when a [`PieceHold`](crate::PieceHold) of the region has been dropped. Costs nothing while there are none.
     #[inline]
     pub fn settle(&self) {
         if self.chunks.is_due() {
@@ -222,14 +223,14 @@ impl Region {
         self.chunks.read().iter().map(|(index, chunk)| chunk.held.len() as u64 * size(index)).sum()
     }
 
-    /// Ends the registrations of a domain, which has no work requests any more, and gives back what they pinned and nobody
-    /// has written.
+    /// Ends the registrations of a domain, which has no work requests any more, and gives back what they pinned and
+    /// nobody has written.
     pub fn forget(&self, domain: DomainId) {
         self.end_chunks(domain, u64::MAX, |_| true);
     }
 
-    /// Ends registrations of a domain that no work request uses, about as many as cover `bytes`, and gives back what they
-    /// pinned and nobody has written. Returns how many bytes they covered.
+    /// Ends registrations of a domain that no work request uses, about as many as cover `bytes`, and gives back what
+    /// they pinned and nobody has written. Returns how many bytes they covered.
     pub fn shed(&self, domain: DomainId, bytes: u64) -> u64 {
         self.end_chunks(domain, bytes, Chunk::is_idle)
     }

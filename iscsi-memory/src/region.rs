@@ -31,36 +31,40 @@ pub(crate) enum Backing {
 
 /// A long-lived range of memory that a store lends to movers and to the kernel.
 ///
-/// Reads and writes copy through raw pointers and never form a Rust reference to the memory, because peers on several threads, the kernel and
-/// RDMA devices access it at the same time. Overlapping concurrent accesses give whichever bytes the hardware gives, as on any disk: SCSI
-/// promises nothing about commands that overlap in time (SBC-4 4.6).
+/// Reads and writes copy through raw pointers and never form a Rust reference to the memory, because peers on several
+/// threads, the kernel and RDMA devices access it at the same time. Overlapping concurrent accesses give whichever
+/// bytes the hardware gives, as on any disk: SCSI promises nothing about commands that overlap in time (SBC-4 4.6).
 ///
-/// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory. Pages are those of 4 KiB: huge pages
-/// would take memory that nobody wrote and that [`allocated`](Self::allocated) and the limit do not see.
+/// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory. Pages
+/// are those of 4 KiB: huge pages would take memory that nobody wrote and that [`allocated`](Self::allocated) and the
+/// limit do not see.
 ///
-/// A [`discard`](Self::discard) between [`reserve_for_write`](Self::reserve_for_write) and the write itself takes the reservation away, and the page
-/// reads as zero. Who lets the kernel or a device write, which may take long, reserves again when the data are in place: it then counts as the later of the two.
+/// A [`discard`](Self::discard) between [`reserve_for_write`](Self::reserve_for_write) and the write itself takes the
+/// reservation away, and the page reads as zero. Who lets the kernel or a device write, which may take long, reserves
+/// again when the data are in place: it then counts as the later of the two.
 ///
 /// # RDMA devices
 ///
 /// A device registers the region in chunks of 1 MiB, each when it is first used with a protection domain and at least
-/// seven eighths of its pages have been written. What is not registered is copied ([`Memory::device_piece`](crate::Memory::device_piece)),
-/// and what was never written is sent from [zeroes](crate::Registrar::zeroes) that the device keeps: reading pins nothing
-/// that nobody wrote. Registered chunks count in the [`RegistrationBudget`](crate::RegistrationBudget).
+/// seven eighths of its pages have been written. What is not registered is copied
+/// ([`Memory::device_piece`](crate::Memory::device_piece)), and what was never written is sent from
+/// [zeroes](crate::Registrar::zeroes) that the device keeps: reading pins nothing that nobody wrote. Registered chunks
+/// count in the [`RegistrationBudget`](crate::RegistrationBudget).
 ///
-/// A device keeps to the pages that it has seen, so that no page of a registered chunk goes back to the machine. Where a
-/// [`discard`](Self::discard) leaves less than three quarters of a chunk written, its registrations end, and all of it goes
-/// back that is not written; while a work request uses the chunk it is zeroed by hand, and goes back after that
+/// A device keeps to the pages that it has seen, so that no page of a registered chunk goes back to the machine. Where
+/// a [`discard`](Self::discard) leaves less than three quarters of a chunk written, its registrations end, and all of
+/// it goes back that is not written; while a work request uses the chunk it is zeroed by hand, and goes back after that
 /// ([`settle`](Self::settle)). What devices have pinned is thus never more than four thirds of what is written.
 ///
 /// # Soundness
 ///
-/// The memory is one allocation (or mapping) that lives as long as the region. Its pointer leaves this crate only inside the `iovec`s of
-/// the `socket` module, whose lists hold the slice, and with it the region, until the call returns, and in registrations, which end before the memory
-/// is freed; where one cannot be ended, the memory is not freed. No reference to the memory is ever formed, so
-/// that writes by others while it is read break no rule of Rust's references. Copies that race are a data race by the letter of the memory model,
-/// as every access to memory that is shared with a device or another process is; each is one `memcpy` between the shared memory and
-/// private memory, and no decision depends on the bytes.
+/// The memory is one allocation (or mapping) that lives as long as the region. Its pointer leaves this crate only
+/// inside the `iovec`s of the `socket` module, whose lists hold the slice, and with it the region, until the call
+/// returns, and in registrations, which end before the memory is freed; where one cannot be ended, the memory is not
+/// freed. No reference to the memory is ever formed, so that writes by others while it is read break no rule of Rust's
+/// references. Copies that race are a data race by the letter of the memory model, as every access to memory that is
+/// shared with a device or another process is; each is one `memcpy` between the shared memory and private memory, and
+/// no decision depends on the bytes.
 ///
 /// ```
 /// use iscsi_memory::Region;
@@ -92,8 +96,8 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// A region of `len` zero bytes on the heap, aligned to pages, for small stores and machines without `mmap`. Aborts through the global handler if
-    /// memory runs out.
+    /// A region of `len` zero bytes on the heap, aligned to pages, for small stores and machines without `mmap`. Aborts
+    /// through the global handler if memory runs out.
     ///
     /// # Panics
     /// If `len` is over `isize::MAX - 4096`.
@@ -106,7 +110,8 @@ impl Region {
         Arc::new(Self::over(ptr, len as u64, Backing::Heap, MemoryBudget::new(u64::MAX)))
     }
 
-    /// A region of `len` bytes of lazily allocated anonymous memory, of which at most `limit` bytes may be allocated at a time.
+    /// A region of `len` bytes of lazily allocated anonymous memory, of which at most `limit` bytes may be allocated at
+    /// a time.
     ///
     /// # Errors
     /// What `mmap` says when the address space cannot hold `len` bytes.
@@ -133,8 +138,8 @@ impl Region {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
-        // Where huge pages are always on, a first write would take 2 MiB for the 4 KiB that are counted. A kernel without them refuses, and needs it not.
-        // SAFETY: the advice changes no byte of our own fresh mapping.
+        // Where huge pages are always on, a first write would take 2 MiB for the 4 KiB that are counted. A kernel
+        // without them refuses, and needs it not. SAFETY: the advice changes no byte of our own fresh mapping.
         let _ = unsafe { rustix::mm::madvise(ptr, size.max(1), rustix::mm::Advice::LinuxNoHugepage) };
         let ptr = NonNull::new(ptr.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Arc::new(Self::over(ptr, len, Backing::Mapped, budget.clone())))
@@ -142,7 +147,8 @@ impl Region {
 
     fn over(ptr: NonNull<u8>, len: u64, backing: Backing, budget: Arc<MemoryBudget>) -> Self {
         let words = len.div_ceil(PAGE).div_ceil(64) as usize;
-        // `AtomicU64` has no cheap `vec![]`: collecting zeroes is what allocates them; 50 GiB of region is 1.6 MiB here.
+        // `AtomicU64` has no cheap `vec![]`: collecting zeroes is what allocates them; 50 GiB of region is 1.6 MiB
+        // here.
         let written = core::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect();
         Self {
             ptr,
@@ -225,7 +231,8 @@ impl Region {
             let n = (PAGE - offset % PAGE).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at_mut(n);
             if self.is_written(offset >> PAGE_SHIFT) {
-                // SAFETY: the caller has checked that the source is inside the region; the destination is private memory.
+                // SAFETY: the caller has checked that the source is inside the region; the destination is private
+                // memory.
                 unsafe { core::ptr::copy_nonoverlapping(self.at(offset), now.as_mut_ptr(), n) }
             } else {
                 now.fill(0);
@@ -235,7 +242,8 @@ impl Region {
         }
     }
 
-    /// Takes the pages of a range into the allocation count before they are written by [`write`](Self::write) or by the kernel.
+    /// Takes the pages of a range into the allocation count before they are written by [`write`](Self::write) or by the
+    /// kernel.
     ///
     /// # Errors
     /// [`OutOfMemory`] when the limit would be passed; pages already taken stay taken, the data are untouched.
@@ -265,7 +273,8 @@ impl Region {
         Ok(())
     }
 
-    /// Copies bytes in. The range has been taken with [`reserve_for_write`](Self::reserve_for_write) before, or it may read back as zero.
+    /// Copies bytes in. The range has been taken with [`reserve_for_write`](Self::reserve_for_write) before, or it may
+    /// read back as zero.
     ///
     /// # Panics
     /// If the range is outside the region.
@@ -275,8 +284,8 @@ impl Region {
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) }
     }
 
-    /// Makes a range read as zero and gives its whole pages back to the machine. What an RDMA device has registered may go
-    /// later: see [`Region`].
+    /// Makes a range read as zero and gives its whole pages back to the machine. What an RDMA device has registered may
+    /// go later: see [`Region`].
     ///
     /// # Panics
     /// If the range is outside the region.
@@ -321,8 +330,8 @@ impl Region {
         }
     }
 
-    /// How far from `offset` on all bytes are alike allocated or not: whether they are allocated, and the end of that run,
-    /// or of its first 64 GiB, which is as far as one call looks.
+    /// How far from `offset` on all bytes are alike allocated or not: whether they are allocated, and the end of that
+    /// run, or of its first 64 GiB, which is as far as one call looks.
     ///
     /// # Panics
     /// If `offset` is not inside the region.
@@ -378,7 +387,8 @@ impl Drop for Region {
             // SAFETY: allocated in `heap` with this very layout; no slice of it is alive, since slices hold the Arc.
             Backing::Heap => unsafe { dealloc(self.ptr.as_ptr(), heap_layout(self.len as usize)) },
             #[cfg(feature = "std")]
-            // SAFETY: our own mapping; no slice of it is alive, since slices hold the Arc. The result carries no recourse.
+            // SAFETY: our own mapping; no slice of it is alive, since slices hold the Arc. The result carries no
+            // recourse.
             Backing::Mapped => unsafe {
                 let _ = rustix::mm::munmap(self.ptr.as_ptr().cast(), (self.len as usize).max(1));
             },

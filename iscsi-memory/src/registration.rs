@@ -1,8 +1,9 @@
 //! Memory that RDMA devices reach: who registers it, how much of it may be registered, and what a registration is.
 //!
-//! A registration pins the pages under it and gives the device keys to them. It belongs to the memory: it is attached to the [`Buf`](crate::Buf) or the
-//! [`Region`](crate::Region) that it covers, is made when the memory is first used with a protection domain, and ends before the memory is freed.
-//! Pooled buffers are therefore registered once, and so is a store.
+//! A registration pins the pages under it and gives the device keys to them. It belongs to the memory: it is attached
+//! to the [`Buf`](crate::Buf) or the [`Region`](crate::Region) that it covers, is made when the memory is first used
+//! with a protection domain, and ends before the memory is freed. Pooled buffers are therefore registered once, and so
+//! is a store.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -50,7 +51,8 @@ impl fmt::Display for RegisterFailure {
                 write!(f, "the limit of registered memory ({limit} bytes) is reached: raise it in the configuration")
             }
             Self::MemoryLock => f.write_str(
-                "the process may not lock more memory (`ulimit -l`): raise the memlock limit, or lower the limit of registered memory",
+                "the process may not lock more memory (`ulimit -l`): raise the memlock limit, or lower the limit of \
+                 registered memory",
             ),
             Self::Device(error) => write!(f, "the RDMA device refused to register memory (error {error})"),
         }
@@ -73,14 +75,16 @@ pub unsafe trait Registration: Send + Sync + fmt::Debug {
     /// What a peer names it by.
     fn remote_key(&self) -> u32;
 
-    /// Ends the registration, if it has not ended already, and tells whether it has. Where it cannot be ended the memory must never be freed.
+    /// Ends the registration, if it has not ended already, and tells whether it has. Where it cannot be ended the
+    /// memory must never be freed.
     fn release(&self) -> bool;
 }
 
 /// What registers memory: a protection domain of a device.
 ///
 /// # Safety
-/// What [`register`](Self::register) returns covers the range that was asked for, in the domain that [`domain`](Self::domain) names.
+/// What [`register`](Self::register) returns covers the range that was asked for, in the domain that
+/// [`domain`](Self::domain) names.
 pub unsafe trait Registrar {
     /// Its name.
     fn domain(&self) -> DomainId;
@@ -99,27 +103,28 @@ pub unsafe trait Registrar {
         access: Access,
     ) -> Result<Arc<dyn Registration>, RegisterFailure>;
 
-    /// Whether there is time to register `len` bytes now. Where there is not, they are copied. Default true: whoever works
-    /// for many at a time lets others have their turn after each registration, since it takes a device long.
+    /// Whether there is time to register `len` bytes now. Where there is not, they are copied. Default true: whoever
+    /// works for many at a time lets others have their turn after each registration, since it takes a device long.
     fn has_time_for(&self, len: usize) -> bool {
         let _ = len;
         true
     }
 
-    /// Registered bytes that are zero and that nobody writes, to be sent in place of memory that was never written. Default
-    /// `None`: such memory is copied.
+    /// Registered bytes that are zero and that nobody writes, to be sent in place of memory that was never written.
+    /// Default `None`: such memory is copied.
     fn zeroes(&self) -> Option<DevicePiece> {
         None
     }
 
-    /// Ends registrations of the domain that can be made again, so that `len` bytes can be registered that cannot do without.
-    /// Whether any ended. Default false.
+    /// Ends registrations of the domain that can be made again, so that `len` bytes can be registered that cannot do
+    /// without. Whether any ended. Default false.
     fn make_room(&self, len: usize) -> bool {
         let _ = len;
         false
     }
 
-    /// A chunk of a region was registered: [`Region::forget`](crate::Region::forget) is to be called when the domain ends before the region.
+    /// A chunk of a region was registered: [`Region::forget`](crate::Region::forget) is to be called when the domain
+    /// ends before the region.
     #[cfg(feature = "std")]
     fn has_registered(&self, region: &Arc<crate::Region>) {
         let _ = region;
@@ -180,7 +185,8 @@ pub struct WorkPiece {
     pub hold: Option<PieceHold>,
 }
 
-/// How many bytes may be registered, and how many are. One is shared by all devices and connections of a process, or as its owner likes.
+/// How many bytes may be registered, and how many are. One is shared by all devices and connections of a process, or as
+/// its owner likes.
 ///
 /// ```
 /// use iscsi_memory::{RegisterFailure, RegistrationBudget};
@@ -197,8 +203,9 @@ pub struct RegistrationBudget {
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
-    /// The least that was too much for the kernel: it is not asked again for as much, since each refusal pins and unpins pages first, until everything
-    /// has been given back. Memory may have been short for a moment, and `ulimit -l` can be raised for a process that runs.
+    /// The least that was too much for the kernel: it is not asked again for as much, since each refusal pins and
+    /// unpins pages first, until everything has been given back. Memory may have been short for a moment, and
+    /// `ulimit -l` can be raised for a process that runs.
     refused: AtomicU64,
 }
 
@@ -233,7 +240,8 @@ impl RegistrationBudget {
     /// Takes the whole pages of `len` bytes out of the budget, until the share is dropped.
     ///
     /// # Errors
-    /// [`RegisterFailure::Budget`], or [`RegisterFailure::MemoryLock`] where the kernel has refused as much since nothing was registered.
+    /// [`RegisterFailure::Budget`], or [`RegisterFailure::MemoryLock`] where the kernel has refused as much since
+    /// nothing was registered.
     pub fn take(self: &Arc<Self>, len: usize) -> Result<BudgetShare, RegisterFailure> {
         let bytes = (len as u64).checked_next_multiple_of(4096).ok_or(RegisterFailure::Budget(self.limit))?;
         let refused = self.refused.load(Ordering::Relaxed);

@@ -7,11 +7,13 @@ use core::fmt;
 use crate::{Direction, RegisterFailure, Registrar, WorkPiece};
 use crate::{OutOfMemory, Region};
 
-/// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by it.
+/// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by
+/// it.
 ///
 /// What is taken is given back within the call that lands the bytes, never held while they are waited for.
 pub trait Landing: fmt::Debug + Send + Sync {
-    /// Takes a range of the region, in bytes, for landing. False: not now; whoever moves the data is woken when it is worth another try.
+    /// Takes a range of the region, in bytes, for landing. False: not now; whoever moves the data is woken when it is
+    /// worth another try.
     fn try_begin(&self, offset: u64, len: u64) -> bool;
 
     /// Gives a range back that was taken.
@@ -79,8 +81,8 @@ impl RegionSlice {
         self.region.write(self.offset + start as u64, from);
     }
 
-    /// The same slice, into which bytes land only as `landing` allows: by [`try_write`](Self::try_write), the `socket` module and
-    /// [`ReceiveWindow::fill`](crate::ReceiveWindow::fill). [`write`](Self::write) and devices do not ask.
+    /// The same slice, into which bytes land only as `landing` allows: by [`try_write`](Self::try_write), the `socket`
+    /// module and [`ReceiveWindow::fill`](crate::ReceiveWindow::fill). [`write`](Self::write) and devices do not ask.
     #[must_use]
     pub fn with_landing(self, landing: Arc<dyn Landing>) -> Self {
         Self { landing: Some(landing), ..self }
@@ -122,8 +124,9 @@ impl RegionSlice {
         &self.region
     }
 
-    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their chunk,
-    /// which is registered with the domain if it was not. See [`Memory::device_piece`](crate::Memory::device_piece).
+    /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their
+    /// chunk, which is registered with the domain if it was not. See
+    /// [`Memory::device_piece`](crate::Memory::device_piece).
     ///
     /// # Errors
     /// When a limit is reached or the device refuses.

@@ -16,7 +16,8 @@ fn checked(n: isize) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Sends the list's pieces in order and returns how many bytes the kernel took. A closed peer gives an error, never a signal.
+/// Sends the list's pieces in order and returns how many bytes the kernel took. A closed peer gives an error, never a
+/// signal.
 ///
 /// # Errors
 /// The errno of `sendmsg`, [`io::ErrorKind::WouldBlock`] on a full non-blocking socket.
@@ -35,16 +36,18 @@ pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
     let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
     message.msg_iov = vecs.as_mut_ptr().cast();
     message.msg_iovlen = list.as_slice().len() as _;
-    // SAFETY: the first `msg_iovlen` entries are initialised above and point to memory that `list` borrows until the call returns.
+    // SAFETY: the first `msg_iovlen` entries are initialised above and point to memory that `list` borrows until the
+    // call returns.
     checked(unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &message, libc::MSG_NOSIGNAL) })
 }
 
-/// Receives into the window, payload place first, and returns how many bytes came; zero is the end of the stream. So it is of a window that
-/// [is empty](ReceiveWindow::is_empty), though the stream goes on: nothing is to be received then.
+/// Receives into the window, payload place first, and returns how many bytes came; zero is the end of the stream. So it
+/// is of a window that [is empty](ReceiveWindow::is_empty), though the stream goes on: nothing is to be received then.
 ///
 /// # Errors
-/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket; [`io::ErrorKind::Interrupted`] when the payload
-/// may not land now ([`RegionSlice::try_land`](crate::RegionSlice::try_land)): the window is to be asked for anew.
+/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket;
+/// [`io::ErrorKind::Interrupted`] when the payload may not land now
+/// ([`RegionSlice::try_land`](crate::RegionSlice::try_land)): the window is to be asked for anew.
 pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
     let mut _landed = None;
     let payload = match &mut window.payload {
@@ -58,7 +61,8 @@ pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<
     let staging = iovec(window.staging.as_mut_ptr(), window.staging.len());
     let vecs = [payload, staging];
     let from = usize::from(vecs[0].iov_len == 0);
-    // SAFETY: both entries point to memory that `window` holds exclusively (private) or keeps alive (lent) until the call returns.
+    // SAFETY: both entries point to memory that `window` holds exclusively (private) or keeps alive (lent) until the
+    // call returns.
     checked(unsafe { libc::readv(socket.as_fd().as_raw_fd(), vecs[from..].as_ptr(), (2 - from) as _) })
 }
 

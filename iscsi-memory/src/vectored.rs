@@ -27,7 +27,8 @@ impl SendSlice<'_> {
         self.len() == 0
     }
 
-    /// Copies the piece's bytes into `to`, which is as long as the piece. For links that are not sockets: simulators, tests.
+    /// Copies the piece's bytes into `to`, which is as long as the piece. For links that are not sockets: simulators,
+    /// tests.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -151,7 +152,8 @@ impl ReceiveWindow<'_> {
         self.len() == 0
     }
 
-    /// Fills the window from `from` and returns how many bytes fitted: none while the payload may not land. For links that are not sockets.
+    /// Fills the window from `from` and returns how many bytes fitted: none while the payload may not land. For links
+    /// that are not sockets.
     pub fn fill(&mut self, from: &[u8]) -> usize {
         let first = from.len().min(self.payload.len());
         let place = match &self.payload {
