@@ -1,7 +1,8 @@
-//! What a driver runs: a connection of either role, over a byte stream ([`StreamConnection`]) or over a queue pair ([`QueueConnection`]).
+//! What a driver runs: a connection of either role, over a byte stream ([`StreamConnection`]) or over a queue pair
+//! ([`QueueConnection`]).
 //!
-//! There is one driver for sockets (crate `iscsi-driver`) and one for RDMA devices (crate `iser-transport`); the simulator and the fuzzers drive the same
-//! traits by hand.
+//! There is one driver for sockets (crate `iscsi-driver`) and one for RDMA devices (crate `iser-transport`); the
+//! simulator and the fuzzers drive the same traits by hand.
 
 use core::task::Context;
 
@@ -19,7 +20,8 @@ pub enum StreamEnd {
     Broken,
 }
 
-/// What all sans-IO connections have, a target's or an initiator's, mover and session together: time, wake-ups, and an end.
+/// What all sans-IO connections have, a target's or an initiator's, mover and session together: time, wake-ups, and an
+/// end.
 pub trait Connection {
     /// When [`handle_timeout`](Self::handle_timeout) is due, if ever.
     fn poll_timeout(&self) -> Option<Instant>;
@@ -27,12 +29,14 @@ pub trait Connection {
     /// Time has passed.
     fn handle_timeout(&mut self, now: Instant);
 
-    /// Something outside the transport may have happened: a store completed, an application submitted, another session sent an event. The waker of
-    /// `cx` is kept to be woken for the next such event. Called once before anything else, and after each wake.
+    /// Something outside the transport may have happened: a store completed, an application submitted, another session
+    /// sent an event. The waker of `cx` is kept to be woken for the next such event. Called once before anything else,
+    /// and after each wake.
     fn handle_wake(&mut self, cx: &mut Context<'_>, now: Instant);
 
-    /// There is work left that needs nothing from outside: [`handle_wake`](Self::handle_wake) is to be called again once the other tasks of the thread
-    /// have had their turn and its sockets and timers have been looked at. A connection that answers true has not woken itself.
+    /// There is work left that needs nothing from outside: [`handle_wake`](Self::handle_wake) is to be called again
+    /// once the other tasks of the thread have had their turn and its sockets and timers have been looked at. A
+    /// connection that answers true has not woken itself.
     fn has_more_work(&self) -> bool {
         false
     }
@@ -43,9 +47,10 @@ pub trait Connection {
 
 /// A connection over a byte stream.
 ///
-/// The driver's loop: [`handle_wake`](Connection::handle_wake); receive into [`receive_window`](Self::receive_window) and tell
-/// [`handle_received`](Self::handle_received); send from [`fill_send_list`](Self::fill_send_list) and tell [`handle_sent`](Self::handle_sent);
-/// [`handle_timeout`](Connection::handle_timeout) when [`poll_timeout`](Connection::poll_timeout) has passed; close the stream when
+/// The driver's loop: [`handle_wake`](Connection::handle_wake); receive into [`receive_window`](Self::receive_window)
+/// and tell [`handle_received`](Self::handle_received); send from [`fill_send_list`](Self::fill_send_list) and tell
+/// [`handle_sent`](Self::handle_sent); [`handle_timeout`](Connection::handle_timeout) when
+/// [`poll_timeout`](Connection::poll_timeout) has passed; close the stream when
 /// [`is_finished`](Connection::is_finished).
 pub trait StreamConnection: Connection {
     /// Where the next bytes go. An empty window means: drain the output first.
@@ -66,20 +71,23 @@ pub trait StreamConnection: Connection {
 
 /// A connection over a queue pair, which tells of completions.
 ///
-/// The driver's loop: [`handle_wake`](Connection::handle_wake); [`handle_completions`](Self::handle_completions) whenever the queue pair may have some,
-/// its end among them; [`handle_timeout`](Connection::handle_timeout) when [`poll_timeout`](Connection::poll_timeout) has passed; let go of the
-/// connection when [`is_finished`](Connection::is_finished). What a call has posted is started before the call returns.
+/// The driver's loop: [`handle_wake`](Connection::handle_wake); [`handle_completions`](Self::handle_completions)
+/// whenever the queue pair may have some, its end among them; [`handle_timeout`](Connection::handle_timeout) when
+/// [`poll_timeout`](Connection::poll_timeout) has passed; let go of the connection when
+/// [`is_finished`](Connection::is_finished). What a call has posted is started before the call returns.
 pub trait QueueConnection: Connection {
     /// Something may have completed, or the queue pair may have ended. Returns whether anything did.
     fn handle_completions(&mut self, now: Instant) -> bool;
 }
 
-/// A [`Datamover`] that runs over a byte stream: what lets a session implement [`StreamConnection`] over any such mover.
+/// A [`Datamover`] that runs over a byte stream: what lets a session implement [`StreamConnection`] over any such
+/// mover.
 ///
 /// After [`handle_received`](Self::handle_received) and [`handle_stream_end`](Self::handle_stream_end) the owner drains
 /// [`Datamover::poll_notify`] until it gives nothing.
 pub trait StreamMover: Datamover {
-    /// Where the next bytes of the stream go. Empty while too much is [being sent](Self::is_sending), and once the connection is ending.
+    /// Where the next bytes of the stream go. Empty while too much is [being sent](Self::is_sending), and once the
+    /// connection is ending.
     ///
     /// It ends the validity of [`Datamover::control_ahs`] and [`Datamover::control_data`].
     fn receive_window(&mut self) -> ReceiveWindow<'_>;
@@ -90,14 +98,16 @@ pub trait StreamMover: Datamover {
     /// If `n` is above the window's length.
     fn handle_received(&mut self, n: usize);
 
-    /// The stream ended. What came whole before is still notified, then [`Notification::Terminated`](crate::datamover::Notification::Terminated).
+    /// The stream ended. What came whole before is still notified, then
+    /// [`Notification::Terminated`](crate::datamover::Notification::Terminated).
     fn handle_stream_end(&mut self, end: StreamEnd);
 
-    /// Adds what is to be sent, in order, as far as the list has room: what was asked for before the last [`Datamover::ring`].
+    /// Adds what is to be sent, in order, as far as the list has room: what was asked for before the last
+    /// [`Datamover::ring`].
     fn fill_send_list<'a>(&'a self, list: &mut SendList<'a>);
 
-    /// Whether [`fill_send_list`](Self::fill_send_list) has anything to add. Not so while all that waits to be sent, waits for something to be received:
-    /// who receives nothing until less waits must not do it then.
+    /// Whether [`fill_send_list`](Self::fill_send_list) has anything to add. Not so while all that waits to be sent,
+    /// waits for something to be received: who receives nothing until less waits must not do it then.
     fn is_sending(&self) -> bool;
 
     /// The first `n` bytes of what [`fill_send_list`](Self::fill_send_list) gave were sent.
@@ -107,10 +117,11 @@ pub trait StreamMover: Datamover {
     fn handle_sent(&mut self, n: usize);
 }
 
-/// A [`Datamover`] over a queue pair that tells of completions: what lets a session run over a transport that is no byte stream.
+/// A [`Datamover`] over a queue pair that tells of completions: what lets a session run over a transport that is no
+/// byte stream.
 ///
-/// After [`handle_completions`](Self::handle_completions) the owner drains [`Datamover::poll_notify`] until it gives nothing, then calls
-/// [`Datamover::ring`].
+/// After [`handle_completions`](Self::handle_completions) the owner drains [`Datamover::poll_notify`] until it gives
+/// nothing, then calls [`Datamover::ring`].
 pub trait QueueMover: Datamover {
     /// Takes what has completed since the last call. Returns whether anything had.
     fn handle_completions(&mut self) -> bool;

@@ -1,15 +1,17 @@
 //! The one seam of the house: RFC 5047's Datamover.
 //!
-//! The seam is data movement, not a byte stream: the iSCSI layer says *send this control PDU*, *put this task's data*, *get this task's data*; the
-//! mover says *a control PDU came*, *that data is done*, *the connection ended*. TCP turns put and get into Data-In and R2T with Data-Out; iSER turns
-//! them into RDMA Write and RDMA Read. What differs between movers is data ([`Caps`]), never an `if rdma` above the seam.
+//! The seam is data movement, not a byte stream: the iSCSI layer says *send this control PDU*, *put this task's data*,
+//! *get this task's data*; the mover says *a control PDU came*, *that data is done*, *the connection ended*. TCP turns
+//! put and get into Data-In and R2T with Data-Out; iSER turns them into RDMA Write and RDMA Read. What differs between
+//! movers is data ([`Caps`]), never an `if rdma` above the seam.
 //!
 //! The names are RFC 5047's. Rules beyond the driving contract (see the crate's page):
 //!
-//! - Buffers move into the mover and come back: in a [`Notification`], or from [`Datamover::deallocate_task_resources`]. A buffer is never lost, also
-//!   not when the connection ends: [`Datamover::deallocate_task_resources`] works after [`Notification::Terminated`].
-//! - A notification is delivered once. [`Datamover::control_ahs`] and [`Datamover::control_data`] belong to the last control notification and are valid
-//!   until the next call of [`Datamover::poll_notify`].
+//! - Buffers move into the mover and come back: in a [`Notification`], or from
+//!   [`Datamover::deallocate_task_resources`]. A buffer is never lost, also not when the connection ends:
+//!   [`Datamover::deallocate_task_resources`] works after [`Notification::Terminated`].
+//! - A notification is delivered once. [`Datamover::control_ahs`] and [`Datamover::control_data`] belong to the last
+//!   control notification and are valid until the next call of [`Datamover::poll_notify`].
 //! - At the target, [`Datamover::get_data`] for a command with the W bit is called before the next `poll_notify`, or
 //!   the data that come unasked are received and dropped. Memory then stays bounded whatever the peer sends.
 
@@ -21,7 +23,8 @@ use crate::parameters::Parameters;
 use crate::pdu::{Bhs, PduError, Residual};
 use crate::serial::Serial;
 
-/// Names a task to the mover: a slot of the owner's task table and the generation of its use, so that a stale handle never hits a new task.
+/// Names a task to the mover: a slot of the owner's task table and the generation of its use, so that a stale handle
+/// never hits a new task.
 ///
 /// An initiator uses [`TaskHandle::to_itt`] as Initiator Task Tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +36,8 @@ pub struct TaskHandle {
 }
 
 impl TaskHandle {
-    /// The handle as a 32-bit tag, generation in the high half. Never the reserved tag as long as slots are below 0xffff.
+    /// The handle as a 32-bit tag, generation in the high half. Never the reserved tag as long as slots are below
+    /// 0xffff.
     #[must_use]
     pub const fn to_itt(self) -> u32 {
         (self.generation as u32) << 16 | self.slot as u32
@@ -57,14 +61,16 @@ pub struct Caps {
     pub copy_limit: usize,
     /// The transport's name as SendTargets and session listings give it: `tcp` or `iser`.
     pub transport: &'static str,
-    /// Whether a normal session over this mover is an iSER session: login then negotiates RDMAExtensions=Yes and its keys (RFC 7145 6.3), and fails
-    /// without.
+    /// Whether a normal session over this mover is an iSER session: login then negotiates RDMAExtensions=Yes and its
+    /// keys (RFC 7145 6.3), and fails without.
     pub rdma_extensions: bool,
-    /// Whether the end of one direction leaves the other open, as a TCP FIN does. An RDMA connection ends in both at once.
+    /// Whether the end of one direction leaves the other open, as a TCP FIN does. An RDMA connection ends in both at
+    /// once.
     pub half_closes: bool,
 }
 
-/// The sequence numbers that the mover writes into PDUs it makes itself (Data-In, R2T, Data-Out). The session keeps them current.
+/// The sequence numbers that the mover writes into PDUs it makes itself (Data-In, R2T, Data-Out). The session keeps
+/// them current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SequenceNumbers {
     /// Target: the next StatSN.
@@ -121,7 +127,8 @@ impl Source<'_> {
 pub enum Sink {
     /// A buffer of exactly the wanted length.
     Buf(Buf),
-    /// A store's lent memory. With data digests the mover must be given a [`Sink::Buf`] instead: data that a digest may still refuse are never placed.
+    /// A store's lent memory. With data digests the mover must be given a [`Sink::Buf`] instead: data that a digest may
+    /// still refuse are never placed.
     Region(RegionSlice),
 }
 
@@ -184,8 +191,8 @@ pub struct PutData<'a> {
     pub buffer_offset: u32,
     /// The data.
     pub data: Source<'a>,
-    /// The task's response, which takes one StatSN: on TCP it rides in the last Data-In where the status allows it (RFC 7143 11.7.3), on iSER it is
-    /// chained behind the RDMA Write. `None` when more data follow or the task is not done.
+    /// The task's response, which takes one StatSN: on TCP it rides in the last Data-In where the status allows it (RFC
+    /// 7143 11.7.3), on iSER it is chained behind the RDMA Write. `None` when more data follow or the task is not done.
     pub status: Option<TaskStatus<'a>>,
 }
 
@@ -198,7 +205,8 @@ pub struct GetData {
     pub lun: u64,
     /// Initiator Task Tag of the command.
     pub itt: u32,
-    /// Where the data land, from offset 0 of the command's data on. Its length is what is wanted: at most the Expected Data Transfer Length.
+    /// Where the data land, from offset 0 of the command's data on. Its length is what is wanted: at most the Expected
+    /// Data Transfer Length.
     pub sink: Sink,
 }
 
@@ -270,15 +278,16 @@ pub struct TaskBuffers {
     pub data_in: Option<Sink>,
     /// Initiator: bytes that came as Data-In.
     pub data_in_len: u32,
-    /// Initiator: bytes of the data out that the target can have, at most: what it never asked for, and what has not been sent, is not among them. A mover
-    /// whose data are fetched by a device cannot tell, and counts them all.
+    /// Initiator: bytes of the data out that the target can have, at most: what it never asked for, and what has not
+    /// been sent, is not among them. A mover whose data are fetched by a device cannot tell, and counts them all.
     pub data_out_len: u32,
 }
 
 /// What the mover tells the iSCSI layer.
 #[derive(Debug)]
 pub enum Notification {
-    /// Control_Notify: a PDU came that is not plain data movement. An initiator also gets each Data-In that carries status.
+    /// Control_Notify: a PDU came that is not plain data movement. An initiator also gets each Data-In that carries
+    /// status.
     Control(Bhs),
     /// Data_Completion_Notify: the data of [`Datamover::get_data`] are all in place. The sink comes back.
     GetDataComplete {
@@ -287,8 +296,8 @@ pub enum Notification {
         /// Its data.
         sink: Sink,
     },
-    /// The data of [`Datamover::get_data`] cannot come in whole: the initiator broke a rule of this one task. The connection stays usable. The sink
-    /// comes back with unspecified content.
+    /// The data of [`Datamover::get_data`] cannot come in whole: the initiator broke a rule of this one task. The
+    /// connection stays usable. The sink comes back with unspecified content.
     GetDataFailed {
         /// The task.
         task: TaskHandle,
@@ -299,7 +308,8 @@ pub enum Notification {
     },
     /// A [`Source::Buf`] has been sent and comes back.
     Released(Buf),
-    /// A PDU came that the iSCSI layer is to answer with Reject (target) or take for a protocol error (initiator). The header is the offending one.
+    /// A PDU came that the iSCSI layer is to answer with Reject (target) or take for a protocol error (initiator). The
+    /// header is the offending one.
     Malformed {
         /// The offending header.
         bhs: Bhs,
@@ -427,13 +437,14 @@ pub trait Datamover {
     /// Put_Data (target): sends a task's data, and its response. The order of calls is the order on the wire.
     fn put_data(&mut self, put: PutData<'_>);
 
-    /// Get_Data (target): fetches a command's data: what comes unasked (immediate, unsolicited) and then by R2T (or RDMA Read). Ends with
-    /// [`Notification::GetDataComplete`] or [`Notification::GetDataFailed`], exactly once, unless the task's resources are deallocated first.
+    /// Get_Data (target): fetches a command's data: what comes unasked (immediate, unsolicited) and then by R2T (or
+    /// RDMA Read). Ends with [`Notification::GetDataComplete`] or [`Notification::GetDataFailed`], exactly once, unless
+    /// the task's resources are deallocated first.
     fn get_data(&mut self, get: GetData);
 
-    /// Target: the data of the SCSI Command notified last, if all that it has came with it and [`get_data`](Self::get_data) would only copy them;
-    /// else nothing. Who takes them from here has no need of `get_data`. Valid until the next call of `get_data` or
-    /// [`poll_notify`](Self::poll_notify).
+    /// Target: the data of the SCSI Command notified last, if all that it has came with it and
+    /// [`get_data`](Self::get_data) would only copy them; else nothing. Who takes them from here has no need of
+    /// `get_data`. Valid until the next call of `get_data` or [`poll_notify`](Self::poll_notify).
     fn immediate_data(&self) -> &[u8] {
         &[]
     }
@@ -441,35 +452,38 @@ pub trait Datamover {
     /// Send_Control of a SCSI Command (initiator). Its Data-Out and Data-In are the mover's business from here on.
     fn send_command(&mut self, command: SendCommand<'_>);
 
-    /// Allocate_Connection_Resources (target), as a question before login is granted: whether there is memory for the Full Feature Phase with these
-    /// keys. Where there is not, the initiator is told so (RFC 7145 10.1.3.1); a mover that is made to go on all the same ends the connection.
+    /// Allocate_Connection_Resources (target), as a question before login is granted: whether there is memory for the
+    /// Full Feature Phase with these keys. Where there is not, the initiator is told so (RFC 7145 10.1.3.1); a mover
+    /// that is made to go on all the same ends the connection.
     fn has_resources_for(&self, _parameters: &Parameters) -> bool {
         true
     }
 
     /// Notice_Key_Values: the keys as negotiated, before the Full Feature Phase begins.
     ///
-    /// An initiator calls it before the login request that asks for the Full Feature Phase too, with the largest values that can come out: the answer
-    /// already begins that phase, and what the target sends behind it needs its receive buffers (RFC 7145 5.1.1).
+    /// An initiator calls it before the login request that asks for the Full Feature Phase too, with the largest values
+    /// that can come out: the answer already begins that phase, and what the target sends behind it needs its receive
+    /// buffers (RFC 7145 5.1.1).
     fn notice_key_values(&mut self, parameters: &Parameters);
 
-    /// Enable_Datamover: the final login response has been sent or received; digests, sizes and the Full Feature Phase hold from the next PDU on.
+    /// Enable_Datamover: the final login response has been sent or received; digests, sizes and the Full Feature Phase
+    /// hold from the next PDU on.
     fn enable_datamover(&mut self);
 
-    /// Deallocate_Task_Resources: the task is over or aborted. Its buffers come back; data still to come for it are dropped. An unknown handle gives
-    /// nothing.
+    /// Deallocate_Task_Resources: the task is over or aborted. Its buffers come back; data still to come for it are
+    /// dropped. An unknown handle gives nothing.
     fn deallocate_task_resources(&mut self, task: TaskHandle) -> TaskBuffers;
 
-    /// Target: a command ends without a response (RFC 7145 3.1.9). What the mover keeps of it by its tag is not needed any more, whether
-    /// [`get_data`](Self::get_data) was called for it or not.
+    /// Target: a command ends without a response (RFC 7145 3.1.9). What the mover keeps of it by its tag is not needed
+    /// any more, whether [`get_data`](Self::get_data) was called for it or not.
     fn forget_command(&mut self, _itt: u32) {}
 
-    /// Initiator: the target is silent though it was asked something. A mover on whose transport a message may lie unread at the peer until another one
-    /// comes sends one that means nothing; any other does nothing.
+    /// Initiator: the target is silent though it was asked something. A mover on whose transport a message may lie
+    /// unread at the peer until another one comes sends one that means nothing; any other does nothing.
     fn nudge(&mut self) {}
 
-    /// Target: the request notified last is dropped, where its Reject may not be sent (RFC 7145 8.1.2). The mover does with it what it does when a
-    /// Reject for it passes through [`send_control`](Self::send_control).
+    /// Target: the request notified last is dropped, where its Reject may not be sent (RFC 7145 8.1.2). The mover does
+    /// with it what it does when a Reject for it passes through [`send_control`](Self::send_control).
     fn drop_request(&mut self, _bhs: &Bhs) {}
 
     /// Nothing has come or gone for a while: gives back memory that is for bulk. It is taken again when it is needed.
@@ -480,11 +494,12 @@ pub trait Datamover {
         None
     }
 
-    /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with [`MoverError::Closed`]). Nothing more is received.
+    /// Connection_Terminate: sends what is queued, then ends ([`Notification::Terminated`] with
+    /// [`MoverError::Closed`]). Nothing more is received.
     fn connection_terminate(&mut self);
 
-    /// Ends the connection at once: what is queued is dropped. [`Notification::Released`] gives buffers back, then comes
-    /// [`Notification::Terminated`], once no buffer is in the transport's hands any more. Idempotent.
+    /// Ends the connection at once: what is queued is dropped. [`Notification::Released`] gives buffers back, then
+    /// comes [`Notification::Terminated`], once no buffer is in the transport's hands any more. Idempotent.
     fn connection_abort(&mut self);
 
     /// The next notification.
@@ -493,16 +508,17 @@ pub trait Datamover {
     /// AHS area of the last control notification.
     fn control_ahs(&self) -> &[u8];
 
-    /// Data segment of the last control notification, without padding. Empty for a SCSI Command: its immediate data go where
-    /// [`Datamover::get_data`] says. For a SCSI Response: the sense and response data.
+    /// Data segment of the last control notification, without padding. Empty for a SCSI Command: its immediate data go
+    /// where [`Datamover::get_data`] says. For a SCSI Response: the sense and response data.
     fn control_data(&self) -> &[u8];
 
-    /// Bytes that were queued to be sent and have left since the connection began: the peer's transport, or the machine's, has them, and memory that
-    /// they were sent from is not looked at any more. What is queued now has left when this has grown by [`backlog`](Self::backlog).
+    /// Bytes that were queued to be sent and have left since the connection began: the peer's transport, or the
+    /// machine's, has them, and memory that they were sent from is not looked at any more. What is queued now has left
+    /// when this has grown by [`backlog`](Self::backlog).
     fn sent(&self) -> u64;
 
-    /// Target: whether every byte that lands in a [`Sink::Region`] is asked for first ([`RegionSlice::try_land`]). A transport that places data by itself
-    /// cannot.
+    /// Target: whether every byte that lands in a [`Sink::Region`] is asked for first ([`RegionSlice::try_land`]). A
+    /// transport that places data by itself cannot.
     fn asks_to_land(&self) -> bool {
         false
     }
@@ -513,22 +529,22 @@ pub trait Datamover {
     /// Bytes queued to be sent: what back-pressure is measured by. Bytes that are still to be fetched are none of them.
     fn backlog(&self) -> usize;
 
-    /// Starts what was asked for since the last call, as one batch. The owner calls it at the end of whatever it does with the mover; a transport that
-    /// needs no doorbell has nothing to do here.
+    /// Starts what was asked for since the last call, as one batch. The owner calls it at the end of whatever it does
+    /// with the mover; a transport that needs no doorbell has nothing to do here.
     fn ring(&mut self) {}
 
-    /// Whether nothing is under way any more for tasks that were deallocated. Until then a transport that places data by itself may still write into the
-    /// memory that one of them had lent: what aborted it is not over.
+    /// Whether nothing is under way any more for tasks that were deallocated. Until then a transport that places data
+    /// by itself may still write into the memory that one of them had lent: what aborted it is not over.
     fn is_drained(&self) -> bool {
         true
     }
 
-    /// Whether [`Notification::Terminated`] was delivered: no buffer is in the transport's hands any more. A mover may still have bytes of its own to
-    /// send then ([`backlog`](Self::backlog)), such as the reason that the peer is told.
+    /// Whether [`Notification::Terminated`] was delivered: no buffer is in the transport's hands any more. A mover may
+    /// still have bytes of its own to send then ([`backlog`](Self::backlog)), such as the reason that the peer is told.
     fn is_closed(&self) -> bool;
 
-    /// Whether the transport below stands. A byte stream does from the start; an RDMA connection has a handshake of its own, in which the peer may turn
-    /// out to know nothing of RDMA. Once true it stays so.
+    /// Whether the transport below stands. A byte stream does from the start; an RDMA connection has a handshake of its
+    /// own, in which the peer may turn out to know nothing of RDMA. Once true it stays so.
     fn is_established(&self) -> bool {
         true
     }

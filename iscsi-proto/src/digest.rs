@@ -1,6 +1,7 @@
 //! CRC32C, the digest of headers and payloads (RFC 7143 13.1), as the four bytes that go on the wire.
 //!
-//! With `std` the work is done by `crc-fast`, which uses the machine's vector instructions; without it by the tables of `crc`.
+//! With `std` the work is done by `crc-fast`, which uses the machine's vector instructions; without it by the tables of
+//! `crc`.
 
 /// A CRC32C that grows with the bytes it is fed.
 ///
@@ -36,8 +37,8 @@ impl Crc32c {
 
     /// The digest of all bytes so far, in the order of the wire.
     ///
-    /// The register's bits are reflected: bit 31 of the remainder's polynomial is the lowest bit of the first byte, so the number is sent
-    /// with its low byte first (RFC 7143 13.1).
+    /// The register's bits are reflected: bit 31 of the remainder's polynomial is the lowest bit of the first byte, so
+    /// the number is sent with its low byte first (RFC 7143 13.1).
     #[inline]
     #[must_use]
     pub fn finish(self) -> [u8; 4] {

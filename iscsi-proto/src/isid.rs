@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-/// An ISID: six bytes by which an initiator tells its ports apart. With the InitiatorName it is the SCSI initiator port's name, so
-/// reservations and session reinstatement follow it: keep it for as long as the port is the same (RFC 7143 10.1.1).
+/// An ISID: six bytes by which an initiator tells its ports apart. With the InitiatorName it is the SCSI initiator
+/// port's name, so reservations and session reinstatement follow it: keep it for as long as the port is the same (RFC
+/// 7143 10.1.1).
 ///
 /// ```
 /// use iscsi_proto::isid::{Isid, IsidKind};
@@ -56,15 +57,16 @@ impl Isid {
         self.0
     }
 
-    /// An ISID of the random format. `random` comes from a random number generator or a seed that lasts, `qualifier` tells the ports
-    /// of one initiator apart.
+    /// An ISID of the random format. `random` comes from a random number generator or a seed that lasts, `qualifier`
+    /// tells the ports of one initiator apart.
     #[must_use]
     pub const fn random(random: [u8; 3], qualifier: u16) -> Self {
         let ([a, b, c], [high, low]) = (random, qualifier.to_be_bytes());
         Self([0x80, a, b, c, high, low])
     }
 
-    /// An ISID of the OUI format; `oui` is the OUI of three bytes as IEEE assigns it, whose I/G and U/L bits are left out.
+    /// An ISID of the OUI format; `oui` is the OUI of three bytes as IEEE assigns it, whose I/G and U/L bits are left
+    /// out.
     #[must_use]
     pub const fn oui(oui: [u8; 3], qualifier: u32) -> Self {
         let ([a, b, c], [_, d, e, f]) = (oui, qualifier.to_be_bytes());

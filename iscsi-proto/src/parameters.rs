@@ -20,7 +20,8 @@ pub enum SessionType {
     Normal,
 }
 
-/// The operational parameters of one connection and its session, as negotiated; [`Default`] is RFC 7143's default of each key (section 13).
+/// The operational parameters of one connection and its session, as negotiated; [`Default`] is RFC 7143's default of
+/// each key (section 13).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
     /// SessionType.
@@ -59,7 +60,8 @@ pub struct Parameters {
     pub iscsi_protocol_level: u8,
     /// TaskReporting is FastAbort (RFC 7143 13.23).
     pub fast_abort: bool,
-    /// RDMAExtensions (RFC 7145 6.3). With it both MaxRecvDataSegmentLengths hold the values of the two keys that follow (6.2).
+    /// RDMAExtensions (RFC 7145 6.3). With it both MaxRecvDataSegmentLengths hold the values of the two keys that
+    /// follow (6.2).
     pub rdma_extensions: bool,
     /// InitiatorRecvDataSegmentLength in bytes (RFC 7145 6.5).
     pub initiator_recv_data_segment_length: u32,
@@ -73,15 +75,16 @@ pub struct Parameters {
     pub max_ahs_length: u32,
     /// MaxAHSLength in bytes that the peer declared: the longest AHS area that we may send; 0 is no limit.
     pub peer_max_ahs_length: u32,
-    /// TaggedBufferForSolicitedDataOnly, if the initiator declared it (RFC 7145 6.9). The default is No, but initiators that say nothing of it are known
-    /// to behave as with Yes.
+    /// TaggedBufferForSolicitedDataOnly, if the initiator declared it (RFC 7145 6.9). The default is No, but initiators
+    /// that say nothing of it are known to behave as with Yes.
     pub tagged_buffer_for_solicited_data_only: Option<bool>,
     /// iSERHelloRequired (RFC 7145 6.10), agreed to by both.
     pub iser_hello_required: bool,
 }
 
 impl Parameters {
-    /// The session-wide values with the connection's own at their defaults: what another connection of the session starts from.
+    /// The session-wide values with the connection's own at their defaults: what another connection of the session
+    /// starts from.
     #[must_use]
     pub fn for_new_connection(&self) -> Self {
         let default = Self::default();

@@ -5,8 +5,8 @@ use core::fmt;
 
 /// A 32-bit serial number: CmdSN, ExpCmdSN, MaxCmdSN, StatSN, ExpStatSN.
 ///
-/// Comparison wraps: `a < b` when `b` is less than 2^31 steps ahead. Two numbers exactly 2^31 apart have no order (RFC 1982 3.2), so this type is
-/// not `Ord`.
+/// Comparison wraps: `a < b` when `b` is less than 2^31 steps ahead. Two numbers exactly 2^31 apart have no order (RFC
+/// 1982 3.2), so this type is not `Ord`.
 ///
 /// ```
 /// use iscsi_proto::serial::Serial;

@@ -1,4 +1,5 @@
-//! MaxOutstandingUnexpectedPDUs: how many PDUs a side may have under way for which the peer has no other reason to keep a receive (RFC 7145 6.7, 8.1).
+//! MaxOutstandingUnexpectedPDUs: how many PDUs a side may have under way for which the peer has no other reason to keep
+//! a receive (RFC 7145 6.7, 8.1).
 //!
 //! Only iSER declares it. Elsewhere the limit is zero, which is none, and nothing is counted.
 
@@ -6,7 +7,8 @@ use alloc::collections::VecDeque;
 
 use crate::serial::Serial;
 
-/// Most that are counted, whatever the peer would take: it bounds the memory that a peer which acknowledges nothing can make us use.
+/// Most that are counted, whatever the peer would take: it bounds the memory that a peer which acknowledges nothing can
+/// make us use.
 const MOST: u32 = 1024;
 
 /// Counts the unexpected PDUs that the peer has not acknowledged.

@@ -79,8 +79,8 @@ fn base64_value(digit: u8) -> Option<u32> {
 
 /// Reads a hexadecimal or base64 constant of at most `max` bytes.
 ///
-/// The prefixes and hexadecimal digits may be of either case. An odd number of hexadecimal digits has its missing zero at the
-/// front, so that n digits are (n + 1) / 2 bytes. Base64 may come without its padding.
+/// The prefixes and hexadecimal digits may be of either case. An odd number of hexadecimal digits has its missing zero
+/// at the front, so that n digits are (n + 1) / 2 bytes. Base64 may come without its padding.
 ///
 /// # Errors
 /// [`BinaryError`]. The length is checked before anything is allocated.

@@ -13,8 +13,8 @@ use super::{Algorithm, ChapError, ChapPolicy, ChapSecret, Credentials, KeyValues
 
 /// CHAP from the initiator's side, for one login.
 ///
-/// Drive it so: send what [`start`](Self::start) returns; give every answer of the target to [`handle`](Self::handle) and
-/// send what it returns, until the login machine moves on. When the target moves on, ask
+/// Drive it so: send what [`start`](Self::start) returns; give every answer of the target to [`handle`](Self::handle)
+/// and send what it returns, until the login machine moves on. When the target moves on, ask
 /// [`is_satisfied`](Self::is_satisfied): a target that was to authenticate itself and did not must not be believed.
 #[derive(Debug)]
 pub struct ChapInitiator {

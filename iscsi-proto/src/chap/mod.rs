@@ -1,7 +1,7 @@
 //! CHAP for the security stage of login (RFC 1994; RFC 7143 12.1.3 and 9.2.1).
 //!
-//! [`ChapTarget`] and [`ChapInitiator`] are the two ends. They know nothing of PDUs or stages: a login machine gives them the
-//! `CHAP_*` keys that came, and sends the keys that they return.
+//! [`ChapTarget`] and [`ChapInitiator`] are the two ends. They know nothing of PDUs or stages: a login machine gives
+//! them the `CHAP_*` keys that came, and sends the keys that they return.
 //!
 //! ```text
 //!   initiator                                   target
@@ -34,8 +34,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What RFC 7143 9.2.1 asks for against reflection is refused on both sides: a peer that sends our own challenge back, a
-//! response equal to the one that we would have made, and one secret used in both directions.
+//! What RFC 7143 9.2.1 asks for against reflection is refused on both sides: a peer that sends our own challenge back,
+//! a response equal to the one that we would have made, and one secret used in both directions.
 
 use alloc::string::String;
 use alloc::vec;
@@ -258,7 +258,8 @@ pub enum ChapError {
     ReflectedChallenge,
     /// The peer's response is the one that this end would have made.
     #[error(
-        "the peer's response is the one that this end would give: a reflection attack, or one secret for both directions"
+        "the peer's response is the one that this end would give: a reflection attack, or one secret for both \
+         directions"
     )]
     ReflectedResponse,
     /// The initiator wants this target to authenticate itself, and no credentials are there for that.

@@ -11,8 +11,8 @@ use super::{Algorithm, ChapError, MAX_NAME};
 
 /// A CHAP secret: wiped from memory when dropped, never shown, compared in constant time.
 ///
-/// How long it must be is told by [`ChapPolicy::min_secret`](super::ChapPolicy::min_secret) and [`MAX_SECRET`](super::MAX_SECRET)
-/// when it is used.
+/// How long it must be is told by [`ChapPolicy::min_secret`](super::ChapPolicy::min_secret) and
+/// [`MAX_SECRET`](super::MAX_SECRET) when it is used.
 #[derive(Clone)]
 pub struct ChapSecret(Zeroizing<Vec<u8>>);
 

@@ -14,10 +14,10 @@ use super::{Algorithm, ChapError, ChapPolicy, ChapSecret, KeyValues, Response};
 
 /// CHAP from the target's side, for one login.
 ///
-/// Drive it so: [`handle`](Self::handle) with the step that holds CHAP_A and send what it returns; `handle` with the step
-/// that holds CHAP_R, find the account of the name that it returns, and give it to [`answer`](Self::answer). When `answer`
-/// returns keys, even none, the initiator is authenticated; [`authenticated_name`](Self::authenticated_name) keeps its
-/// name. After an error every further call fails: reject the login.
+/// Drive it so: [`handle`](Self::handle) with the step that holds CHAP_A and send what it returns; `handle` with the
+/// step that holds CHAP_R, find the account of the name that it returns, and give it to [`answer`](Self::answer). When
+/// `answer` returns keys, even none, the initiator is authenticated; [`authenticated_name`](Self::authenticated_name)
+/// keeps its name. After an error every further call fails: reject the login.
 #[derive(Debug)]
 pub struct ChapTarget {
     policy: ChapPolicy,

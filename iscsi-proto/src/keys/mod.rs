@@ -1,7 +1,9 @@
-//! The text keys: what RFC 7143 sections 12.1 and 13, RFC 7144 7.1.1 and RFC 7145 section 6 say about each, as one table, and their negotiation.
+//! The text keys: what RFC 7143 sections 12.1 and 13, RFC 7144 7.1.1 and RFC 7145 section 6 say about each, as one
+//! table, and their negotiation.
 //!
-//! [`Key`] names a key, [`Key::spec`] is its line of the table. [`Negotiator`] runs the operational negotiation of one side: what it offers, what it
-//! answers, and the [`Parameters`](crate::parameters::Parameters) that come out. The login machines own one.
+//! [`Key`] names a key, [`Key::spec`] is its line of the table. [`Negotiator`] runs the operational negotiation of one
+//! side: what it offers, what it answers, and the [`Parameters`](crate::parameters::Parameters) that come out. The
+//! login machines own one.
 //!
 //! ```
 //! use iscsi_proto::keys::{Function, Key, Kind};
@@ -19,8 +21,8 @@ mod settings;
 
 pub use negotiator::{Negotiator, NegotiatorConfig, Phase, Role};
 
-/// A key that this stack knows. The order is the order in which a text's keys are looked at: a key comes behind those that decide on its relevance or
-/// its bounds.
+/// A key that this stack knows. The order is the order in which a text's keys are looked at: a key comes behind those
+/// that decide on its relevance or its bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 #[allow(missing_docs, reason = "each variant is named as its key")]
@@ -481,9 +483,11 @@ pub enum KeyError {
         /// What was offered.
         offered: String,
     },
-    /// An iSER connection without iSER (RFC 7145 6.3), or a connection that joins a session of the other kind (RFC 7145 5.1).
+    /// An iSER connection without iSER (RFC 7145 6.3), or a connection that joins a session of the other kind (RFC 7145
+    /// 5.1).
     #[error(
-        "the connection runs over RDMA, and the peer did not agree to RDMAExtensions=Yes: enable iSER on its side, or connect over TCP (RFC 7145 6.3)"
+        "the connection runs over RDMA, and the peer did not agree to RDMAExtensions=Yes: enable iSER on its side, or \
+         connect over TCP (RFC 7145 6.3)"
     )]
     NoRdmaExtensions,
     /// Two values that cannot stand together (RFC 7143 6.2).

@@ -1,4 +1,5 @@
-//! One side's operational negotiation (RFC 7143 6.2): the same rules for both roles, since either may propose and either must answer.
+//! One side's operational negotiation (RFC 7143 6.2): the same rules for both roles, since either may propose and
+//! either must answer.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -40,18 +41,21 @@ pub struct NegotiatorConfig {
     pub phase: Phase,
     /// SessionType.
     pub session_type: SessionType,
-    /// Whether this is the session's leading connection. On another one, session-wide keys are answered Irrelevant and keep their values.
+    /// Whether this is the session's leading connection. On another one, session-wide keys are answered Irrelevant and
+    /// keep their values.
     pub leading: bool,
     /// What this side wishes for.
     pub offer: Offer,
-    /// The values before: the defaults of a new session, those of the session for another connection or a text exchange.
+    /// The values before: the defaults of a new session, those of the session for another connection or a text
+    /// exchange.
     pub before: Parameters,
 }
 
 /// The operational negotiation of one side.
 ///
-/// An initiator calls [`offer`](Self::offer) first, a target [`propose`](Self::propose) after the first text that it received; both give every text
-/// to [`receive`](Self::receive), send what is written, and take the result with [`finish`](Self::finish) when the other side agrees to end.
+/// An initiator calls [`offer`](Self::offer) first, a target [`propose`](Self::propose) after the first text that it
+/// received; both give every text to [`receive`](Self::receive), send what is written, and take the result with
+/// [`finish`](Self::finish) when the other side agrees to end.
 #[derive(Debug, Clone)]
 pub struct Negotiator {
     config: NegotiatorConfig,
@@ -123,8 +127,9 @@ impl Negotiator {
         }
     }
 
-    /// Writes what the target has to say of its own: its MaxRecvDataSegmentLength, and an offer for each key that the initiator did not mention and
-    /// whose default the target's settings do not allow. Call it once, after the first text was received.
+    /// Writes what the target has to say of its own: its MaxRecvDataSegmentLength, and an offer for each key that the
+    /// initiator did not mention and whose default the target's settings do not allow. Call it once, after the first
+    /// text was received.
     pub fn propose(&mut self, out: &mut TextWriter) {
         let wish = self.config.offer.clone();
         for key in Key::ALL {
@@ -222,7 +227,8 @@ impl Negotiator {
         &self.parameters
     }
 
-    /// What holds at most when all is answered: what receive buffers are made for while the answer is still out (RFC 7145 5.1.1).
+    /// What holds at most when all is answered: what receive buffers are made for while the answer is still out (RFC
+    /// 7145 5.1.1).
     #[must_use]
     pub fn at_most(&self) -> Parameters {
         let mut parameters = self.parameters.clone();
@@ -239,12 +245,13 @@ impl Negotiator {
         parameters
     }
 
-    /// Ends the negotiation: checks the rules between keys and returns what holds. A key that was offered and not answered keeps its default.
+    /// Ends the negotiation: checks the rules between keys and returns what holds. A key that was offered and not
+    /// answered keeps its default.
     ///
     /// # Errors
-    /// [`KeyError::NoRdmaExtensions`] when the session would not be of the kind that the connection's transport can carry.
-    /// [`KeyError::Integrity`], at the target; an initiator keeps to the stricter of the two values instead. [`KeyError::Unanswered`] for a digest that
-    /// is asked for and was not answered.
+    /// [`KeyError::NoRdmaExtensions`] when the session would not be of the kind that the connection's transport can
+    /// carry. [`KeyError::Integrity`], at the target; an initiator keeps to the stricter of the two values instead.
+    /// [`KeyError::Unanswered`] for a digest that is asked for and was not answered.
     pub fn finish(self) -> Result<Parameters, KeyError> {
         let digests = [Key::HeaderDigest, Key::DataDigest];
         let needed = |key: &Key| !wanted_digests(&self.config.offer, *key).contains(&Digest::None);
@@ -400,8 +407,8 @@ impl Negotiator {
                 out.push(key.name(), REJECT);
                 return Ok(());
             }
-            // RFC 7143 13: session-wide keys MUST only come on the leading connection. Some initiators send all keys on every connection; none takes
-            // effect.
+            // RFC 7143 13: session-wide keys MUST only come on the leading connection. Some initiators send all keys on
+            // every connection; none takes effect.
             (Use::LeadingOnly, _) if !self.config.leading => {
                 if !declared {
                     out.push(key.name(), IRRELEVANT);
@@ -410,7 +417,8 @@ impl Negotiator {
             }
             _ => {}
         }
-        // RFC 7143 6.2: the acceptor may answer Irrelevant. Initiators in use end their login at that word, and a value that nothing goes by harms nobody.
+        // RFC 7143 6.2: the acceptor may answer Irrelevant. Initiators in use end their login at that word, and a value
+        // that nothing goes by harms nobody.
         if self.is_irrelevant(key) && (declared || key == Key::RdmaExtensions) {
             if !declared {
                 out.push(key.name(), value::yes_no(false));
@@ -482,7 +490,8 @@ impl Negotiator {
         (function != BooleanFunction::Declared).then(|| value::yes_no(result).to_string())
     }
 
-    /// `theirs` is `None` for what is no number within the key's bounds. RFC 7143 6.2.2: such a value may be answered with Reject.
+    /// `theirs` is `None` for what is no number within the key's bounds. RFC 7143 6.2.2: such a value may be answered
+    /// with Reject.
     fn answer_number(&mut self, key: Key, function: Function, theirs: Option<u64>) -> Option<String> {
         let Some(theirs) = theirs else { return Some(REJECT.to_string()) };
         let ours = match key {
@@ -509,8 +518,9 @@ impl Negotiator {
         Some(result.to_string())
     }
 
-    /// Error recovery in a discovery session has no meaning (RFC 7143 13.21), and has no place once several R2Ts are agreed on (13.19). Within one
-    /// text ErrorRecoveryLevel is settled before MaxOutstandingR2T, which is then held to 1.
+    /// Error recovery in a discovery session has no meaning (RFC 7143 13.21), and has no place once several R2Ts are
+    /// agreed on (13.19). Within one text ErrorRecoveryLevel is settled before MaxOutstandingR2T, which is then held to
+    /// 1.
     fn may_recover(&self) -> bool {
         self.config.session_type == SessionType::Normal
             && (self.parameters.max_outstanding_r2t == 1 || !self.parameters.data_sequence_in_order)
@@ -640,7 +650,8 @@ impl Negotiator {
     }
 }
 
-/// RFC 7143 13.25: the intervals MUST be rejected. The marker switches may be answered No, which peers of RFC 3720 read as the result of their AND.
+/// RFC 7143 13.25: the intervals MUST be rejected. The marker switches may be answered No, which peers of RFC 3720 read
+/// as the result of their AND.
 fn obsolete_answer(key: Key, text: &str) -> Option<String> {
     let switch = matches!(key, Key::IfMarker | Key::OfMarker);
     Some(if switch && value::boolean(text).is_some() { "No" } else { REJECT }.to_string())

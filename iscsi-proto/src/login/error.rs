@@ -44,7 +44,8 @@ pub enum LoginError {
     AuthMethodAnswer(String),
     /// The target went on without proving who it is.
     #[error(
-        "the target did not authenticate itself, and mutual CHAP is asked for; do not trust it, or set its mutual secret"
+        "the target did not authenticate itself, and mutual CHAP is asked for; do not trust it, or set its mutual \
+         secret"
     )]
     TargetNotAuthenticated,
     /// The initiator speaks no version that the target does.
@@ -113,7 +114,8 @@ impl core::fmt::Display for RefusalSentence {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let advice = match self.0 {
             LoginStatus::AUTHENTICATION_FAILURE => {
-                "the target does not accept the credentials; check the CHAP user and secret, and whether it asks for CHAP"
+                "the target does not accept the credentials; check the CHAP user and secret, and whether it asks for \
+                 CHAP"
             }
             LoginStatus::AUTHORIZATION_FAILURE => "add this initiator's name to the target's access list",
             LoginStatus::NOT_FOUND => {

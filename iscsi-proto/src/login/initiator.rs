@@ -57,14 +57,15 @@ pub struct InitiatorLoginConfig {
     pub credentials: Option<ChapLogin>,
     /// What CHAP allows. Some old targets cannot read a list of algorithms: give them MD5 alone.
     pub chap: ChapPolicy,
-    /// Whether a login without credentials goes through the security stage, with AuthMethod=None. Off by default: most initiators begin with the
-    /// operational stage then, so most targets are used to it.
+    /// Whether a login without credentials goes through the security stage, with AuthMethod=None. Off by default: most
+    /// initiators begin with the operational stage then, so most targets are used to it.
     pub begin_with_security: bool,
     /// How much text one answer may hold.
     pub text: TextLimits,
     /// Login Requests until the initiator gives up; 64 by default.
     pub max_requests: u32,
-    /// The most bytes of a request's data segment; 8192 by default, which is also the most that login allows (RFC 7143 6.3).
+    /// The most bytes of a request's data segment; 8192 by default, which is also the most that login allows (RFC 7143
+    /// 6.3).
     pub data_segment: usize,
 }
 
@@ -140,9 +141,9 @@ pub enum InitiatorStep {
 
 /// The initiator's login machine.
 ///
-/// Give each Login Response to [`handle_response`](Self::handle_response). After an error the connection must be closed (RFC 7143 6.3). It bends to
-/// peers where that is safe: names and session type are never sent twice, an offer that the target passes over in silence keeps its default, an
-/// ISID that is not echoed is not minded.
+/// Give each Login Response to [`handle_response`](Self::handle_response). After an error the connection must be closed
+/// (RFC 7143 6.3). It bends to peers where that is safe: names and session type are never sent twice, an offer that the
+/// target passes over in silence keeps its default, an ISID that is not echoed is not minded.
 #[derive(Debug)]
 pub struct InitiatorLogin {
     config: InitiatorLoginConfig,
@@ -166,8 +167,8 @@ pub struct InitiatorLogin {
 }
 
 impl InitiatorLogin {
-    /// Prepares a login. `entropy` comes from a cryptographic random number generator and is used for this login only: mutual CHAP's challenge is made
-    /// of it.
+    /// Prepares a login. `entropy` comes from a cryptographic random number generator and is used for this login only:
+    /// mutual CHAP's challenge is made of it.
     #[must_use]
     pub fn new(config: InitiatorLoginConfig, entropy: [u8; 64]) -> Self {
         let (challenge, rest) = entropy.split_first_chunk().map_or(([0; 32], [].as_slice()), |(c, r)| (*c, r));

@@ -1,7 +1,7 @@
 //! Login (RFC 7143 section 6): one sans-IO machine for each role.
 //!
-//! Both take PDUs and give PDUs; the session above moves them with Send_Control. The target's machine asks an [`Authority`] what it may grant; the
-//! initiator's machine holds its own wishes.
+//! Both take PDUs and give PDUs; the session above moves them with Send_Control. The target's machine asks an
+//! [`Authority`] what it may grant; the initiator's machine holds its own wishes.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -56,8 +56,8 @@ pub struct Offer {
     pub fast_abort: bool,
     /// Highest iSCSIProtocolLevel.
     pub iscsi_protocol_level: u8,
-    /// Whether the transport carries iSER sessions and no others: a normal session's login then comes to RDMAExtensions=Yes or fails. See
-    /// [`over`](Self::over).
+    /// Whether the transport carries iSER sessions and no others: a normal session's login then comes to
+    /// RDMAExtensions=Yes or fails. See [`over`](Self::over).
     pub rdma_extensions: bool,
     /// InitiatorRecvDataSegmentLength in bytes.
     pub initiator_recv_data_segment_length: u32,
@@ -75,14 +75,22 @@ impl Offer {
     /// ```
     /// use iscsi_proto::datamover::Caps;
     /// use iscsi_proto::login::Offer;
-    /// let iser = Caps { digests: false, registered_memory: true, copy_limit: 8192, transport: "iser", rdma_extensions: true, half_closes: false };
+    /// let iser = Caps {
+    ///     digests: false,
+    ///     registered_memory: true,
+    ///     copy_limit: 8192,
+    ///     transport: "iser",
+    ///     rdma_extensions: true,
+    ///     half_closes: false,
+    /// };
     /// assert!(Offer::default().over(&iser).rdma_extensions);
     /// ```
     #[must_use]
     pub fn over(self, caps: &crate::datamover::Caps) -> Self {
         Self {
             rdma_extensions: caps.rdma_extensions,
-            // Data beyond the immediate are fetched by RDMA Read into their place; unsolicited Data-Out would come in Sends and be copied.
+            // Data beyond the immediate are fetched by RDMA Read into their place; unsolicited Data-Out would come in
+            // Sends and be copied.
             initial_r2t: self.initial_r2t || caps.rdma_extensions,
             // Holds in discovery sessions alone (RFC 7145 6.2), and there receives of this size would stand idle.
             max_recv_data_segment_length: if caps.rdma_extensions { 8192 } else { self.max_recv_data_segment_length },
@@ -151,7 +159,8 @@ pub struct Admission {
     pub accounts: Vec<ChapAccount>,
     /// What the target offers.
     pub offer: Offer,
-    /// The session that the connection joins, when the identity's TSIH is not zero: its session-wide values hold for this connection too.
+    /// The session that the connection joins, when the identity's TSIH is not zero: its session-wide values hold for
+    /// this connection too.
     pub joins: Option<JoinedSession>,
 }
 
@@ -200,8 +209,8 @@ pub trait Authority {
     /// The refusal: not found, not authorized, moved, too many sessions.
     fn admit(&self, identity: &Identity) -> Result<Admission, Refusal>;
 
-    /// Login is complete but for the last response: registers the session (closing an old one of the same I_T nexus, RFC 7143 6.3.5) and
-    /// returns its TSIH, never zero.
+    /// Login is complete but for the last response: registers the session (closing an old one of the same I_T nexus,
+    /// RFC 7143 6.3.5) and returns its TSIH, never zero.
     ///
     /// # Errors
     /// The refusal: session does not exist, out of resources.

@@ -30,7 +30,8 @@ pub struct TargetLoginConfig {
     pub text: TextLimits,
     /// Login Requests until the login is refused; 64 by default. RFC 7143 6.2 asks for six at the least.
     pub max_requests: u32,
-    /// The most bytes of a response's data segment; 8192 by default, which is also the most that login allows (RFC 7143 6.3).
+    /// The most bytes of a response's data segment; 8192 by default, which is also the most that login allows (RFC 7143
+    /// 6.3).
     pub data_segment: usize,
 }
 
@@ -132,9 +133,9 @@ struct Names {
 
 /// The target's login machine: every request gets exactly one answer.
 ///
-/// It goes through the stages as the initiator wishes (security, operational, or one of them), asks the [`Authority`] as soon as the names are known,
-/// and once more when all is agreed. After a refusal or the end it takes nothing more. Login Requests are bounded in number and text
-/// ([`TargetLoginConfig`]); time is the session's to bound.
+/// It goes through the stages as the initiator wishes (security, operational, or one of them), asks the [`Authority`]
+/// as soon as the names are known, and once more when all is agreed. After a refusal or the end it takes nothing more.
+/// Login Requests are bounded in number and text ([`TargetLoginConfig`]); time is the session's to bound.
 ///
 /// ```
 /// use iscsi_proto::login::*;
@@ -192,8 +193,8 @@ struct Turn {
 }
 
 impl TargetLogin {
-    /// Waits for the first request. `entropy` comes from a cryptographic random number generator and is used for this login only: CHAP's challenge and
-    /// the first StatSN are made of it.
+    /// Waits for the first request. `entropy` comes from a cryptographic random number generator and is used for this
+    /// login only: CHAP's challenge and the first StatSN are made of it.
     #[must_use]
     pub fn new(config: TargetLoginConfig, entropy: [u8; 64]) -> Self {
         let (challenge, rest) = entropy.split_first_chunk().map_or(([0; 32], [].as_slice()), |(c, r)| (*c, r));
@@ -217,8 +218,9 @@ impl TargetLogin {
 
     /// A PDU came: a Login Request, or something that does not belong here.
     ///
-    /// `None` means to close the connection without a word: RFC 7143 4.2.3 wants that for a first PDU that is no Login Request. A later one is
-    /// refused with the status "invalid during login", a malformed request with "initiator error".
+    /// `None` means to close the connection without a word: RFC 7143 4.2.3 wants that for a first PDU that is no Login
+    /// Request. A later one is refused with the status "invalid during login", a malformed request with "initiator
+    /// error".
     pub fn handle_pdu(&mut self, bhs: &Bhs, data: &[u8], authority: &dyn Authority) -> Option<LoginReply> {
         match LoginRequest::parse(bhs) {
             Ok(request) => Some(self.handle_request(&request, data, authority)),
@@ -391,7 +393,8 @@ impl TargetLogin {
         self.negotiate(operational, out)
     }
 
-    /// Initiators in use say AuthMethod=None once more in the operational stage. Where no authentication is asked for that changes nothing.
+    /// Initiators in use say AuthMethod=None once more in the operational stage. Where no authentication is asked for
+    /// that changes nothing.
     fn pass_auth_method_none(&self, operational: &mut Vec<Pair<'_>>, out: &mut TextWriter) {
         let open = self.admitted.as_ref().is_some_and(|(_, admission)| admission.accounts.is_empty());
         let none = |pair: &Pair<'_>| pair.key == Key::AuthMethod.name() && pair.value == NONE;
@@ -401,8 +404,8 @@ impl TargetLogin {
         }
     }
 
-    /// RFC 7143 13.5 and others forbid a name to be declared again. Peers that repeat the same one after the security stage do no harm; another one is
-    /// refused.
+    /// RFC 7143 13.5 and others forbid a name to be declared again. Peers that repeat the same one after the security
+    /// stage do no harm; another one is refused.
     fn take_name(&mut self, key: Key, value: &str) -> Result<(), LoginError> {
         let place = match key {
             Key::InitiatorName => &mut self.names.initiator,
@@ -514,7 +517,8 @@ impl TargetLogin {
     fn window(&self, request: &LoginRequest) -> (Serial, Serial) {
         match self.admitted.as_ref().and_then(|(_, admission)| admission.joins.as_ref()) {
             Some(joined) => (joined.exp_cmd_sn, joined.max_cmd_sn),
-            // RFC 7143 11.12.8: the leading login's CmdSN is the target's ExpCmdSN; login requests are immediate and take none.
+            // RFC 7143 11.12.8: the leading login's CmdSN is the target's ExpCmdSN; login requests are immediate and
+            // take none.
             None => (request.cmd_sn, request.cmd_sn.advance(self.config.command_window.max(1) - 1)),
         }
     }

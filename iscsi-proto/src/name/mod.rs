@@ -54,7 +54,8 @@ pub enum NameError {
     Kind(String),
     /// The date of an `iqn.` name is no date.
     #[error(
-        "{0:?} has no year and month after iqn.; a right name starts like iqn.2026-11. (year, dash, month 01 to 12, dot)"
+        "{0:?} has no year and month after iqn.; a right name starts like iqn.2026-11. (year, dash, month 01 to 12, \
+         dot)"
     )]
     Date(String),
     /// The naming authority of an `iqn.` name is no reversed domain name.
@@ -71,7 +72,8 @@ pub enum NameError {
     Naa(String),
     /// A character that names cannot hold.
     #[error(
-        "{character:?} cannot stand in an iSCSI name; of the ASCII characters only letters, digits, dash, dot and colon can"
+        "{character:?} cannot stand in an iSCSI name; of the ASCII characters only letters, digits, dash, dot and \
+         colon can"
     )]
     Character {
         /// The character, as prepared.
@@ -107,8 +109,8 @@ impl IscsiName {
 
     /// Makes a name up: `prefix`, a dot or colon as needed, and twelve hexadecimal digits of `seed`.
     ///
-    /// `prefix` is a name that you may give out names under, such as `iqn.2026-11.example.ramdisk`; what follows is the same
-    /// for the same seed, so that a seed that lasts (a machine's identifier, a path) gives a name that lasts.
+    /// `prefix` is a name that you may give out names under, such as `iqn.2026-11.example.ramdisk`; what follows is the
+    /// same for the same seed, so that a seed that lasts (a machine's identifier, a path) gives a name that lasts.
     ///
     /// ```
     /// use iscsi_proto::name::IscsiName;

@@ -31,8 +31,8 @@ fn prepare_unicode(text: &str) -> Result<String, NameError> {
 
 #[cfg(feature = "std")]
 fn prepare_unicode(text: &str) -> Result<String, NameError> {
-    // Nameprep is the same profile but for some of what is prohibited: mapping by B.1 and B.2, form KC, tables C.1.2 and C.2.2
-    // to C.9, the bidirectional check, no unassigned code points (RFC 3491; RFC 3722 sections 4 to 8).
+    // Nameprep is the same profile but for some of what is prohibited: mapping by B.1 and B.2, form KC, tables C.1.2
+    // and C.2.2 to C.9, the bidirectional check, no unassigned code points (RFC 3491; RFC 3722 sections 4 to 8).
     let name = match stringprep::nameprep(text) {
         Ok(name) => name.into_owned(),
         Err(_) => return Err(why_not(text)),

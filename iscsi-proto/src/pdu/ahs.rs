@@ -1,4 +1,5 @@
-//! Additional Header Segments (RFC 7143 11.2.2): the rest of a long CDB, and the read length of a bidirectional command.
+//! Additional Header Segments (RFC 7143 11.2.2): the rest of a long CDB, and the read length of a bidirectional
+//! command.
 
 use alloc::vec::Vec;
 
@@ -47,7 +48,8 @@ impl<'a> Iterator for AhsIter<'a> {
         let at = self.at;
         let rest = self.area.get(at..).filter(|rest| !rest.is_empty())?;
         self.at = self.area.len();
-        // AHSLength counts the bytes behind its own two and the type, AHSSpecific included, padding excluded (11.2.2.1).
+        // AHSLength counts the bytes behind its own two and the type, AHSSpecific included, padding excluded
+        // (11.2.2.1).
         let Some((header, content)) = rest.split_first_chunk::<3>() else { return Some(Err(PduError::InvalidAhs(at))) };
         let len = usize::from(u16::from_be_bytes([header[0], header[1]]));
         let Some(content) = content.get(..len) else { return Some(Err(PduError::InvalidAhs(at))) };

@@ -140,7 +140,8 @@ pub enum Residual {
 }
 
 impl Residual {
-    /// The residual of a transfer of `actual` bytes (what the device server wanted to move) where the initiator expected `expected`.
+    /// The residual of a transfer of `actual` bytes (what the device server wanted to move) where the initiator
+    /// expected `expected`.
     #[must_use]
     pub const fn between(expected: u32, actual: u64) -> Self {
         let expected_wide = expected as u64;
@@ -221,7 +222,8 @@ impl ScsiResponse {
     /// Parses the header.
     ///
     /// # Errors
-    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved response code or for overflow and underflow at once (11.4.1).
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved response code or for overflow and underflow
+    /// at once (11.4.1).
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::ScsiResponse)?;
         let invalid =

@@ -97,7 +97,8 @@ impl DataIn {
     /// Parses the header.
     ///
     /// # Errors
-    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for status without the F bit (11.7.1) or for overflow and underflow at once.
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for status without the F bit (11.7.1) or for overflow and
+    /// underflow at once.
     #[inline]
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::DataIn)?;

@@ -1,4 +1,5 @@
-//! Login, Text and Logout, requests and responses (RFC 7143 11.10 to 11.15). Their key=value text travels in the data segment.
+//! Login, Text and Logout, requests and responses (RFC 7143 11.10 to 11.15). Their key=value text travels in the data
+//! segment.
 
 use super::{Bhs, Opcode, PduError};
 use crate::serial::Serial;
@@ -76,8 +77,9 @@ pub struct LoginRequest {
 }
 
 impl LoginRequest {
-    /// A whole login in one request, where nobody asks for authentication: out of LoginOperationalNegotiation straight into the Full Feature Phase of a new
-    /// session (RFC 7143 6.3). CID 0 and CmdSN 1; what is to be different is set beside it.
+    /// A whole login in one request, where nobody asks for authentication: out of LoginOperationalNegotiation straight
+    /// into the Full Feature Phase of a new session (RFC 7143 6.3). CID 0 and CmdSN 1; what is to be different is set
+    /// beside it.
     ///
     /// ```
     /// use iscsi_proto::pdu::{LoginRequest, LoginResponse, Stage};
@@ -258,8 +260,8 @@ pub struct LoginResponse {
 }
 
 impl LoginResponse {
-    /// Success, with the stages, the ISID, the TSIH and the ITT of the request. StatSN is 0, and the command window holds one command, the next; what is to be
-    /// different is set beside it, such as the TSIH of a new session.
+    /// Success, with the stages, the ISID, the TSIH and the ITT of the request. StatSN is 0, and the command window
+    /// holds one command, the next; what is to be different is set beside it, such as the TSIH of a new session.
     #[must_use]
     pub const fn granting(request: &LoginRequest) -> Self {
         Self {
@@ -282,8 +284,8 @@ impl LoginResponse {
     /// Parses the header.
     ///
     /// # Errors
-    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved stage, or T and C together; stages are not looked at when the status is
-    /// not success.
+    /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved stage, or T and C together; stages are not
+    /// looked at when the status is not success.
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::LoginResponse)?;
         let status = LoginStatus(bhs.u16_at::<36>());

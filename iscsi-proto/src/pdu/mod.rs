@@ -1,7 +1,8 @@
 //! Every PDU of RFC 7143 section 11, parsed from and emitted into a 48-byte Basic Header Segment.
 //!
-//! A PDU type holds the header's fields only. The data segment is never part of it: payload is the business of the mover, which knows where it is
-//! to land. Parsing rejects what the RFC calls a format error and ignores reserved bits, as 11 ("reserved fields are ignored by receivers") asks.
+//! A PDU type holds the header's fields only. The data segment is never part of it: payload is the business of the
+//! mover, which knows where it is to land. Parsing rejects what the RFC calls a format error and ignores reserved bits,
+//! as 11 ("reserved fields are ignored by receivers") asks.
 
 use core::fmt;
 

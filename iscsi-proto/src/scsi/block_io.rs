@@ -362,7 +362,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn built_commands_parse_back(lba: u64, shift in 0u32..64, blocks: u32, narrow in 0u32..32, flags: u8, group in 0u8..64, code in family(), action in 0u16..0x20) {
+        fn built_commands_parse_back(lba: u64, shift in 0u32..64, blocks: u32, narrow in 0u32..32, flags: u8,
+            group in 0u8..64, code in family(), action in 0u16..0x20) {
             let io = BlockIo { lba: lba >> shift, blocks: blocks >> narrow, flags, group };
             for io in [io, BlockIo { flags: 0, group: 0, ..io }] {
                 if let Some(cdb) = io.to_cdb(code) {

@@ -7,8 +7,8 @@ use super::opcode;
 
 /// A command descriptor block that came, cut to its own length (SPC-5 4.2).
 ///
-/// The length follows from the operation code's group code. The fields that every CDB has are here; those of one family of
-/// commands are in [`BlockIo`](super::BlockIo) and [`command`](super::command).
+/// The length follows from the operation code's group code. The fields that every CDB has are here; those of one family
+/// of commands are in [`BlockIo`](super::BlockIo) and [`command`](super::command).
 ///
 /// ```
 /// use iscsi_proto::scsi::{opcode, BlockIo, Cdb};

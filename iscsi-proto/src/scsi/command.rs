@@ -1,8 +1,8 @@
 //! The commands that are no medium access: one type each, parsed from a CDB and built into one.
 //!
-//! A type's `parse` is for a CDB whose operation code (and service action) the caller has found to be that command; it reads
-//! fields and cannot fail. Fields that must be zero are not looked at: whether they are is for the device server to check
-//! against its CDB usage data.
+//! A type's `parse` is for a CDB whose operation code (and service action) the caller has found to be that command; it
+//! reads fields and cannot fail. Fields that must be zero are not looked at: whether they are is for the device server
+//! to check against its CDB usage data.
 //!
 //! ```
 //! use iscsi_proto::scsi::command::Inquiry;

@@ -1,7 +1,7 @@
 //! Big-endian fields at byte offsets, as T10's tables give them.
 //!
-//! Reads past the end give zero: the callers check the length that a structure must have, and later fields that an older
-//! device leaves out mean the same as zero.
+//! Reads past the end give zero: the callers check the length that a structure must have, and later fields that an
+//! older device leaves out mean the same as zero.
 
 /// The byte at `at`, or zero past the end.
 #[inline]

@@ -5,8 +5,8 @@ use core::fmt;
 /// A logical unit number of the single level structure: one of 16384 logical units, or a well-known one.
 ///
 /// On the wire a LUN is eight bytes (SAM-5 4.7). This stack serves single level targets, so the peripheral device
-/// addressing method and the flat space addressing method are read alike, with all 14 bits for the number, and peripheral is written up to 255, flat
-/// above.
+/// addressing method and the flat space addressing method are read alike, with all 14 bits for the number, and
+/// peripheral is written up to 255, flat above.
 ///
 /// ```
 /// use iscsi_proto::scsi::Lun;
@@ -68,8 +68,8 @@ impl Lun {
         }
         match first {
             0x00 => Ok(Self(second as u16)),
-            // Bus identifiers, where a target has no buses, are taken for the high part of the number: initiators write LUN 256 as 01 00, as if it
-            // were flat.
+            // Bus identifiers, where a target has no buses, are taken for the high part of the number: initiators write
+            // LUN 256 as 01 00, as if it were flat.
             0x01..=0x3f => Ok(Self((first as u16) << 8 | second as u16)),
             0x40..=0x7f => Ok(Self(((first & 0x3f) as u16) << 8 | second as u16)),
             0xc1 => Ok(Self(WELL_KNOWN | second as u16)),

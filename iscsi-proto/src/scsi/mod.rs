@@ -1,7 +1,7 @@
 //! SCSI as it travels: CDBs, statuses, sense data and the parameter data of the commands that a disk serves.
 //!
-//! These are wire types only. They know how bytes are laid out (SPC-5, SBC-4, SAM-5), not what a device does with them; the
-//! device server of a target and the command layer of an initiator both stand on them.
+//! These are wire types only. They know how bytes are laid out (SPC-5, SBC-4, SAM-5), not what a device does with them;
+//! the device server of a target and the command layer of an initiator both stand on them.
 //!
 //! | what | where |
 //! |---|---|
@@ -15,9 +15,9 @@
 //!
 //! Two conventions hold throughout:
 //!
-//! - **Nothing panics on any bytes.** A parser returns an error when what it reads cannot be what it is asked for. A field past
-//!   the end of data that is long enough to be recognised reads as zero, because a device of an older standard sends shorter
-//!   pages, and an allocation length may cut an answer anywhere.
+//! - **Nothing panics on any bytes.** A parser returns an error when what it reads cannot be what it is asked for. A
+//!   field past the end of data that is long enough to be recognised reads as zero, because a device of an older
+//!   standard sends shorter pages, and an allocation length may cut an answer anywhere.
 //! - **What is parsed can be emitted**: the same type serves both directions, and `parse(emit(x)) == x`.
 
 pub mod capacity;

@@ -37,8 +37,8 @@ impl<'a> UnmapList<'a> {
     /// (SBC-4 5.35.2).
     ///
     /// # Errors
-    /// [`DataError::TooShort`] below eight bytes; the command then ends with PARAMETER LIST LENGTH ERROR. A PARAMETER LIST
-    /// LENGTH of zero is no error and unmaps nothing: the caller does not get here.
+    /// [`DataError::TooShort`] below eight bytes; the command then ends with PARAMETER LIST LENGTH ERROR. A PARAMETER
+    /// LIST LENGTH of zero is no error and unmaps nothing: the caller does not get here.
     pub fn parse(list: &'a [u8]) -> Result<Self, DataError> {
         let Some(rest) = list.get(Self::HEADER..) else {
             return Err(DataError::TooShort { what: "an UNMAP parameter list", need: Self::HEADER, got: list.len() });

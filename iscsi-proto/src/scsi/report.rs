@@ -23,7 +23,8 @@ pub fn luns(luns: impl IntoIterator<Item = Lun>) -> Vec<u8> {
     data
 }
 
-/// Bytes that REPORT LUNS needs in all for the list whose start is `data`: ask again with this allocation length when it is more than came.
+/// Bytes that REPORT LUNS needs in all for the list whose start is `data`: ask again with this allocation length when
+/// it is more than came.
 #[must_use]
 pub fn luns_length(data: &[u8]) -> u64 {
     u64::from(be32(data, 0)) + 8
@@ -175,8 +176,8 @@ impl Support {
 pub struct OneCommand {
     /// Whether the command is supported.
     pub support: Support,
-    /// CDB USAGE DATA: the operation code, the service action in its place, and a one in every bit that is looked at; empty
-    /// for a command that is not supported.
+    /// CDB USAGE DATA: the operation code, the service action in its place, and a one in every bit that is looked at;
+    /// empty for a command that is not supported.
     pub usage: Vec<u8>,
     /// The timeouts descriptor (CTDP).
     pub timeouts: Option<CommandTimeouts>,
@@ -289,12 +290,13 @@ impl SupportedTmfs {
 pub struct TargetPortGroup {
     /// TARGET PORT GROUP.
     pub group: u16,
-    /// ASYMMETRIC ACCESS STATE: 0 active/optimized, 1 active/non-optimized, 2 standby, 3 unavailable, Eh offline, Fh in transition.
+    /// ASYMMETRIC ACCESS STATE: 0 active/optimized, 1 active/non-optimized, 2 standby, 3 unavailable, Eh offline, Fh in
+    /// transition.
     pub state: u8,
     /// PREF: the preferred group.
     pub preferred: bool,
-    /// The byte of flags of supported states: bit 0 active/optimized, 1 active/non-optimized, 2 standby, 3 unavailable, 6 offline, 7
-    /// transitioning.
+    /// The byte of flags of supported states: bit 0 active/optimized, 1 active/non-optimized, 2 standby, 3 unavailable,
+    /// 6 offline, 7 transitioning.
     pub supported: u8,
     /// STATUS CODE: why the state is what it is, 0 for none.
     pub status_code: u8,

@@ -172,7 +172,8 @@ impl TcpMover {
         if in_order && r2t.buffer_offset != command.next_r2t {
             return Err(MalformedPdu::Protocol("an R2T is out of order, and DataSequenceInOrder is Yes"));
         }
-        // RFC 7143 4.2.2.4 counts R2Ts of a bidirectional command together with its Data-In; its own example A.3.3 counts them apart. Both are taken.
+        // RFC 7143 4.2.2.4 counts R2Ts of a bidirectional command together with its Data-In; its own example A.3.3
+        // counts them apart. Both are taken.
         if r2t.r2t_sn != command.input_sn && !(command.bidirectional && r2t.r2t_sn == command.r2t_sn) {
             return Err(MalformedPdu::Protocol("an R2T has an unexpected R2TSN"));
         }
@@ -222,8 +223,8 @@ impl TcpMover {
         Ok((Purpose::DataIn(slot), pdu.buffer_offset as usize))
     }
 
-    /// Whether a SCSI Response counts more Data-In and R2T PDUs than came: some were lost (RFC 7143 11.4.8, 7.9). Fewer are let pass: targets leave the
-    /// field zero.
+    /// Whether a SCSI Response counts more Data-In and R2T PDUs than came: some were lost (RFC 7143 11.4.8, 7.9). Fewer
+    /// are let pass: targets leave the field zero.
     pub(super) fn misses_data(&mut self, bhs: &Bhs) -> bool {
         let Ok(ScsiResponse { itt, response: ResponseCode::Completed, exp_data_sn, .. }) = ScsiResponse::parse(bhs)
         else {

@@ -7,18 +7,20 @@
 //! - `initiator`: commands with their Data-Out and the placing of Data-In;
 //! - `send`: the send queue, a reused buffer for headers and small payloads and references to large ones.
 //!
-//! A payload of more than the copy limit is received straight into its sink: once its header is known and staging is empty, the window's `payload`
-//! is the sink itself. Smaller ones are copied out of staging as they come. Nothing allocates per PDU once the tables and buffers have their size.
+//! A payload of more than the copy limit is received straight into its sink: once its header is known and staging is
+//! empty, the window's `payload` is the sink itself. Smaller ones are copied out of staging as they come. Nothing
+//! allocates per PDU once the tables and buffers have their size.
 //!
 //! Rules beyond those of [`crate::datamover`]:
 //!
-//! - Initiator: a task's data that wait in the send queue at the time of [`Datamover::deallocate_task_resources`] stay with the mover. A
-//!   [`CommandData::Buf`](crate::datamover::CommandData) then comes back later by [`Notification::Released`], once it is sent or the connection ends;
-//!   lent memory is let go. The Data-In sink always comes back at once.
-//! - Target: the DataSN of a command runs over several [`Datamover::put_data`] calls, until the one that carries the status. Each call starts a new
-//!   sequence (F bit at its end and after every MaxBurstLength bytes).
-//! - After a fatal error, and after the stream's end, what is still queued to be sent is dropped: [`Notification::Released`] gives its buffers back,
-//!   then comes [`Notification::Terminated`].
+//! - Initiator: a task's data that wait in the send queue at the time of [`Datamover::deallocate_task_resources`] stay
+//!   with the mover. A [`CommandData::Buf`](crate::datamover::CommandData) then comes back later by
+//!   [`Notification::Released`], once it is sent or the connection ends; lent memory is let go. The Data-In sink always
+//!   comes back at once.
+//! - Target: the DataSN of a command runs over several [`Datamover::put_data`] calls, until the one that carries the
+//!   status. Each call starts a new sequence (F bit at its end and after every MaxBurstLength bytes).
+//! - After a fatal error, and after the stream's end, what is still queued to be sent is dropped:
+//!   [`Notification::Released`] gives its buffers back, then comes [`Notification::Terminated`].
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -68,10 +70,12 @@ pub struct TcpMoverConfig {
     /// bytes come in bulk. It grows when a control PDU with a larger data segment comes, which the declared
     /// MaxRecvDataSegmentLength bounds.
     pub staging_size: usize,
-    /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8 KiB.
+    /// Payloads of at most so many bytes are copied, larger ones move straight from and to their final place; default 8
+    /// KiB.
     pub copy_limit: usize,
-    /// Target: when more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4 MiB. An initiator always
-    /// receives: its backlog is bounded by its own commands, and if both ends waited for the other to read, neither would.
+    /// Target: when more than so many bytes wait to be sent, nothing is received until half of them are gone; default 4
+    /// MiB. An initiator always receives: its backlog is bounded by its own commands, and if both ends waited for the
+    /// other to read, neither would.
     pub send_high_water: usize,
     /// Tasks that the tables are sized for; default 128. A task with a higher slot makes them grow. A target's tables
     /// begin empty and grow to what its initiator makes use of.

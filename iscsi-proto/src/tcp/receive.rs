@@ -64,7 +64,8 @@ pub(super) struct Receive {
     data_digest: bool,
     /// SCSI Commands may come, and their headers have no digest.
     plain_commands: bool,
-    /// Bytes of the last SCSI Command's data that wait in staging for the session to take them; its header lies before them.
+    /// Bytes of the last SCSI Command's data that wait in staging for the session to take them; its header lies before
+    /// them.
     at_hand: usize,
     /// The payload in staging may not land in its place now: nothing is received until it has.
     refused: bool,
@@ -213,7 +214,8 @@ impl TcpMover {
         self.poll_any()
     }
 
-    /// The short way of the PDU that comes most: a SCSI Command without AHS and without header digest, and with nothing else to be seen to first.
+    /// The short way of the PDU that comes most: a SCSI Command without AHS and without header digest, and with nothing
+    /// else to be seen to first.
     #[inline(always)]
     fn plain_command(&mut self) -> Option<Bhs> {
         let header = self.receive.staging.unread().first_chunk::<BHS_LEN>()?;
@@ -240,8 +242,8 @@ impl TcpMover {
         Some(bhs)
     }
 
-    /// Whether the data of a SCSI Command are all that it writes, allowed to come with it, and here: then they stay in staging, and no payload is under
-    /// way, until the session has taken them, or asked for them with `get_data`.
+    /// Whether the data of a SCSI Command are all that it writes, allowed to come with it, and here: then they stay in
+    /// staging, and no payload is under way, until the session has taken them, or asked for them with `get_data`.
     #[inline(always)]
     fn may_wait_at_hand(&self, bhs: &Bhs, len: u32) -> bool {
         // F and W set, R clear.
@@ -253,7 +255,8 @@ impl TcpMover {
             && self.receive.staging.len() >= padded(len as usize)
     }
 
-    /// Data at hand become a payload under way, as if their header had come just now: they are asked for, or staging is about to move.
+    /// Data at hand become a payload under way, as if their header had come just now: they are asked for, or staging is
+    /// about to move.
     #[inline]
     pub(super) fn release_at_hand(&mut self) {
         if self.receive.at_hand > 0 {
@@ -418,8 +421,9 @@ impl TcpMover {
         Step::On
     }
 
-    /// A SCSI Command whose immediate data have a digest is told when they are there and sound: with a wrong digest the whole PDU is discarded, its CmdSN
-    /// does not count, and nothing but the Reject is said about it (RFC 7143 7.3, 7.8). None when it may be told.
+    /// A SCSI Command whose immediate data have a digest is told when they are there and sound: with a wrong digest the
+    /// whole PDU is discarded, its CmdSN does not count, and nothing but the Reject is said about it (RFC 7143 7.3,
+    /// 7.8). None when it may be told.
     #[cold]
     fn check_immediate(&mut self, bhs: &Bhs, header_len: usize) -> Option<Step> {
         let len = bhs.data_segment_len();
@@ -440,7 +444,8 @@ impl TcpMover {
         Some(Step::Tell(Notification::Malformed { bhs: *bhs, error: MalformedPdu::DataDigest }))
     }
 
-    /// Whether a connection may begin with this byte: a Login Request at a target; a Login Response, or a Reject of ours, at an initiator.
+    /// Whether a connection may begin with this byte: a Login Request at a target; a Login Response, or a Reject of
+    /// ours, at an initiator.
     fn may_begin(&self, byte: u8) -> bool {
         match self.role {
             Role::Target => byte & 0xbf == Opcode::LoginRequest as u8,

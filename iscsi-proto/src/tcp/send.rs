@@ -16,7 +16,8 @@ const SMALLEST: usize = 4 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HeldId(u32);
 
-/// A payload that is, or may be, referenced by queued pieces. Counted: each piece is one reference, and a task that owns it is one more.
+/// A payload that is, or may be, referenced by queued pieces. Counted: each piece is one reference, and a task that
+/// owns it is one more.
 #[derive(Debug)]
 struct Held {
     data: Option<CommandData>,
@@ -137,7 +138,8 @@ impl SendQueue {
         }
     }
 
-    /// A whole PDU with a data segment of `len` bytes, written by `fill`: [`header`](Self::header) and [`copied`](Self::copied) in one.
+    /// A whole PDU with a data segment of `len` bytes, written by `fill`: [`header`](Self::header) and
+    /// [`copied`](Self::copied) in one.
     #[inline(always)]
     pub(super) fn pdu(&mut self, bhs: &Bhs, len: usize, fill: impl FnOnce(&mut [u8])) {
         if self.header_digest || self.data_digest {
@@ -173,7 +175,8 @@ impl SendQueue {
         self.grab(bytes.len()).copy_from_slice(bytes);
     }
 
-    /// A whole data segment of `len` bytes, written by `fill`, with padding and digest. None at all when `len` is zero (RFC 7143 11.2.4).
+    /// A whole data segment of `len` bytes, written by `fill`, with padding and digest. None at all when `len` is zero
+    /// (RFC 7143 11.2.4).
     #[inline]
     pub(super) fn copied(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
         if len == 0 {
@@ -195,7 +198,8 @@ impl SendQueue {
         }
     }
 
-    /// Takes a payload to be sent by reference. It starts with one reference, which [`drop_reference`](Self::drop_reference) ends.
+    /// Takes a payload to be sent by reference. It starts with one reference, which
+    /// [`drop_reference`](Self::drop_reference) ends.
     pub(super) fn hold(&mut self, data: CommandData) -> HeldId {
         let entry = Held { data: Some(data), references: 1 };
         if let Some(id) = self.free.pop()
@@ -219,8 +223,9 @@ impl SendQueue {
         held.data.take()
     }
 
-    /// Bytes `start..end` of a held payload as a whole data segment, by reference, or copied when they are at most `copy_limit` bytes or lie in lent
-    /// memory under a digest: lent memory may change between the digest and the kernel's look at it.
+    /// Bytes `start..end` of a held payload as a whole data segment, by reference, or copied when they are at most
+    /// `copy_limit` bytes or lie in lent memory under a digest: lent memory may change between the digest and the
+    /// kernel's look at it.
     pub(super) fn held_segment(&mut self, id: HeldId, start: usize, end: usize, copy_limit: usize) {
         let len = end - start;
         let Some(held) = self.held.get_mut(id.0 as usize) else { return };

@@ -1,4 +1,5 @@
-//! The target's side: write data by immediate, unsolicited and solicited Data-Out; read data and status by Data-In and SCSI Response.
+//! The target's side: write data by immediate, unsolicited and solicited Data-Out; read data and status by Data-In and
+//! SCSI Response.
 
 use alloc::vec::Vec;
 
@@ -9,7 +10,8 @@ use crate::datamover::{
 };
 use crate::pdu::{Bhs, DataIn, DataInStatus, DataOut, Opcode, R2t, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 
-/// Tables beyond the tasks themselves have room for this many more entries: commands that were answered without taking their unsolicited data.
+/// Tables beyond the tasks themselves have room for this many more entries: commands that were answered without taking
+/// their unsolicited data.
 const EXTRA_UNSOLICITED: usize = 64;
 
 /// The SCSI Command notified last, until the next notification: the session may ask for its data.
@@ -24,8 +26,8 @@ pub(super) struct CurrentCommand {
     taken: Option<u16>,
 }
 
-/// Whether a response may ride in the last Data-In of a command of one direction (RFC 7143 11.7.3): GOOD, CONDITION MET and the two INTERMEDIATE
-/// statuses, without sense data.
+/// Whether a response may ride in the last Data-In of a command of one direction (RFC 7143 11.7.3): GOOD, CONDITION MET
+/// and the two INTERMEDIATE statuses, without sense data.
 #[inline]
 fn may_ride(status: &TaskStatus<'_>) -> bool {
     matches!(status.status, 0x00 | 0x04 | 0x10 | 0x14)
@@ -33,16 +35,19 @@ fn may_ride(status: &TaskStatus<'_>) -> bool {
         && status.bidirectional_read_residual == Residual::None
 }
 
-/// One `get_data` under way. Write data come as one unsolicited burst (immediate data and Data-Out without tag), then as the bursts of R2Ts.
+/// One `get_data` under way. Write data come as one unsolicited burst (immediate data and Data-Out without tag), then
+/// as the bursts of R2Ts.
 #[derive(Debug, Default)]
 struct Transfer {
     active: bool,
     generation: u16,
-    /// Upper half of the next Target Transfer Tag; the lower half is the slot. It runs on over the slot's uses, so that stale tags are known.
+    /// Upper half of the next Target Transfer Tag; the lower half is the slot. It runs on over the slot's uses, so that
+    /// stale tags are known.
     next_tag: u16,
     /// R2Ts ever sent from this slot, to tell a stale tag from one that never was.
     tags_used: u32,
-    /// R2Ts sent and not yet fulfilled. Their tags are the last so many before `next_tag`; they are fulfilled in order (RFC 7143 11.8).
+    /// R2Ts sent and not yet fulfilled. Their tags are the last so many before `next_tag`; they are fulfilled in order
+    /// (RFC 7143 11.8).
     outstanding: u16,
     lun: u64,
     itt: u32,
@@ -54,7 +59,8 @@ struct Transfer {
     limited_by_first_burst: bool,
     /// Immediate bytes: where unsolicited Data-Out begins.
     immediate: u32,
-    /// Bytes of all bursts that have ended, and of the unsolicited burst under way. The oldest outstanding R2T begins here.
+    /// Bytes of all bursts that have ended, and of the unsolicited burst under way. The oldest outstanding R2T begins
+    /// here.
     received: u32,
     /// Bytes of the solicited burst under way.
     burst_received: u32,
@@ -122,7 +128,8 @@ impl TargetSide {
 
     fn expect_unsolicited(&mut self, itt: u32, slot: Option<u16>) {
         if self.unsolicited.len() >= self.most {
-            // Data that nobody waits for give way first; a task's own entry never does while there are more of the others than tasks.
+            // Data that nobody waits for give way first; a task's own entry never does while there are more of the
+            // others than tasks.
             let oldest = self.unsolicited.iter().position(|entry| entry.slot.is_none()).unwrap_or(0);
             self.unsolicited.remove(oldest);
         }
@@ -381,8 +388,9 @@ impl TcpMover {
         None
     }
 
-    /// The initiator broke a rule of this one transfer. That is told when the last of what is still on its way for it has come: the F bit of each
-    /// burst that an R2T asked for, and of the unsolicited one (RFC 7143 7.8, 11.4.2, 11.17.1).
+    /// The initiator broke a rule of this one transfer. That is told when the last of what is still on its way for it
+    /// has come: the F bit of each burst that an R2T asked for, and of the unsolicited one (RFC 7143 7.8, 11.4.2,
+    /// 11.17.1).
     #[cold]
     pub(super) fn fail_transfer(&mut self, slot: u16, error: DataError) {
         let owed = self.target.unsolicited.iter().any(|entry| entry.slot == Some(slot));
@@ -533,7 +541,8 @@ impl TcpMover {
         self.advance_transfer(slot)
     }
 
-    /// The short way of the answer that goes out most: a small piece of lent memory with its status, as one Data-In. False if it is not that.
+    /// The short way of the answer that goes out most: a small piece of lent memory with its status, as one Data-In.
+    /// False if it is not that.
     #[inline]
     pub(super) fn put_at_once(&mut self, put: &PutData<'_>) -> bool {
         let (Source::Region { region, offset, len }, Some(status)) = (&put.data, &put.status) else { return false };
@@ -566,7 +575,8 @@ impl TcpMover {
         if !alone || !status.sense.is_empty() || status.bidirectional_read_residual != Residual::None {
             return false;
         }
-        // What `ScsiResponse::emit` makes of it, with the fields that are zero left out: command completed at target, and no Data-In before.
+        // What `ScsiResponse::emit` makes of it, with the fields that are zero left out: command completed at target,
+        // and no Data-In before.
         let mut bhs = Bhs::new(Opcode::ScsiResponse);
         bhs.0[1] = 0x80 | status.residual.flags(0x04, 0x02);
         bhs.0[3] = status.status;

@@ -1,4 +1,5 @@
-//! Text Requests and Responses in the Full Feature Phase (RFC 7143 6.4, 11.10, 11.11): one sans-IO machine for each role.
+//! Text Requests and Responses in the Full Feature Phase (RFC 7143 6.4, 11.10, 11.11): one sans-IO machine for each
+//! role.
 //!
 //! The machines leave CmdSN, StatSN and their kin zero: the session fills them in.
 
@@ -8,7 +9,8 @@ use super::{TextBuffer, TextError, TextLimits, TextPieces, TextWriter};
 use crate::pdu::{RESERVED_TAG, TextRequest, TextResponse};
 use crate::serial::Serial;
 
-/// Why a text exchange cannot go on. A target answers it with Reject, reason Protocol Error, and [`TextResponder::reset`]s itself.
+/// Why a text exchange cannot go on. A target answers it with Reject, reason Protocol Error, and
+/// [`TextResponder::reset`]s itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextExchangeError {
     /// The text is malformed or too long.
@@ -34,9 +36,11 @@ pub enum ResponderStep {
     Complete,
 }
 
-/// The target's side: gathers a question that comes in several requests, and hands a long answer out in several responses.
+/// The target's side: gathers a question that comes in several requests, and hands a long answer out in several
+/// responses.
 ///
-/// One exchange is under way at a time, as RFC 7143 11.10 has it for a connection; a request without a Target Transfer Tag begins anew.
+/// One exchange is under way at a time, as RFC 7143 11.10 has it for a connection; a request without a Target Transfer
+/// Tag begins anew.
 #[derive(Debug)]
 pub struct TextResponder {
     exchange: Option<Exchange>,
@@ -120,7 +124,8 @@ impl TextResponder {
         &self.request
     }
 
-    /// Answers the request, in pieces of `segment_limit` bytes (the initiator's MaxRecvDataSegmentLength). `None` when no request waits.
+    /// Answers the request, in pieces of `segment_limit` bytes (the initiator's MaxRecvDataSegmentLength). `None` when
+    /// no request waits.
     pub fn answer(&mut self, answer: TextWriter, segment_limit: usize) -> Option<(TextResponse, Vec<u8>)> {
         let mut exchange =
             self.exchange.take().filter(|exchange| !exchange.gathering && !exchange.pieces.has_more())?;
@@ -214,8 +219,8 @@ impl TextAsker {
     /// The most responses of one exchange.
     pub const MAX_RESPONSES: u32 = 4096;
 
-    /// Asks `question`, in pieces of `segment_limit` bytes (the target's MaxRecvDataSegmentLength). `limits` bound the answer. Returns the first
-    /// request too.
+    /// Asks `question`, in pieces of `segment_limit` bytes (the target's MaxRecvDataSegmentLength). `limits` bound the
+    /// answer. Returns the first request too.
     #[must_use]
     pub fn ask(
         itt: u32,
@@ -232,7 +237,8 @@ impl TextAsker {
     /// A Text Response came.
     ///
     /// # Errors
-    /// [`TextExchangeError`]; the exchange is to be given up, by a new request with the same task tag or by closing the connection.
+    /// [`TextExchangeError`]; the exchange is to be given up, by a new request with the same task tag or by closing the
+    /// connection.
     pub fn handle_response(&mut self, response: &TextResponse, data: &[u8]) -> Result<AskerStep, TextExchangeError> {
         let protocol = |what| Err(TextExchangeError::Protocol(what));
         if self.done {

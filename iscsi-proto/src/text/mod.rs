@@ -1,8 +1,9 @@
 //! The text of Login and Text PDUs (RFC 7143 6.1): key=value pairs, each ended by a null byte.
 //!
-//! [`Pairs`] reads them without copying, [`TextBuffer`] gathers a text that comes in several PDUs (C bit), [`TextWriter`] builds one and
-//! [`TextPieces`] cuts it to the size of PDUs. [`value`] has the grammar of values. [`exchange`] runs Text Requests and Responses of the Full
-//! Feature Phase, [`targets`] reads and writes the answer to SendTargets.
+//! [`Pairs`] reads them without copying, [`TextBuffer`] gathers a text that comes in several PDUs (C bit),
+//! [`TextWriter`] builds one and [`TextPieces`] cuts it to the size of PDUs. [`value`] has the grammar of values.
+//! [`exchange`] runs Text Requests and Responses of the Full Feature Phase, [`targets`] reads and writes the answer to
+//! SendTargets.
 //!
 //! ```
 //! use iscsi_proto::text::{Pair, Pairs, TextWriter};
@@ -43,7 +44,8 @@ pub const NONE: &str = "None";
 /// How much text is taken in one logical text (RFC 7143 6.1: from a first PDU to the one without C bit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextLimits {
-    /// The most bytes; 65,536 by default, the least that RFC 7143 6.1 asks for with long authentication items. Never set it below 8192.
+    /// The most bytes; 65,536 by default, the least that RFC 7143 6.1 asks for with long authentication items. Never
+    /// set it below 8192.
     pub max_bytes: usize,
     /// The most pairs; 256 by default.
     pub max_pairs: usize,
@@ -166,8 +168,8 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-/// key-name "=" value NUL. RFC 7143 6.1 wants a capital letter at the start, but names two keys with a small one itself (iSCSIProtocolLevel,
-/// iSERHelloRequired), and one with a `#` (X#NodeArchitecture).
+/// key-name "=" value NUL. RFC 7143 6.1 wants a capital letter at the start, but names two keys with a small one itself
+/// (iSCSIProtocolLevel, iSERHelloRequired), and one with a `#` (X#NodeArchitecture).
 fn pair(text: &[u8]) -> nom::IResult<&[u8], (&[u8], &[u8])> {
     terminated(separated_pair(take_while1(is_label), tag(&b"="[..]), take_till(|byte| byte == 0)), tag(&b"\0"[..]))
         .parse(text)
@@ -291,7 +293,8 @@ impl TextWriter {
         self.text.is_empty()
     }
 
-    /// The text, to be sent in data segments of at most `limit` bytes (the peer's MaxRecvDataSegmentLength; 8192 in login).
+    /// The text, to be sent in data segments of at most `limit` bytes (the peer's MaxRecvDataSegmentLength; 8192 in
+    /// login).
     #[must_use]
     pub fn into_pieces(self, limit: usize) -> TextPieces {
         TextPieces { text: self.text, at: 0, limit: limit.max(1) }

@@ -313,7 +313,8 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read(pairs in proptest::collection::vec(("[A-Za-z][A-Za-z0-9.+@_#-]{0,62}", "[^\0]{0,40}"), 0..20), limit in 1usize..64) {
+    fn what_is_written_is_read(pairs in proptest::collection::vec(("[A-Za-z][A-Za-z0-9.+@_#-]{0,62}", "[^\0]{0,40}"),
+        0..20), limit in 1usize..64) {
         let mut writer = TextWriter::new();
         for (key, value) in &pairs {
             writer.push(key, value);
@@ -336,7 +337,9 @@ proptest! {
     }
 
     #[test]
-    fn no_request_panics_a_responder(requests in proptest::collection::vec((0u32..3, prop_oneof![Just(RESERVED_TAG), 0u32..6], any::<bool>(), any::<bool>(), proptest::collection::vec(prop_oneof![Just(0u8), Just(b'='), Just(b'A')], 0..12), 0usize..40), 0..40)) {
+    fn no_request_panics_a_responder(requests in proptest::collection::vec((0u32..3, prop_oneof![Just(RESERVED_TAG),
+        0u32..6], any::<bool>(), any::<bool>(), proptest::collection::vec(prop_oneof![Just(0u8), Just(b'='),
+            Just(b'A')], 0..12), 0usize..40), 0..40)) {
         let mut responder = TextResponder::new(TextLimits { max_bytes: 64, max_pairs: 4 });
         for (itt, ttt, is_final, incomplete, data, answer) in requests {
             let request = request(itt, ttt, is_final && !incomplete, incomplete);

@@ -29,13 +29,16 @@ fn arbitrary_text() -> impl Strategy<Value = Vec<u8>> {
     ];
     let pairs = proptest::collection::vec((key, value), 0..6);
     prop_oneof![
-        6 => pairs.prop_map(|pairs| pairs.into_iter().flat_map(|(key, value)| format!("{key}={value}\0").into_bytes()).collect()),
+        6 => pairs.prop_map(|pairs| {
+            pairs.into_iter().flat_map(|(key, value)| format!("{key}={value}\0").into_bytes()).collect()
+        }),
         1 => proptest::collection::vec(any::<u8>(), 0..80),
     ]
 }
 
 prop_compose! {
-    fn arbitrary_bhs(opcode: u8)(known: bool, flags: u8, stage in 0u8..16, mut bytes in any::<[u8; 16]>(), fixed: bool) -> Bhs {
+    fn arbitrary_bhs(opcode: u8)(known: bool, flags: u8, stage in 0u8..16, mut bytes in any::<[u8; 16]>(),
+        fixed: bool) -> Bhs {
         let mut bhs = Bhs([0; 48]);
         if !fixed {
             bhs.0[8..24].copy_from_slice(&bytes);
@@ -50,7 +53,8 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn no_pdus_panic_a_target(guarded: bool, introduce: bool, pdus in proptest::collection::vec((arbitrary_bhs(0x43), arbitrary_text()), 0..12)) {
+    fn no_pdus_panic_a_target(guarded: bool, introduce: bool, pdus in proptest::collection::vec((arbitrary_bhs(0x43),
+        arbitrary_text()), 0..12)) {
         let house = if guarded { House::guarded() } else { House::open() };
         let mut target = target();
         let mut over = false;
@@ -78,10 +82,12 @@ proptest! {
     }
 
     #[test]
-    fn no_pdus_panic_an_initiator(way in 0u8..4, pdus in proptest::collection::vec((arbitrary_bhs(0x23), arbitrary_text()), 0..12)) {
+    fn no_pdus_panic_an_initiator(way in 0u8..4, pdus in proptest::collection::vec((arbitrary_bhs(0x23),
+        arbitrary_text()), 0..12)) {
         let credentials = match way { 0 | 1 => None, 2 => chap(SECRET, None), _ => chap(SECRET, proof()) };
         let mutual = way == 3;
-        let mut initiator = InitiatorLogin::new(InitiatorLoginConfig { itt: 0, credentials, begin_with_security: way == 1, ..wishes() }, [9; 64]);
+        let mut initiator = InitiatorLogin::new(InitiatorLoginConfig { itt: 0, credentials,
+            begin_with_security: way == 1, ..wishes() }, [9; 64]);
         initiator.first_request();
         for (bhs, data) in &pdus {
             let Ok(response) = LoginResponse::parse(bhs) else { continue };

@@ -243,9 +243,12 @@ fn the_offer_of_open_iscsi_over_iser_gets_what_the_kernels_target_answers() {
         half_closes: false,
     };
     let house = House { offer: Offer::default().over(&iser), ..quiet() };
-    let offered = "SessionType=Normal HeaderDigest=None DataDigest=None DefaultTime2Wait=2 DefaultTime2Retain=0 IFMarker=No OFMarker=No \
-                   ErrorRecoveryLevel=0 InitialR2T=No ImmediateData=Yes MaxBurstLength=16776192 FirstBurstLength=262144 MaxOutstandingR2T=1 \
-                   MaxConnections=1 DataPDUInOrder=Yes DataSequenceInOrder=Yes RDMAExtensions=Yes TargetRecvDataSegmentLength=8192 \
+    let offered = "SessionType=Normal HeaderDigest=None DataDigest=None DefaultTime2Wait=2 DefaultTime2Retain=0 \
+                   IFMarker=No OFMarker=No \
+                   ErrorRecoveryLevel=0 InitialR2T=No ImmediateData=Yes MaxBurstLength=16776192 \
+                   FirstBurstLength=262144 MaxOutstandingR2T=1 \
+                   MaxConnections=1 DataPDUInOrder=Yes DataSequenceInOrder=Yes RDMAExtensions=Yes \
+                   TargetRecvDataSegmentLength=8192 \
                    InitiatorRecvDataSegmentLength=262144";
     let mut target = target();
     let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(offered), &house);
@@ -310,7 +313,8 @@ fn an_iser_initiator_says_what_it_needs_before_the_answer_is_known() {
 fn declarations_of_iser_are_kept_for_the_side_that_needs_them() {
     // RFC 7145 6.7 to 6.10
     let house = House { offer: Offer { rdma_extensions: true, ..Offer::default() }, ..quiet() };
-    let declared = "RDMAExtensions=Yes MaxOutstandingUnexpectedPDUs=4 MaxAHSLength=64 TaggedBufferForSolicitedDataOnly=No \
+    let declared = "RDMAExtensions=Yes MaxOutstandingUnexpectedPDUs=4 MaxAHSLength=64 \
+                    TaggedBufferForSolicitedDataOnly=No \
                     iSERHelloRequired=Yes";
     let mut target = target();
     let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(declared), &house);

@@ -1,8 +1,8 @@
 //! Mode parameters: headers, block descriptors and pages (SPC-5 7.5, SBC-4 6.5).
 //!
-//! MODE SENSE returns and MODE SELECT sends a header, block descriptors and pages. [`ModeData`] is the whole of it, [`ModePage`] one page.
-//! The mask of changeable values that MODE SENSE asks for with page control 01b is a page too: one whose changeable fields
-//! are all ones.
+//! MODE SENSE returns and MODE SELECT sends a header, block descriptors and pages. [`ModeData`] is the whole of it,
+//! [`ModePage`] one page. The mask of changeable values that MODE SENSE asks for with page control 01b is a page too:
+//! one whose changeable fields are all ones.
 
 use alloc::vec::Vec;
 
@@ -91,7 +91,8 @@ pub struct ModeData {
 }
 
 impl ModeData {
-    /// The data of MODE SENSE(10), if `ten`, or (6), with its MODE DATA LENGTH; the caller cuts it to the allocation length.
+    /// The data of MODE SENSE(10), if `ten`, or (6), with its MODE DATA LENGTH; the caller cuts it to the allocation
+    /// length.
     ///
     /// The six-byte form has no room for a long block descriptor, which becomes a short one there.
     #[must_use]
@@ -110,8 +111,8 @@ impl ModeData {
         data
     }
 
-    /// The parameter list of MODE SELECT: as [`ModeData::to_bytes`], with what is reserved there set to zero: MODE DATA LENGTH, WP,
-    /// DPOFUA and the PS bits.
+    /// The parameter list of MODE SELECT: as [`ModeData::to_bytes`], with what is reserved there set to zero: MODE DATA
+    /// LENGTH, WP, DPOFUA and the PS bits.
     #[must_use]
     pub fn to_select_list(&self, ten: bool) -> Vec<u8> {
         let header = ModeHeader { write_protected: false, dpo_fua: false, ..self.header };
@@ -151,12 +152,12 @@ impl ModeData {
 
     /// Reads mode parameters with the header of the ten-byte commands, if `ten`, or the six-byte ones.
     ///
-    /// MODE DATA LENGTH is not looked at, as it is reserved in MODE SELECT and counts what an allocation length cut off in MODE
-    /// SENSE. Of several block descriptors the first is kept.
+    /// MODE DATA LENGTH is not looked at, as it is reserved in MODE SELECT and counts what an allocation length cut off
+    /// in MODE SENSE. Of several block descriptors the first is kept.
     ///
     /// # Errors
-    /// [`DataError::TooShort`] when header, block descriptors or a page are cut off: PARAMETER LIST LENGTH ERROR for a device server
-    /// that reads a list; an initiator asks again with more room, or uses [`ModeData::parse_cut`].
+    /// [`DataError::TooShort`] when header, block descriptors or a page are cut off: PARAMETER LIST LENGTH ERROR for a
+    /// device server that reads a list; an initiator asks again with more room, or uses [`ModeData::parse_cut`].
     pub fn parse(data: &[u8], ten: bool) -> Result<Self, DataError> {
         let (parsed, error) = Self::parse_as_far(data, ten)?;
         error.map_or(Ok(parsed), Err)

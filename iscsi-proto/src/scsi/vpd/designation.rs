@@ -10,8 +10,8 @@ use crate::scsi::field::{array, be16, bit, flag, put, u8_at};
 /// PROTOCOL IDENTIFIER of iSCSI (SPC-5 7.6.1).
 pub const PROTOCOL_ISCSI: u8 = 0x05;
 
-/// The company identifier of made-up NAA designators: locally administered, so that it belongs to no vendor (the U/L bit
-/// is set).
+/// The company identifier of made-up NAA designators: locally administered, so that it belongs to no vendor (the U/L
+/// bit is set).
 pub const LOCAL_COMPANY_ID: u32 = 0x02_0000;
 
 /// What a designator designates.
@@ -66,7 +66,8 @@ impl CodeSet {
 pub struct Designator {
     /// What is designated.
     pub association: Association,
-    /// The transport protocol that the designator belongs to (PIV), such as [`PROTOCOL_ISCSI`]; only with a port or a device.
+    /// The transport protocol that the designator belongs to (PIV), such as [`PROTOCOL_ISCSI`]; only with a port or a
+    /// device.
     pub protocol: Option<u8>,
     /// The name itself.
     pub id: DesignatorId,
@@ -232,8 +233,8 @@ pub(super) fn parse_all(mut body: &[u8]) -> Vec<Designator> {
     designators
 }
 
-/// An NAA 6 designator (IEEE registered extended, SPC-5 7.7.6.6.5) of a company identifier of 24 bits, 36 bits of the vendor's and an
-/// extension of 64 bits.
+/// An NAA 6 designator (IEEE registered extended, SPC-5 7.7.6.6.5) of a company identifier of 24 bits, 36 bits of the
+/// vendor's and an extension of 64 bits.
 #[must_use]
 pub fn naa_6(company_id: u32, vendor_id: u64, extension: u64) -> [u8; 16] {
     let high = 0x6 << 60 | u64::from(company_id & 0xff_ffff) << 36 | vendor_id & 0xf_ffff_ffff;
@@ -243,10 +244,11 @@ pub fn naa_6(company_id: u32, vendor_id: u64, extension: u64) -> [u8; 16] {
     bytes
 }
 
-/// A made-up NAA 6 designator: always the same for the same seed, and for different seeds different for all practical purposes
-/// (100 bits of SHA-256).
+/// A made-up NAA 6 designator: always the same for the same seed, and for different seeds different for all practical
+/// purposes (100 bits of SHA-256).
 ///
-/// The seed should last as long as the logical unit does and be its own, such as its serial number with the target's name.
+/// The seed should last as long as the logical unit does and be its own, such as its serial number with the target's
+/// name.
 ///
 /// ```
 /// use iscsi_proto::scsi::vpd::naa_6_from_seed;
