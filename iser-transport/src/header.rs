@@ -1,4 +1,5 @@
-//! The iSER header (RFC 7145 9): the first 28 bytes of every Send message, and the byte of private data that both ends exchange when they connect.
+//! The iSER header (RFC 7145 9): the first 28 bytes of every Send message, and the byte of private data that both ends
+//! exchange when they connect.
 
 use core::fmt;
 
@@ -112,7 +113,8 @@ fn be64(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
 }
 
 impl Header {
-    /// Parses the header of a whole message. Reserved bits, and the fields of an STag that is not valid, are ignored (RFC 7145 9.2).
+    /// Parses the header of a whole message. Reserved bits, and the fields of an STag that is not valid, are ignored
+    /// (RFC 7145 9.2).
     ///
     /// # Errors
     /// [`HeaderError`].
@@ -172,8 +174,8 @@ impl Header {
     }
 }
 
-/// The private data of a connection request or reply: what its sender can *not* do. The first of four bytes carries the flags, the rest are zero; some
-/// networks pad them, and some peers send none.
+/// The private data of a connection request or reply: what its sender can *not* do. The first of four bytes carries the
+/// flags, the rest are zero; some networks pad them, and some peers send none.
 ///
 /// ```
 /// use iser_transport::header::PrivateData;
@@ -275,7 +277,8 @@ mod tests {
         assert_eq!(Header::parse(&bytes), Ok(Header::Control(ControlHeader::default())));
     }
 
-    // RFC 7145 9.2 to 9.4: fields of what is not valid, and reserved ones, are zero where we send and ignored where we receive.
+    // RFC 7145 9.2 to 9.4: fields of what is not valid, and reserved ones, are zero where we send and ignored where we
+    // receive.
     #[test]
     fn what_says_nothing_is_zero_and_ignored() {
         let buffer = RemoteBuffer { stag: Stag(u32::MAX), offset: u64::MAX };

@@ -1,7 +1,7 @@
 //! iSCSI Extensions for RDMA (RFC 7145): the iSER mover and the RDMA providers that carry it.
 //!
-//! The mover stands behind the very same [`Datamover`](iscsi_proto::datamover::Datamover) as the TCP mover does, for both roles: nothing above the seam
-//! asks which one it has. It speaks to RDMA through one trait, [`queue::QueuePair`].
+//! The mover stands behind the very same [`Datamover`](iscsi_proto::datamover::Datamover) as the TCP mover does, for
+//! both roles: nothing above the seam asks which one it has. It speaks to RDMA through one trait, [`queue::QueuePair`].
 //!
 //! | provider | what it is |
 //! |---|---|

@@ -1,23 +1,29 @@
 //! What the iSER mover asks of RDMA: a connected queue pair, behind one trait for all providers.
 //!
-//! The trait is synchronous and never blocks. It has no wake-ups: each provider is driven in its own way (`iwarp` by the byte-stream driver, `loopback`
-//! by whoever tests, `verbs` by a driver over its event channels), and the mover polls it when it was driven.
+//! The trait is synchronous and never blocks. It has no wake-ups: each provider is driven in its own way (`iwarp` by
+//! the byte-stream driver, `loopback` by whoever tests, `verbs` by a driver over its event channels), and the mover
+//! polls it when it was driven.
 //!
 //! # Contract
 //!
-//! 1. Everything that is posted comes back by [`QueuePair::poll`] exactly once: a receive as [`Completion::Received`] or
-//!    [`Completion::ReceiveFlushed`], other work as [`Completion::Done`] or [`Completion::Flushed`]. Posting never fails: on a queue pair that has
-//!    ended, work comes back flushed. Only what a device does not let go of is lost, before [`Completion::Ended`].
-//! 2. Receives are consumed in the order in which they were posted. Work is started in the order in which it was posted, and completes in that order;
-//!    receives and other work complete independently of each other. A receive that answers a Send may be reported before that Send is done.
-//! 3. The peer that takes a Send also sees the data of every Write posted before it. A Send does *not* wait for a Read posted before it.
-//! 4. The mover keeps within [`QueueLimits`]; Reads beyond the [read depth](Established::read_depth) wait in the queue pair, and what is posted behind
-//!    them. [`Completion::Established`] comes before any other completion; work and receives may be posted before it.
-//! 5. Work that fails, a peer that breaks a rule, and the loss of the connection all end the queue pair: what is posted comes back flushed, then
-//!    [`Completion::Ended`], and nothing after it but what is posted later still.
+//! 1. Everything that is posted comes back by [`QueuePair::poll`] exactly once: a receive as [`Completion::Received`]
+//!    or [`Completion::ReceiveFlushed`], other work as [`Completion::Done`] or [`Completion::Flushed`]. Posting never
+//!    fails: on a queue pair that has ended, work comes back flushed. Only what a device does not let go of is lost,
+//!    before [`Completion::Ended`].
+//! 2. Receives are consumed in the order in which they were posted. Work is started in the order in which it was
+//!    posted, and completes in that order; receives and other work complete independently of each other. A receive that
+//!    answers a Send may be reported before that Send is done.
+//! 3. The peer that takes a Send also sees the data of every Write posted before it. A Send does *not* wait for a Read
+//!    posted before it.
+//! 4. The mover keeps within [`QueueLimits`]; Reads beyond the [read depth](Established::read_depth) wait in the queue
+//!    pair, and what is posted behind them. [`Completion::Established`] comes before any other completion; work and
+//!    receives may be posted before it.
+//! 5. Work that fails, a peer that breaks a rule, and the loss of the connection all end the queue pair: what is posted
+//!    comes back flushed, then [`Completion::Ended`], and nothing after it but what is posted later still.
 //! 6. Memory under a work request or an advertisement is touched by nobody else until it comes back.
-//! 7. An advertised buffer can be reached by the peer of this connection only, within its bounds, in the granted direction, until it is withdrawn, or
-//!    invalidated by the peer, or the connection ends. What comes for an STag that does not allow it ends the connection and touches no memory.
+//! 7. An advertised buffer can be reached by the peer of this connection only, within its bounds, in the granted
+//!    direction, until it is withdrawn, or invalidated by the peer, or the connection ends. What comes for an STag that
+//!    does not allow it ends the connection and touches no memory.
 
 use iscsi_memory::{Buf, Lease, Memory, ReceiveWindow, SendList};
 use iscsi_proto::connection::StreamEnd;
@@ -53,8 +59,8 @@ pub enum Work {
         id: u64,
         /// The message.
         message: Lease,
-        /// An STag of the peer that dies with the message's delivery (Send with Invalidate). Only where the peer's private data allow it, and
-        /// only one that the peer advertised for the task at hand.
+        /// An STag of the peer that dies with the message's delivery (Send with Invalidate). Only where the peer's
+        /// private data allow it, and only one that the peer advertised for the task at hand.
         invalidate: Option<Stag>,
     },
     /// RDMA Write.
@@ -103,7 +109,8 @@ pub enum Completion {
         buf: Buf,
         /// Bytes of the message, from the buffer's first byte on.
         len: usize,
-        /// An STag of ours that the peer invalidated with it. It is dead; its memory still is to be fetched with [`QueuePair::withdraw`].
+        /// An STag of ours that the peer invalidated with it. It is dead; its memory still is to be fetched with
+        /// [`QueuePair::withdraw`].
         invalidated: Option<Stag>,
     },
     /// A receive was not used: the connection is over.
@@ -129,7 +136,8 @@ pub enum Completion {
 /// What the two ends agreed on when the connection came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Established {
-    /// First byte of the private data that the peer sent with the connection, if it sent any. The rest has no meaning for iSER, and some networks pad it.
+    /// First byte of the private data that the peer sent with the connection, if it sent any. The rest has no meaning
+    /// for iSER, and some networks pad it.
     pub peer_private: Option<u8>,
     /// RDMA Reads that may be in flight from our side (ORD). Zero: the peer takes none.
     pub read_depth: u16,
@@ -152,10 +160,12 @@ pub enum EndCause {
     /// The peer refused the connection.
     #[error("the peer refused the RDMA connection: it serves no iSER there")]
     Rejected,
-    /// The peer reported an error of ours and ended the connection (RDMAP Terminate, or an error completion that names the remote side).
+    /// The peer reported an error of ours and ended the connection (RDMAP Terminate, or an error completion that names
+    /// the remote side).
     #[error("the peer ended the connection: {0}")]
     ByPeer(&'static str),
-    /// The peer broke a rule: a bad STag, bytes out of bounds, a message without a receive or longer than it, a header that cannot be.
+    /// The peer broke a rule: a bad STag, bytes out of bounds, a message without a receive or longer than it, a header
+    /// that cannot be.
     #[error("the peer broke the RDMA protocol: {0}")]
     PeerProtocol(&'static str),
     /// Local work failed.
@@ -198,7 +208,8 @@ pub enum RegisterReason {
     Budget(u64),
     /// `ulimit -l` is too small.
     #[error(
-        "the process may not lock more memory (`ulimit -l`): raise the memlock limit, or lower the limit of registered memory"
+        "the process may not lock more memory (`ulimit -l`): raise the memlock limit, or lower the limit of registered \
+         memory"
     )]
     MemoryLock,
     /// Another refusal of the device, with its error number.
@@ -228,11 +239,11 @@ pub trait QueuePair {
     /// Posts work. It may wait for [`ring`](Self::ring) before it starts.
     fn post(&mut self, work: Work);
 
-    /// Posts a short payload of `len` bytes without memory of its own, and without a completion: `fill` writes it to where it leaves from. In order it
-    /// stands behind all work posted before and before all that is posted later.
+    /// Posts a short payload of `len` bytes without memory of its own, and without a completion: `fill` writes it to
+    /// where it leaves from. In order it stands behind all work posted before and before all that is posted later.
     ///
-    /// False, and `fill` was not called, when it has to be [posted](Self::post) instead: the provider takes none inline, or none so long, or work that
-    /// was posted before has not started.
+    /// False, and `fill` was not called, when it has to be [posted](Self::post) instead: the provider takes none
+    /// inline, or none so long, or work that was posted before has not started.
     fn post_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
         let _ = (kind, len, fill);
         false
@@ -247,22 +258,23 @@ pub trait QueuePair {
     /// When a limit is reached or the device refuses; the memory comes back in the error.
     fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError>;
 
-    /// Ends an advertisement. `None` for an STag that we do not advertise, and for memory that the device does not let go of, which is lost and ends the
-    /// connection. While the connection stands the peer cannot reach the memory from here on;
-    /// what it sends for the STag ends the connection.
+    /// Ends an advertisement. `None` for an STag that we do not advertise, and for memory that the device does not let
+    /// go of, which is lost and ends the connection. While the connection stands the peer cannot reach the memory from
+    /// here on; what it sends for the STag ends the connection.
     fn withdraw(&mut self, stag: Stag) -> Option<Memory>;
 
     /// The next completion.
     fn poll(&mut self) -> Option<Completion>;
 
-    /// The peer has said nothing yet though something was sent to it. A provider whose peer may have overlooked that sends something that means nothing, and
-    /// makes the peer look.
+    /// The peer has said nothing yet though something was sent to it. A provider whose peer may have overlooked that
+    /// sends something that means nothing, and makes the peer look.
     fn nudge(&mut self) {}
 
     /// Ends the connection in order: work that is posted is sent as far as the peer takes it. Idempotent.
     fn disconnect(&mut self);
 
-    /// Ends the connection at once: what is posted comes back flushed as soon as nothing touches its memory. Idempotent.
+    /// Ends the connection at once: what is posted comes back flushed as soon as nothing touches its memory.
+    /// Idempotent.
     fn abort(&mut self);
 
     /// Payload bytes that the provider copied since the connection began.

@@ -83,7 +83,8 @@ pub(super) fn messages_leave_from_any_memory(harness: &mut dyn Harness) {
     rig.close();
 }
 
-/// What is posted inline, where the provider takes any, leaves behind all that was posted before it, and before what is posted later.
+/// What is posted inline, where the provider takes any, leaves behind all that was posted before it, and before what is
+/// posted later.
 pub(super) fn inline_payloads_keep_their_place(harness: &mut dyn Harness) {
     const ROUNDS: u8 = 30;
     let mut rig = Rig::new(harness);

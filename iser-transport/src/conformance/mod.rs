@@ -1,9 +1,10 @@
 //! The cases that every provider of queue pairs passes: what the [contract](crate::queue) says, asked from outside.
 //!
-//! A provider brings a [`Harness`], which connects pairs of its queue pairs and lets time pass for them; [`CASES`] do the rest. A case panics with a sentence
-//! when the provider breaks the contract. Beneath each case lies a ledger that knows everything that was posted, and checks each completion: nothing before
-//! [`Established`](crate::queue::Completion::Established), receives and work each in their order, each memory back once and the same one, nothing after
-//! [`Ended`](crate::queue::Completion::Ended).
+//! A provider brings a [`Harness`], which connects pairs of its queue pairs and lets time pass for them; [`CASES`] do
+//! the rest. A case panics with a sentence when the provider breaks the contract. Beneath each case lies a ledger that
+//! knows everything that was posted, and checks each completion: nothing before
+//! [`Established`](crate::queue::Completion::Established), receives and work each in their order, each memory back once
+//! and the same one, nothing after [`Ended`](crate::queue::Completion::Ended).
 //!
 //! ```
 //! use iser_transport::conformance::{CASES, Connected, End, Harness, Knobs, Plan};
@@ -143,7 +144,8 @@ pub trait Connected {
     /// One end.
     fn queue(&mut self, end: End) -> &mut dyn QueuePair;
 
-    /// Moves on a little; on real devices it may wait for up to a few milliseconds. Whether anything moved, or may have.
+    /// Moves on a little; on real devices it may wait for up to a few milliseconds. Whether anything moved, or may
+    /// have.
     fn progress(&mut self) -> bool;
 
     /// Breaks the network between the ends; `false` where that cannot be done.
@@ -168,13 +170,17 @@ macro_rules! cases {
 
 cases! {
     established: established_comes_first, private_data_arrive, the_read_depth_is_agreed;
-    messages: messages_arrive_in_order, receives_are_used_in_order, an_empty_message_arrives, messages_leave_from_any_memory,
+    messages: messages_arrive_in_order, receives_are_used_in_order, an_empty_message_arrives,
+        messages_leave_from_any_memory,
         inline_payloads_keep_their_place, the_longest_message_fits, an_stag_is_invalidated;
-    transfers: a_message_comes_after_the_writes_before_it, memory_of_either_kind_is_written, memory_of_either_kind_is_read,
+    transfers: a_message_comes_after_the_writes_before_it, memory_of_either_kind_is_written,
+        memory_of_either_kind_is_read,
         reads_beyond_the_depth_wait, transfers_of_all_sizes_mix, transfers_of_all_sizes_mix_from_the_active_end;
-    violations: an_overlong_message_ends_the_connection, a_message_without_a_receive, an_unknown_stag_ends_the_connection,
+    violations: an_overlong_message_ends_the_connection, a_message_without_a_receive,
+        an_unknown_stag_ends_the_connection,
         bytes_outside_end_the_connection, the_wrong_direction_ends_the_connection, a_withdrawn_stag_ends_the_connection,
-        an_invalidated_stag_ends_the_connection, an_unknown_stag_is_not_invalidated, an_stag_of_another_connection_ends_the_connection;
+        an_invalidated_stag_ends_the_connection, an_unknown_stag_is_not_invalidated,
+            an_stag_of_another_connection_ends_the_connection;
     endings: what_was_posted_is_sent_before_the_end, disconnect_at_every_step, abort_at_every_step, a_cut_at_every_step,
         both_ends_leave_at_every_step, what_is_posted_after_the_end_comes_back, ending_is_idempotent;
 }

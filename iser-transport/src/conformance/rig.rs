@@ -70,7 +70,8 @@ impl Rig {
         Self::connected(harness, &Plan::default())
     }
 
-    /// A connection that stands. The active end has said a word: before that, iWARP lets the passive one send nothing (RFC 5044 7.1.2).
+    /// A connection that stands. The active end has said a word: before that, iWARP lets the passive one send nothing
+    /// (RFC 5044 7.1.2).
     pub fn connected(harness: &mut dyn Harness, plan: &Plan) -> Self {
         let mut rig = Self::connecting(harness, plan);
         rig.receive(End::Passive, 1, 16);

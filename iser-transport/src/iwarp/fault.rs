@@ -1,4 +1,5 @@
-//! Errors that end a stream, and the Terminate message that tells the peer (RFC 5040 4.8, RFC 5041 7.2, RFC 5044 8, RFC 6581 8).
+//! Errors that end a stream, and the Terminate message that tells the peer (RFC 5040 4.8, RFC 5041 7.2, RFC 5044 8, RFC
+//! 6581 8).
 
 use super::header::{LENGTH, READ_REQUEST, TAGGED, UNTAGGED};
 
@@ -47,7 +48,8 @@ pub(super) const NO_RTR: Fault = fault(0x2007, "the peer begins with no empty RD
 
 /// What a Terminate of the peer says, from the first two bytes of its control field.
 ///
-/// Linux's soft-iWARP on little-endian machines swaps layer and error type; a pair that means nothing as the standard has it is read that way.
+/// Linux's soft-iWARP on little-endian machines swaps layer and error type; a pair that means nothing as the standard
+/// has it is read that way.
 pub(super) fn describe(code: u16) -> &'static str {
     let swapped = (code & 0xf000) >> 4 | (code & 0x0f00) << 4 | code & 0x00ff;
     meaning(code).or_else(|| meaning(swapped)).unwrap_or("an error that the RDMA standards do not name")
@@ -98,7 +100,8 @@ pub(super) struct Terminate {
 }
 
 impl Terminate {
-    /// Tells of `fault`. `fpdu` is the FPDU that it is about, from its length field on and as far as it is at hand; anything may follow.
+    /// Tells of `fault`. `fpdu` is the FPDU that it is about, from its length field on and as far as it is at hand;
+    /// anything may follow.
     pub(super) fn new(fault: Fault, fpdu: &[u8]) -> Self {
         let len = fpdu.first_chunk().map_or(0, |len| usize::from(u16::from_be_bytes(*len)));
         let fpdu = fpdu.get(..LENGTH + len).unwrap_or(fpdu);

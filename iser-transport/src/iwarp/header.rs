@@ -22,7 +22,8 @@ const READ_QUEUE: u32 = 1;
 /// Queue of the Terminate message.
 const TERMINATE_QUEUE: u32 = 2;
 
-/// Bytes of padding behind a ULPDU of `len` bytes: length field, ULPDU and padding are a multiple of four (RFC 5044 4.1).
+/// Bytes of padding behind a ULPDU of `len` bytes: length field, ULPDU and padding are a multiple of four (RFC 5044
+/// 4.1).
 #[inline]
 pub(super) fn padding(len: usize) -> usize {
     (LENGTH + len).wrapping_neg() & 3

@@ -1,7 +1,7 @@
 //! iWARP in user space: MPA, DDP and RDMAP over an ordinary TCP socket (RFC 5044, 5041, 5040, 6581), for both ends.
 //!
-//! [`IwarpQueue`] is a queue pair that needs no RDMA hardware, no kernel module and no rights: bytes of the stream come in through a
-//! [`ReceiveWindow`], and go out through a [`SendList`]. Between them stand
+//! [`IwarpQueue`] is a queue pair that needs no RDMA hardware, no kernel module and no rights: bytes of the stream come
+//! in through a [`ReceiveWindow`], and go out through a [`SendList`]. Between them stand
 //!
 //! - `mpa`: the startup frames of revisions 1 and 2 and what the two ends agree on;
 //! - `header`, `fault`: headers of DDP and RDMAP, and the Terminate message with its codes;
@@ -12,19 +12,24 @@
 //!
 //! # Rules beyond those of [`crate::queue`]
 //!
-//! - Payload is received straight into its final memory and sent straight from it. What came together with headers is copied out of staging, and short
-//!   Sends and Writes are copied into the send queue ([`IwarpConfig::copy_limit`]). Under the CRC, payload for *lent* memory is verified in staging before it is
-//!   placed, and payload out of lent memory is copied before its CRC is made: such memory may change at any time. [`IwarpQueue::copied`] counts.
+//! - Payload is received straight into its final memory and sent straight from it. What came together with headers is
+//!   copied out of staging, and short Sends and Writes are copied into the send queue ([`IwarpConfig::copy_limit`]).
+//!   Under the CRC, payload for *lent* memory is verified in staging before it is placed, and payload out of lent
+//!   memory is copied before its CRC is made: such memory may change at any time. [`IwarpQueue::copied`] counts.
 //! - Nothing allocates per FPDU once rings and buffers have their size.
-//! - Markers are not supported: a peer that requires them is refused (RFC 5044 7.1.1 lets a receiver do without, and those of software do).
-//! - A responder sends nothing before the initiator's first FPDU (RFC 5044 7.1.2), an initiator nothing before the reply.
-//! - RDMA Read Responses for the peer and our own work take turns, message by message; the peer's reads under way are bounded by the IRD.
-//! - [`QueuePair::disconnect`] sends Sends and Writes that are posted. RDMA Reads that have not got their data by then come back flushed,
-//!   and with them all work behind them, sent as it may be.
+//! - Markers are not supported: a peer that requires them is refused (RFC 5044 7.1.1 lets a receiver do without, and
+//!   those of software do).
+//! - A responder sends nothing before the initiator's first FPDU (RFC 5044 7.1.2), an initiator nothing before the
+//!   reply.
+//! - RDMA Read Responses for the peer and our own work take turns, message by message; the peer's reads under way are
+//!   bounded by the IRD.
+//! - [`QueuePair::disconnect`] sends Sends and Writes that are posted. RDMA Reads that have not got their data by then
+//!   come back flushed, and with them all work behind them, sent as it may be.
 //! - An initiator that was not answered yet can [`nudge`](QueuePair::nudge) the responder, with an empty RDMA Write.
 //! - A peer that breaks a rule is told so with a Terminate, then the queue pair ends.
 //!
-//! The queue keeps no time: whoever drives it bounds how long the startup, and the end, may take, and calls [`QueuePair::abort`].
+//! The queue keeps no time: whoever drives it bounds how long the startup, and the end, may take, and calls
+//! [`QueuePair::abort`].
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -67,28 +72,33 @@ const MAX_COPY_LIMIT: usize = 16 << 10;
 /// How an [`IwarpQueue`] is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IwarpConfig {
-    /// Private data to send with the request or reply: at most 508 bytes. Default: none. iSER sends four (RFC 7145, appendix A).
+    /// Private data to send with the request or reply: at most 508 bytes. Default: none. iSER sends four (RFC 7145,
+    /// appendix A).
     pub private_data: Vec<u8>,
     /// Whether the CRC is wanted. It is used when either end wants it (RFC 5044 7.1.1). Default: no.
     pub crc: bool,
-    /// As initiator: ask by revision 2 of MPA (RFC 6581), which agrees on how many RDMA Reads may be under way. A peer without it closes the connection;
-    /// [`IwarpQueue::wants_revision_one`] tells. A responder answers in the revision in which it is asked. Default: yes.
+    /// As initiator: ask by revision 2 of MPA (RFC 6581), which agrees on how many RDMA Reads may be under way. A peer
+    /// without it closes the connection; [`IwarpQueue::wants_revision_one`] tells. A responder answers in the revision
+    /// in which it is asked. Default: yes.
     pub revision_two: bool,
-    /// As initiator, with revision 2: begin with an empty RDMA Write, so that the responder may send before we have anything to say (RFC 6581 9.2).
-    /// An iSER initiator speaks first anyway. Default: no.
+    /// As initiator, with revision 2: begin with an empty RDMA Write, so that the responder may send before we have
+    /// anything to say (RFC 6581 9.2). An iSER initiator speaks first anyway. Default: no.
     pub peer_to_peer: bool,
     /// RDMA Reads that the peer may have under way (IRD): at most 16382; default 32.
     pub ird: u16,
-    /// RDMA Reads of ours that may be under way at most (ORD): at most 16382; default 32. Revision 2 lowers it to what the peer takes.
+    /// RDMA Reads of ours that may be under way at most (ORD): at most 16382; default 32. Revision 2 lowers it to what
+    /// the peer takes.
     pub ord: u16,
-    /// TCP's effective maximum segment size in bytes, as `TCP_MAXSEG` gives it: an FPDU fills a segment (RFC 5044 4.5). Default 1460.
+    /// TCP's effective maximum segment size in bytes, as `TCP_MAXSEG` gives it: an FPDU fills a segment (RFC 5044 4.5).
+    /// Default 1460.
     pub emss: u32,
-    /// Bounds of what may be posted; default 256 receives, 512 other work, 4 GiB - 1 bytes of transfer. Rings are sized for them.
+    /// Bounds of what may be posted; default 256 receives, 512 other work, 4 GiB - 1 bytes of transfer. Rings are sized
+    /// for them.
     pub limits: QueueLimits,
     /// Buffers that may be advertised at a time; default 256.
     pub advertisements: u16,
-    /// Messages and Writes of at most so many bytes are copied next to their headers: that costs less than a piece of their own in a
-    /// [`SendList`], which holds few. At most 16 KiB; zero: none are. Default 2 KiB.
+    /// Messages and Writes of at most so many bytes are copied next to their headers: that costs less than a piece of
+    /// their own in a [`SendList`], which holds few. At most 16 KiB; zero: none are. Default 2 KiB.
     pub copy_limit: usize,
     /// Receive buffer in bytes, at least 4 KiB; default 128 KiB. Under the CRC it grows to what one FPDU takes.
     pub staging_size: usize,
@@ -284,7 +294,8 @@ impl IwarpQueue {
         &self.peer_private
     }
 
-    /// After the end: the peer seems to know only revision 1 of MPA. A new connection with [`IwarpConfig::revision_two`] off may do (RFC 6581 10).
+    /// After the end: the peer seems to know only revision 1 of MPA. A new connection with
+    /// [`IwarpConfig::revision_two`] off may do (RFC 6581 10).
     #[must_use]
     pub fn wants_revision_one(&self) -> bool {
         self.wants_revision_one
@@ -410,7 +421,8 @@ impl IwarpQueue {
     }
 }
 
-/// The largest ULPDU whose FPDU fits a TCP segment, without markers (RFC 5044 4.5), and such that a message's segments before the last need no padding.
+/// The largest ULPDU whose FPDU fits a TCP segment, without markers (RFC 5044 4.5), and such that a message's segments
+/// before the last need no padding.
 fn mulpdu(emss: u32) -> usize {
     let emss = (emss & !3) as usize;
     // RFC 5044 4.1: between 128 and 64768 octets.
@@ -496,7 +508,8 @@ impl QueuePair for IwarpQueue {
     }
 
     fn nudge(&mut self) {
-        // Linux's soft iWARP answers the MPA request before it looks for FPDUs: one that comes in between is not looked at until another one comes.
+        // Linux's soft iWARP answers the MPA request before it looks for FPDUs: one that comes in between is not looked
+        // at until another one comes.
         let may_be_overlooked = self.role == Role::Initiator && self.state == State::Open && !self.heard;
         if may_be_overlooked && self.send.is_empty() && self.pump.is_idle() {
             self.emit_empty_write();
@@ -522,8 +535,8 @@ impl QueuePair for IwarpQueue {
         }
     }
 
-    /// Those of RDMA Writes and Reads that were not received into, or sent from, their own memory. Messages are not counted: they are headers, and data
-    /// whose way to their place is not known here.
+    /// Those of RDMA Writes and Reads that were not received into, or sent from, their own memory. Messages are not
+    /// counted: they are headers, and data whose way to their place is not known here.
     fn copied(&self) -> u64 {
         self.copied
     }

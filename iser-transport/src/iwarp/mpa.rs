@@ -1,4 +1,5 @@
-//! MPA startup: the Request and Reply frames of revisions 1 and 2, and what two ends agree on with them (RFC 5044 7.1, RFC 6581).
+//! MPA startup: the Request and Reply frames of revisions 1 and 2, and what two ends agree on with them (RFC 5044 7.1,
+//! RFC 6581).
 
 use alloc::vec::Vec;
 
@@ -27,8 +28,8 @@ const NOT_NEGOTIATED: u16 = 0x3fff;
 
 /// Whether a TCP stream that begins with `bytes` is an MPA connection: `None` while too few have come to tell.
 ///
-/// A portal serves plain iSCSI and iSER over iWARP on one port with this: an iSCSI connection begins with a Login Request, whose first byte is `0x43` or
-/// `0x03`.
+/// A portal serves plain iSCSI and iSER over iWARP on one port with this: an iSCSI connection begins with a Login
+/// Request, whose first byte is `0x43` or `0x03`.
 ///
 /// ```
 /// use iser_transport::iwarp::begins_mpa;
@@ -196,15 +197,16 @@ pub(super) fn answer<'a>(config: &'a IwarpConfig, request: &Frame<'_>) -> (Frame
     let crc = config.crc || request.crc;
     let mut agreement = Agreement { crc, ord: config.ord(), ird: config.ird(), empty_write: false };
     let enhanced = request.enhanced.map(|peer| {
-        // RFC 6581 9.1: our ORD is at most the initiator's IRD. A depth that is not to be negotiated stays what it is, and the answer says the same.
+        // RFC 6581 9.1: our ORD is at most the initiator's IRD. A depth that is not to be negotiated stays what it is,
+        // and the answer says the same.
         let ord = if peer.ird == NOT_NEGOTIATED {
             NOT_NEGOTIATED
         } else {
             agreement.ord = agreement.ord.min(peer.ird);
             agreement.ord
         };
-        // An empty Write is preferred to an empty Read; an empty Send would take a receive, and is not offered. Who asks for that alone is told what
-        // would do.
+        // An empty Write is preferred to an empty Read; an empty Send would take a receive, and is not offered. Who
+        // asks for that alone is told what would do.
         let read = peer.peer_to_peer && peer.read && !peer.write;
         let write = peer.peer_to_peer && !read;
         if read {

@@ -1,4 +1,5 @@
-//! What a segment is for, and whether it may be: the checks of RFC 5041 7.1 and RFC 5040 7.2, and what its end brings about.
+//! What a segment is for, and whether it may be: the checks of RFC 5041 7.1 and RFC 5040 7.2, and what its end brings
+//! about.
 
 use iscsi_memory::{Buf, Memory};
 

@@ -174,7 +174,8 @@ impl IwarpQueue {
         Step::On
     }
 
-    /// Queues a short Send or Write at once, if nothing is to be sent before it and it fits one segment. False, and nothing has happened, otherwise.
+    /// Queues a short Send or Write at once, if nothing is to be sent before it and it fits one segment. False, and
+    /// nothing has happened, otherwise.
     #[inline]
     pub(super) fn send_inline(&mut self, kind: Inline, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
         let may_send = self.state == State::Open && (self.role == Role::Initiator || self.heard);
@@ -206,7 +207,8 @@ impl IwarpQueue {
         copy_fpdu(&mut self.send, self.crc, &header, body.len(), |to| to.copy_from_slice(body));
     }
 
-    /// An FPDU of an initiator that has nothing to say, or nothing more: no buffer is looked at for it (RFC 6581 9.2, RFC 5041 7.1).
+    /// An FPDU of an initiator that has nothing to say, or nothing more: no buffer is looked at for it (RFC 6581 9.2,
+    /// RFC 5041 7.1).
     pub(super) fn emit_empty_write(&mut self) {
         let header = Tagged { opcode: Opcode::Write, last: true, stag: 0, to: 0 }.emit(0);
         copy_fpdu(&mut self.send, self.crc, &header, 0, |_| {});
@@ -346,7 +348,8 @@ struct Segment {
     small: bool,
 }
 
-/// Queues an FPDU with a payload from memory, copied or by reference. How many bytes were copied; `None` when the queue has no room.
+/// Queues an FPDU with a payload from memory, copied or by reference. How many bytes were copied; `None` when the queue
+/// has no room.
 #[inline]
 fn queue_fpdu(
     send: &mut SendQueue,

@@ -11,12 +11,14 @@ use super::staging::Staging;
 
 /// Smallest receive buffer: the longest startup frame fits.
 const SMALLEST_STAGING: usize = 4 << 10;
-/// Segments with a longer payload are streamed: while one is under way, no more is received than it and the next header, so that the next payload too
-/// goes straight to its place.
+/// Segments with a longer payload are streamed: while one is under way, no more is received than it and the next
+/// header, so that the next payload too goes straight to its place.
 pub(super) const STREAMED: usize = 8 << 10;
-/// How much is received behind the last segment of a streamed message: small messages may follow, or the next large one.
+/// How much is received behind the last segment of a streamed message: small messages may follow, or the next large
+/// one.
 const BEHIND: usize = 2 << 10;
-/// After so many segments that are not streamed, none is expected unless it was asked for, and as much is received at once as there is.
+/// After so many segments that are not streamed, none is expected unless it was asked for, and as much is received at
+/// once as there is.
 const SMALL_RUN: u8 = 32;
 
 /// How far the FPDU under way has come.
@@ -142,8 +144,8 @@ impl Receive {
         }
     }
 
-    /// Bytes to receive into staging. With a large transfer due, no more than the header of the next large segment: its payload is then received into
-    /// its place.
+    /// Bytes to receive into staging. With a large transfer due, no more than the header of the next large segment: its
+    /// payload is then received into its place.
     #[inline]
     fn wanted(&self, large_due: bool) -> usize {
         let appetite = if large_due { self.sure } else { self.appetite };
@@ -352,8 +354,8 @@ impl IwarpQueue {
         direct.then_some((place, at, remaining))
     }
 
-    /// Whether the peer may be sending a payload that is worth a receive of its own: a Read under way, or a buffer advertised for Writes. Where segments are
-    /// short they all are gathered in staging.
+    /// Whether the peer may be sending a payload that is worth a receive of its own: a Read under way, or a buffer
+    /// advertised for Writes. Where segments are short they all are gathered in staging.
     #[inline]
     fn large_due(&self) -> bool {
         !self.crc

@@ -10,7 +10,8 @@ use super::work::Works;
 
 /// Most payloads by reference at a time: each takes a piece of a [`SendList`], and so do the bytes before it.
 const MAX_PIECES: usize = (SendList::CAPACITY - 1) / 2;
-/// Bytes of the buffer at first: the answers to a full command window of small reads. Memory that was never needed costs nothing.
+/// Bytes of the buffer at first: the answers to a full command window of small reads. Memory that was never needed
+/// costs nothing.
 const SIZE: usize = 128 << 10;
 
 /// Where a payload lies.
@@ -92,7 +93,8 @@ impl SendQueue {
         }
     }
 
-    /// Whether another FPDU with so many bytes in the buffer is to be queued now: later will do if the next list is full anyway.
+    /// Whether another FPDU with so many bytes in the buffer is to be queued now: later will do if the next list is
+    /// full anyway.
     #[inline]
     pub(super) fn has_room(&mut self, n: usize) -> bool {
         if self.pieces.len() >= MAX_PIECES {
@@ -180,8 +182,9 @@ impl SendQueue {
         }
     }
 
-    /// The buffer of this slot is about to be withdrawn: what is still to be sent of it is kept aside. An FPDU whose header may be on its way already
-    /// cannot be taken back, and what the peer may have by then is what it was allowed to read.
+    /// The buffer of this slot is about to be withdrawn: what is still to be sent of it is kept aside. An FPDU whose
+    /// header may be on its way already cannot be taken back, and what the peer may have by then is what it was allowed
+    /// to read.
     pub(super) fn detach(&mut self, slot: usize, memory: &Memory) {
         for piece in &mut self.pieces {
             if matches!(piece.source, Source::Advertised(of) if of == slot) {

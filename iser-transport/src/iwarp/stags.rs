@@ -28,7 +28,8 @@ pub(super) enum Unreachable {
     Wrap,
 }
 
-/// Advertised buffers by slot. A slot's number stands, masked, in the low bits of its STag; the other bits are new each time.
+/// Advertised buffers by slot. A slot's number stands, masked, in the low bits of its STag; the other bits are new each
+/// time.
 #[derive(Debug)]
 pub(super) struct Stags {
     slots: Vec<Advertised>,
@@ -36,8 +37,8 @@ pub(super) struct Stags {
     limit: usize,
     bits: u32,
     mask: u32,
-    /// STags need not withstand cryptanalysis, since one is good only on the connection of the peer that it was told to. They are to be hard to hit by
-    /// accident, and never twice the same in a row.
+    /// STags need not withstand cryptanalysis, since one is good only on the connection of the peer that it was told
+    /// to. They are to be hard to hit by accident, and never twice the same in a row.
     random: Random,
     /// Large buffers that the peer may write to and has not invalidated.
     large: usize,

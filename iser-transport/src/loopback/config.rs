@@ -33,7 +33,8 @@ impl End {
 pub struct EndConfig {
     /// Private data that it sends with the connection. Default: none.
     pub private: Vec<u8>,
-    /// Reads of the peer that it answers at the same time, and Reads of its own that it has in flight at most. Default 16.
+    /// Reads of the peer that it answers at the same time, and Reads of its own that it has in flight at most. Default
+    /// 16.
     pub read_depth: u16,
     /// Bounds of its queue pair. Default: 256 work requests, 256 receives, 1 MiB a transfer.
     pub limits: QueueLimits,
@@ -61,7 +62,8 @@ pub enum NoReceive {
     Ends,
 }
 
-/// How often what goes wrong: each number is a chance in a million, by default 0. Those from `mute` to `reject` end the connection.
+/// How often what goes wrong: each number is a chance in a million, by default 0. Those from `mute` to `reject` end the
+/// connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     /// Each step: an end reads nothing for up to 300 steps.
@@ -82,9 +84,11 @@ pub struct Faults {
     pub alter_stag: u32,
     /// Each connection: it is refused.
     pub reject: u32,
-    /// Each Write, and each Read: one byte of its data changes on the way, which no network does. For those who want to know whether they would notice.
+    /// Each Write, and each Read: one byte of its data changes on the way, which no network does. For those who want to
+    /// know whether they would notice.
     pub corrupt: u32,
-    /// Each message: some of its bytes change, it is cut short, or it invalidates something. No network does that; a bad peer does.
+    /// Each message: some of its bytes change, it is cut short, or it invalidates something. No network does that; a
+    /// bad peer does.
     pub mangle: u32,
 }
 
@@ -97,9 +101,11 @@ pub struct LoopbackConfig {
     pub passive: EndConfig,
     /// Messages without a receive. Default: they end the connection.
     pub no_receive: NoReceive,
-    /// Whether private data arrive padded with zeroes, as on InfiniBand: then an empty one arrives as a zero byte. Default: no.
+    /// Whether private data arrive padded with zeroes, as on InfiniBand: then an empty one arrives as a zero byte.
+    /// Default: no.
     pub pad_private: bool,
-    /// The chance in a million that a Send or Write is done before it has arrived (as on iWARP), not after (as on InfiniBand). Default: half.
+    /// The chance in a million that a Send or Write is done before it has arrived (as on iWARP), not after (as on
+    /// InfiniBand). Default: half.
     pub early_done: u32,
     /// What goes wrong. Default: nothing.
     pub faults: Faults,
@@ -121,8 +127,8 @@ impl Default for LoopbackConfig {
 impl LoopbackConfig {
     /// A network of any kind, and any faults, out of a seed: about one connection in three has no fault that ends it.
     ///
-    /// It keeps to what peers of iSER need: at least 128 work requests and receives, at least one Read, transfers of at least 4 KiB, private data of at least
-    /// one byte.
+    /// It keeps to what peers of iSER need: at least 128 work requests and receives, at least one Read, transfers of at
+    /// least 4 KiB, private data of at least one byte.
     #[must_use]
     pub fn hostile(seed: u64) -> Self {
         let rng = &mut Random::new(seed ^ 0x6c6f_6f70);

@@ -126,7 +126,8 @@ impl Shared {
         Ok(Some((buffer.stag.0, start)))
     }
 
-    /// What a fault makes of a reference to a buffer of `end`: one that it does not advertise, a stale one, or one that is out of bounds.
+    /// What a fault makes of a reference to a buffer of `end`: one that it does not advertise, a stale one, or one that
+    /// is out of bounds.
     fn altered(&mut self, end: End, buffer: RemoteBuffer, len: usize) -> RemoteBuffer {
         if !self.random.per_million(self.config.faults.alter_stag) {
             return buffer;

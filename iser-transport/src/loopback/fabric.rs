@@ -77,7 +77,8 @@ pub struct Fabric {
 }
 
 impl Fabric {
-    /// Does one of the things that may happen next, by the seed. `None` when nothing can happen until an end is used again.
+    /// Does one of the things that may happen next, by the seed. `None` when nothing can happen until an end is used
+    /// again.
     #[expect(clippy::must_use_candidate, reason = "most callers only move it on")]
     pub fn step(&self) -> Option<Step> {
         self.shared.lock().step()
@@ -107,7 +108,8 @@ impl Fabric {
         self.shared.lock().states.iter().any(|state| matches!(state.phase, Phase::Over(_)))
     }
 
-    /// What this end has not yet been given back: work requests and receives that are posted, and buffers that are advertised.
+    /// What this end has not yet been given back: work requests and receives that are posted, and buffers that are
+    /// advertised.
     #[must_use]
     pub fn held(&self, end: End) -> (usize, usize, usize) {
         let shared = &mut *self.shared.lock();

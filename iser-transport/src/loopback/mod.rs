@@ -1,14 +1,16 @@
 //! Two queue pairs that are connected within one process: for tests and the simulator, hostile by seed.
 //!
-//! Nothing moves by itself. Whoever tests calls [`Fabric::step`], and each step does one of the things that may happen next, chosen by the seed: a connection
-//! stands, a work request starts, a piece of data arrives, a completion shows. So everything that the [contract](crate::queue) leaves open comes out
-//! differently from seed to seed: how receives and other completions mix, how long each takes, when a Write is done against when its data arrive. On top of
-//! that come [`Faults`], each with its chance. The same calls with the same seed give the same run.
+//! Nothing moves by itself. Whoever tests calls [`Fabric::step`], and each step does one of the things that may happen
+//! next, chosen by the seed: a connection stands, a work request starts, a piece of data arrives, a completion shows.
+//! So everything that the [contract](crate::queue) leaves open comes out differently from seed to seed: how receives
+//! and other completions mix, how long each takes, when a Write is done against when its data arrive. On top of that
+//! come [`Faults`], each with its chance. The same calls with the same seed give the same run.
 //!
-//! STags and offsets are random, offsets anywhere in 64 bits. Every access is checked against rule 7 of the contract, and what breaks it ends the
-//! connection without a byte touched.
+//! STags and offsets are random, offsets anywhere in 64 bits. Every access is checked against rule 7 of the contract,
+//! and what breaks it ends the connection without a byte touched.
 //!
-//! As an instrument of tests it also judges its user: it panics when more is posted than the limits allow, or a transfer is longer.
+//! As an instrument of tests it also judges its user: it panics when more is posted than the limits allow, or a
+//! transfer is longer.
 //!
 //! ```
 //! use iscsi_memory::{Buf, Lease, Memory};

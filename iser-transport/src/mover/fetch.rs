@@ -13,8 +13,8 @@ use super::tags::Unsolicited;
 use super::{IserMover, State};
 use crate::queue::{QueuePair, RemoteBuffer};
 
-/// One `get_data` under way: the unsolicited burst first (immediate data, and Data-Out without tag), then what is left, in one RDMA Read after another
-/// where one is not enough.
+/// One `get_data` under way: the unsolicited burst first (immediate data, and Data-Out without tag), then what is left,
+/// in one RDMA Read after another where one is not enough.
 #[derive(Debug, Default)]
 struct Transfer {
     active: bool,
@@ -133,8 +133,8 @@ impl<Q: QueuePair> IserMover<Q> {
         }
         let current = self.target.current.take_if(|current| current.names(itt));
         let tag = current.map(|current| current.tag).or_else(|| self.target.tags.get(itt).copied()).unwrap_or_default();
-        // RFC 7145 6.9: the base offset is that of all the data where the initiator declared so. Those that declare nothing advertise what is left
-        // behind the unsolicited data.
+        // RFC 7145 6.9: the base offset is that of all the data where the initiator declared so. Those that declare
+        // nothing advertise what is left behind the unsolicited data.
         let base_of_all = self.parameters.tagged_buffer_for_solicited_data_only == Some(false);
         let first_burst = self.parameters.first_burst_length;
         let Some(transfer) = self.target.transfers.get(slot) else { return };
@@ -259,7 +259,8 @@ impl<Q: QueuePair> IserMover<Q> {
             _ => {
                 self.send.orphans = self.send.orphans.saturating_sub(1);
                 if let Memory::Region(slice) = &memory {
-                    // What has landed is there, also where the store gave the pages up meanwhile: they count again, as far as there is room.
+                    // What has landed is there, also where the store gave the pages up meanwhile: they count again, as
+                    // far as there is room.
                     let _ = slice.reserve_for_write();
                 }
                 self.release(memory);
@@ -287,7 +288,8 @@ impl<Q: QueuePair> IserMover<Q> {
         sink
     }
 
-    /// The initiator broke a rule of this one transfer. That is told when the last of its unsolicited data has come (RFC 7143 11.4.2, 11.17.1).
+    /// The initiator broke a rule of this one transfer. That is told when the last of its unsolicited data has come
+    /// (RFC 7143 11.4.2, 11.17.1).
     #[cold]
     fn fail_transfer(&mut self, slot: u16, error: DataError) {
         let Some(transfer) = self.target.transfers.get(slot) else { return };

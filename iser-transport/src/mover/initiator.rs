@@ -10,10 +10,12 @@
 //! - `deallocate_command`: a task is over;
 //! - `withdraw_all`: the queue pair has ended, and nothing is advertised any more.
 //!
-//! A write that fits travels whole as immediate data and has no STag; a larger one sends none and advertises all. So nothing ever hangs on whether a
-//! Base Offset counts from the first byte or from the first solicited one, on which initiators and targets differ (RFC 7145 6.9).
+//! A write that fits travels whole as immediate data and has no STag; a larger one sends none and advertises all. So
+//! nothing ever hangs on whether a Base Offset counts from the first byte or from the first solicited one, on which
+//! initiators and targets differ (RFC 7145 6.9).
 //!
-//! `place` is where a command's buffer is, and how it gets there and back; `held` is what waits because no more buffers can be advertised.
+//! `place` is where a command's buffer is, and how it gets there and back; `held` is what waits because no more buffers
+//! can be advertised.
 
 use alloc::vec::Vec;
 
@@ -222,10 +224,11 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    /// Whether a PDU may go before commands that wait. Without it a task that never ends could not be aborted once all the others wait for its STag.
+    /// Whether a PDU may go before commands that wait. Without it a task that never ends could not be aborted once all
+    /// the others wait for its STag.
     ///
-    /// What is for immediate delivery may, as it takes no CmdSN (RFC 7143 4.2.2.1), but for functions that concern what waits: the target would answer
-    /// for tasks that it does not have yet.
+    /// What is for immediate delivery may, as it takes no CmdSN (RFC 7143 4.2.2.1), but for functions that concern what
+    /// waits: the target would answer for tasks that it does not have yet.
     fn may_overtake(&mut self, bhs: &Bhs) -> bool {
         if !bhs.immediate() {
             return false;
@@ -315,7 +318,8 @@ fn clamped(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-/// Bytes of Data-In that the target vouches for. RDMA Writes leave no trace here, so the response has to tell (RFC 7143 11.4.5).
+/// Bytes of Data-In that the target vouches for. RDMA Writes leave no trace here, so the response has to tell (RFC 7143
+/// 11.4.5).
 fn data_in_len(bhs: &Bhs, data: &[u8], expected: u32, bidirectional: bool) -> u32 {
     let Ok(response) = ScsiResponse::parse(bhs) else { return 0 };
     if response.response != ResponseCode::Completed {

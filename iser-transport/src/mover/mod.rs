@@ -1,21 +1,26 @@
 //! The iSER mover: the [`Datamover`] over a [`QueuePair`], for both roles (RFC 7145).
 //!
-//! Control-type PDUs travel in Sends, one each; read data leave by RDMA Write, write data beyond the immediate are fetched by RDMA Read (RFC 7145 7).
+//! Control-type PDUs travel in Sends, one each; read data leave by RDMA Write, write data beyond the immediate are
+//! fetched by RDMA Read (RFC 7145 7).
 //!
 //! - `receive`: receives and what comes in them; login, Hello, and the Full Feature Phase;
 //! - `send`: messages and data that wait for a place in the queue pair, and their completions;
-//! - `target`: commands with their STags, RDMA Write and SCSI Response; `fetch`: `get_data`; `tags`: the table of STags by ITT;
+//! - `target`: commands with their STags, RDMA Write and SCSI Response; `fetch`: `get_data`; `tags`: the table of STags
+//!   by ITT;
 //! - `initiator`: commands with their advertised buffers.
 //!
 //! Nothing allocates per PDU once tables and buffers have their size.
 //!
 //! Rules beyond those of [`iscsi_proto::datamover`]:
 //!
-//! - A login PDU with its data is one Send. Full-feature receives are posted before the message leaves that may make the peer send: the target's final
-//!   Login Response, the initiator's Login Request that asks for the Full Feature Phase.
-//! - Buffers of a deallocated task that the queue pair still works with come back later, by [`Notification::Released`]; lent memory is let go. Until an
-//!   RDMA Read of a deallocated task is done, no Send goes out: the initiator may take its STags back as soon as it is told that the task is over.
-//! - A [`Sink`](iscsi_proto::datamover::Sink) of an unfinished `get_data` comes back from `deallocate_task_resources` unless the queue pair works with it.
+//! - A login PDU with its data is one Send. Full-feature receives are posted before the message leaves that may make
+//!   the peer send: the target's final Login Response, the initiator's Login Request that asks for the Full Feature
+//!   Phase.
+//! - Buffers of a deallocated task that the queue pair still works with come back later, by [`Notification::Released`];
+//!   lent memory is let go. Until an RDMA Read of a deallocated task is done, no Send goes out: the initiator may take
+//!   its STags back as soon as it is told that the task is over.
+//! - A [`Sink`](iscsi_proto::datamover::Sink) of an unfinished `get_data` comes back from `deallocate_task_resources`
+//!   unless the queue pair works with it.
 
 use alloc::collections::VecDeque;
 
@@ -103,7 +108,8 @@ pub struct IserMover<Q> {
 }
 
 impl<Q: QueuePair> IserMover<Q> {
-    /// A mover over a queue pair that is connected, or about to be. It posts the receive for the first login PDU at once.
+    /// A mover over a queue pair that is connected, or about to be. It posts the receive for the first login PDU at
+    /// once.
     #[must_use]
     pub fn new(queue: Q, config: IserMoverConfig) -> Self {
         let tasks = usize::from(config.max_tasks);
@@ -194,7 +200,8 @@ impl<Q: QueuePair> IserMover<Q> {
         self.withdraw_all();
     }
 
-    /// Takes everything that the queue pair tells, and posts what it has room for now. Returns whether it told anything.
+    /// Takes everything that the queue pair tells, and posts what it has room for now. Returns whether it told
+    /// anything.
     fn take_completions(&mut self) -> bool {
         let mut any = false;
         while let Some(completion) = self.queue.poll() {

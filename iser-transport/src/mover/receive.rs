@@ -149,7 +149,8 @@ impl<Q: QueuePair> IserMover<Q> {
         }
         if !self.has_room_for_receives(&self.parameters) {
             self.fail(MoverError::Rdma(
-                "the receives for the negotiated data segment need more than the configured memory: raise it, or declare a smaller segment",
+                "the receives for the negotiated data segment need more than the configured memory: raise it, or \
+                 declare a smaller segment",
             ));
             return;
         }
@@ -238,8 +239,9 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    /// Whether a command counts immediate data in its header that the message does not have, and advertises all of them instead: libiscsi before 1.20
-    /// does so with ImmediateData=Yes, and QEMU with it. Nobody else sends such a message, whose data are all where the STag says.
+    /// Whether a command counts immediate data in its header that the message does not have, and advertises all of them
+    /// instead: libiscsi before 1.20 does so with ImmediateData=Yes, and QEMU with it. Nobody else sends such a
+    /// message, whose data are all where the STag says.
     fn lacks_immediate_data(&self, bhs: &Bhs, control: &ControlHeader, len: usize) -> bool {
         self.full_feature
             && self.config.role == Role::Target
@@ -294,7 +296,8 @@ impl<Q: QueuePair> IserMover<Q> {
         Some(Notification::Malformed { bhs: *bhs, error: malformed })
     }
 
-    /// The data segment of the message at hand is for [`control_data`](iscsi_proto::datamover::Datamover::control_data).
+    /// The data segment of the message at hand is for
+    /// [`control_data`](iscsi_proto::datamover::Datamover::control_data).
     pub(super) fn show_data(&mut self, data: Span) {
         self.receive.data = data;
     }

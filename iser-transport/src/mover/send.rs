@@ -18,7 +18,8 @@ pub(super) enum WorkId {
     Pooled(u32),
     /// Data in the session's buffer or lent memory: so many bytes in all.
     Write(u32),
-    /// A part of the data that is first in the queue; the rest goes on when it is done. Whether the memory is the pool's.
+    /// A part of the data that is first in the queue; the rest goes on when it is done. Whether the memory is the
+    /// pool's.
     PartOfWrite(bool),
     /// A part of a transfer's data: its slot, and which read it is.
     Read(u16, u32),
@@ -218,7 +219,8 @@ pub(super) fn data_segment(message: &mut Buf, ahs: usize, len: usize) -> Option<
 }
 
 impl<Q: QueuePair> IserMover<Q> {
-    /// Sends a control-type PDU (RFC 7145 9.2). `fill` writes its data segment of `len` bytes; the lengths in `bhs` are set here. `ahs` is padded.
+    /// Sends a control-type PDU (RFC 7145 9.2). `fill` writes its data segment of `len` bytes; the lengths in `bhs` are
+    /// set here. `ahs` is padded.
     pub(super) fn send_pdu(
         &mut self,
         header: ControlHeader,
@@ -252,7 +254,8 @@ impl<Q: QueuePair> IserMover<Q> {
         self.pump();
     }
 
-    /// Writes data behind everything that is queued, if it can be done at once and without memory of its own: see [`QueuePair::post_inline`].
+    /// Writes data behind everything that is queued, if it can be done at once and without memory of its own: see
+    /// [`QueuePair::post_inline`].
     pub(super) fn write_inline(&mut self, to: RemoteBuffer, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
         let done = self.may_post_inline() && self.queue.post_inline(Inline::Write { to }, len, fill);
         if done {
@@ -275,7 +278,8 @@ impl<Q: QueuePair> IserMover<Q> {
         self.unrung = true;
     }
 
-    /// A message with a control-type PDU; its data segment of `len` bytes is still to be written. The lengths in `bhs` are set here; `ahs` is padded.
+    /// A message with a control-type PDU; its data segment of `len` bytes is still to be written. The lengths in `bhs`
+    /// are set here; `ahs` is padded.
     pub(super) fn compose(&mut self, header: ControlHeader, bhs: Bhs, ahs: &[u8], len: usize) -> Buf {
         let pdu = Pdu::new(header, bhs, ahs, len);
         let mut message = self.send.take_buffer(pdu.len());
@@ -408,7 +412,8 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    /// Drops what waits to be sent and received, because the connection is over. What the queue pair has comes back by itself.
+    /// Drops what waits to be sent and received, because the connection is over. What the queue pair has comes back by
+    /// itself.
     #[cold]
     pub(super) fn drop_waiting(&mut self) {
         self.receive.drop_inbox();

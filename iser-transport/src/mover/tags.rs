@@ -36,7 +36,8 @@ pub(super) struct Tag {
 /// Places of the smallest table.
 const FEWEST: usize = 16;
 
-/// A bounded table: open addressing, linear probing. When it is full, the oldest entry gives way: one whose command was answered, if there is any.
+/// A bounded table: open addressing, linear probing. When it is full, the oldest entry gives way: one whose command was
+/// answered, if there is any.
 #[derive(Debug)]
 pub(super) struct TagTable {
     /// A power of two of places, at most half of them in use.
@@ -141,7 +142,8 @@ impl TagTable {
         let at = self.position(itt)?;
         let tag = self.places.get_mut(at)?.take().map(|(tag, _)| tag);
         self.len -= 1;
-        // What was pushed away from the place that is free now moves back, so that every probe still ends at the first free place.
+        // What was pushed away from the place that is free now moves back, so that every probe still ends at the first
+        // free place.
         let mask = self.places.len() - 1;
         let (mut free, mut next) = (at, (at + 1) & mask);
         while let Some(Some((moved, _))) = self.places.get(next) {

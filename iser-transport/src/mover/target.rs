@@ -11,7 +11,8 @@ use super::{IserMover, State};
 use crate::header::{ControlHeader, Header, Hello, HelloReply, VERSION};
 use crate::queue::{QueuePair, RemoteBuffer, Stag};
 
-/// Tags beyond the tasks themselves: commands that were answered while their unsolicited data are still coming, or that ended without an answer.
+/// Tags beyond the tasks themselves: commands that were answered while their unsolicited data are still coming, or that
+/// ended without an answer.
 const EXTRA_TAGS: usize = 64;
 
 /// The SCSI Command notified last, until the next notification: the session may ask for its data.
@@ -183,7 +184,8 @@ impl<Q: QueuePair> IserMover<Q> {
         self.keep(Tag { lost: current.tag.immediate > 0 || !current.is_final, ..current.tag });
     }
 
-    /// Enters a tag anew, if there is anything to be known of it: whatever was to come for its last use does not come any more.
+    /// Enters a tag anew, if there is anything to be known of it: whatever was to come for its last use does not come
+    /// any more.
     pub(super) fn keep(&mut self, tag: Tag) {
         if tag.read.is_some() || tag.write.is_some() || tag.unsolicited != Unsolicited::None {
             self.target.tags.insert(tag);
@@ -218,7 +220,8 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    /// A command is answered: its STags are the initiator's again. Gives the one that the answer may invalidate (RFC 7145 7.3.2).
+    /// A command is answered: its STags are the initiator's again. Gives the one that the answer may invalidate (RFC
+    /// 7145 7.3.2).
     fn answer(&mut self, itt: u32) -> Option<Stag> {
         let mut tag = match self.target.current.take_if(|current| current.names(itt)) {
             Some(current) => {

@@ -1,8 +1,9 @@
 //! The binary interface of libibverbs and librdmacm, as far as this provider uses it.
 //!
-//! Written against rdma-core's public headers (`infiniband/verbs.h`, `rdma/rdma_cma.h`), whose symbols carry the versions `IBVERBS_1.1` and
-//! `RDMACM_1.0`: the layouts below have not changed since. What is not used is left out or named `_rest`. Sizes and offsets are asserted at the end,
-//! and with the feature `ibverbs` compared with those that bindgen finds.
+//! Written against rdma-core's public headers (`infiniband/verbs.h`, `rdma/rdma_cma.h`), whose symbols carry the
+//! versions `IBVERBS_1.1` and `RDMACM_1.0`: the layouts below have not changed since. What is not used is left out or
+//! named `_rest`. Sizes and offsets are asserted at the end, and with the feature `ibverbs` compared with those that
+//! bindgen finds.
 #![allow(non_camel_case_types)]
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
@@ -288,13 +289,16 @@ macro_rules! functions {
             /// # Safety
             /// What `find` returns for a name is the function of that name and of the type that is declared here.
             #[allow(unsafe_code, reason = "a pointer becomes a function of the type that the headers give it")]
-            pub(super) unsafe fn load<E>(mut find: impl FnMut(&'static str) -> Result<*mut c_void, E>) -> Result<Self, E> {
+            pub(super) unsafe fn load<E>(mut find: impl FnMut(&'static str) -> Result<*mut c_void, E>) -> Result<Self,
+                E> {
                 Ok(Self { $(
                     $name: {
                         let symbol = find(stringify!($name))?;
-                        // SAFETY: the caller vouches for the type; both are pointers, and `find` returns none that is null.
+                        // SAFETY: the caller vouches for the type; both are pointers, and `find` returns none that is
+                        // null.
                         unsafe {
-                            core::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) $(-> $result)?>(symbol)
+                            core::mem::transmute::<*mut c_void,
+                                unsafe extern "C" fn($($argument),*) $(-> $result)?>(symbol)
                         }
                     },
                 )* })

@@ -22,22 +22,24 @@ pub struct VerbsConfig {
     pub backlog: u16,
     /// What is registered may be so many bytes. Default 4 GiB of its own; one budget may serve several users of RDMA.
     pub budget: Arc<RegistrationBudget>,
-    /// Whether the connections that are accepted on one device share a protection domain, so that a store is registered once
-    /// for all, and stays so after the last has gone. Default true. What one of them advertises another's peer could then
-    /// reach; iSER targets advertise nothing.
+    /// Whether the connections that are accepted on one device share a protection domain, so that a store is registered
+    /// once for all, and stays so after the last has gone. Default true. What one of them advertises another's peer
+    /// could then reach; iSER targets advertise nothing.
     pub shares_domain: bool,
-    /// Buffers of [`bounce_bytes`](Self::bounce_bytes) that each queue pair registers for data in memory that the budget, or the kernel, does not let
-    /// be registered. Such data are copied. Default 4, at least 1.
+    /// Buffers of [`bounce_bytes`](Self::bounce_bytes) that each queue pair registers for data in memory that the
+    /// budget, or the kernel, does not let be registered. Such data are copied. Default 4, at least 1.
     pub bounce_buffers: usize,
     /// Bytes of one such buffer. Default 64 KiB; no message that is copied may be longer.
     pub bounce_bytes: usize,
-    /// How long an idle connection looks for completions by itself before it sleeps until the device wakes it. It does so only where it has
-    /// paid lately. Default 200 us; zero never spins.
+    /// How long an idle connection looks for completions by itself before it sleeps until the device wakes it. It does
+    /// so only where it has paid lately. Default 200 us; zero never spins.
     pub spin: Duration,
-    /// How long the end of a connection may take: what is posted is sent, the peer answers, the device lets go. Default 1 s for each.
+    /// How long the end of a connection may take: what is posted is sent, the peer answers, the device lets go. Default
+    /// 1 s for each.
     pub linger: Duration,
-    /// Private data of the connection request or reply, of which the first 56 bytes are sent. Default `[0xC0, 0, 0, 0]`, the iSER header of "no
-    /// zero-based addresses, no remote invalidation": what this provider advertises cannot be invalidated by a peer.
+    /// Private data of the connection request or reply, of which the first 56 bytes are sent. Default
+    /// `[0xC0, 0, 0, 0]`, the iSER header of "no zero-based addresses, no remote invalidation": what this provider
+    /// advertises cannot be invalidated by a peer.
     pub private: Vec<u8>,
 }
 

@@ -252,7 +252,8 @@ impl CmId {
     /// Asks the peer to connect.
     pub(super) fn connect(&self, private: &[u8], depths: Parameters) -> io::Result<()> {
         let mut param = connection(private, depths);
-        // SAFETY: the identifier has a route and a queue pair; parameters and private data are read during the call only.
+        // SAFETY: the identifier has a route and a queue pair; parameters and private data are read during the call
+        // only.
         result(unsafe { (self.library.cm.rdma_connect)(self.raw.as_ptr(), &raw mut param) })
     }
 
@@ -299,7 +300,8 @@ impl Link {
         Ok(Self { id, channel })
     }
 
-    /// An identifier that came with a request, on the listener's channel. Refuses the request if it cannot be taken over.
+    /// An identifier that came with a request, on the listener's channel. Refuses the request if it cannot be taken
+    /// over.
     pub(super) fn take(id: CmId) -> Result<Self, VerbsError> {
         let channel = EventChannel::new(id.library).and_then(|channel| id.migrate(&channel).map(|()| channel));
         match channel {
@@ -334,7 +336,8 @@ fn connection(private: &[u8], depths: Parameters) -> rdma_conn_param {
         initiator_depth: depths.outgoing_reads,
         flow_control: 1,
         retry_count: 7,
-        // Seven means without end: a peer that is slow to post receives is waited for (InfiniBand and RoCE; iWARP has no such net).
+        // Seven means without end: a peer that is slow to post receives is waited for (InfiniBand and RoCE; iWARP has
+        // no such net).
         rnr_retry_count: 7,
         srq: 0,
         qp_num: 0,

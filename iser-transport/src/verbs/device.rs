@@ -1,8 +1,8 @@
 //! Devices, protection domains and registrations.
 //!
 //! A [`Domain`] is a protection domain of a device. It lives as long as somebody uses it: a connection, or the
-//! [`Verbs`](super::Verbs) whose connections share it. When the last one has gone, every registration in it is ended, also
-//! those of buffers that lie idle in a pool.
+//! [`Verbs`](super::Verbs) whose connections share it. When the last one has gone, every registration in it is ended,
+//! also those of buffers that lie idle in a pool.
 #![allow(unsafe_code, reason = "calls of libibverbs and reads of its structures")]
 
 use std::ffi::CStr;
@@ -52,8 +52,8 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// Whether the buffer that an RDMA Read lands in has to be one that the peer may write: iWARP cards place the answer like a Write (RFC 5040 5.2.1). The
-    /// kernel's own iWARP does without.
+    /// Whether the buffer that an RDMA Read lands in has to be one that the peer may write: iWARP cards place the
+    /// answer like a Write (RFC 5040 5.2.1). The kernel's own iWARP does without.
     pub(super) fn read_sink_is_remote(&self) -> bool {
         self.iwarp && !self.soft_iwarp
     }
@@ -96,9 +96,10 @@ impl DeviceInfo {
 
 /// Keeps libsiw from a key that it takes for a failure.
 ///
-/// The library maps each queue at a key that the kernel chooses: the first free offset of the device's file. One of them, 0x90000, it takes for "no key"
-/// (`SIW_INVAL_UOBJ_KEY`), so that the queue that happens to get it cannot be made; with queues of the usual sizes that is the seventh connection. A
-/// completion queue that is made first, lies across that offset, and is never used takes it out of the way.
+/// The library maps each queue at a key that the kernel chooses: the first free offset of the device's file. One of
+/// them, 0x90000, it takes for "no key" (`SIW_INVAL_UOBJ_KEY`), so that the queue that happens to get it cannot be
+/// made; with queues of the usual sizes that is the seventh connection. A completion queue that is made first, lies
+/// across that offset, and is never used takes it out of the way.
 ///
 /// # Safety
 /// `context` is open.
@@ -111,7 +112,8 @@ unsafe fn occupy_key_of_siw(library: &Library, context: NonNull<ibv_context>) {
     let address = context.as_ptr() as usize;
     if done.iter().all(|(other, _)| *other != address) {
         let null = core::ptr::null_mut();
-        // SAFETY: the context is open; without a channel. If it fails, one connection of many will; it stays until the process ends.
+        // SAFETY: the context is open; without a channel. If it fails, one connection of many will; it stays until the
+        // process ends.
         let cq = unsafe { (library.verbs.ibv_create_cq)(context.as_ptr(), KEY / ENTRY + 128, null, null.cast(), 0) };
         done.push((address, cq as usize));
     }
@@ -213,7 +215,8 @@ impl Drop for DomainUse {
                 registration.abandon();
             }
         }
-        // SAFETY: nobody uses the domain any more: queue pairs hold a use until they are destroyed. What is still registered makes it refuse, harmlessly.
+        // SAFETY: nobody uses the domain any more: queue pairs hold a use until they are destroyed. What is still
+        // registered makes it refuse, harmlessly.
         unsafe { (domain.library.verbs.ibv_dealloc_pd)(domain.pd.as_ptr()) };
     }
 }
@@ -232,7 +235,8 @@ unsafe impl Registrar for DomainUse {
     ) -> Result<Arc<dyn Registration>, RegisterFailure> {
         let domain = &self.0;
         let share = domain.budget.take(len)?;
-        // Local writes are always allowed: that makes the kernel pin pages of the process's own, not the shared page of zeroes.
+        // Local writes are always allowed: that makes the kernel pin pages of the process's own, not the shared page of
+        // zeroes.
         let access = IBV_ACCESS_LOCAL_WRITE
             | match access {
                 Access::Local => 0,
@@ -339,7 +343,8 @@ struct Live {
 // SAFETY: a memory region may be ended by any thread; the lock lets one do it.
 unsafe impl Send for Live {}
 
-// SAFETY: `release` returns true only when `ibv_dereg_mr` has succeeded, after which the device has dropped its keys and its pages.
+// SAFETY: `release` returns true only when `ibv_dereg_mr` has succeeded, after which the device has dropped its keys
+// and its pages.
 unsafe impl Registration for Mr {
     fn domain(&self) -> DomainId {
         self.domain.id

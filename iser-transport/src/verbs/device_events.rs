@@ -1,6 +1,7 @@
 //! What devices say outside of connections and completion queues: that a queue pair has failed, or the whole device.
 //!
-//! A device has one descriptor for it. Whoever is woken takes what there is, and leaves each event with the queue pair that it is for.
+//! A device has one descriptor for it. Whoever is woken takes what there is, and leaves each event with the queue pair
+//! that it is for.
 #![allow(unsafe_code, reason = "calls of libibverbs and reads of its structures")]
 
 use std::ffi::c_void;

@@ -2,20 +2,20 @@
 //!
 //! # One wake
 //!
-//! Whatever woke the future (the device, a timer, a store, an application), a pass does the same things in the same order:
-//! [`handle_wake`](iscsi_proto::connection::Connection::handle_wake),
+//! Whatever woke the future (the device, a timer, a store, an application), a pass does the same things in the same
+//! order: [`handle_wake`](iscsi_proto::connection::Connection::handle_wake),
 //! [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due,
-//! [`handle_completions`](QueueConnection::handle_completions). A pass that found completions is followed by another, since their answers are often
-//! already on the way.
+//! [`handle_completions`](QueueConnection::handle_completions). A pass that found completions is followed by another,
+//! since their answers are often already on the way.
 //!
 //! # Waiting
 //!
-//! A device tells of one completion, once, after it was asked to. So the order is: find nothing, ask, look again, and only then sleep; on waking, take all
-//! wake-ups back, look again. Nothing that completes in between is missed.
+//! A device tells of one completion, once, after it was asked to. So the order is: find nothing, ask, look again, and
+//! only then sleep; on waking, take all wake-ups back, look again. Nothing that completes in between is missed.
 //!
-//! Soft RDMA needs the same processors as we do. An idle connection therefore looks a while by itself ([`VerbsConfig::spin`]), giving way to other
-//! tasks and threads each time, and then sleeps. It does so only as long as it pays: looking in vain halves the time, being woken soon after falling
-//! asleep doubles it again.
+//! Soft RDMA needs the same processors as we do. An idle connection therefore looks a while by itself
+//! ([`VerbsConfig::spin`]), giving way to other tasks and threads each time, and then sleeps. It does so only as long
+//! as it pays: looking in vain halves the time, being woken soon after falling asleep doubles it again.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -54,8 +54,8 @@ const TURN: Duration = Duration::from_millis(1);
 
 /// Runs `connection` over its queue pair until it [`is_finished`](iscsi_proto::connection::Connection::is_finished).
 ///
-/// `events` come from the queue pair ([`VerbsQueue::events`]) before it goes into the connection. The future belongs to whoever awaits it; it needs a tokio
-/// runtime with I/O and time enabled.
+/// `events` come from the queue pair ([`VerbsQueue::events`]) before it goes into the connection. The future belongs to
+/// whoever awaits it; it needs a tokio runtime with I/O and time enabled.
 ///
 /// # Errors
 /// When the process has no descriptor left to wait with. The connection is to be dropped then.
@@ -224,7 +224,8 @@ impl Pass<'_> {
         any
     }
 
-    /// Ready when `due` has come. A timeout that only moves away leaves the timer where it is: most of them move with each PDU.
+    /// Ready when `due` has come. A timeout that only moves away leaves the timer where it is: most of them move with
+    /// each PDU.
     fn poll_timer(&mut self, cx: &mut Context<'_>, due: Option<Instant>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         let Some(due) = due else { return Poll::Pending };
         let due = due.max(self.not_before);
@@ -291,8 +292,8 @@ impl VerbsAcceptor {
 }
 
 impl Verbs {
-    /// Finds the device and the way to an address, within a time. The peer is asked when receives are posted and the doorbell rings, or by
-    /// [`VerbsQueue::established`].
+    /// Finds the device and the way to an address, within a time. The peer is asked when receives are posted and the
+    /// doorbell rings, or by [`VerbsQueue::established`].
     ///
     /// # Errors
     /// [`VerbsError::NoDevice`] when no RDMA device leads there, [`VerbsError::TimedOut`].
@@ -327,8 +328,9 @@ impl Verbs {
 }
 
 impl VerbsQueue {
-    /// Asks or answers the peer, and waits until the connection stands. Its completions, [`Established`](crate::queue::Completion::Established) first,
-    /// are left for [`poll`](crate::queue::QueuePair::poll). Receives that the peer's first message may need are posted before.
+    /// Asks or answers the peer, and waits until the connection stands. Its completions,
+    /// [`Established`](crate::queue::Completion::Established) first, are left for
+    /// [`poll`](crate::queue::QueuePair::poll). Receives that the peer's first message may need are posted before.
     ///
     /// # Errors
     /// [`VerbsError::Rejected`], [`VerbsError::TimedOut`], [`VerbsError::Ended`]. The queue pair is to be dropped then.

@@ -22,11 +22,12 @@ use super::library::Library;
 use super::port::{Batch, Capacity, Operation, Port, PortEvent, Refused, WorkCompletion};
 use crate::queue::{EndCause, Stag};
 
-/// Bytes that a Send may have to be copied into the request: an iSER header with a BHS, and some. Devices that hold less are asked for less.
+/// Bytes that a Send may have to be copied into the request: an iSER header with a BHS, and some. Devices that hold
+/// less are asked for less.
 const INLINE: [u32; 4] = [96, 64, 32, 0];
 
-/// Bytes of an unsignaled Write from which on soft iWARP hands the memory itself to TCP, which reads it when it sends: maybe long after the Send behind the
-/// Write has completed. It is the size of a page, which is no less than this.
+/// Bytes of an unsignaled Write from which on soft iWARP hands the memory itself to TCP, which reads it when it sends:
+/// maybe long after the Send behind the Write has completed. It is the size of a page, which is no less than this.
 const PAGE: usize = 4096;
 
 /// Completions taken in one call.
@@ -51,7 +52,8 @@ unsafe impl Sync for Parts {}
 impl Parts {
     /// Makes the device wake the completion channel at the next completion.
     pub(super) fn arm(&self) {
-        // SAFETY: the completion queue is alive, and its context has the table of functions that the header calls through.
+        // SAFETY: the completion queue is alive, and its context has the table of functions that the header calls
+        // through.
         unsafe {
             if let Some(notify) = (*self.context.as_ptr()).ops.req_notify_cq {
                 notify(self.cq.as_ptr(), 0);
@@ -70,7 +72,8 @@ impl Parts {
             taken += 1;
         }
         if taken > 0 {
-            // SAFETY: so many events of this completion queue, the only one on the channel, were taken and not acknowledged.
+            // SAFETY: so many events of this completion queue, the only one on the channel, were taken and not
+            // acknowledged.
             unsafe { (self.library.verbs.ibv_ack_cq_events)(self.cq.as_ptr(), taken) };
         }
         // SAFETY: the context is open while the identifier lives.
@@ -95,7 +98,8 @@ impl Parts {
     }
 
     fn poll_cq(&self, into: &mut [ibv_wc]) -> Result<usize, ()> {
-        // SAFETY: the completion queue is alive, the table is the context's, and the array has the length that is given.
+        // SAFETY: the completion queue is alive, the table is the context's, and the array has the length that is
+        // given.
         let polled = unsafe {
             let poll = (*self.context.as_ptr()).ops.poll_cq.ok_or(())?;
             poll(self.cq.as_ptr(), into.len() as i32, into.as_mut_ptr())
@@ -106,8 +110,8 @@ impl Parts {
 
 impl Drop for Parts {
     fn drop(&mut self) {
-        // SAFETY: the queue pair on it was destroyed before, and every event was acknowledged; the channel has no other completion queue. What refuses
-        // stays behind.
+        // SAFETY: the queue pair on it was destroyed before, and every event was acknowledged; the channel has no other
+        // completion queue. What refuses stays behind.
         unsafe {
             (self.library.verbs.ibv_destroy_cq)(self.cq.as_ptr());
             (self.library.verbs.ibv_destroy_comp_channel)(self.completions.as_ptr());
@@ -361,8 +365,9 @@ impl Port for DevicePort {
             return Ok(());
         }
         let mut bad: *mut ibv_send_wr = null_mut();
-        // SAFETY: the queue pair is alive; the list is linked through its own vector, which does not move, and ends in null; each request names pieces
-        // of the other vector. Both are read during the call only. The caller keeps the memory that the pieces name.
+        // SAFETY: the queue pair is alive; the list is linked through its own vector, which does not move, and ends in
+        // null; each request names pieces of the other vector. Both are read during the call only. The caller keeps the
+        // memory that the pieces name.
         let error = unsafe {
             match (*(*qp.as_ptr()).context).ops.post_send {
                 Some(post) => post(qp.as_ptr(), base, &raw mut bad),
@@ -456,7 +461,8 @@ impl Port for DevicePort {
     fn fail(&mut self) {
         let Some(qp) = self.qp else { return };
         let mut attr = ibv_qp_attr { qp_state: IBV_QPS_ERR, _rest: [0; 35] };
-        // SAFETY: the queue pair is alive; the mask names the one field that is read. An error means that it is in that state, or never left the first.
+        // SAFETY: the queue pair is alive; the mask names the one field that is read. An error means that it is in that
+        // state, or never left the first.
         unsafe { (self.library.verbs.ibv_modify_qp)(qp.as_ptr(), &raw mut attr, IBV_QP_STATE) };
     }
 

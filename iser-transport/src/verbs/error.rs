@@ -14,7 +14,8 @@ pub enum VerbsError {
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// The kernel has no connection manager for RDMA.
-    #[error("this machine has no RDMA device, or the modules rdma_ucm and ib_uverbs are not loaded ({why})", why = spoken(.0))]
+    #[error("this machine has no RDMA device, or the modules rdma_ucm and ib_uverbs are not loaded ({why})",
+        why = spoken(.0))]
     NoRdma(io::Error),
     /// There may be RDMA devices, but none at that address, or on the way to it.
     #[error("no RDMA device for the address {0}: `rdma link` shows the devices and their interfaces")]

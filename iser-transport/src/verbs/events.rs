@@ -9,8 +9,8 @@ use super::state::Activity;
 
 /// The event sources of a [`VerbsQueue`](super::VerbsQueue), for its driver.
 ///
-/// The device wakes nobody unless it is asked to: the order is [`arm`](Self::arm), then look once more for completions, then wait for one of
-/// [`descriptors`](Self::descriptors), then [`take`](Self::take).
+/// The device wakes nobody unless it is asked to: the order is [`arm`](Self::arm), then look once more for completions,
+/// then wait for one of [`descriptors`](Self::descriptors), then [`take`](Self::take).
 #[derive(Debug)]
 pub struct VerbsEvents {
     parts: Weak<Parts>,
@@ -22,8 +22,8 @@ impl VerbsEvents {
         Self { parts: port.parts().map_or_else(Weak::new, Arc::downgrade), activity }
     }
 
-    /// Copies of the descriptors of the connection, of its completions, and of its device: readable when there is something. Once the queue pair has ended
-    /// there are none.
+    /// Copies of the descriptors of the connection, of its completions, and of its device: readable when there is
+    /// something. Once the queue pair has ended there are none.
     ///
     /// # Errors
     /// When the process has no descriptor left.
@@ -60,7 +60,8 @@ impl VerbsEvents {
     }
 
     /// Whether the queue pair has done enough for a while, and others of its thread are to have their turn: memory was
-    /// registered, which takes a device long, or many completions were given and there may be more. Asking takes it back.
+    /// registered, which takes a device long, or many completions were given and there may be more. Asking takes it
+    /// back.
     #[must_use]
     pub fn gives_way(&self) -> bool {
         self.activity.gives_way.swap(false, Ordering::Relaxed)

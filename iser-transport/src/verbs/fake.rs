@@ -1,5 +1,5 @@
-//! A device in this process, for tests of the logic above a port: it moves real bytes through the addresses and keys of real registrations, so that
-//! AddressSanitizer sees a use of memory that was given back too early.
+//! A device in this process, for tests of the logic above a port: it moves real bytes through the addresses and keys of
+//! real registrations, so that AddressSanitizer sees a use of memory that was given back too early.
 #![allow(unsafe_code, reason = "a device reads and writes memory by its address")]
 
 use std::collections::VecDeque;

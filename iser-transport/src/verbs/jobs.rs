@@ -9,7 +9,8 @@ use iscsi_memory::{
 use super::port::Operation;
 use crate::queue::Work;
 
-/// Keeps what holds memory that a device may use for ever: it is lost, which is better than to give it to somebody else.
+/// Keeps what holds memory that a device may use for ever: it is lost, which is better than to give it to somebody
+/// else.
 pub(super) fn lose(holder: impl Send + 'static) {
     static LOST: Mutex<Vec<Box<dyn Send>>> = Mutex::new(Vec::new());
     LOST.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(holder));
@@ -255,8 +256,8 @@ impl Bounce {
         self.most
     }
 
-    /// Takes room for `len` bytes of a job, from `at` on, with it as a work request names it. `None`: what is in use has to
-    /// be given back first.
+    /// Takes room for `len` bytes of a job, from `at` on, with it as a work request names it. `None`: what is in use
+    /// has to be given back first.
     pub(super) fn take(&mut self, at: usize, len: usize) -> Option<(Bounced, DevicePiece)> {
         if self.used == 0 {
             self.next = 0;

@@ -1,4 +1,5 @@
-//! libibverbs as the crate `ibverbs-sys` links it, and a comparison of our layouts with those that bindgen finds in the headers.
+//! libibverbs as the crate `ibverbs-sys` links it, and a comparison of our layouts with those that bindgen finds in the
+//! headers.
 #![allow(unsafe_code, reason = "functions of a library that is linked")]
 
 use core::convert::Infallible;
@@ -43,7 +44,8 @@ same! {
     ibv_recv_wr { wr_id, next, sg_list, num_sge }
     ibv_wc { qp_num, src_qp, wc_flags }
     ibv_device_attr {
-        vendor_id, max_qp_wr, device_cap_flags, max_sge, max_sge_rd, max_cq, max_cqe, max_mr, max_pd, max_qp_rd_atom, max_ee_rd_atom,
+        vendor_id, max_qp_wr, device_cap_flags, max_sge, max_sge_rd, max_cq, max_cqe, max_mr, max_pd, max_qp_rd_atom,
+            max_ee_rd_atom,
         max_res_rd_atom, max_qp_init_rd_atom
     }
     ibv_async_event { element, event_type }

@@ -1,4 +1,5 @@
-//! How queue pairs come to be: by request of a peer, or by connecting to one. Neither waits here; see `driver` for waiting.
+//! How queue pairs come to be: by request of a peer, or by connecting to one. Neither waits here; see `driver` for
+//! waiting.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,8 +22,8 @@ pub struct Verbs {
     shared: Mutex<Vec<Shared>>,
 }
 
-/// A protection domain that connections share. It stays when the last of them has gone, so that the next one finds stores
-/// and pooled buffers registered.
+/// A protection domain that connections share. It stays when the last of them has gone, so that the next one finds
+/// stores and pooled buffers registered.
 #[derive(Debug)]
 struct Shared {
     // In this order: the domain goes before what keeps its device open.
@@ -61,8 +62,8 @@ impl Verbs {
         self.config.budget.used()
     }
 
-    /// A protection domain for a connection that is accepted: one for all on a device, so that a store is registered once. They advertise
-    /// nothing, so none can reach what is another's.
+    /// A protection domain for a connection that is accepted: one for all on a device, so that a store is registered
+    /// once. They advertise nothing, so none can reach what is another's.
     fn shared_domain(&self, id: &CmId) -> Result<DomainUse, VerbsError> {
         if !self.config.shares_domain {
             return self.own_domain(id);
@@ -93,8 +94,8 @@ impl Verbs {
     #[allow(unsafe_code, reason = "the device has to stay open, which no type says")]
     fn own_domain(&self, id: &CmId) -> Result<DomainUse, VerbsError> {
         let context = id.context().ok_or_else(|| VerbsError::last("finding the device of a connection"))?;
-        // SAFETY: librdmacm keeps a device open while an identifier is bound to it, and each endpoint, and each `Shared`,
-        // gives up its use of the domain before its identifier.
+        // SAFETY: librdmacm keeps a device open while an identifier is bound to it, and each endpoint, and each
+        // `Shared`, gives up its use of the domain before its identifier.
         unsafe { DomainUse::new(self.library, context, self.config.budget.clone()) }
     }
 
@@ -113,10 +114,12 @@ pub struct VerbsListener {
 }
 
 impl VerbsListener {
-    /// Listens at an address of RDMA's own port space: a TCP listener may have the same. An unspecified address listens on all devices.
+    /// Listens at an address of RDMA's own port space: a TCP listener may have the same. An unspecified address listens
+    /// on all devices.
     ///
     /// # Errors
-    /// [`VerbsError::NoDevice`] when the address belongs to no device, [`VerbsError::InUse`] when another listens there.
+    /// [`VerbsError::NoDevice`] when the address belongs to no device, [`VerbsError::InUse`] when another listens
+    /// there.
     pub fn bind(verbs: Arc<Verbs>, address: SocketAddr) -> Result<Self, VerbsError> {
         let link = Link::new(verbs.library)?;
         link.id.listen(address, verbs.config.backlog)?;
@@ -138,8 +141,8 @@ impl VerbsListener {
     /// The next request of a peer, as a queue pair that has not answered yet. `None` when there is none now.
     ///
     /// # Errors
-    /// [`VerbsError::NoRdma`] when the listener itself has ended: its device is gone. Any other error is of this one request,
-    /// which has been refused; the listener goes on.
+    /// [`VerbsError::NoRdma`] when the listener itself has ended: its device is gone. Any other error is of this one
+    /// request, which has been refused; the listener goes on.
     pub fn poll_request(&self) -> Result<Option<VerbsQueue>, VerbsError> {
         loop {
             match self.link.channel.poll() {

@@ -1,7 +1,7 @@
 //! Queue pairs of RDMA devices: cards, and the kernel's soft RoCE and soft iWARP.
 //!
-//! Connections are made by librdmacm, work is done by libibverbs; both are loaded when [`Verbs::open`] asks for them, so that one binary runs with and
-//! without RDMA. From the bottom up:
+//! Connections are made by librdmacm, work is done by libibverbs; both are loaded when [`Verbs::open`] asks for them,
+//! so that one binary runs with and without RDMA. From the bottom up:
 //!
 //! | module | |
 //! |---|---|
@@ -16,15 +16,17 @@
 //! # Memory
 //!
 //! A buffer or region is registered with the connection's protection domain when it is first used, and stays so: see
-//! [`iscsi_memory::Registration`]. All of it counts in one budget ([`VerbsConfig::budget`]). What the budget or the kernel does not let be registered
-//! is copied through buffers that each connection has registered beforehand; [`QueuePair::copied`](crate::queue::QueuePair::copied) counts that.
-//! Registering takes a device long: one piece of memory, of a few MiB at most, is registered before the driver lets others
-//! have their turn, and what else is needed meanwhile is copied.
+//! [`iscsi_memory::Registration`]. All of it counts in one budget ([`VerbsConfig::budget`]). What the budget or the
+//! kernel does not let be registered is copied through buffers that each connection has registered beforehand;
+//! [`QueuePair::copied`](crate::queue::QueuePair::copied) counts that. Registering takes a device long: one piece of
+//! memory, of a few MiB at most, is registered before the driver lets others have their turn, and what else is needed
+//! meanwhile is copied.
 //!
-//! Connections that are accepted share one domain for each device, which stays for the next ones: what is registered is kept
-//! over logouts. A connection that is made has its own domain, which ends with it, since it advertises memory, which is for its
-//! peer alone. What is advertised is registered for that one purpose, with the bounds and the direction that were asked for, until it is withdrawn.
-//! Memory registered by a program cannot be invalidated from afar, so peers are told not to try.
+//! Connections that are accepted share one domain for each device, which stays for the next ones: what is registered is
+//! kept over logouts. A connection that is made has its own domain, which ends with it, since it advertises memory,
+//! which is for its peer alone. What is advertised is registered for that one purpose, with the bounds and the
+//! direction that were asked for, until it is withdrawn. Memory registered by a program cannot be invalidated from
+//! afar, so peers are told not to try.
 
 mod abi;
 mod config;

@@ -1,4 +1,5 @@
-//! What a queue pair of verbs asks of its device: a seam below the queue pair's own logic, so that the logic can be tested without a device.
+//! What a queue pair of verbs asks of its device: a seam below the queue pair's own logic, so that the logic can be
+//! tested without a device.
 
 use iscsi_memory::{DevicePiece, Registrar};
 
@@ -78,7 +79,8 @@ pub(super) struct Capacity {
     pub(super) inline: usize,
     /// Whether a peer has to be allowed to write where a Read lands.
     pub(super) read_sink_is_remote: bool,
-    /// Bytes of an unsignaled Write from which on its memory is still read after a later request has completed: such Writes need a completion of their own.
+    /// Bytes of an unsignaled Write from which on its memory is still read after a later request has completed: such
+    /// Writes need a completion of their own.
     pub(super) lends_unsignaled: usize,
 }
 
@@ -88,7 +90,8 @@ pub(super) trait Port {
     /// What it can do.
     fn capacity(&self) -> Capacity;
 
-    /// What the peer said with its request, where this end is the one that accepts: it may hear a message before it hears that the connection stands.
+    /// What the peer said with its request, where this end is the one that accepts: it may hear a message before it
+    /// hears that the connection stands.
     fn told(&self) -> Option<Parameters>;
 
     /// Registers memory for it. `None` after [`destroy`](Self::destroy).
@@ -100,8 +103,8 @@ pub(super) trait Port {
     /// Starts work, with one doorbell.
     ///
     /// # Safety
-    /// The memory of the pieces stays where it is and is touched by nobody else until its request has completed, or [`destroy`](Self::destroy) has
-    /// returned true.
+    /// The memory of the pieces stays where it is and is touched by nobody else until its request has completed, or
+    /// [`destroy`](Self::destroy) has returned true.
     unsafe fn post(&mut self, batch: &Batch) -> Result<(), Refused>;
 
     /// Posts receives, each an id and its memory (none for a receive without room).
@@ -122,6 +125,7 @@ pub(super) trait Port {
     /// Stops all work at once: what is posted completes with an error.
     fn fail(&mut self);
 
-    /// Ends the queue pair and all that belongs to it. True when the device touches no memory any more; false means that it may do so for ever.
+    /// Ends the queue pair and all that belongs to it. True when the device touches no memory any more; false means
+    /// that it may do so for ever.
     fn destroy(&mut self) -> bool;
 }

@@ -14,10 +14,12 @@ use crate::queue::{
     Completion, EndCause, QueueLimits, QueuePair, RegisterError, RemoteAccess, RemoteBuffer, Stag, Work,
 };
 
-/// A queue pair of an RDMA device. Comes from a [`VerbsListener`](super::VerbsListener) or from `Verbs::connect` (feature `tokio`).
+/// A queue pair of an RDMA device. Comes from a [`VerbsListener`](super::VerbsListener) or from `Verbs::connect`
+/// (feature `tokio`).
 ///
-/// It is made before the connection stands: receives that are posted at once are there when the peer's first message comes. The peer is asked, or
-/// answered, by the first [`ring`](QueuePair::ring) or [`poll`](QueuePair::poll). A queue pair of a listener that is dropped before that refuses the peer.
+/// It is made before the connection stands: receives that are posted at once are there when the peer's first message
+/// comes. The peer is asked, or answered, by the first [`ring`](QueuePair::ring) or [`poll`](QueuePair::poll). A queue
+/// pair of a listener that is dropped before that refuses the peer.
 #[derive(Debug)]
 pub struct VerbsQueue {
     state: State<DevicePort>,
@@ -33,7 +35,8 @@ impl VerbsQueue {
         Ok(Self { state, device, local, peer })
     }
 
-    /// Asks the peer to connect, or answers it, with private data of one's own instead of those of the configuration. Does nothing if that was done.
+    /// Asks the peer to connect, or answers it, with private data of one's own instead of those of the configuration.
+    /// Does nothing if that was done.
     pub fn establish(&mut self, private: &[u8]) {
         self.state.port.set_private(private);
         self.state.ring();
@@ -75,7 +78,8 @@ impl VerbsQueue {
         self.state.end_cause()
     }
 
-    /// Takes what the device has to say, and leaves the completions for [`poll`](QueuePair::poll). Whether it said something.
+    /// Takes what the device has to say, and leaves the completions for [`poll`](QueuePair::poll). Whether it said
+    /// something.
     pub fn progress(&mut self) -> bool {
         self.state.ring();
         self.state.progress()

@@ -1,7 +1,8 @@
 //! The logic of a queue pair of verbs, over any [`Port`].
 //!
-//! Work waits in `pending` until it is issued; what is issued lies in `posted`, in order, and leaves it in order, whatever the order of completions: each
-//! stands also for all unsignaled requests before it. Receives complete in order.
+//! Work waits in `pending` until it is issued; what is issued lies in `posted`, in order, and leaves it in order,
+//! whatever the order of completions: each stands also for all unsignaled requests before it. Receives complete in
+//! order.
 //!
 //! `issue` has the way to the device, `complete` the way back, `ending` the end.
 mod complete;

@@ -167,7 +167,8 @@ fn more_reads_than_were_agreed_on() {
     for crc in CRC {
         let mut target = Target::new(crc);
         let RemoteBuffer { stag, offset } = target.readable;
-        // Nothing goes out meanwhile: the queue of what is sent holds some of the responses, the table no more than two others.
+        // Nothing goes out meanwhile: the queue of what is sent holds some of the responses, the table no more than two
+        // others.
         let mut msn = 0;
         while target.raw.queue.receive_window().staging.len() > 1000 && msn < 1000 {
             msn += 1;

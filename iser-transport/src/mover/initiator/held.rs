@@ -1,7 +1,7 @@
 //! Messages that wait because a command among them cannot advertise its buffers yet.
 //!
-//! Commands of one connection go out in the order of their CmdSN (RFC 7143 4.2.2.1), so what comes behind one that waits waits too, unless it is for
-//! immediate delivery.
+//! Commands of one connection go out in the order of their CmdSN (RFC 7143 4.2.2.1), so what comes behind one that
+//! waits waits too, unless it is for immediate delivery.
 
 use alloc::collections::VecDeque;
 
@@ -110,8 +110,8 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    /// The session gave up a command whose message waits. Its CmdSN is taken, and the target waits for it (RFC 7143 4.2.2.1): a NOP-Out that is not for
-    /// immediate delivery takes its place.
+    /// The session gave up a command whose message waits. Its CmdSN is taken, and the target waits for it (RFC 7143
+    /// 4.2.2.1): a NOP-Out that is not for immediate delivery takes its place.
     pub(super) fn give_up_held(&mut self, task: TaskHandle) {
         let Some(at) = self.initiator.held.messages.iter().position(|message| message.task == Some(task)) else {
             return;

@@ -162,7 +162,8 @@ const fn why(reason: RegisterReason) -> &'static str {
         }
         RegisterReason::Budget(_) => "the limit of registered memory is reached: raise it in the configuration",
         RegisterReason::MemoryLock => {
-            "the process may not lock more memory (`ulimit -l`): raise the memlock limit, or lower the limit of registered memory"
+            "the process may not lock more memory (`ulimit -l`): raise the memlock limit, or lower the limit of \
+             registered memory"
         }
         RegisterReason::Device(_) => "the RDMA device refused to register a command's memory",
     }

@@ -218,7 +218,8 @@ fn buf_of_sink(sink: Option<Sink>) -> Buf {
     }
 }
 
-// RFC 7145 5.1.1, 8.1: the answer to that request begins the Full Feature Phase, and iWARP takes no message without a receive.
+// RFC 7145 5.1.1, 8.1: the answer to that request begins the Full Feature Phase, and iWARP takes no message without a
+// receive.
 #[test]
 fn receives_stand_before_the_request_for_full_feature_leaves() {
     let mut rig = Rig::connected(64);

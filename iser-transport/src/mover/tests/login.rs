@@ -97,7 +97,8 @@ fn receives_stay_within_what_the_queue_pair_takes() {
     }
 }
 
-// An initiator's receives are there before the request that the target answers with the Full Feature Phase (RFC 7145 5.1.1).
+// An initiator's receives are there before the request that the target answers with the Full Feature Phase (RFC 7145
+// 5.1.1).
 #[test]
 fn an_initiator_posts_its_receives_before_it_asks_for_the_full_feature_phase() {
     let config = IserMoverConfig { max_tasks: 8, receive_slack: 4, ..IserMoverConfig::new(Role::Initiator) };

@@ -109,7 +109,8 @@ fn data_are_fetched_into_their_final_place() {
     assert_eq!(rig.sent()[0].3, Some(WRITE.stag));
 }
 
-// RFC 7145 6.9: with No declared the base offset is that of all the data; Linux declares nothing and has it behind the unsolicited data.
+// RFC 7145 6.9: with No declared the base offset is that of all the data; Linux declares nothing and has it behind the
+// unsolicited data.
 #[test]
 fn the_base_offset_is_what_the_initiator_declared() {
     for (declared, behind) in [(None, 0), (Some(true), 0), (Some(false), 1000)] {

@@ -99,8 +99,8 @@ impl<P: Port> State<P> {
         if index >= self.posted.len() - self.refused {
             return;
         }
-        // Unsignaled requests before it are done, unless they have told that they are not. Signaled ones may be under way: soft iWARP tells that a Send
-        // has left before the Read ahead of it is answered.
+        // Unsignaled requests before it are done, unless they have told that they are not. Signaled ones may be under
+        // way: soft iWARP tells that a Send has left before the Read ahead of it is answered.
         for posted in self.posted.range_mut(..index).filter(|posted| !posted.is_signaled) {
             if posted.outcome == Outcome::Open {
                 posted.outcome = Outcome::Done;

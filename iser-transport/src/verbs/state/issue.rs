@@ -97,7 +97,8 @@ impl<P: Port> State<P> {
             }
             self.receives.push_back(buf);
         }
-        // SAFETY: each buffer lies in `receives` until its completion, or until the port is destroyed; when that fails it is kept for ever.
+        // SAFETY: each buffer lies in `receives` until its completion, or until the port is destroyed; when that fails
+        // it is kept for ever.
         let posted = unsafe { self.port.post_receives(&self.receive_batch) };
         if let Err(refused) = posted {
             self.refused_receives += self.receive_batch.len() - refused.taken;
@@ -115,8 +116,8 @@ impl<P: Port> State<P> {
             && self.refused == 0
     }
 
-    /// Hands receives, then as much of the pending work to the device as it takes: a message of ours may be what lets the peer send into a receive, and on
-    /// iWARP a message that finds none is the end of the connection.
+    /// Hands receives, then as much of the pending work to the device as it takes: a message of ours may be what lets
+    /// the peer send into a receive, and on iWARP a message that finds none is the end of the connection.
     pub(super) fn issue(&mut self) {
         self.post_receives();
         if !matches!(self.phase, Phase::Established | Phase::Closing) || self.pending.is_empty() {
@@ -138,8 +139,8 @@ impl<P: Port> State<P> {
             }
         }
         self.choose_signals();
-        // SAFETY: the memory lies in `jobs`, and copies of it in `bounce`, until the completion or until the port is destroyed; when that fails both are
-        // kept for ever. `Job` and `Bounce` touch no memory that is posted.
+        // SAFETY: the memory lies in `jobs`, and copies of it in `bounce`, until the completion or until the port is
+        // destroyed; when that fails both are kept for ever. `Job` and `Bounce` touch no memory that is posted.
         let posted = unsafe { self.port.post(&self.batch) };
         if let Err(refused) = posted {
             self.refused = self.batch.requests.len() - refused.taken;
@@ -150,8 +151,8 @@ impl<P: Port> State<P> {
         }
     }
 
-    /// One completion for each chain, so that one is taken for a Write and the Send behind it; Reads have their own, and so has what is before one, since
-    /// that may take long.
+    /// One completion for each chain, so that one is taken for a Write and the Send behind it; Reads have their own,
+    /// and so has what is before one, since that may take long.
     fn choose_signals(&mut self) {
         let len = self.batch.requests.len();
         for index in 0..len {
@@ -260,7 +261,8 @@ impl<P: Port> State<P> {
 fn cannot_register(failure: RegisterFailure) -> EndCause {
     EndCause::WorkFailed(match failure {
         RegisterFailure::Budget(_) => {
-            "the limit of registered memory leaves no room for the buffers of a connection: raise it in the configuration"
+            "the limit of registered memory leaves no room for the buffers of a connection: raise it in the \
+             configuration"
         }
         RegisterFailure::MemoryLock => "the process may not lock more memory (`ulimit -l`): raise the memlock limit",
         RegisterFailure::Device(_) => "the device refused to register memory",
