@@ -32,7 +32,8 @@ pub enum Control {
         /// The text.
         text: Vec<u8>,
     },
-    /// A handle on a disk: commands that name the guard ([`Command::guard`](crate::command::Command::guard)) are sent only while the unit is this disk.
+    /// A handle on a disk: commands that name the guard ([`Command::guard`](crate::command::Command::guard)) are sent
+    /// only while the unit is this disk.
     Guard {
         /// The application's name for it.
         id: u32,
@@ -99,7 +100,8 @@ pub enum Event<'a> {
         /// Blocks that it has.
         blocks: u64,
     },
-    /// A disk's power was off, and what it acknowledged and did not flush is gone. Nothing passes the guard until [`Control::TakeLost`].
+    /// A disk's power was off, and what it acknowledged and did not flush is gone. Nothing passes the guard until
+    /// [`Control::TakeLost`].
     LostWrites {
         /// The guard.
         guard: u32,
@@ -127,8 +129,8 @@ pub struct Counters {
 
 /// What uses a session: gives it commands when it has room for them, and takes the completions.
 ///
-/// Commands are pulled, so that those for which the target's window has no room wait where they are made. Each command that was pulled
-/// completes exactly once, also over lost connections and at the session's end.
+/// Commands are pulled, so that those for which the target's window has no room wait where they are made. Each command
+/// that was pulled completes exactly once, also over lost connections and at the session's end.
 pub trait Application {
     /// Keeps the waker of the session's connection; it is to be woken when there is something new to pull.
     fn register(&mut self, waker: &Waker);
@@ -141,7 +143,8 @@ pub trait Application {
         None
     }
 
-    /// The token of a command that nobody waits for any more: it is not sent if it was not yet, not repeated, and completed as any other.
+    /// The token of a command that nobody waits for any more: it is not sent if it was not yet, not repeated, and
+    /// completed as any other.
     fn next_abandoned(&mut self) -> Option<u64> {
         None
     }

@@ -8,14 +8,17 @@ use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::{RejectReason, Residual, TaskAttribute};
 use iscsi_proto::scsi::{AdditionalSense, CdbBuf, Lun, Sense, SenseKey, Status, opcode};
 
-/// Whether a command may be sent again when nobody knows what became of it: its connection was lost, or the target lost it, before its status came.
+/// Whether a command may be sent again when nobody knows what became of it: its connection was lost, or the target lost
+/// it, before its status came.
 ///
-/// The policy by operation code ([`Repeat::ByOpcode`]) is: what only reads, and what has the same outcome done once or twice, is repeated (READ, WRITE,
-/// WRITE AND VERIFY, VERIFY, PRE-FETCH, SYNCHRONIZE CACHE, UNMAP, WRITE SAME, INQUIRY, REPORT LUNS, READ CAPACITY, GET LBA STATUS, MODE SENSE, MODE SELECT,
-/// LOG SENSE, TEST UNIT READY, REQUEST SENSE, START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL, MAINTENANCE IN, PERSISTENT RESERVE IN, READ BUFFER,
-/// READ DEFECT DATA, RECEIVE DIAGNOSTIC RESULTS). Everything else is not: COMPARE AND WRITE would miscompare against its own first run, PERSISTENT RESERVE OUT
-/// and RESERVE change what others may do, ORWRITE, XDWRITEREAD, FORMAT UNIT, SEND DIAGNOSTIC, third-party copies, pass-through and codes that are not
-/// known here may do anything. A command that certainly never ran (BUSY, TASK SET FULL, a unit attention, not yet sent) is always sent again.
+/// The policy by operation code ([`Repeat::ByOpcode`]) is: what only reads, and what has the same outcome done once or
+/// twice, is repeated (READ, WRITE, WRITE AND VERIFY, VERIFY, PRE-FETCH, SYNCHRONIZE CACHE, UNMAP, WRITE SAME, INQUIRY,
+/// REPORT LUNS, READ CAPACITY, GET LBA STATUS, MODE SENSE, MODE SELECT, LOG SENSE, TEST UNIT READY, REQUEST SENSE,
+/// START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL, MAINTENANCE IN, PERSISTENT RESERVE IN, READ BUFFER, READ DEFECT DATA,
+/// RECEIVE DIAGNOSTIC RESULTS). Everything else is not: COMPARE AND WRITE would miscompare against its own first run,
+/// PERSISTENT RESERVE OUT and RESERVE change what others may do, ORWRITE, XDWRITEREAD, FORMAT UNIT, SEND DIAGNOSTIC,
+/// third-party copies, pass-through and codes that are not known here may do anything. A command that certainly never
+/// ran (BUSY, TASK SET FULL, a unit attention, not yet sent) is always sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Repeat {
     /// By the operation code, as above.
@@ -107,13 +110,15 @@ pub struct Command {
     pub data_in: Option<Sink>,
     /// Whether it may be sent again when its fate is not known.
     pub repeat: Repeat,
-    /// Whether unit attentions, BUSY and the like are dealt with by sending it again; else they are reported as they come.
+    /// Whether unit attentions, BUSY and the like are dealt with by sending it again; else they are reported as they
+    /// come.
     pub retry: bool,
     /// Time for the answer, from its sending on; `None` takes the session's.
     pub timeout: Option<Duration>,
     /// The blocks that it changes, where its CDB does not say: those of the parameter list of an UNMAP.
     pub blocks: Option<Range<u64>>,
-    /// The guard that it stands behind ([`Control::Guard`](crate::application::Control::Guard)): it is sent only to the disk that the guard was made for.
+    /// The guard that it stands behind ([`Control::Guard`](crate::application::Control::Guard)): it is sent only to the
+    /// disk that the guard was made for.
     pub guard: Option<u32>,
 }
 
@@ -149,8 +154,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the command is done: GOOD, CONDITION MET, or CHECK CONDITION with the sense key RECOVERED ERROR, which tells of a command that was completed
-    /// with some recovery action (SPC-4 4.5.6, table 48). Whether it moved all its data is another question: [`Completion::moved_whole`].
+    /// Whether the command is done: GOOD, CONDITION MET, or CHECK CONDITION with the sense key RECOVERED ERROR, which
+    /// tells of a command that was completed with some recovery action (SPC-4 4.5.6, table 48). Whether it moved all
+    /// its data is another question: [`Completion::moved_whole`].
     #[must_use]
     pub fn is_good(&self) -> bool {
         match Status::from_byte(self.status) {
@@ -197,7 +203,8 @@ pub struct Short {
 pub enum Failure {
     /// The connection was lost while the command was under way, and it is not one to be repeated.
     #[error(
-        "the connection was lost while the command was under way, and sending it again could do its work twice: find out what it did, then decide"
+        "the connection was lost while the command was under way, and sending it again could do its work twice: find \
+         out what it did, then decide"
     )]
     NotRepeatable,
     /// No answer came in time; the command has been aborted.
@@ -244,8 +251,8 @@ pub struct Completion {
     pub data_in: Option<Sink>,
     /// How many bytes came.
     pub data_in_len: u32,
-    /// How many bytes of the data the target can have taken: all, less what it says that it did not process (RFC 7143 11.4.5.1), and less what it never
-    /// asked for or what was not sent yet when it answered.
+    /// How many bytes of the data the target can have taken: all, less what it says that it did not process (RFC 7143
+    /// 11.4.5.1), and less what it never asked for or what was not sent yet when it answered.
     pub data_out_len: u32,
 }
 
@@ -260,14 +267,16 @@ impl Completion {
         self.result.as_ref().is_ok_and(Outcome::is_good)
     }
 
-    /// Data for the target that it says are dealt with, and cannot have taken whole: a good status with a residual, or before all was asked for or sent.
+    /// Data for the target that it says are dealt with, and cannot have taken whole: a good status with a residual, or
+    /// before all was asked for or sent.
     #[must_use]
     pub fn short_out(&self) -> Option<Short> {
         let of = self.data_out.as_ref().map_or(0, CommandData::len);
         (self.is_good() && (self.data_out_len as usize) < of).then_some(Short { moved: self.data_out_len, of })
     }
 
-    /// Data from the target that do not fill their place though the status is good: an error where the command moves whole blocks.
+    /// Data from the target that do not fill their place though the status is good: an error where the command moves
+    /// whole blocks.
     #[must_use]
     pub fn short_in(&self) -> Option<Short> {
         let of = self.data_in.as_ref().map_or(0, Sink::len);

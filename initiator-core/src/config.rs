@@ -20,7 +20,8 @@ pub struct Timeouts {
     pub login: Duration,
     /// For a command, from its sending on; then it is aborted. Default 60 s.
     pub command: Duration,
-    /// For the answer to a task management function; then the next harder one is tried: ABORT TASK, LOGICAL UNIT RESET, a new connection. Default 10 s.
+    /// For the answer to a task management function; then the next harder one is tried: ABORT TASK, LOGICAL UNIT RESET,
+    /// a new connection. Default 10 s.
     pub task_management: Duration,
     /// Silence on the connection after which a NOP-Out asks whether the target is there. Default 5 s; zero asks never.
     pub keepalive_interval: Duration,
@@ -46,12 +47,13 @@ impl Default for Timeouts {
 
 /// How a lost connection is built anew.
 ///
-/// The first attempt comes after the Time2Wait that the target asked for, or at once when none was agreed on for this kind of end; each
-/// further one after twice the time of the one before, with jitter, from `first_delay` up to `longest_delay`.
+/// The first attempt comes after the Time2Wait that the target asked for, or at once when none was agreed on for this
+/// kind of end; each further one after twice the time of the one before, with jitter, from `first_delay` up to
+/// `longest_delay`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReconnectPolicy {
-    /// How long attempts go on, without a command that is answered between them, before the session ends with an error. Default 120 s; zero never
-    /// reconnects.
+    /// How long attempts go on, without a command that is answered between them, before the session ends with an error.
+    /// Default 120 s; zero never reconnects.
     pub deadline: Duration,
     /// Delay before the second attempt. Default 100 ms.
     pub first_delay: Duration,
@@ -99,15 +101,16 @@ impl Default for Limits {
 pub struct IserConfig {
     /// What carries it.
     pub rdma: Rdma,
-    /// iWARP in user space: whether the CRC of MPA is asked for (RFC 5044 4.4). TCP has a checksum of its own. Default false; a target that wants it
-    /// gets it.
+    /// iWARP in user space: whether the CRC of MPA is asked for (RFC 5044 4.4). TCP has a checksum of its own. Default
+    /// false; a target that wants it gets it.
     pub crc: bool,
     /// RDMA Reads that the target may have in flight, 1 to 255; default 32.
     pub read_depth: u16,
-    /// Writes of at most so many bytes travel whole with their command and are copied; the target fetches larger ones. Default 8192, as far as the
-    /// target takes immediate data.
+    /// Writes of at most so many bytes travel whole with their command and are copied; the target fetches larger ones.
+    /// Default 8192, as far as the target takes immediate data.
     pub immediate_limit: u32,
-    /// Verbs: bytes of memory that may be registered with RDMA devices at a time; default 256 MiB. `ulimit -l` bounds it too.
+    /// Verbs: bytes of memory that may be registered with RDMA devices at a time; default 256 MiB. `ulimit -l` bounds
+    /// it too.
     pub registered_memory: u64,
     /// How long [`Transport::Auto`] waits for an answer to an RDMA connection before it takes TCP. Default 600 ms.
     pub probe: Duration,
@@ -145,7 +148,8 @@ pub struct SessionConfig {
     pub initiator_name: String,
     /// Our alias.
     pub initiator_alias: Option<String>,
-    /// ISID; `None` makes one up of random bytes. Two sessions of one initiator name to one target portal group need different ones (RFC 7143 4.4.2).
+    /// ISID; `None` makes one up of random bytes. Two sessions of one initiator name to one target portal group need
+    /// different ones (RFC 7143 4.4.2).
     pub isid: Option<[u8; 6]>,
     /// Who we are (CHAP).
     pub credentials: Option<Credentials>,
@@ -178,9 +182,11 @@ impl SessionConfig {
             credentials: None,
             target_credentials: None,
             offer: Offer {
-                // The larger DefaultTime2Wait of both sides holds (RFC 7143 13.15); a new session in place of the old needs none.
+                // The larger DefaultTime2Wait of both sides holds (RFC 7143 13.15); a new session in place of the old
+                // needs none.
                 default_time2wait: 0,
-                // Over iSER every command has a receive of this size waiting for its response, and all that comes in one is sense data or text.
+                // Over iSER every command has a receive of this size waiting for its response, and all that comes in
+                // one is sense data or text.
                 initiator_recv_data_segment_length: 8192,
                 ..Offer::default()
             },

@@ -62,8 +62,8 @@ pub enum ConnectionEnd {
     /// The target broke a rule.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),
-    /// A status has a StatSN that leaves no way on at ErrorRecoveryLevel 0 (RFC 7143 4.2.2.2): one before it did not come, or it has the number of one that
-    /// came before, and its task is open.
+    /// A status has a StatSN that leaves no way on at ErrorRecoveryLevel 0 (RFC 7143 4.2.2.2): one before it did not
+    /// come, or it has the number of one that came before, and its task is open.
     #[error("the target's status has StatSN {got:#x} where {expected:#x} was expected")]
     StatSn {
         /// Its StatSN.
@@ -130,7 +130,8 @@ const ABORTING: Duration = Duration::from_secs(10);
 
 /// A connection over a mover `M` that carries the session of an application `A`.
 ///
-/// It starts with login. When it is over ([`Connection::is_finished`]), [`into_parts`](Self::into_parts) gives the engine back for the next one.
+/// It starts with login. When it is over ([`Connection::is_finished`]), [`into_parts`](Self::into_parts) gives the
+/// engine back for the next one.
 #[derive(Debug)]
 pub struct InitiatorConnection<M, A> {
     mover: M,
@@ -196,8 +197,9 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         self.engine.app()
     }
 
-    /// Gives back the session, how the connection ended, and how long to wait before the next one: what the target said at its end, else
-    /// the DefaultTime2Wait of the negotiation. What was under way is ready to be sent again, or has completed.
+    /// Gives back the session, how the connection ended, and how long to wait before the next one: what the target said
+    /// at its end, else the DefaultTime2Wait of the negotiation. What was under way is ready to be sent again, or has
+    /// completed.
     ///
     /// A connection that has not finished is cut off; a command with a buffer that a device still holds then fails.
     pub fn into_parts(mut self, now: Instant) -> (Engine<A>, ConnectionEnd, Option<Duration>) {
@@ -312,7 +314,8 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
     }
 }
 
-/// Sends a login request. The answer to the last one may begin the Full Feature Phase, and the mover is to be ready for it.
+/// Sends a login request. The answer to the last one may begin the Full Feature Phase, and the mover is to be ready for
+/// it.
 fn ask<M: Datamover>(mover: &mut M, login: &InitiatorLogin, request: &LoginRequest, text: &[u8]) {
     if request.nsg == Some(Stage::FullFeaturePhase) {
         mover.notice_key_values(&login.at_most());

@@ -44,7 +44,8 @@ pub enum Error {
     },
     /// No connection in time.
     #[error(
-        "{portal} did not answer the connection within {after:?}: check the address, and that no firewall drops the packets"
+        "{portal} did not answer the connection within {after:?}: check the address, and that no firewall drops the \
+         packets"
     )]
     ConnectTimeout {
         /// The portal.
@@ -60,7 +61,8 @@ pub enum Error {
     },
     /// The peer took the connection and then said nothing, or stopped in the middle of login.
     #[error(
-        "{portal} took the connection but was silent for {after:?} during login: the target is stuck or overloaded, or something else listens there"
+        "{portal} took the connection but was silent for {after:?} during login: the target is stuck or overloaded, or \
+         something else listens there"
     )]
     Silent {
         /// The portal.
@@ -70,7 +72,8 @@ pub enum Error {
     },
     /// The peer hung up during login.
     #[error(
-        "{portal} closed the connection during login: look into the target's log; it may not speak iSCSI, or refuse this address"
+        "{portal} closed the connection during login: look into the target's log; it may not speak iSCSI, or refuse \
+         this address"
     )]
     ClosedInLogin {
         /// The portal.
@@ -78,7 +81,8 @@ pub enum Error {
     },
     /// The target has no iSER, and nothing else was asked for.
     #[error(
-        "{portal} offers no iSER ({reason}): check that the target serves it there, or use iscsi:// for TCP, or transport=auto for whichever there is"
+        "{portal} offers no iSER ({reason}): check that the target serves it there, or use iscsi:// for TCP, or \
+         transport=auto for whichever there is"
     )]
     NoIser {
         /// The portal.
@@ -94,7 +98,8 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
-    /// There is an RDMA device on the way to the target, and this process cannot use it: it may not lock enough memory, say.
+    /// There is an RDMA device on the way to the target, and this process cannot use it: it may not lock enough memory,
+    /// say.
     #[error("the RDMA device that leads to {portal} cannot be used: {reason}; rdma=iwarp needs none")]
     RdmaUnusable {
         /// The portal.
@@ -138,7 +143,8 @@ pub enum Error {
     RuntimeGone,
     /// The target has no such LUN.
     #[error(
-        "target {target} has no LUN {lun} for this initiator: `iscsi luns` lists those that there are; the target's access list may mask it"
+        "target {target} has no LUN {lun} for this initiator: `iscsi luns` lists those that there are; the target's \
+         access list may mask it"
     )]
     NoSuchLun {
         /// The target's name.
@@ -174,7 +180,8 @@ pub enum Error {
         /// How many bytes of how many.
         short: Short,
     },
-    /// Behind the LUN is another disk than the one that was opened. Nothing of this handle reaches it: open it anew, if it is the one that is wanted.
+    /// Behind the LUN is another disk than the one that was opened. Nothing of this handle reaches it: open it anew, if
+    /// it is the one that is wanted.
     #[error("LUN {lun} shows another disk than the one that was opened: {difference}; nothing was sent to it")]
     OtherDisk {
         /// The LUN.
@@ -182,9 +189,11 @@ pub enum Error {
         /// How it shows.
         difference: Difference,
     },
-    /// The disk's power was off, or its memory is gone: writes that it had acknowledged, and that no flush had made durable, are lost.
+    /// The disk's power was off, or its memory is gone: writes that it had acknowledged, and that no flush had made
+    /// durable, are lost.
     #[error(
-        "the disk at LUN {lun} lost its power, and with it writes that it had acknowledged: write them again, or give up"
+        "the disk at LUN {lun} lost its power, and with it writes that it had acknowledged: write them again, or give \
+         up"
     )]
     LostWrites {
         /// The LUN.
@@ -205,7 +214,8 @@ pub enum Error {
     Miscompare(u64),
     /// The range is not on the disk, or not whole blocks.
     #[error(
-        "bytes {offset}+{len} cannot be accessed: the disk has {size} bytes in blocks of {block_size}, and only whole blocks can be accessed"
+        "bytes {offset}+{len} cannot be accessed: the disk has {size} bytes in blocks of {block_size}, and only whole \
+         blocks can be accessed"
     )]
     Range {
         /// First byte.

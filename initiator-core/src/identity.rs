@@ -1,4 +1,5 @@
-//! Which disk it is: what a handle remembers of the logical unit that it was opened on, and holds against what answers after a new login.
+//! Which disk it is: what a handle remembers of the logical unit that it was opened on, and holds against what answers
+//! after a new login.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,7 +20,8 @@ use iscsi_proto::scsi::vpd::{Association, Designator, VpdPage};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
-    /// Designators of the logical unit (VPD page 83h, SPC-5 7.7.6). Those of ports and of the device are left out: they depend on the way to the unit.
+    /// Designators of the logical unit (VPD page 83h, SPC-5 7.7.6). Those of ports and of the device are left out: they
+    /// depend on the way to the unit.
     pub names: Vec<Designator>,
     /// Unit serial number (VPD page 80h, SPC-5 7.7.19), without the spaces around it.
     pub serial: Option<String>,
@@ -29,8 +31,8 @@ pub struct Identity {
     pub blocks: u64,
 }
 
-/// A disk that was opened, as another session may hold it against what it finds: [`Disk::known`](crate::Disk::known) gives it, [`run_load`](crate::run_load)
-/// takes it.
+/// A disk that was opened, as another session may hold it against what it finds: [`Disk::known`](crate::Disk::known)
+/// gives it, [`run_load`](crate::run_load) takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownDisk {
     /// The logical unit.

@@ -1,20 +1,22 @@
 //! A generic iSCSI initiator to embed: discovery, sessions with recovery, and a block-device handle.
 //!
-//! The core does no I/O: a connection takes bytes, commands and time, and gives bytes and completions. The features connect it to the world: `tokio` adds
-//! discovery, sessions and disks over sockets, `backstore` makes a remote disk a store of a target.
+//! The core does no I/O: a connection takes bytes, commands and time, and gives bytes and completions. The features
+//! connect it to the world: `tokio` adds discovery, sessions and disks over sockets, `backstore` makes a remote disk a
+//! store of a target.
 //!
 //! | layer | what |
 //! |---|---|
 //! | [`Session`], [`Disk`], [`discover`] (feature `tokio`) | what applications hold |
 //! | [`run_load`] (feature `tokio`) | the engine without a hop between tasks, for load generators |
 //! | [`Recovery`] | when to connect anew |
-//! | [`InitiatorConnection`] | one connection: login, then the engine over a mover; any driver of `StreamConnection`s runs it |
+//! | [`InitiatorConnection`] | one connection: login, then the engine over a mover; any driver of streams runs it |
 //! | [`Engine`] and its [`Application`] | the session at ErrorRecoveryLevel 0; outlives its connections |
 //!
 //! # Recovery
 //!
-//! When the connection is lost (cut, dead, digest error, target's wish), the session logs in again with the same ISID, which reinstates it at the target
-//! (RFC 7143 6.3.5), and sends again what was not acknowledged, where that may be done twice ([`command::Repeat`]). What was acknowledged is never touched.
+//! When the connection is lost (cut, dead, digest error, target's wish), the session logs in again with the same ISID,
+//! which reinstates it at the target (RFC 7143 6.3.5), and sends again what was not acknowledged, where that may be
+//! done twice ([`command::Repeat`]). What was acknowledged is never touched.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! What a connection logs in with: this session's names, secrets and wishes, for the login machine of `iscsi-proto` (RFC 7143 6.3).
+//! What a connection logs in with: this session's names, secrets and wishes, for the login machine of `iscsi-proto`
+//! (RFC 7143 6.3).
 
 use alloc::string::{String, ToString};
 

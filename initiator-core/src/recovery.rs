@@ -46,10 +46,12 @@ impl Recovery {
         self.logged_in_at = Some(at);
     }
 
-    /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is what the target asked for;
-    /// `answered`, how many commands the target has answered in the life of the session ([`Counters::answered`](crate::application::Counters::answered)).
+    /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is
+    /// what the target asked for; `answered`, how many commands the target has answered in the life of the session
+    /// ([`Counters::answered`](crate::application::Counters::answered)).
     pub fn lost(&mut self, time2wait: Option<Duration>, answered: u64, now: Instant) -> Option<Duration> {
-        // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins helps nobody.
+        // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins
+        // helps nobody.
         let stood = self.logged_in_at.take().is_none_or(|at| now - at >= self.policy.longest_delay);
         if stood {
             self.attempt = 0;
@@ -87,8 +89,8 @@ impl Recovery {
     }
 }
 
-/// Whether trying again can help. Refusals by name, secret or access list do not heal by themselves, but a target that restarts may not know its
-/// names yet, so only those are final that a person has to mend.
+/// Whether trying again can help. Refusals by name, secret or access list do not heal by themselves, but a target that
+/// restarts may not know its names yet, so only those are final that a person has to mend.
 #[must_use]
 pub fn may_heal(end: &ConnectionEnd) -> bool {
     use iscsi_proto::pdu::LoginStatus;

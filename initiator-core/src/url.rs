@@ -1,5 +1,5 @@
-//! iSCSI URLs, in the spelling that libiscsi and QEMU made common: `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`, and
-//! `iser://` likewise for iSER.
+//! iSCSI URLs, in the spelling that libiscsi and QEMU made common:
+//! `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`, and `iser://` likewise for iSER.
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
@@ -23,7 +23,8 @@ pub enum UrlError {
     Scheme(String),
     /// No host, or one that cannot be read.
     #[error(
-        "\"{0}\" is no host or host:port: write a name, an IPv4 address, or an IPv6 address in brackets such as [fe80::1]:3260"
+        "\"{0}\" is no host or host:port: write a name, an IPv4 address, or an IPv6 address in brackets such as \
+         [fe80::1]:3260"
     )]
     Host(String),
     /// The port is no number from 1 to 65535.
@@ -37,12 +38,14 @@ pub enum UrlError {
     Lun(String),
     /// A percent sign without two hexadecimal digits, or bytes that are no UTF-8.
     #[error(
-        "\"{0}\" has a percent sign that is followed by no two hexadecimal digits of UTF-8; write a percent sign itself as %25"
+        "\"{0}\" has a percent sign that is followed by no two hexadecimal digits of UTF-8; write a percent sign \
+         itself as %25"
     )]
     Percent(String),
     /// An option that is not known.
     #[error(
-        "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, initiator, transport and rdma"
+        "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, \
+         initiator, transport and rdma"
     )]
     UnknownOption(String),
     /// The option `rdma`, where TCP carries the session.
@@ -154,7 +157,8 @@ pub enum Transport {
 /// What carries iSER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rdma {
-    /// Verbs where the machine has an RDMA device with a route to the target and the target answers there, else iWARP in user space.
+    /// Verbs where the machine has an RDMA device with a route to the target and the target answers there, else iWARP
+    /// in user space.
     #[default]
     Auto,
     /// iWARP in user space, over an ordinary TCP connection to the target's port.
@@ -165,7 +169,8 @@ pub enum Rdma {
 
 /// A parsed URL.
 ///
-/// [`Display`](fmt::Display) writes it without its secrets; [`Url::to_string_with_secrets`] writes one that parses back to the same.
+/// [`Display`](fmt::Display) writes it without its secrets; [`Url::to_string_with_secrets`] writes one that parses back
+/// to the same.
 ///
 /// ```
 /// use initiator_core::Url;
@@ -182,7 +187,8 @@ pub struct Url {
     pub target: String,
     /// The LUN, where one is named: 0 to 16383.
     pub lun: Option<u16>,
-    /// Who logs in. A user without a secret gets an empty one, which the caller replaces (from a prompt, from the environment).
+    /// Who logs in. A user without a secret gets an empty one, which the caller replaces (from a prompt, from the
+    /// environment).
     pub credentials: Option<Credentials>,
     /// Who the target has to prove to be: options `target_user` and `target_password`.
     pub target_credentials: Option<Credentials>,
@@ -211,8 +217,8 @@ impl FromStr for Url {
             Some((rest, options)) => (rest, options),
             None => (rest, ""),
         };
-        // The last @ before the path ends the user: a secret may hold one. A secret may also hold a slash, so the @ is looked for in front of
-        // the first slash first.
+        // The last @ before the path ends the user: a secret may hold one. A secret may also hold a slash, so the @ is
+        // looked for in front of the first slash first.
         let (authority, path) = split_path(rest);
         let (user, portal) = match authority.rsplit_once('@') {
             Some((user, portal)) => (Some(user), portal),
@@ -394,7 +400,8 @@ impl Url {
             encode(user, &mut out);
             let secret = core::str::from_utf8(secret.as_bytes()).unwrap_or("");
             if secrets && (!secret.is_empty() || out.contains('%')) {
-                // A name with encoded characters takes the form with a colon, in which its percent signs are no separator.
+                // A name with encoded characters takes the form with a colon, in which its percent signs are no
+                // separator.
                 out.push(if out.contains('%') { ':' } else { '%' });
                 encode(secret, &mut out);
             }
@@ -534,7 +541,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_parses_back(user in "[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}", target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool, transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Iser), Just(Transport::Auto)], rdma in prop_oneof![Just(Rdma::Auto), Just(Rdma::Iwarp), Just(Rdma::Verbs)]) {
+        fn what_is_written_parses_back(user in "[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}",
+            target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool,
+                transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Iser), Just(Transport::Auto)],
+                    rdma in prop_oneof![Just(Rdma::Auto), Just(Rdma::Iwarp), Just(Rdma::Verbs)]) {
             let credentials = Credentials { user, secret: ChapSecret::new(secret) };
             let url = Url {
                 portal: Portal { host: "::1".to_owned(), port: 1 },

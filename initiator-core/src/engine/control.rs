@@ -89,8 +89,9 @@ impl<A: Application> Engine<A> {
         self.unexpected.room() > 0 || self.window_is_open()
     }
 
-    /// How a request that is no command is sent now: whether for immediate delivery, and its CmdSN. Where the target takes no more unexpected PDUs it is
-    /// sent in its turn (RFC 7145 8.1.1.3). `None` when the target takes none so either.
+    /// How a request that is no command is sent now: whether for immediate delivery, and its CmdSN. Where the target
+    /// takes no more unexpected PDUs it is sent in its turn (RFC 7145 8.1.1.3). `None` when the target takes none so
+    /// either.
     fn take_place(&mut self) -> Option<(bool, Serial)> {
         if self.unexpected.room() > 0 {
             self.unexpected.sent(self.cmd_sn);
@@ -192,7 +193,8 @@ impl<A: Application> Engine<A> {
         true
     }
 
-    /// Sends ABORT TASK for an overdue command; false when too many functions are under way, or the target takes no request.
+    /// Sends ABORT TASK for an overdue command; false when too many functions are under way, or the target takes no
+    /// request.
     pub(super) fn send_abort<M: Datamover>(&mut self, mover: &mut M, index: u16, now: Instant) -> bool {
         let itt = self.slots.handle(index).to_itt();
         let Some(task) = self.slots.get_mut(index) else { return true };
@@ -359,7 +361,8 @@ impl<A: Application> Engine<A> {
             self.reclaim(mover, self.slots.handle(index));
             self.settle(index, After::Finish(Err(Failure::TimedOut), Moved::NOTHING), now);
         } else if response == TaskResponse::TaskDoesNotExist {
-            // The target has lost it, or another initiator's reset has ended it: it can be sent again if it may have run.
+            // The target has lost it, or another initiator's reset has ended it: it can be sent again if it may have
+            // run.
             self.reclaim(mover, self.slots.handle(index));
             let Some(task) = self.slots.get_mut(index) else { return };
             let again = !task.abandoned && task.attempts < 3 && task.command.repeat.allows(&task.command.cdb);
@@ -373,7 +376,8 @@ impl<A: Application> Engine<A> {
     /// The next harder means after a function that did not help: ABORT TASK, LOGICAL UNIT RESET, a new connection.
     fn escalate<M: Datamover>(&mut self, mover: &mut M, own: TaskManagement, now: Instant) {
         let reset = TaskFunction::LogicalUnitReset;
-        // One that the application asked for leads to nothing if it fails, and one that was sent before the command does not end it.
+        // One that the application asked for leads to nothing if it fails, and one that was sent before the command
+        // does not end it.
         let task = self.slots.by_tag(own.referenced).and_then(|index| self.slots.get_mut(index));
         let sent = task.map(|task| task.cmd_sn);
         let ends_it = |other: &TaskManagement| {
@@ -390,7 +394,8 @@ impl<A: Application> Engine<A> {
         }
     }
 
-    /// The target has ended tasks of a logical unit (of all, for `None`) that were sent before `before`, without a status each.
+    /// The target has ended tasks of a logical unit (of all, for `None`) that were sent before `before`, without a
+    /// status each.
     pub(super) fn end_tasks<M: Datamover>(
         &mut self,
         mover: &mut M,
@@ -427,7 +432,8 @@ impl<A: Application> Engine<A> {
         }
         text.answer.extend_from_slice(data);
         if !pdu.is_final {
-            // RFC 7143 11.11.4: the next request copies the TTT (and the LUN) and asks for more with no text of its own.
+            // RFC 7143 11.11.4: the next request copies the TTT (and the LUN) and asks for more with no text of its
+            // own.
             if pdu.ttt == RESERVED_TAG {
                 return self.fail(ConnectionEnd::Protocol("a text answer that goes on has no Target Transfer Tag"));
             }
@@ -460,8 +466,9 @@ impl<A: Application> Engine<A> {
 
     /// Asks whether the target is there.
     ///
-    /// RFC 7145 8.1.1.3: a PDU for immediate delivery stays outstanding until a numbered one is acknowledged, so in a session without work a second ping
-    /// is numbered itself. Where there is work it is not, for it is not to wait behind commands; the last place is left to task management.
+    /// RFC 7145 8.1.1.3: a PDU for immediate delivery stays outstanding until a numbered one is acknowledged, so in a
+    /// session without work a second ping is numbered itself. Where there is work it is not, for it is not to wait
+    /// behind commands; the last place is left to task management.
     pub(super) fn send_ping<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         let idle = self.slots.in_flight() == 0;
         let place = if self.unexpected.is_empty() || !idle && self.unexpected.room() > 1 {

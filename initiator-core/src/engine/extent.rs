@@ -73,7 +73,8 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Whether this command, whose fate is open, has the other wait: it is older, and the later of the two to take effect would show.
+    /// Whether this command, whose fate is open, has the other wait: it is older, and the later of the two to take
+    /// effect would show.
     pub(super) fn holds_up(&self, other: &Self) -> bool {
         self.changes && self.issue < other.issue && self.lun == other.lun && self.extent.overlaps(other.extent)
     }

@@ -1,9 +1,10 @@
-//! What the session knows of its disks, and must be sure of before it sends them anything: that each is still the disk that was opened, and still has what
-//! it acknowledged.
+//! What the session knows of its disks, and must be sure of before it sends them anything: that each is still the disk
+//! that was opened, and still has what it acknowledged.
 //!
-//! A [`Guard`] stands before the commands that name it ([`Command::guard`](crate::command::Command::guard)). After each new login they wait until the unit
-//! has told its names, its size and its block length anew (`probe`). A unit that is another one gets none of them. A unit with a volatile cache that says
-//! that its power was off has lost what it acknowledged and did not flush; they fail until somebody has taken note of it.
+//! A [`Guard`] stands before the commands that name it ([`Command::guard`](crate::command::Command::guard)). After each
+//! new login they wait until the unit has told its names, its size and its block length anew (`probe`). A unit that is
+//! another one gets none of them. A unit with a volatile cache that says that its power was off has lost what it
+//! acknowledged and did not flush; they fail until somebody has taken note of it.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

@@ -1,8 +1,9 @@
-//! The session at ErrorRecoveryLevel 0: commands, sequence numbers, task management, keepalive, logout (RFC 7143 4, 7, 11).
+//! The session at ErrorRecoveryLevel 0: commands, sequence numbers, task management, keepalive, logout (RFC 7143 4, 7,
+//! 11).
 //!
-//! An [`Engine`] outlives its connections. While one stands, [`InitiatorConnection`](crate::InitiatorConnection) hands it the mover's notifications and time;
-//! between two, its commands wait, and those that were under way are made ready to be sent again where that is allowed
-//! ([`Repeat`](crate::command::Repeat)).
+//! An [`Engine`] outlives its connections. While one stands, [`InitiatorConnection`](crate::InitiatorConnection) hands
+//! it the mover's notifications and time; between two, its commands wait, and those that were under way are made ready
+//! to be sent again where that is allowed ([`Repeat`](crate::command::Repeat)).
 
 mod control;
 mod extent;
@@ -147,8 +148,9 @@ impl<A: Application> Engine<A> {
         self.app
     }
 
-    /// A guard for a disk that was opened before this session, as [`Control::Guard`](crate::application::Control::Guard) makes one: the unit is asked at the
-    /// first login already. Gives its number.
+    /// A guard for a disk that was opened before this session, as
+    /// [`Control::Guard`](crate::application::Control::Guard) makes one: the unit is asked at the first login already.
+    /// Gives its number.
     pub fn guard(&mut self, known: KnownDisk) -> u32 {
         let KnownDisk { lun, identity, volatile } = known;
         self.guards.add(lun, identity, volatile, false)
@@ -186,7 +188,8 @@ impl<A: Application> Engine<A> {
         self.publish(mover);
     }
 
-    /// Bytes came, or were taken by the transport: the peer is there, and what was asked of it may stand behind them (RFC 7143 11.18).
+    /// Bytes came, or were taken by the transport: the peer is there, and what was asked of it may stand behind them
+    /// (RFC 7143 11.18).
     #[inline]
     pub(crate) fn sign_of_life(&mut self, now: Instant) {
         self.last_sign = now;
@@ -211,7 +214,8 @@ impl<A: Application> Engine<A> {
         self.time2wait.take()
     }
 
-    /// Sends what may be sent: control requests, then commands as far as the target's window and the mover's backlog allow.
+    /// Sends what may be sent: control requests, then commands as far as the target's window and the mover's backlog
+    /// allow.
     pub(crate) fn pump<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         while let Some(token) = self.app.next_abandoned() {
             self.abandon(token, now);
@@ -481,7 +485,8 @@ impl<A: Application> Engine<A> {
         self.app.flush(&self.counters);
     }
 
-    /// The session is over: every command that it holds, and every one that its application still has, completes with `failure`.
+    /// The session is over: every command that it holds, and every one that its application still has, completes with
+    /// `failure`.
     pub fn fail_all(&mut self, failure: Failure, now: Instant) {
         for index in 0..self.slots.size() {
             self.finish(index, Err(failure), Moved::NOTHING, now);

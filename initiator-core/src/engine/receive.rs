@@ -84,7 +84,8 @@ impl<A: Application> Engine<A> {
                     self.pong(pdu.itt);
                 }
                 if pdu.ttt != RESERVED_TAG {
-                    // RFC 7143 11.18: an answer to a NOP-In that asks for one carries its TTT and LUN, and no ITT. RFC 7145 8.1.1.2: it is expected.
+                    // RFC 7143 11.18: an answer to a NOP-In that asks for one carries its TTT and LUN, and no ITT. RFC
+                    // 7145 8.1.1.2: it is expected.
                     self.send_nop(mover, (true, self.cmd_sn), pdu.lun, RESERVED_TAG, pdu.ttt);
                 }
             }
@@ -125,8 +126,9 @@ impl<A: Application> Engine<A> {
         }
     }
 
-    /// Whether a PDU with this StatSN is new. One that is ahead by a little counts, and those before it may still come: targets swap neighbours where several
-    /// threads answer. A gap that stays has no way on at ErrorRecoveryLevel 0 (RFC 7143 7.1.1): the connection ends.
+    /// Whether a PDU with this StatSN is new. One that is ahead by a little counts, and those before it may still come:
+    /// targets swap neighbours where several threads answer. A gap that stays has no way on at ErrorRecoveryLevel 0
+    /// (RFC 7143 7.1.1): the connection ends.
     pub(super) fn take_status<M: Datamover>(&mut self, mover: &mut M, stat_sn: Serial) -> bool {
         if stat_sn == self.exp_stat_sn {
             let more = self.ahead.trailing_ones();
@@ -247,8 +249,8 @@ impl<A: Application> Engine<A> {
                 self.fail(ConnectionEnd::DroppedByTarget);
             }
             AsyncEvent::NegotiationRequest => self.answer_negotiation_request(mover),
-            // RFC 7143 11.9.1: all tasks of the logical unit are gone. The NOP-Out acknowledges by its ExpStatSN; where there is no room for it, the next
-            // PDU does.
+            // RFC 7143 11.9.1: all tasks of the logical unit are gone. The NOP-Out acknowledges by its ExpStatSN; where
+            // there is no room for it, the next PDU does.
             AsyncEvent::TasksTerminated => {
                 self.end_tasks(mover, Some(pdu.lun), self.cmd_sn, true, now);
                 if self.unexpected.room() > 0 {

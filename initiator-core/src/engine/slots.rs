@@ -129,7 +129,8 @@ impl Slots {
         self.free.len() == self.slots.len()
     }
 
-    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or asks a question about a disk, of which there is one at a time.
+    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or asks a question about a disk, of which
+    /// there is one at a time.
     pub(super) fn insert(&mut self, task: Task) -> u16 {
         let index = self.free.pop().expect("a free slot was seen");
         self.slots[usize::from(index)].task = Some(task);
@@ -137,8 +138,8 @@ impl Slots {
         index
     }
 
-    /// Commands are sent in the order in which they were handed over, those too that are sent again: where they touch the same blocks, none is carried out
-    /// after one that was given later.
+    /// Commands are sent in the order in which they were handed over, those too that are sent again: where they touch
+    /// the same blocks, none is carried out after one that was given later.
     fn enqueue(&mut self, index: u16) {
         let slots = &self.slots;
         let issue = |index: &u16| slots[usize::from(*index)].task.as_ref().map_or(0, |task| task.claim.issue);
@@ -199,7 +200,8 @@ impl Slots {
         self.next(guards).is_some()
     }
 
-    /// Nobody waits for a command that is under way. True when it may change blocks, so that its end is to be made sure of.
+    /// Nobody waits for a command that is under way. True when it may change blocks, so that its end is to be made sure
+    /// of.
     pub(super) fn give_up(&mut self, index: u16) -> bool {
         let Some(task) = self.get_mut(index) else { return false };
         let first = !core::mem::replace(&mut task.abandoned, true);

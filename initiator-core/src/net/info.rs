@@ -19,7 +19,8 @@ pub struct Discovered {
 pub struct DiscoveredTarget {
     /// The target's name.
     pub name: String,
-    /// Its portals, in the order in which the target gave them. Where it gave none, the portal that was asked (RFC 7143 appendix C).
+    /// Its portals, in the order in which the target gave them. Where it gave none, the portal that was asked (RFC 7143
+    /// appendix C).
     pub portals: Vec<DiscoveredPortal>,
 }
 

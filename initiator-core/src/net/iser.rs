@@ -20,7 +20,8 @@ use super::transport::Attempt;
 use super::transport::{self, Carrier};
 use crate::error::Error;
 
-/// Buffers that a session advertises at a time: two for each command that goes both ways, and the queue's slots are 16 bits.
+/// Buffers that a session advertises at a time: two for each command that goes both ways, and the queue's slots are 16
+/// bits.
 const MOST_ADVERTISED: u16 = 16384;
 
 /// The mover's sizes.

@@ -1,4 +1,5 @@
-//! A session driven by its own workload: for load generators, copies and checks that want the engine without a hop between tasks.
+//! A session driven by its own workload: for load generators, copies and checks that want the engine without a hop
+//! between tasks.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -67,9 +68,11 @@ pub enum Next {
     Finished,
 }
 
-/// What keeps a session busy. It is called on the session's own thread, between receiving and sending: it must not block.
+/// What keeps a session busy. It is called on the session's own thread, between receiving and sending: it must not
+/// block.
 pub trait Workload {
-    /// The next request. Asked until it says [`Next::Wait`] or the session's tables are full, and again after each completion.
+    /// The next request. Asked until it says [`Next::Wait`] or the session's tables are full, and again after each
+    /// completion.
     fn next(&mut self, now: Instant) -> Next;
 
     /// A request is done. The buffer may go into the next one.
@@ -171,10 +174,11 @@ impl<W: Workload> Application for Load<W> {
     }
 }
 
-/// Connects, runs a workload to its end on the caller's thread, and logs out. Recovery is that of any session. Nothing is allocated per request.
+/// Connects, runs a workload to its end on the caller's thread, and logs out. Recovery is that of any session. Nothing
+/// is allocated per request.
 ///
-/// `disks` are those that the workload means: what it asks for their LUNs reaches no other disk, and ends with [`Error::OtherDisk`] or [`Error::LostWrites`]
-/// as it would on a [`Disk`](crate::Disk).
+/// `disks` are those that the workload means: what it asks for their LUNs reaches no other disk, and ends with
+/// [`Error::OtherDisk`] or [`Error::LostWrites`] as it would on a [`Disk`](crate::Disk).
 ///
 /// The workload comes back with the result, every request of it completed.
 ///

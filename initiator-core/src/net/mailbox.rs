@@ -1,7 +1,9 @@
-//! Between the tasks of an application and the task of a session's connection: a table of operations and a lock that is held for moments.
+//! Between the tasks of an application and the task of a session's connection: a table of operations and a lock that is
+//! held for moments.
 //!
-//! Submissions gather in a queue that the connection swaps out whole once per wake; completions are handed over in one go per wake, too. A waiting
-//! operation occupies a place in a table that is sized once, so that nothing is allocated for it.
+//! Submissions gather in a queue that the connection swaps out whole once per wake; completions are handed over in one
+//! go per wake, too. A waiting operation occupies a place in a table that is sized once, so that nothing is allocated
+//! for it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -373,7 +375,8 @@ impl Mailbox {
 }
 
 impl Drop for Mailbox {
-    /// With the connection's side all hope goes: when its task has ended, or when its runtime did and took the task with it.
+    /// With the connection's side all hope goes: when its task has ended, or when its runtime did and took the task
+    /// with it.
     fn drop(&mut self) {
         self.shared.end(Error::RuntimeGone);
         self.shared.permits.close();

@@ -60,7 +60,8 @@ pub(super) fn random() -> Result<[u8; 64], Error> {
     Ok(bytes)
 }
 
-/// Whether a login with CHAP ended as it does at targets that cannot deal with our list of algorithms. A wrong secret is not among it.
+/// Whether a login with CHAP ended as it does at targets that cannot deal with our list of algorithms. A wrong secret
+/// is not among it.
 fn chokes_on_chap(end: &ConnectionEnd) -> bool {
     match end {
         ConnectionEnd::Login(LoginError::Refused { status }) => *status == LoginStatus::INITIATOR_ERROR,
@@ -79,7 +80,8 @@ fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -
                 // Our own machine found it, so it is the target's proof that is wrong.
                 LoginError::Chap(chap @ (ChapError::Failed { .. } | ChapError::TargetName(_))) => {
                     format!(
-                        "the target did not prove who it is ({chap}): check the target's CHAP name and secret on both sides"
+                        "the target did not prove who it is ({chap}): check the target's CHAP name and secret on both \
+                         sides"
                     )
                 }
                 _ => error.to_string(),
@@ -106,8 +108,8 @@ fn another_way(end: &ConnectionEnd) -> bool {
     may_heal(end) && !matches!(end, ConnectionEnd::Moved(_))
 }
 
-/// Runs a session to its end: until it is logged out, or lost for good. `connected` is told what carries each connection; `ending` is notified when the
-/// session shall end though it has no connection.
+/// Runs a session to its end: until it is logged out, or lost for good. `connected` is told what carries each
+/// connection; `ending` is notified when the session shall end though it has no connection.
 pub(super) async fn run<A: Application>(
     plan: &Plan,
     mut engine: Engine<A>,

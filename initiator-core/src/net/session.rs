@@ -38,8 +38,8 @@ impl Drop for Handle {
     }
 }
 
-/// A session to one target: clones share it. It lives in a task of the runtime that [`Session::connect`] was called on, and ends with a logout when it is
-/// asked to or when its last handle (disks included) is dropped.
+/// A session to one target: clones share it. It lives in a task of the runtime that [`Session::connect`] was called on,
+/// and ends with a logout when it is asked to or when its last handle (disks included) is dropped.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), initiator_core::Error> {
@@ -154,7 +154,8 @@ impl Session {
             shared.end(result.err().unwrap_or(Error::LoggedOut));
             engine.fail_all(Failure::SessionEnded, iscsi_driver::Clock::process().now());
         });
-        // The sender goes away without a word, and after the reason is known, when the session ends before its first login is done.
+        // The sender goes away without a word, and after the reason is known, when the session ends before its first
+        // login is done.
         if ready.await.is_err() {
             return Err(handle.shared.end_reason().unwrap_or(Error::LoggedOut));
         }
@@ -194,7 +195,8 @@ impl Session {
         self.shared().stats()
     }
 
-    /// The LUNs that the target has for us (REPORT LUNS), ascending. Well-known ones and those of other levels are left out.
+    /// The LUNs that the target has for us (REPORT LUNS), ascending. Well-known ones and those of other levels are left
+    /// out.
     ///
     /// # Errors
     /// See [`Error`].
@@ -225,8 +227,8 @@ impl Session {
         Disk::open(self.clone(), lun).await
     }
 
-    /// Sends any CDB. The answer is reported as it comes, unit attentions and BUSY included. After a lost connection it is sent again only if its
-    /// operation code allows it ([`Repeat::ByOpcode`]).
+    /// Sends any CDB. The answer is reported as it comes, unit attentions and BUSY included. After a lost connection it
+    /// is sent again only if its operation code allows it ([`Repeat::ByOpcode`]).
     ///
     /// # Errors
     /// [`Error::Command`] when no status came, [`Error::Config`] for a CDB that is none.
@@ -316,8 +318,9 @@ impl Session {
         }
     }
 
-    /// Sends a task management function for a LUN: ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM RESET, ... Our own commands that
-    /// ABORT TASK SET and CLEAR TASK SET end fail with [`Failure::Aborted`]; those that a reset ends are sent again if they may be.
+    /// Sends a task management function for a LUN: ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM
+    /// RESET, ... Our own commands that ABORT TASK SET and CLEAR TASK SET end fail with [`Failure::Aborted`]; those
+    /// that a reset ends are sent again if they may be.
     ///
     /// # Errors
     /// [`Error::Declined`] when no answer came, [`Error::Config`] for a function that names a single task.
@@ -348,7 +351,8 @@ impl Session {
         }
     }
 
-    /// Waits for commands under way, logs out and closes the connection. Later use of any clone gives [`Error::LoggedOut`].
+    /// Waits for commands under way, logs out and closes the connection. Later use of any clone gives
+    /// [`Error::LoggedOut`].
     ///
     /// # Errors
     /// What had ended the session before, if it was not a logout.

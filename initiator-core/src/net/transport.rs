@@ -22,7 +22,8 @@ use crate::url::{Portal, Rdma, Transport};
 
 /// A closed connection waits this long for the target to close its side.
 const LINGER: Duration = Duration::from_millis(200);
-/// The same where another way is to be tried, and a silent peer is not to hold it up: with [`Transport::Auto`] the next one begins within a second.
+/// The same where another way is to be tried, and a silent peer is not to hold it up: with [`Transport::Auto`] the next
+/// one begins within a second.
 const LINGER_BEFORE_MORE: Duration = Duration::from_millis(50);
 
 /// One way to a portal.
@@ -76,7 +77,8 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// How long the transport may take to stand. With [`Transport::Auto`] all ways before TCP have the time of the probe together, and a half.
+    /// How long the transport may take to stand. With [`Transport::Auto`] all ways before TCP have the time of the
+    /// probe together, and a half.
     pub(super) fn patience(&self) -> Duration {
         let plan = self.plan;
         match (self.more, plan.transport, self.way) {

@@ -18,7 +18,8 @@ fn bad(command: &'static str) -> impl Fn(DataError) -> Error {
 
 /// Whether the device server says that it does not know the command or the page.
 fn is_refused(error: &Error) -> bool {
-    matches!(error, Error::Scsi { outcome, .. } if outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest))
+    let Error::Scsi { outcome, .. } = error else { return false };
+    outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest)
 }
 
 /// An answer that a device may well refuse to give.
@@ -168,7 +169,8 @@ async fn read_modes(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<
         subpage: 0,
         allocation_length: 255,
     };
-    // A device without the caching page may still tell of write protection with all its pages, or in the short form only.
+    // A device without the caching page may still tell of write protection with all its pages, or in the short form
+    // only.
     for (ten, page) in [(false, page_code::CACHING), (true, page_code::CACHING), (false, page_code::ALL)] {
         let Some(answer) = optional(session.query(lun, ask(ten, page).to_cdb(), 255).await)? else { continue };
         let Ok(data) = ModeData::parse_cut(&answer, ten) else { continue };

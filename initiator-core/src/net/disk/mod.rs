@@ -23,19 +23,21 @@ use crate::identity::{Identity, KnownDisk};
 
 /// A disk: a logical unit of a session. Clones share it; any number of operations may be under way.
 ///
-/// Offsets and lengths are in bytes and have to be whole blocks. An operation longer than the disk's MAXIMUM TRANSFER LENGTH goes out in several commands
-/// side by side.
+/// Offsets and lengths are in bytes and have to be whole blocks. An operation longer than the disk's MAXIMUM TRANSFER
+/// LENGTH goes out in several commands side by side.
 ///
-/// Dropping an operation's future (as a time limit around it does) is safe at any time: its memory belongs to the session until the target is done with it.
-/// What was not sent is never sent. A write that was sent may or may not take place, but never after a later one: the target is asked to abort it (ABORT
-/// TASK, RFC 7143 11.5.1), and what this session is asked later for the same blocks waits until that is answered, or the write is.
+/// Dropping an operation's future (as a time limit around it does) is safe at any time: its memory belongs to the
+/// session until the target is done with it. What was not sent is never sent. A write that was sent may or may not take
+/// place, but never after a later one: the target is asked to abort it (ABORT TASK, RFC 7143 11.5.1), and what this
+/// session is asked later for the same blocks waits until that is answered, or the write is.
 ///
 /// # What a handle believes
 ///
-/// After each new login the handle asks who is there before it sends anything: another disk, a smaller one or one of another block length ends its
-/// operations with [`Error::OtherDisk`]. A disk with a volatile write cache that tells of a power failure has lost what it acknowledged after the last
-/// [`flush`](Self::flush): each operation fails with [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. A disk that says that it
-/// has no such cache is believed.
+/// After each new login the handle asks who is there before it sends anything: another disk, a smaller one or one of
+/// another block length ends its operations with [`Error::OtherDisk`]. A disk with a volatile write cache that tells of
+/// a power failure has lost what it acknowledged after the last [`flush`](Self::flush): each operation fails with
+/// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. A disk that says that it has no
+/// such cache is believed.
 #[derive(Debug, Clone)]
 pub struct Disk {
     session: Session,
@@ -88,8 +90,8 @@ impl Disk {
         known(self.lun, &self.info(), self.guard.identity.clone())
     }
 
-    /// Takes note of what the disk has lost ([`Error::LostWrites`]), as ranges of bytes, at most 1024 of them, which may then cover more than was written.
-    /// The disk's operations go on.
+    /// Takes note of what the disk has lost ([`Error::LostWrites`]), as ranges of bytes, at most 1024 of them, which
+    /// may then cover more than was written. The disk's operations go on.
     ///
     /// # Errors
     /// The session's end.
@@ -265,7 +267,8 @@ impl Disk {
     /// Writes `new` if the blocks hold `expected`, in one step (COMPARE AND WRITE).
     ///
     /// # Errors
-    /// [`Error::Miscompare`]; else as [`Disk::read`]. After a lost connection the outcome is unknown, and [`Error::Command`] says so.
+    /// [`Error::Miscompare`]; else as [`Disk::read`]. After a lost connection the outcome is unknown, and
+    /// [`Error::Command`] says so.
     pub async fn compare_and_write(&self, offset: u64, expected: &[u8], new: &[u8]) -> Result<(), Error> {
         let (lba, blocks) = self.blocks(offset, new.len() as u64)?;
         let most = self.info.read().unwrap_or_else(PoisonError::into_inner).max_compare_and_write_blocks;

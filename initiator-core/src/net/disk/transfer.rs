@@ -17,7 +17,8 @@ impl Disk {
     /// Reads whole blocks.
     ///
     /// # Errors
-    /// [`Error::Range`], [`Error::Scsi`], [`Error::Command`], or the session's end; the content of `data` is then unspecified.
+    /// [`Error::Range`], [`Error::Scsi`], [`Error::Command`], or the session's end; the content of `data` is then
+    /// unspecified.
     pub async fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Error> {
         let (lba, blocks) = self.blocks(offset, data.len() as u64)?;
         if blocks <= self.most_blocks.into() {
@@ -54,8 +55,8 @@ impl Disk {
         running.try_collect().await
     }
 
-    /// Reads into an own buffer, which comes back; nothing is copied if one command can hold it. If the session ends in the middle of the
-    /// transfer an empty buffer may come back with the error.
+    /// Reads into an own buffer, which comes back; nothing is copied if one command can hold it. If the session ends in
+    /// the middle of the transfer an empty buffer may come back with the error.
     pub async fn read_buf(&self, offset: u64, mut buf: Buf) -> (Buf, Result<(), Error>) {
         match self.blocks(offset, buf.len() as u64) {
             Err(error) => (buf, Err(error)),
@@ -126,7 +127,8 @@ impl Disk {
         }
     }
 
-    /// The target took less of a write than its GOOD says: the blocks that it did not take whole are written anew, as long as it takes any.
+    /// The target took less of a write than its GOOD says: the blocks that it did not take whole are written anew, as
+    /// long as it takes any.
     async fn write_rest(&self, lba: u64, buf: Buf, mut short: Short) -> (Buf, Result<(), Error>) {
         let block = self.block_size as usize;
         let (mut done, mut cdb) = (0, self.io(lba, buf.len()).write());
