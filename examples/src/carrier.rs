@@ -1,6 +1,7 @@
 //! What carries a session, in words.
 
-/// `tcp`, `iser over iwarp (user space)` or `iser over verbs (rxe0)`, from a session's transport, its provider and the RDMA device, if there is one.
+/// `tcp`, `iser over iwarp (user space)` or `iser over verbs (rxe0)`, from a session's transport, its provider and the
+/// RDMA device, if there is one.
 ///
 /// ```
 /// use examples::carrier::carrier;

@@ -85,8 +85,8 @@ pub fn finish(program: &str, result: Result<(), Ending>) -> ExitCode {
     }
 }
 
-/// Ends the program, without a word and as others end by SIGPIPE, when whoever reads what it prints goes away, as `head` does. Without this the next
-/// line panics.
+/// Ends the program, without a word and as others end by SIGPIPE, when whoever reads what it prints goes away, as
+/// `head` does. Without this the next line panics.
 pub fn with_the_reader() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

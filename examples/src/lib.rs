@@ -1,7 +1,7 @@
 //! What the programs share: the load generator, the data pattern, reports, and how a program ends.
 //!
-//! The programs are `ramdisk` (serve and demo), `iscsi` (the initiator's tool) and `embed` (a store of one's own in under 50 lines). None of them holds
-//! protocol logic: they are what a user of the libraries would write.
+//! The programs are `ramdisk` (serve and demo), `iscsi` (the initiator's tool) and `embed` (a store of one's own in
+//! under 50 lines). None of them holds protocol logic: they are what a user of the libraries would write.
 #![forbid(unsafe_code)]
 
 pub mod carrier;

@@ -1,7 +1,7 @@
 //! The load generator: random or sequential requests of one size, a fixed number in flight, measured one by one.
 //!
-//! It is a [`Workload`] that the initiator's connection drives itself, so that no request pays for a hop between tasks. `iscsi bench`, `ramdisk demo`
-//! and the benchmarks use this one.
+//! It is a [`Workload`] that the initiator's connection drives itself, so that no request pays for a hop between tasks.
+//! `iscsi bench`, `ramdisk demo` and the benchmarks use this one.
 
 use std::time::Duration;
 
@@ -40,7 +40,8 @@ pub struct Load {
     pub seed: u64,
 }
 
-/// Runs a load on one LUN over a session of its own, and says what it measured. Writes put the buffer's leftovers on the disk.
+/// Runs a load on one LUN over a session of its own, and says what it measured. Writes put the buffer's leftovers on
+/// the disk.
 ///
 /// # Errors
 /// What kept the session from being opened or the requests from being done, in a sentence.
@@ -79,7 +80,8 @@ impl Generator {
         let span = load.span.unwrap_or(u64::MAX).min(blocks.saturating_mul(block_size));
         if load.block_bytes == 0 || !load.block_bytes.is_multiple_of(block_size) || load.block_bytes > span {
             return Err(Error::Config(format!(
-                "a request of {} bytes does not fit the disk: use a multiple of its block size of {block_size} bytes, at most {span}",
+                "a request of {} bytes does not fit the disk: use a multiple of its block size of {block_size} bytes, \
+                 at most {span}",
                 load.block_bytes
             )));
         }

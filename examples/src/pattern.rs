@@ -1,6 +1,8 @@
-//! A seeded pattern: every 512-byte sector says where it belongs, which write it is from, and is filled with bytes that follow from both.
+//! A seeded pattern: every 512-byte sector says where it belongs, which write it is from, and is filled with bytes that
+//! follow from both.
 //!
-//! A sector that turns up in the wrong place, from an older write, or torn, is told apart from a right one without keeping a copy of the disk.
+//! A sector that turns up in the wrong place, from an older write, or torn, is told apart from a right one without
+//! keeping a copy of the disk.
 
 /// Bytes of one pattern unit.
 pub const SECTOR: usize = 512;

@@ -28,7 +28,8 @@ fn a_reader_that_goes_away_ends_the_program_without_a_word() {
 fn several_targets_luns_and_portals() {
     let image = TempFile::new("image", &vec![7; 1 << 20]);
     let server = Serving::ramdisk(&format!(
-        "--portal 127.0.0.2:0 --target {TARGET} --lun 16M --lun null:1T --lun file:{} --target iqn.2026-11.example:two --lun 32M",
+        "--portal 127.0.0.2:0 --target {TARGET} --lun 16M --lun null:1T --lun file:{} \
+         --target iqn.2026-11.example:two --lun 32M",
         image.path()
     ));
     let found = iscsi(&format!("discover {} --json", server.portal())).json();
@@ -69,7 +70,8 @@ fn chap_both_ways_with_digests() {
     ));
     let account = "alice%a-secret-of-alice@";
     let url = format!(
-        "iscsi://{account}{}/{TARGET}/0?target_user=disk&target_password=a-secret-of-disks&header-digest=crc32c&data-digest=crc32c",
+        "iscsi://{account}{}/{TARGET}/0?target_user=disk&target_password=a-secret-of-disks\
+         &header-digest=crc32c&data-digest=crc32c",
         server.portal()
     );
     let text = iscsi(&format!("login-test {url}")).ok();
@@ -89,7 +91,8 @@ fn only_named_initiators_may_log_in() {
 fn a_configuration_file_and_json() {
     let file = TempFile::new(
         "good.toml",
-        b"portal = [\"127.0.0.1:0\"]\nread_only = false\n[[target]]\nname = \"iqn.2026-11.example:disk\"\nlun = [\"1M\", \"null:2M\"]\n[[target]]\nlun = [\"3M\"]\n",
+        b"portal = [\"127.0.0.1:0\"]\nread_only = false\n[[target]]\nname = \"iqn.2026-11.example:disk\"\n\
+          lun = [\"1M\", \"null:2M\"]\n[[target]]\nlun = [\"3M\"]\n",
     );
     let server = Serving::start(RAMDISK, &["serve", "--config", file.path(), "--json"], "}");
     let shown: serde_json::Value = serde_json::from_str(&server.said).unwrap();
@@ -165,7 +168,8 @@ fn the_demo_runs_to_its_end() {
     let text = ramdisk("demo --runtime 1 --size 1G --json").ok();
     assert!(text.contains("RAID 0"), "{text}");
     assert!(text.contains("transport iser over iwarp (user space)"), "{text}");
-    // Requests of the story are larger than what travels with a command: all of them move by RDMA, and next to nothing is copied.
+    // Requests of the story are larger than what travels with a command: all of them move by RDMA, and next to nothing
+    // is copied.
     let copied =
         text.split("its processor copied ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
     assert!(copied.is_some_and(|percent| percent < 10.0), "{text}");

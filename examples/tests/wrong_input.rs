@@ -1,4 +1,5 @@
-//! Each mistake of a person, and each peer that is no target, gets one sentence that says what to do, and its exit code.
+//! Each mistake of a person, and each peer that is no target, gets one sentence that says what to do, and its exit
+//! code.
 #![expect(dead_code, reason = "each test program uses a part of the module")]
 
 mod program;

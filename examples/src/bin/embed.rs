@@ -1,4 +1,5 @@
-//! A store of one's own as a LUN: a `Vec<u8>` behind a lock. Run it, then look at it with `iscsi info iscsi://127.0.0.1:3260/iqn.2026-11.example.embed:vec/0`.
+//! A store of one's own as a LUN: a `Vec<u8>` behind a lock. Run it, then look at it with
+//! `iscsi info iscsi://127.0.0.1:3260/iqn.2026-11.example.embed:vec/0`.
 
 use std::sync::{Arc, RwLock};
 

@@ -1,4 +1,5 @@
-//! The programs as a person runs them: started with arguments, judged by what they print and by their exit code. None outlives its test.
+//! The programs as a person runs them: started with arguments, judged by what they print and by their exit code. None
+//! outlives its test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;

@@ -5,8 +5,9 @@ use examples::ending::EXIT_CODES;
 
 /// What a URL looks like, for `--help`.
 const URLS: &str = "\
-A URL is iscsi://[user[%secret]@]host[:port]/iqn/lun, over TCP, or the same with iser://, over iSER. ?transport=auto takes iSER where the target
-has it, else TCP. ?rdma=iwarp (user space) or ?rdma=verbs (an RDMA device) says what carries iSER; without it, whichever works.";
+A URL is iscsi://[user[%secret]@]host[:port]/iqn/lun, over TCP, or the same with iser://, over iSER. ?transport=auto
+takes iSER where the target has it, else TCP. ?rdma=iwarp (user space) or ?rdma=verbs (an RDMA device) says what carries
+iSER; without it, whichever works.";
 
 /// Look at iSCSI targets, test them, and move data to and from them, with no kernel module and no privileges.
 #[derive(Debug, Parser)]
@@ -18,8 +19,10 @@ pub(crate) struct Cli {
     /// Give the result as JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Give up on a portal that does not take the connection, or a target that does not finish the login, after so many seconds.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Give up on a portal that does not take the connection, or a target that does not finish the login, after so many
+    /// seconds.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
     #[command(subcommand)]
     pub(crate) job: Job,

@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::args::Cli;
 use crate::attach::{ending, timeouts};
 
-/// What `HOST[:PORT]` or `iscsi://[user%secret@]host[:port][?option=value&...]` asks, in the spelling of a URL for a LUN.
+/// What `HOST[:PORT]` or `iscsi://[user%secret@]host[:port][?option=value&...]` asks, in the spelling of a URL for a
+/// LUN.
 fn parse(address: &str) -> Result<Url, Ending> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let (rest, options) = rest.split_once('?').map_or((rest, ""), |(rest, options)| (rest, options));

@@ -19,20 +19,22 @@ pub(crate) struct Cli {
 pub(crate) enum Job {
     /// Export LUNs until Ctrl-C.
     Serve(ServeArgs),
-    /// Run the whole story on this machine, told step by step: store, target, LUN, portal, discovery, login, I/O over TCP, the same over iSER, RAID 0.
+    /// Run the whole story on this machine, told step by step: store, target, LUN, portal, discovery, login, I/O over
+    /// TCP, the same over iSER, RAID 0.
     Demo(DemoArgs),
 }
 
 const ORDER: &str = "\
-Targets and LUNs go together in order: a --lun belongs to the --target before it. With nothing given there is one target with a made-up name,
-one 1 GiB RAM LUN and the portal 127.0.0.1:3260.";
+Targets and LUNs go together in order: a --lun belongs to the --target before it. With nothing given there is one target
+with a made-up name, one 1 GiB RAM LUN and the portal 127.0.0.1:3260.";
 
 const EXAMPLES: &str = "\
 Examples:
   ramdisk serve
   ramdisk serve --portal 0.0.0.0:3260 --target iqn.2026-11.example.ramdisk:disks --lun 50G --lun file:/srv/disk.img
   ramdisk serve --portal 0.0.0.0:3260,iser --lun 50G
-  ramdisk serve --chap alice:a-secret-of-12-bytes --mutual-chap ramdisk:another-12-bytes --initiator iqn.1993-08.org.debian:01:host";
+  ramdisk serve --chap alice:a-secret-of-12-bytes --mutual-chap ramdisk:another-12-bytes \\
+    --initiator iqn.1993-08.org.debian:01:host";
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("{ORDER}\n\n{}\n\n{EXAMPLES}", attributes::HELP))]
@@ -49,13 +51,15 @@ pub(crate) struct ServeArgs {
     /// A target by its name; the LUNs that follow belong to it. May be given again.
     #[arg(long, value_name = "IQN")]
     pub(crate) target: Vec<String>,
-    /// A LUN of the target before it: RAM of a size (`1G`, `512M`), a file or block device (`file:PATH`), or nothing at all (`null:SIZE`).
+    /// A LUN of the target before it: RAM of a size (`1G`, `512M`), a file or block device (`file:PATH`), or nothing at
+    /// all (`null:SIZE`).
     #[arg(long, value_name = "SIZE|file:PATH|null:SIZE")]
     pub(crate) lun: Vec<String>,
     /// Initiators must log in with this CHAP name and secret (12 bytes or more); may be given again.
     #[arg(long, value_name = "USER:SECRET")]
     pub(crate) chap: Vec<String>,
-    /// The target proves itself with this CHAP name and secret (12 bytes or more, and another one than theirs); needs --chap.
+    /// The target proves itself with this CHAP name and secret (12 bytes or more, and another one than theirs); needs
+    /// --chap.
     #[arg(long, value_name = "USER:SECRET", requires = "chap")]
     pub(crate) mutual_chap: Option<String>,
     /// Only these initiators may log in; may be given again. Without it, any may.
@@ -67,12 +71,12 @@ pub(crate) struct ServeArgs {
     /// Set an attribute, see below; may be given again.
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) attribute: Vec<String>,
-    /// RAM LUNs keep their serial number and designator over starts. Without it they are other disks with each start, so that no initiator takes an empty
-    /// one for the one that it knew.
+    /// RAM LUNs keep their serial number and designator over starts. Without it they are other disks with each start,
+    /// so that no initiator takes an empty one for the one that it knew.
     #[arg(long)]
     pub(crate) lasting_identity: bool,
-    /// Take the configuration from a TOML file, whose keys are the long options with `_` for `-` (`[[target]]` has `name` and `lun`); the other
-    /// options add to it.
+    /// Take the configuration from a TOML file, whose keys are the long options with `_` for `-` (`[[target]]` has
+    /// `name` and `lun`); the other options add to it.
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,
     /// Show IOPS, throughput and latency of each session, and what RDMA moved, every second.

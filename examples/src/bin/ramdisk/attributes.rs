@@ -1,4 +1,5 @@
-//! `--attribute NAME=VALUE`: what one initiator may do to the others, and how LUNs describe themselves, by LIO's names where it has one.
+//! `--attribute NAME=VALUE`: what one initiator may do to the others, and how LUNs describe themselves, by LIO's names
+//! where it has one.
 
 use examples::ending::{Ending, usage};
 use target_core::lu::{Limits, UnitAttributes};
@@ -40,7 +41,7 @@ const ALL: [Attribute; 14] = [
 
 /// What `serve --help` says of them.
 pub(crate) const HELP: &str = "\
-Attributes, of all targets and LUNs; a switch is 0 or 1, lengths are in blocks, and LIO's names are used where it has one:
+Attributes, of all targets and LUNs, by LIO's names where it has one; a switch is 0 or 1, lengths are in blocks:
   emulate_tas         tasks that another initiator's reset or CLEAR TASK SET ends are answered TASK ABORTED [0]
   tmr_lun_reset, tmr_clear_task_set
                       LOGICAL UNIT RESET and CLEAR TASK SET end the tasks of other initiators too [1]
@@ -48,7 +49,8 @@ Attributes, of all targets and LUNs; a switch is 0 or 1, lengths are in blocks, 
                       the target resets are carried out [1]
   stop_unit           START STOP UNIT stops a LUN, for all its initiators [0]
   mode_select         MODE SELECT may set write protection and the format of sense data, for all initiators [1]
-  unmap_granularity   OPTIMAL UNMAP GRANULARITY as it is told [the store's, 0 where that is 4096 bytes or more: QEMU reads stale zeroes then]
+  unmap_granularity   OPTIMAL UNMAP GRANULARITY as it is told [the store's, 0 where that is 4096 bytes or more:
+                      QEMU reads stale zeroes then]
   max_unmap_lba_count, max_unmap_block_desc_count, max_write_same_len
                       most of one UNMAP and of one WRITE SAME [1048576, 256, 524288]
   max_transfer        most bytes of one READ or WRITE [33554432]

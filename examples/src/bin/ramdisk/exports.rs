@@ -114,7 +114,8 @@ fn thin(layout: &Layout, limit: u64) -> Option<String> {
     let total = sizes.fold(0, u64::saturating_add);
     (total > limit).then(|| {
         format!(
-            "The RAM LUNs hold {} together and share {} of memory: writes beyond that end with SPACE ALLOCATION FAILED.",
+            "The RAM LUNs hold {} together and share {} of memory: writes beyond that end with SPACE ALLOCATION \
+             FAILED.",
             bytes(total),
             bytes(limit)
         )

@@ -65,7 +65,8 @@ impl Provision {
         match &self.no_verbs {
             Some(why) => format!("{over} Not over verbs: {why}."),
             None if self.config.verbs && !by_verbs => format!(
-                "{over} Not over verbs: the RDMA device speaks iWARP and shares the TCP ports, where user space serves the same peers."
+                "{over} Not over verbs: the RDMA device speaks iWARP and shares the TCP ports, where user space serves \
+                 the same peers."
             ),
             None => over,
         }

@@ -27,7 +27,8 @@ impl PortalSpec {
             Some((address, "iser")) => (address, true),
             Some((address, other)) => {
                 return Err(usage(format!(
-                    "portal {text:?}: {other:?} is nothing that a portal can have: write {address}, or {address},iser for iSER beside TCP"
+                    "portal {text:?}: {other:?} is nothing that a portal can have: write {address}, or {address},iser \
+                     for iSER beside TCP"
                 )));
             }
         };
@@ -83,7 +84,8 @@ impl Account {
                 // RFC 7143 9.2.1: the target refuses every login with a shorter one.
                 if !(MIN_SECRET..=MAX_SECRET).contains(&secret.len()) {
                     return Err(usage(format!(
-                        "{option} {user}: the secret has {} bytes, and nobody could log in with it: give one of {MIN_SECRET} to {MAX_SECRET} bytes",
+                        "{option} {user}: the secret has {} bytes, and nobody could log in with it: give one of \
+                         {MIN_SECRET} to {MAX_SECRET} bytes",
                         secret.len()
                     )));
                 }
@@ -154,7 +156,8 @@ fn read_file(path: &Path) -> Result<File, Ending> {
 }
 
 impl Layout {
-    /// Puts the layout together: the file's part first, the command line's behind it, defaults where neither says anything.
+    /// Puts the layout together: the file's part first, the command line's behind it, defaults where neither says
+    /// anything.
     pub(crate) fn gather(args: &ServeArgs, matches: &ArgMatches) -> Result<Self, Ending> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let mut layout = Self {
@@ -227,7 +230,8 @@ impl Layout {
     }
 }
 
-/// Gives each `--lun` to the `--target` before it on the command line; LUNs before any target belong to one with a made-up name.
+/// Gives each `--lun` to the `--target` before it on the command line; LUNs before any target belong to one with a
+/// made-up name.
 fn in_order(args: &ServeArgs, matches: &ArgMatches) -> Result<Vec<TargetLayout>, Ending> {
     let places = |name: &str| matches.indices_of(name).into_iter().flatten();
     let targets = places("target").zip(&args.target).map(|(at, name)| (at, Ok(name)));

@@ -79,7 +79,10 @@ fn print_json(config: &TargetConfig) {
             let luns: Vec<_> = node
                 .luns()
                 .iter()
-                .map(|mapped| serde_json::json!({ "lun": mapped.number, "bytes": mapped.unit.geometry().bytes(), "read_only": mapped.read_only }))
+                .map(|mapped| {
+                    let bytes = mapped.unit.geometry().bytes();
+                    serde_json::json!({ "lun": mapped.number, "bytes": bytes, "read_only": mapped.read_only })
+                })
                 .collect();
             serde_json::json!({ "name": node.name().to_string(), "portals": portals, "luns": luns })
         })

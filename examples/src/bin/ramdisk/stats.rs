@@ -1,4 +1,5 @@
-//! `ramdisk serve --stats`: IOPS, throughput and latency of each session, live, and what RDMA moved for those over iSER.
+//! `ramdisk serve --stats`: IOPS, throughput and latency of each session, live, and what RDMA moved for those over
+//! iSER.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -71,7 +72,8 @@ impl StatsView {
     }
 }
 
-/// What RDMA moved for each session over iSER since its login, and what it holds now; `None` if there is no such session.
+/// What RDMA moved for each session over iSER since its login, and what it holds now; `None` if there is no such
+/// session.
 fn moved(sessions: &[SessionInfo]) -> Option<String> {
     let rows: Vec<_> = sessions
         .iter()

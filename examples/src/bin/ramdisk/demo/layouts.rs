@@ -1,4 +1,5 @@
-//! Steps 12 and 17: what is measured, over one transport. One LUN; two LUNs of a target; two portals with a LUN each; four targets with a LUN each.
+//! Steps 12 and 17: what is measured, over one transport. One LUN; two LUNs of a target; two portals with a LUN each;
+//! four targets with a LUN each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use super::{Stage, attach, check_pattern, iser_config, name, open_node, session_
 
 /// Bytes of each LUN of the table.
 const LUN_BYTES: u64 = 1 << 30;
-/// Bytes of each LUN that are measured. All of them are written and compared before: the first touch of a page costs a page fault, which is the
-/// price of memory that is allocated when it is written, not of the disk.
+/// Bytes of each LUN that are measured. All of them are written and compared before: the first touch of a page costs a
+/// page fault, which is the price of memory that is allocated when it is written, not of the disk.
 const MEASURED: u64 = 128 << 20;
 /// Bytes of the large requests, and how many are in flight.
 pub(super) const LARGE: u64 = 256 << 10;

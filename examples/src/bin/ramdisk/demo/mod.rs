@@ -76,7 +76,8 @@ fn named(over: Transport) -> &'static str {
     }
 }
 
-/// Requests of the verification. They are larger than what travels with a command, so that over iSER none of them is copied.
+/// Requests of the verification. They are larger than what travels with a command, so that over iSER none of them is
+/// copied.
 const REQUEST: u64 = 64 << 10;
 
 fn sector(offset: u64) -> u64 {
