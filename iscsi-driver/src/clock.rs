@@ -39,7 +39,8 @@ impl Clock {
         Instant::ZERO + at.saturating_duration_since(self.epoch)
     }
 
-    /// Our instant as the machine's. What lies more than a year ahead comes back as a year from now: no timer waits that long.
+    /// Our instant as the machine's. What lies more than a year ahead comes back as a year from now: no timer waits
+    /// that long.
     #[must_use]
     pub fn std_instant(&self, at: Instant) -> StdInstant {
         const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);

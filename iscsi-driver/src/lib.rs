@@ -1,22 +1,23 @@
 //! The one byte-stream driver: runs a sans-IO iSCSI connection of either role over a tokio socket.
 //!
-//! Target and initiator hand their [`StreamConnection`] to [`drive`]. It stands between `iscsi-proto`, which knows no socket, and tokio: one future,
-//! one loop, no task and no channel per PDU, no allocation per wake.
+//! Target and initiator hand their [`StreamConnection`] to [`drive`]. It stands between `iscsi-proto`, which knows no
+//! socket, and tokio: one future, one loop, no task and no channel per PDU, no allocation per wake.
 //!
 //! # One wake
 //!
-//! Whatever woke the future (bytes, room to send, a timer, a store, an application), one pass does the same things in the same order:
-//! [`handle_wake`](iscsi_proto::connection::Connection::handle_wake), [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due, then reads of everything that has
-//! come and sends of everything that waits, until the socket gives no more or [`Limits::bytes_per_wake`] or
-//! [`Limits::time_per_wake`] is used up. Commands that came together are
-//! read together and answered together: parking between passes is what lets them gather, so a short read ends the pass instead of asking the kernel
-//! again for what has not come yet.
+//! Whatever woke the future (bytes, room to send, a timer, a store, an application), one pass does the same things in
+//! the same order: [`handle_wake`](iscsi_proto::connection::Connection::handle_wake),
+//! [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due, then reads of everything that
+//! has come and sends of everything that waits, until the socket gives no more or [`Limits::bytes_per_wake`] or
+//! [`Limits::time_per_wake`] is used up. Commands that came together are read together and answered together: parking
+//! between passes is what lets them gather, so a short read ends the pass instead of asking the kernel again for what
+//! has not come yet.
 //!
 //! # Sharing a thread
 //!
-//! A pass that uses up its budget yields to the runtime, which polls other sockets before it comes back. A connection that waits holds no readiness that
-//! it does not use, so nothing spins: with a full socket it waits for room, with an empty
-//! [`receive_window`](StreamConnection::receive_window) it does not ask for bytes.
+//! A pass that uses up its budget yields to the runtime, which polls other sockets before it comes back. A connection
+//! that waits holds no readiness that it does not use, so nothing spins: with a full socket it waits for room, with an
+//! empty [`receive_window`](StreamConnection::receive_window) it does not ask for bytes.
 //!
 //! # The end of a connection
 //!
@@ -26,7 +27,8 @@
 //! | the socket breaks | what had already come is handed over, `handle_stream_end(Broken)`, nothing is sent any more; after `is_finished` the error is returned |
 //! | `is_finished` | closes the sending side, reads until the peer has closed too (at most [`Limits::linger`]), so that a reset cannot overtake the last PDU |
 //!
-//! A connection may thus hear of two ends: `EndOfStream`, and then `Broken` when what it still had to say cannot be sent.
+//! A connection may thus hear of two ends: `EndOfStream`, and then `Broken` when what it still had to say cannot be
+//! sent.
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -54,10 +56,11 @@ use pass::Pass;
 /// What one connection may use before others get their turn, and how long it may take to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes received and sent in one pass before the driver yields to other tasks of the thread. Default 1 MiB; at least one read and one send happen.
+    /// Bytes received and sent in one pass before the driver yields to other tasks of the thread. Default 1 MiB; at
+    /// least one read and one send happen.
     pub bytes_per_wake: usize,
-    /// How long a pass may last before it yields, which is looked at after each read with its answers. Small requests take
-    /// long for their bytes. Default 1 ms; at least one read and one send happen.
+    /// How long a pass may last before it yields, which is looked at after each read with its answers. Small requests
+    /// take long for their bytes. Default 1 ms; at least one read and one send happen.
     pub time_per_wake: Duration,
     /// How long a finished connection waits for the peer to close its side too. Default 1 second.
     pub linger: Duration,
@@ -69,12 +72,15 @@ impl Default for Limits {
     }
 }
 
-/// Runs `connection` over `socket` until it [`is_finished`](iscsi_proto::connection::Connection::is_finished), with the default [`Limits`].
+/// Runs `connection` over `socket` until it [`is_finished`](iscsi_proto::connection::Connection::is_finished), with the
+/// default [`Limits`].
 ///
-/// The future belongs to whoever awaits it: dropping it closes the socket at once. It needs a tokio runtime with I/O and time enabled.
+/// The future belongs to whoever awaits it: dropping it closes the socket at once. It needs a tokio runtime with I/O
+/// and time enabled.
 ///
 /// # Errors
-/// The socket's error if the stream broke before the connection was finished. The connection has been told by then; the error is for the log.
+/// The socket's error if the stream broke before the connection was finished. The connection has been told by then; the
+/// error is for the log.
 ///
 /// ```
 /// # use std::task::Context;

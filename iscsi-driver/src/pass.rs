@@ -93,7 +93,8 @@ impl Pass {
         let mut budget = self.limits.bytes_per_wake;
         let mut until = None;
         while self.broken.is_none() && !connection.is_finished() {
-            // A pass may be long: with one time for all of it, what is asked and answered within it would seem to take none.
+            // A pass may be long: with one time for all of it, what is asked and answered within it would seem to take
+            // none.
             let now = self.clock.now();
             match until {
                 None => until = Some(now + self.limits.time_per_wake),
@@ -156,7 +157,8 @@ impl Pass {
             let result = socket.try_io(Interest::READABLE, || {
                 let n = socket::receive(socket, &mut window)?;
                 received = Some(n);
-                // A short read has emptied the socket: taking the readiness back here saves the read that would only say so.
+                // A short read has emptied the socket: taking the readiness back here saves the read that would only
+                // say so.
                 if n > 0 && n < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (received, result) {
@@ -194,7 +196,8 @@ impl Pass {
         connection.handle_stream_end(StreamEnd::Broken, now);
     }
 
-    /// Ready when `due` has come. A timeout that only moves away leaves the timer where it is: most of them move with each PDU.
+    /// Ready when `due` has come. A timeout that only moves away leaves the timer where it is: most of them move with
+    /// each PDU.
     fn poll_timer(&mut self, cx: &mut Context<'_>, due: Option<Instant>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         let Some(due) = due else { return Poll::Pending };
         let due = due.max(self.not_before);

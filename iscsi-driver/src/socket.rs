@@ -7,9 +7,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected stream socket whose readiness tokio watches: TCP, and Unix sockets for tests and for peers on the same machine.
+/// A connected stream socket whose readiness tokio watches: TCP, and Unix sockets for tests and for peers on the same
+/// machine.
 ///
-/// The methods are tokio's own of the same names. Data travel through the file descriptor, in vectored calls over private and lent memory.
+/// The methods are tokio's own of the same names. Data travel through the file descriptor, in vectored calls over
+/// private and lent memory.
 pub trait StreamSocket: AsFd + AsyncRead + AsyncWrite + Unpin {
     /// Waits for bytes, or for the end of the stream.
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
