@@ -1,5 +1,5 @@
-//! Registrations of a device in this process, and what it does with them: real reads and writes through addresses and keys,
-//! so that AddressSanitizer sees a use of memory that was given back too early.
+//! Registrations of a device in this process, and what it does with them: real reads and writes through addresses and
+//! keys, so that AddressSanitizer sees a use of memory that was given back too early.
 #![allow(unsafe_code, reason = "a device reads and writes memory by its address")]
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,6 @@
-//! A queue pair over a device that errs as it is told: completions that are early, late, twice, of nothing or with errors,
-//! events at any time, refusals in the middle of a list. Whatever it does, the queue pair must not panic, must give back what
-//! it was given exactly once, and must not let go of memory while the device may use it.
+//! A queue pair over a device that errs as it is told: completions that are early, late, twice, of nothing or with
+//! errors, events at any time, refusals in the middle of a list. Whatever it does, the queue pair must not panic, must
+//! give back what it was given exactly once, and must not let go of memory while the device may use it.
 #![allow(unsafe_code, reason = "a device reads and writes memory by its address")]
 
 use std::collections::{BTreeSet, VecDeque};
