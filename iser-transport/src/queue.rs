@@ -225,8 +225,8 @@ pub trait QueuePair {
     /// Posts a receive for a message of at most `buf.len()` bytes.
     fn post_receive(&mut self, buf: Buf);
 
-    /// Posts `count` receives for messages of at most `len` bytes each. A provider that needs no memory for a receive before
-    /// its message comes takes it then.
+    /// Posts `count` receives for messages of at most `len` bytes each. A provider that needs no memory for a receive
+    /// before its message comes takes it then.
     fn post_receives(&mut self, count: usize, len: usize) {
         for _ in 0..count {
             self.post_receive(Buf::zeroed(len));
