@@ -26,6 +26,8 @@ mod buf;
 mod chunks;
 #[cfg(feature = "counting-allocator")]
 mod counting;
+#[cfg(feature = "std")]
+mod heap;
 mod lease;
 #[cfg(feature = "std")]
 mod pinned;
@@ -44,6 +46,8 @@ pub use budget::{MemoryBudget, OutOfMemory};
 pub use buf::{Buf, BufPool};
 #[cfg(feature = "counting-allocator")]
 pub use counting::CountingAllocator;
+#[cfg(feature = "std")]
+pub use heap::trim_heap;
 pub use lease::{Lease, Memory};
 pub use region::Region;
 pub use registration::{

@@ -156,6 +156,11 @@ impl Serving {
         Self::start(RAMDISK, &args, "Serving.")
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.guard.0.id()
+    }
+
     /// The addresses that it printed in its tree, each once.
     pub(crate) fn portals(&self) -> Vec<String> {
         let mut portals: Vec<String> = Vec::new();

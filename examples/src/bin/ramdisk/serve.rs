@@ -59,6 +59,26 @@ pub(crate) fn start(config: TargetConfig, workers: usize, iser: Option<IserConfi
     server.start().map_err(failed)
 }
 
+/// Gives memory back to the system when many connections have ended: what lay between that of others is free, and the heap
+/// keeps it.
+#[derive(Default)]
+struct Crowd {
+    most: usize,
+}
+
+impl Crowd {
+    /// So many connections fewer are worth a look at the heap.
+    const MANY: usize = 64;
+
+    fn look(&mut self, connections: usize) {
+        self.most = self.most.max(connections);
+        if self.most - connections >= Self::MANY {
+            self.most = connections;
+            iscsi_memory::trim_heap();
+        }
+    }
+}
+
 fn print_json(config: &TargetConfig) {
     let targets: Vec<_> = config
         .nodes()
@@ -115,12 +135,12 @@ pub(crate) fn run(args: &ServeArgs, matches: &ArgMatches) -> Result<(), Ending> 
     // Whoever waits for the last line through a pipe gets it now.
     std::io::stdout().flush().map_err(failed)?;
     let mut view = StatsView::new(std::io::stdout().is_terminal());
-    loop {
-        let wait = if args.stats { Duration::from_secs(1) } else { Duration::MAX };
-        match interrupted.recv_timeout(wait) {
-            Err(mpsc::RecvTimeoutError::Timeout) => view.show(&server),
-            _ => break,
+    let mut crowd = Crowd::default();
+    while let Err(mpsc::RecvTimeoutError::Timeout) = interrupted.recv_timeout(Duration::from_secs(1)) {
+        if args.stats {
+            view.show(&server);
         }
+        crowd.look(server.target().registry().connections());
     }
     if !args.json {
         println!("Ending: asking the initiators to log out.");
