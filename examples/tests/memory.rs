@@ -1,7 +1,7 @@
 //! What connections and sessions cost `ramdisk serve` in memory of its own, and what is left when they have gone.
 //!
-//! `cargo test -p examples --test memory -- --nocapture` prints the figures. Bounds are in bytes, never in time: memory is
-//! looked at until it is within its bound, and the limit of that wait is far beyond what it takes.
+//! `cargo test -p examples --test memory -- --nocapture` prints the figures. Bounds are in bytes, never in time: memory
+//! is looked at until it is within its bound, and the limit of that wait is far beyond what it takes.
 #![cfg(target_os = "linux")]
 
 #[expect(dead_code, reason = "each test program uses a part of the module")]

@@ -59,8 +59,8 @@ pub(crate) fn start(config: TargetConfig, workers: usize, iser: Option<IserConfi
     server.start().map_err(failed)
 }
 
-/// Gives memory back to the system when many connections have ended: what lay between that of others is free, and the heap
-/// keeps it.
+/// Gives memory back to the system when many connections have ended: what lay between that of others is free, and the
+/// heap keeps it.
 #[derive(Default)]
 struct Crowd {
     most: usize,
