@@ -72,3 +72,9 @@ pieces! {
     silence_over_loopback Loopback 0.3 0 1,
     silence_over_iwarp Iwarp 0.2 0 1,
 }
+
+pieces! {
+    Calm;
+    calm_over_tcp Tcp 0.2 0 1,
+    calm_over_loopback Loopback 0.3 0 1,
+}

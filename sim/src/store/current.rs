@@ -22,6 +22,8 @@ struct Op {
     changes: bool,
     /// The first block of what it writes, if it says who writes it.
     value: Option<Value>,
+    /// The first byte, and how many.
+    place: (u64, u64),
 }
 
 /// All of them.
@@ -54,10 +56,12 @@ impl Current {
     }
 
     /// An operation comes.
-    pub(super) fn begin(&mut self, now: Instant, changes: bool, data: Option<&[u8]>) -> OpId {
+    pub(super) fn begin(&mut self, now: Instant, changes: bool, at: u64, data: Option<&[u8]>) -> OpId {
         let value = data.and_then(named);
+        let place = (at, data.map_or(0, |data| data.len() as u64));
         if let Some(value) = value {
             self.check_order(value);
+            self.check_alone(value, place);
             let written = self.turn.entry(command_of(value)).or_default();
             *written += data.map_or(0, |data| data.len() as u64);
             if *written > MOST_IN_A_TURN {
@@ -66,7 +70,7 @@ impl Current {
         }
         self.next += 1;
         let id = OpId(self.next);
-        self.ops.insert(id, Op { came: now, changes, value });
+        self.ops.insert(id, Op { came: now, changes, value, place });
         self.most = self.most.max(self.ops.len());
         id
     }
@@ -87,6 +91,22 @@ impl Current {
                     format!("a write of {value:#x}, {new:?}, came while one of {other:#x}, {old:?}, was under way");
                 self.broken.get_or_insert(what);
             }
+        }
+    }
+
+    /// A command that comes again finds nothing of itself: what its first run left at the store is over, or could land over
+    /// what comes after the second.
+    fn check_alone(&mut self, value: Value, (at, len): (u64, u64)) {
+        let same = |op: &&Op| {
+            let (other, length) = op.place;
+            op.value.is_some_and(|other| command_of(other) == command_of(value))
+                && at < other + length
+                && other < at + len
+        };
+        if let Some(op) = self.ops.values().find(same) {
+            let came = op.came;
+            self.broken
+                .get_or_insert_with(|| format!("{value:#x} is written while its write of {came:?} is under way"));
         }
     }
 

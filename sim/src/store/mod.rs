@@ -293,11 +293,11 @@ impl SimStore {
     }
 
     /// Begins an operation of the easy door: `data` are what it writes, in so many blocks.
-    fn wait(&self, changes: bool, data: Option<&[u8]>) -> Wait {
+    fn wait(&self, changes: bool, lba: u64, data: Option<&[u8]>) -> Wait {
         let mut state = self.state();
         let due = state.due();
-        let now = state.now;
-        let id = state.current.begin(now, changes, data);
+        let (now, at) = (state.now, state.at(lba) as u64);
+        let id = state.current.begin(now, changes, at, data);
         Wait { store: self.clone(), due, id }
     }
 }
@@ -483,28 +483,28 @@ impl Backstore for SimStore {
     }
 
     async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
-        self.wait(false, None).await;
+        self.wait(false, lba, None).await;
         self.state().try_read(lba, data)
     }
 
     async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
-        self.wait(true, Some(data)).await;
+        self.wait(true, lba, Some(data)).await;
         self.state().try_write(lba, data)
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
         let changes = self.state().changes;
-        self.wait(false, None).await;
+        self.wait(false, 0, None).await;
         self.state().flush(changes)
     }
 
     async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
-        self.wait(true, None).await;
+        self.wait(true, lba, None).await;
         self.state().unmap(lba, blocks)
     }
 
     async fn lba_status(&self, lba: u64) -> Result<LbaStatus, StoreError> {
-        self.wait(false, None).await;
+        self.wait(false, lba, None).await;
         Ok(self.state().lba_status(lba))
     }
 
@@ -534,9 +534,12 @@ impl StoreQueue for SimQueue {
             let due = state.due();
             let now = state.now;
             let id = match &request.op {
-                StoreOp::Write { buf, .. } => state.current.begin(now, true, Some(buf)),
-                StoreOp::Unmap { .. } => state.current.begin(now, true, None),
-                _ => state.current.begin(now, false, None),
+                StoreOp::Write { lba, buf } => {
+                    let at = state.at(*lba) as u64;
+                    state.current.begin(now, true, at, Some(buf))
+                }
+                StoreOp::Unmap { .. } => state.current.begin(now, true, 0, None),
+                _ => state.current.begin(now, false, 0, None),
             };
             if due > state.now {
                 state.timers.push((due, self.waker.clone()));

@@ -59,6 +59,9 @@ impl Workload {
             disk.parts.iter().for_each(|part| part.announce(id, command.attribute));
         }
         self.submits(operation);
+        if command.attribute != TaskAttribute::Simple {
+            self.trace.event(format_args!("{} makes it {:?}", self.name, command.attribute));
+        }
         command
     }
 

@@ -123,6 +123,9 @@ impl<'a> World<'a> {
             let lun = number * if scenario.far_luns { 200 } else { 1 };
             disks.push(Disk::new(lun, plan.clone(), Rng::new(seed, 30 + u64::from(number))));
         }
+        for disk in &disks {
+            trace.event(format_args!("LUN {}: {:?}", disk.number, disk.plan));
+        }
         let (target, units) = serving::start(scenario, &disks, &other);
         let workers = 1 + seed % 3;
         let mut world = Self {

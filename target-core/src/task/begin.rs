@@ -155,7 +155,9 @@ impl TaskExecutor {
         let len = wanted.min(work.transfer.expected_in().into()) as usize;
         if len == 0 || lun.unit.region().is_some() {
             let data = if len == 0 { Data::None } else { Data::Region { lun: work.lun, offset: lba << shift, len } };
-            if len != 0 && self.slots[work.slot].is_barrier() && !self.slots[work.slot].is_free() {
+            // Who came before this could be answered does not know of what it sends.
+            let awaited = self.slots[work.slot].is_barrier() || lun.waiting != 0;
+            if len != 0 && awaited && !self.slots[work.slot].is_free() {
                 if let Some(lun) = self.luns.get_mut(work.lun) {
                     lun.barriers += 1;
                 }
