@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use initiator_core::Recovery;
+use iscsi_memory::WorkerPool;
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::time::Instant;
 use target_core::lu::LogicalUnit;
@@ -46,6 +47,8 @@ struct World<'a> {
     trace: Trace,
     verdict: Verdict,
     target: Arc<Target>,
+    /// Of the one worker that there is.
+    pool: WorkerPool,
     disks: Vec<SharedDisk>,
     /// The units of the disks, in their order.
     units: Vec<Arc<LogicalUnit>>,
@@ -133,6 +136,7 @@ impl<'a> World<'a> {
             now: Instant::ZERO,
             rng: Rng::new(seed, 3),
             verdict: Verdict::default(),
+            pool: target.worker_pool(1),
             target,
             disks,
             units,
@@ -306,6 +310,10 @@ impl<'a> World<'a> {
                 registry.sessions().len(),
                 registry.connections()
             ));
+        }
+        let budget = self.target.buffers();
+        if (budget.out(), budget.waiting(), self.pool.active(), self.pool.idle()) != (0, 0, 0, 0) {
+            return Err(format!("memory of sessions that have gone is left: {budget:?}, {:?}", self.pool));
         }
         for store in self.stores() {
             let (now, most) = store.under_way();

@@ -76,7 +76,12 @@ pub(super) fn start(
     let unit = Arc::new(unit.expect("a geometry that a disk can have"));
     let hostile = TargetNode::builder().name(OTHER).lun(0, unit).portal_group(group()).open();
     let config = TargetConfig::builder().node(honest).node(hostile).build().expect("a configuration that can be");
-    (Target::new(config, scenario.limits.clone()), units)
+    let mut limits = scenario.limits.clone();
+    if scenario.seed.is_multiple_of(4) {
+        // So little that sessions read in pieces, and wait for buffers.
+        (limits.buffered, limits.sessions) = (64 << 10, 16);
+    }
+    (Target::new(config, limits), units)
 }
 
 impl World<'_> {
@@ -89,7 +94,8 @@ impl World<'_> {
             return self.serve::<_, Bytes>(mover, link);
         }
         let config = TcpMoverConfig { max_tasks: tasks, ..self.scenario.mover };
-        self.serve::<_, Bytes>(TcpMover::new(Role::Target, config), link)
+        let mover = TcpMover::with_buffers(Role::Target, config, self.pool.session());
+        self.serve::<_, Bytes>(mover, link)
     }
 
     /// Queue pairs to the target; the initiator's mover.
