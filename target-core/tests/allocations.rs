@@ -1,5 +1,5 @@
-//! The target allocates nothing per PDU once a session has warmed up: reads and writes, small and large, with and without digests, from lent memory and
-//! through a store's queue.
+//! The target allocates nothing per PDU once a session has warmed up: reads and writes, small and large, with and
+//! without digests, from lent memory and through a store's queue.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};

@@ -1,4 +1,5 @@
-//! A portal with both transports on one TCP port, up to where a login begins: what connections may begin with, and what becomes of them.
+//! A portal with both transports on one TCP port, up to where a login begins: what connections may begin with, and what
+//! becomes of them.
 #![cfg(feature = "iser")]
 
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! One worker, and a WRITE SAME of 2 GiB: how many turns of it pass until somebody else is answered.
 //!
-//! A turn is one call of [`Connection::handle_wake`], and costs about 1 MiB of store operations. Turns are counted, not time: the test says the same on
-//! any machine.
+//! A turn is one call of [`Connection::handle_wake`], and costs about 1 MiB of store operations. Turns are counted, not
+//! time: the test says the same on any machine.
 #![cfg(feature = "tokio")]
 
 use std::cell::Cell;
@@ -27,7 +27,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 const NAME: &str = "iqn.2026-11.example:turns";
 const LONG: u64 = 2 << 30;
-/// Turns of the long command until another's answer is there. What is needed is one for the worker to see the request, and one more for its answer.
+/// Turns of the long command until another's answer is there. What is needed is one for the worker to see the request,
+/// and one more for its answer.
 const BOUND: u64 = 4;
 
 /// Counts what is written to it, and keeps nothing.

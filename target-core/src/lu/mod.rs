@@ -1,7 +1,8 @@
 //! Logical units: a store with an identity, mode parameters and unit attentions; and the map that gives them LUNs.
 //!
-//! A [`LogicalUnit`] is shared by all sessions that see it, on all workers. What a command reads of it are atomics; the locks inside are taken on
-//! change only. What belongs to one I_T nexus (which unit attentions it has still to hear) is kept by its session.
+//! A [`LogicalUnit`] is shared by all sessions that see it, on all workers. What a command reads of it are atomics; the
+//! locks inside are taken on change only. What belongs to one I_T nexus (which unit attentions it has still to hear) is
+//! kept by its session.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -26,8 +27,8 @@ pub use map::{LunMap, LunMapBuilder, MappedLun};
 pub(crate) use attention::Attentions;
 pub(crate) use gate::{Stripes, WriteGate};
 
-/// Names an I_T nexus among all of a process: whoever opens sessions gives each another number. Logical units tell nexuses apart by it, and one may be in
-/// several servers.
+/// Names an I_T nexus among all of a process: whoever opens sessions gives each another number. Logical units tell
+/// nexuses apart by it, and one may be in several servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NexusId(pub u64);
 
@@ -48,7 +49,8 @@ pub enum GeometryError {
     BlockSize(u32),
     /// No block at all, or more bytes than 64 bits count.
     #[error(
-        "the store has {blocks} blocks of {block_size} bytes; a logical unit needs at least one block and less than 2^63 bytes"
+        "the store has {blocks} blocks of {block_size} bytes; a logical unit needs at least one block and less than \
+         2^63 bytes"
     )]
     Size {
         /// Number of blocks.
@@ -71,7 +73,8 @@ pub enum GeometryError {
 /// What one command may ask of a logical unit. The Block Limits VPD page (SBC-4 6.6.4) tells initiators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// MAXIMUM TRANSFER LENGTH in bytes; a longer READ, WRITE or VERIFY gets INVALID FIELD IN CDB. 32 MiB. At least one block holds anyway.
+    /// MAXIMUM TRANSFER LENGTH in bytes; a longer READ, WRITE or VERIFY gets INVALID FIELD IN CDB. 32 MiB. At least one
+    /// block holds anyway.
     pub max_transfer: u32,
     /// MAXIMUM COMPARE AND WRITE LENGTH in blocks, 0 to 255; 0 takes the command away. 16.
     pub max_compare_and_write: u8,
@@ -79,7 +82,8 @@ pub struct Limits {
     pub max_unmap_blocks: u32,
     /// MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT, 1 to 4095. 256.
     pub max_unmap_descriptors: u16,
-    /// MAXIMUM WRITE SAME LENGTH in blocks. 2^19 (256 MiB of 512-byte blocks): what a slow disk writes well within an initiator's time limit.
+    /// MAXIMUM WRITE SAME LENGTH in blocks. 2^19 (256 MiB of 512-byte blocks): what a slow disk writes well within an
+    /// initiator's time limit.
     pub max_write_same: u32,
 }
 
@@ -258,8 +262,9 @@ impl LogicalUnit {
         Geometry { blocks: self.blocks(), ..self.shape }
     }
 
-    /// Asks the store for its size. When it has changed, every initiator gets CAPACITY DATA HAS CHANGED with its next command, and the new size holds.
-    /// Commands that tell the size, and accesses past the end, ask by themselves. A changed block size is not taken over.
+    /// Asks the store for its size. When it has changed, every initiator gets CAPACITY DATA HAS CHANGED with its next
+    /// command, and the new size holds. Commands that tell the size, and accesses past the end, ask by themselves. A
+    /// changed block size is not taken over.
     pub fn refresh_geometry(&self) {
         let now = self.store.geometry();
         let mut blocks = if now.block_size == self.shape.block_size { now.blocks } else { return };
@@ -277,8 +282,8 @@ impl LogicalUnit {
         self.attentions.post(except, attention);
     }
 
-    /// What a logical unit reset does to the unit itself (SAM-5 6.3.3): mode parameters go back to their defaults, a stopped unit starts, and every
-    /// I_T nexus hears of `cause`. Aborting the tasks is the business of the sessions.
+    /// What a logical unit reset does to the unit itself (SAM-5 6.3.3): mode parameters go back to their defaults, a
+    /// stopped unit starts, and every I_T nexus hears of `cause`. Aborting the tasks is the business of the sessions.
     pub fn reset(&self, cause: UnitAttention) {
         self.mode.store(0, Ordering::Release);
         self.stopped.store(false, Ordering::Release);

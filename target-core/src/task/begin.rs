@@ -215,8 +215,9 @@ impl TaskExecutor {
         }
     }
 
-    /// Whether what the initiator has to send is something that the command can take: whole blocks, since no part of a block is written, compared
-    /// or combined, and all of it where the command knows one amount only. Decided here for every command with data out.
+    /// Whether what the initiator has to send is something that the command can take: whole blocks, since no part of a
+    /// block is written, compared or combined, and all of it where the command knows one amount only. Decided here for
+    /// every command with data out.
     fn check_amount(&self, work: Work, wanted: u64, exact: Option<u16>, then: &Then) -> Result<(), Sense> {
         if matches!(then, Then::Parameters(_)) {
             return Ok(());

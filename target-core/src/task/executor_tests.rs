@@ -20,7 +20,8 @@ use crate::task::TargetPort;
 
 const BLOCKS: u64 = 1024;
 
-/// A store behind the easy door; `slow` makes each operation wait for one more poll, `stuck` for the day it is taken back.
+/// A store behind the easy door; `slow` makes each operation wait for one more poll, `stuck` for the day it is taken
+/// back.
 struct Disk {
     bytes: Mutex<Vec<u8>>,
     abilities: Abilities,
@@ -474,7 +475,8 @@ fn data_that_are_no_whole_blocks_are_refused_and_change_nothing() {
     }
 }
 
-/// RFC 7143 11.4.2: the data that are coming unasked are waited for, and dropped; what was wrong is told then, whatever came meanwhile.
+/// RFC 7143 11.4.2: the data that are coming unasked are waited for, and dropped; what was wrong is told then, whatever
+/// came meanwhile.
 #[test]
 fn an_error_is_told_behind_the_last_of_the_unsolicited_data() {
     for map in maps() {
@@ -1158,7 +1160,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn any_cdb_with_any_data_is_answered_once(
-        commands in prop::collection::vec((known_opcode(), any::<[u8; 16]>(), any::<u16>(), 0u8..5, any::<[bool; 3]>()), 1..12),
+        commands in prop::collection::vec(
+            (known_opcode(), any::<[u8; 16]>(), any::<u16>(), 0u8..5, any::<[bool; 3]>()),
+            1..12,
+        ),
         which in 0usize..3,
     ) {
         let map = &maps()[which];
@@ -1173,7 +1178,13 @@ proptest! {
                 cdb[10..12].fill(0);
             }
             let out = if write { vec![cdb[7]; usize::from(len)] } else { vec![] };
-            let attribute = [TaskAttribute::Untagged, TaskAttribute::Simple, TaskAttribute::Ordered, TaskAttribute::HeadOfQueue, TaskAttribute::Aca][usize::from(attribute)];
+            let attribute = [
+                TaskAttribute::Untagged,
+                TaskAttribute::Simple,
+                TaskAttribute::Ordered,
+                TaskAttribute::HeadOfQueue,
+                TaskAttribute::Aca,
+            ][usize::from(attribute)];
             let (task, done) = session.start(0, &cdb, &out, len.into(), attribute);
             match done {
                 Some(_) => {}

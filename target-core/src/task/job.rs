@@ -15,8 +15,8 @@ use crate::store::{LbaStatus, StoreCompletion, StoreOp};
 pub(crate) const CHUNK: usize = 256 << 10;
 /// Bytes of a command's data that a job moves at a time: a store that answers at once takes well under a millisecond.
 pub(crate) const MOVED: usize = TURN;
-/// Bytes of the medium that a job deallocates at a time: giving back as many pages takes about a quarter of a millisecond, and
-/// zeroing them by hand, where they cannot be given back, less than one.
+/// Bytes of the medium that a job deallocates at a time: giving back as many pages takes about a quarter of a
+/// millisecond, and zeroing them by hand, where they cannot be given back, less than one.
 pub(crate) const UNMAP_PIECE: usize = 4 << 20;
 /// Most descriptors of one GET LBA STATUS answer: a page full.
 const MAX_STATUSES: u32 = 255;
@@ -160,7 +160,8 @@ impl Job {
         self.data = Some(data);
     }
 
-    /// Where the data go and what they are, if all there is to do is to write them, and they are not too many at a time.
+    /// Where the data go and what they are, if all there is to do is to write them, and they are not too many at a
+    /// time.
     pub(crate) fn plain_write(&self) -> Option<(u64, &Buf)> {
         let plain = matches!(self.kind, Kind::Write { verify: None, done: false }) && !self.flush;
         self.data.as_ref().filter(|data| plain && data.len() <= MOVED).map(|data| (self.lba << self.block_shift, data))

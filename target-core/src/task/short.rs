@@ -1,7 +1,8 @@
 //! The short ways: plain READ and WRITE of memory that a store lends, the commands that a session has most of.
 //!
-//! They decide nothing that the [dispatch table](crate::device_server) does not: whatever is not plain (a flag in the CDB, a pending unit attention, an
-//! odd length, another task in the way) goes the long way through the table, with the same result. A test compares the two.
+//! They decide nothing that the [dispatch table](crate::device_server) does not: whatever is not plain (a flag in the
+//! CDB, a pending unit attention, an odd length, another task in the way) goes the long way through the table, with the
+//! same result. A test compares the two.
 
 use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
@@ -80,7 +81,8 @@ impl TaskExecutor {
         }
     }
 
-    /// A write whose data are all there: they go to the store's memory. False if it is to go another way, and nothing has happened.
+    /// A write whose data are all there: they go to the store's memory. False if it is to go another way, and nothing
+    /// has happened.
     #[inline]
     pub(super) fn write_short(&self, new: &NewTask<'_>, data: &[u8]) -> bool {
         self.try_write_short(new, data).is_some()
