@@ -24,8 +24,10 @@
 //! | what happens | what the driver does |
 //! |---|---|
 //! | the peer closes in order | `handle_stream_end(EndOfStream)`, then sends what is left until `is_finished` |
-//! | the socket breaks | what had already come is handed over, `handle_stream_end(Broken)`, nothing is sent any more; after `is_finished` the error is returned |
-//! | `is_finished` | closes the sending side, reads until the peer has closed too (at most [`Limits::linger`]), so that a reset cannot overtake the last PDU |
+//! | the socket breaks | what had already come is handed over, `handle_stream_end(Broken)`, nothing is sent any more;
+//! after `is_finished` the error is returned |
+//! | `is_finished` | closes the sending side, reads until the peer has closed too (at most [`Limits::linger`]), so that
+//! a reset cannot overtake the last PDU |
 //!
 //! A connection may thus hear of two ends: `EndOfStream`, and then `Broken` when what it still had to say cannot be
 //! sent.
@@ -37,6 +39,8 @@ mod socket;
 
 #[cfg(test)]
 mod drive_tests;
+#[cfg(test)]
+mod held_tests;
 
 use std::future::poll_fn;
 use std::io;

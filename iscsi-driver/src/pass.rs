@@ -224,10 +224,11 @@ where
     while *budget > 0 {
         let mut list = SendList::default();
         connection.fill_send_list(&mut list);
-        let waiting = list.len();
-        if waiting == 0 {
+        if list.is_empty() {
             return Ok(());
         }
+        let held = list.hold();
+        let waiting = list.len();
         let mut sent = 0;
         let result = socket.try_io(Interest::WRITABLE, || {
             sent = socket::send(socket, &list)?;
@@ -238,6 +239,7 @@ where
             connection.handle_sent(sent, now);
             *budget = budget.saturating_sub(sent);
         }
+        drop(held);
         match result {
             Ok(()) => {}
             Err(error) if is_transient(&error) => {

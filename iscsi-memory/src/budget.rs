@@ -79,6 +79,11 @@ impl MemoryBudget {
         Ok(())
     }
 
+    /// Takes one page, also beyond the limit.
+    pub(crate) fn take_page_beyond(&self) {
+        self.used_pages.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Gives pages back.
     pub(crate) fn give_pages(&self, pages: u64) {
         self.used_pages.fetch_sub(pages, Ordering::Relaxed);

@@ -20,6 +20,7 @@ extern crate alloc;
 
 #[cfg(feature = "std")]
 mod advertised;
+mod blocks;
 mod budget;
 mod buf;
 #[cfg(feature = "std")]
@@ -55,5 +56,5 @@ pub use registration::{
     RegistrationBudget, WorkPiece,
 };
 pub use session_buffers::{BufferBudget, SessionBuffers, WorkerPool};
-pub use slice::{Landed, Landing, RegionSlice};
-pub use vectored::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};
+pub use slice::{Landing, RegionSlice};
+pub use vectored::{HeldBytes, ReceiveSlice, ReceiveWindow, SendList, SendSlice};

@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::blocks::{self, Blocks, PIECE};
 #[cfg(feature = "std")]
 use crate::chunks::{Chunk, Chunks};
 use crate::{MemoryBudget, OutOfMemory, RegionSlice};
@@ -17,6 +18,11 @@ pub(crate) const PAGE: u64 = 4096;
 pub(crate) const PAGE_SHIFT: u32 = 12;
 /// Bytes that [`Region::extent`] looks at in one call: reading the marks of so many takes a fraction of a millisecond.
 const EXTENT: u64 = 64 << 30;
+
+/// Bytes of a logical block, unless more is said.
+const SMALLEST_BLOCK: u32 = 512;
+/// Bytes that are discarded at a time: others wait for that long.
+const DISCARD: u64 = 1 << 20;
 
 /// What `heap` allocates for `len` bytes: at least one, at page alignment.
 fn heap_layout(len: usize) -> Layout {
@@ -32,16 +38,28 @@ pub(crate) enum Backing {
 /// A long-lived range of memory that a store lends to movers and to the kernel.
 ///
 /// Reads and writes copy through raw pointers and never form a Rust reference to the memory, because peers on several
-/// threads, the kernel and RDMA devices access it at the same time. Overlapping concurrent accesses give whichever
-/// bytes the hardware gives, as on any disk: SCSI promises nothing about commands that overlap in time (SBC-4 4.6).
+/// threads, the kernel and RDMA devices access it at the same time.
+///
+/// # Logical blocks
+///
+/// Every logical block is old or new, never half of both: to [`read`](Self::read), to what is
+/// [held](crate::SendList::hold) while it is sent, and between writers, whichever of [`write`](Self::write) and
+/// [`discard`](Self::discard) they use, on any thread. A block is as large as [`block_size`](Self::block_size) says,
+/// and begins at a multiple of it. Several blocks are not one step: SCSI promises nothing about commands that overlap
+/// in time (SBC-4 4.6). RDMA devices, and the kernel where it receives into the region, keep no such rule.
+///
+/// A thread that writes waits until readers of the same 64 KiB have sent or copied them, and one that reads until they
+/// are written: for one copy in memory, or one system call.
+///
+/// # Pages
 ///
 /// Pages are allocated when first written; a bitmap knows which. Reading a page never written costs no memory. Pages
 /// are those of 4 KiB: huge pages would take memory that nobody wrote and that [`allocated`](Self::allocated) and the
 /// limit do not see.
 ///
 /// A [`discard`](Self::discard) between [`reserve_for_write`](Self::reserve_for_write) and the write itself takes the
-/// reservation away, and the page reads as zero. Who lets the kernel or a device write, which may take long, reserves
-/// again when the data are in place: it then counts as the later of the two.
+/// reservation away. `write` then takes the page again, beyond the limit if need be. Who lets the kernel or a device
+/// write, which may take long, reserves again when the data are in place: until then the page reads as zero.
 ///
 /// # RDMA devices
 ///
@@ -86,6 +104,9 @@ pub struct Region {
     pub(crate) written: Vec<AtomicU64>,
     allocated_pages: AtomicU64,
     budget: Arc<MemoryBudget>,
+    blocks: Blocks,
+    /// Bytes of a logical block.
+    block_size: AtomicU32,
     #[cfg(feature = "std")]
     pub(crate) chunks: Chunks,
 }
@@ -157,6 +178,8 @@ impl Region {
             written,
             allocated_pages: AtomicU64::new(0),
             budget,
+            blocks: Blocks::new(),
+            block_size: AtomicU32::new(SMALLEST_BLOCK),
             #[cfg(feature = "std")]
             chunks: Chunks::default(),
         }
@@ -186,6 +209,22 @@ impl Region {
         self.budget.limit()
     }
 
+    /// Bytes of a logical block: what is always read and written as one.
+    #[must_use]
+    pub fn block_size(&self) -> usize {
+        self.block_size.load(Ordering::Relaxed) as usize
+    }
+
+    /// Tells that the region holds logical blocks of `bytes`, a power of two from 512 to 4096. Where several are told,
+    /// the largest counts; 512 by default.
+    ///
+    /// # Panics
+    /// If it is none of these.
+    pub fn set_block_size(&self, bytes: u32) {
+        assert!(bytes.is_power_of_two() && u64::from(bytes) <= PAGE && bytes >= SMALLEST_BLOCK, "a disk's block size");
+        self.block_size.fetch_max(bytes, Ordering::Relaxed);
+    }
+
     fn check(&self, offset: u64, len: u64) {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
@@ -209,37 +248,75 @@ impl Region {
         word.load(Ordering::Relaxed) & bit != 0
     }
 
-    /// Copies bytes out. Pages never written read as zero.
+    /// Copies bytes out. Pages never written read as zero. Each logical block is as one write has left it.
     ///
     /// # Panics
     /// If the range is outside the region.
     #[inline]
     pub fn read(&self, offset: u64, to: &mut [u8]) {
         self.check(offset, to.len() as u64);
-        if offset % PAGE + to.len() as u64 <= PAGE && !to.is_empty() && self.is_written(offset >> PAGE_SHIFT) {
-            // SAFETY: `check` holds the source inside the region; the destination is private memory.
-            unsafe { core::ptr::copy_nonoverlapping(self.at(offset), to.as_mut_ptr(), to.len()) }
+        let in_page = offset % PAGE + to.len() as u64 <= PAGE;
+        if in_page && !to.is_empty() {
+            self.blocks.read(offset, || self.copy_page(offset, to));
         } else {
-            self.read_pages(offset, to);
+            self.read_pieces(offset, to);
         }
     }
 
-    /// [`read`](Self::read) across pages, of which some may never have been written. The range is checked.
-    fn read_pages(&self, mut offset: u64, to: &mut [u8]) {
+    /// [`read`](Self::read) across pages. The range is checked.
+    fn read_pieces(&self, mut offset: u64, to: &mut [u8]) {
         let mut rest = to;
         while !rest.is_empty() {
-            let n = (PAGE - offset % PAGE).min(rest.len() as u64) as usize;
+            let n = (PIECE - offset % PIECE).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at_mut(n);
-            if self.is_written(offset >> PAGE_SHIFT) {
-                // SAFETY: the caller has checked that the source is inside the region; the destination is private
-                // memory.
-                unsafe { core::ptr::copy_nonoverlapping(self.at(offset), now.as_mut_ptr(), n) }
-            } else {
-                now.fill(0);
-            }
+            self.blocks.read(offset, || {
+                let mut at = offset;
+                let mut pages = &mut *now;
+                while !pages.is_empty() {
+                    let n = (PAGE - at % PAGE).min(pages.len() as u64) as usize;
+                    let (page, later) = pages.split_at_mut(n);
+                    self.copy_page(at, page);
+                    at += n as u64;
+                    pages = later;
+                }
+            });
             offset += n as u64;
             rest = later;
         }
+    }
+
+    /// Copies out bytes of one page, which the caller has checked.
+    #[inline]
+    fn copy_page(&self, offset: u64, to: &mut [u8]) {
+        if self.is_written(offset >> PAGE_SHIFT) {
+            // SAFETY: the caller has checked that the source is inside the region; the destination is private memory.
+            unsafe { core::ptr::copy_nonoverlapping(self.at(offset), to.as_mut_ptr(), to.len()) }
+        } else {
+            to.fill(0);
+        }
+    }
+
+    /// Keeps writers out of the pieces of a range, for whoever cannot copy again what he has read: as many of its first
+    /// bytes as no writer has, at most `len`. `held` has a bit for each stripe that is taken.
+    pub(crate) fn hold(&self, offset: u64, len: usize, held: &mut u64) -> usize {
+        let end = offset + len as u64;
+        let mut at = offset;
+        while at < end {
+            let stripe = blocks::stripe(at);
+            if *held & 1 << stripe == 0 {
+                if !self.blocks.try_hold(stripe) {
+                    break;
+                }
+                *held |= 1 << stripe;
+            }
+            at = ((at / PIECE + 1) * PIECE).min(end);
+        }
+        (at - offset) as usize
+    }
+
+    /// Lets go what [`hold`](Self::hold) took.
+    pub(crate) fn release_held(&self, held: u64) {
+        self.blocks.release(held);
     }
 
     /// Takes the pages of a range into the allocation count before they are written by [`write`](Self::write) or by the
@@ -256,32 +333,58 @@ impl Region {
             return Ok(());
         }
         for page in offset >> PAGE_SHIFT..=(offset + len - 1) >> PAGE_SHIFT {
-            let (word, bit) = self.bit(page);
-            if word.load(Ordering::Relaxed) & bit != 0 {
-                continue;
-            }
-            // `forget` gives back pages that nobody has taken: not while one is being taken.
-            #[cfg(feature = "std")]
-            let _chunks = self.chunks.read();
-            self.budget.take_page()?;
-            self.allocated_pages.fetch_add(1, Ordering::Relaxed);
-            if word.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
-                self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
-                self.budget.give_pages(1);
+            if !self.is_written(page) {
+                self.take_page(page, || self.budget.take_page())?;
             }
         }
         Ok(())
     }
 
-    /// Copies bytes in. The range has been taken with [`reserve_for_write`](Self::reserve_for_write) before, or it may
-    /// read back as zero.
+    /// Enters a page as written, if `may` allows it.
+    fn take_page(&self, page: u64, may: impl FnOnce() -> Result<(), OutOfMemory>) -> Result<(), OutOfMemory> {
+        // `forget` gives back pages that nobody has taken: not while one is being taken.
+        #[cfg(feature = "std")]
+        let _chunks = self.chunks.read();
+        may()?;
+        self.allocated_pages.fetch_add(1, Ordering::Relaxed);
+        let (word, bit) = self.bit(page);
+        if word.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+            self.allocated_pages.fetch_sub(1, Ordering::Relaxed);
+            self.budget.give_pages(1);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in. The range has been taken with [`reserve_for_write`](Self::reserve_for_write) before.
     ///
     /// # Panics
     /// If the range is outside the region.
     pub fn write(&self, offset: u64, from: &[u8]) {
         self.check(offset, from.len() as u64);
-        // SAFETY: `check` holds the destination inside the region; the source is private memory.
-        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) }
+        let (mut at, mut rest) = (offset, from);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at((PIECE - at % PIECE).min(rest.len() as u64) as usize);
+            let _alone = self.blocks.write(at);
+            for page in at >> PAGE_SHIFT..=(at + now.len() as u64 - 1) >> PAGE_SHIFT {
+                if !self.is_written(page) {
+                    self.take_page_again(page);
+                }
+            }
+            // SAFETY: `check` holds the destination inside the region; the source is private memory.
+            unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), self.at(at), now.len()) }
+            at += now.len() as u64;
+            rest = later;
+        }
+    }
+
+    /// A page that was taken for a write has been discarded before it: left so, it would read as zero, and as what is
+    /// written now when it is next taken.
+    #[cold]
+    fn take_page_again(&self, page: u64) {
+        let _ = self.take_page(page, || {
+            self.budget.take_page_beyond();
+            Ok(())
+        });
     }
 
     /// Makes a range read as zero and gives its whole pages back to the machine. What an RDMA device has registered may
@@ -291,12 +394,21 @@ impl Region {
     /// If the range is outside the region.
     pub fn discard(&self, offset: u64, len: u64) {
         self.check(offset, len);
-        let end = offset + len;
-        let first = offset.next_multiple_of(PAGE).min(end);
-        let last = (end / PAGE * PAGE).max(first);
-        self.zero(offset..first);
-        self.release(first..last);
-        self.zero(last..end);
+        let mut at = offset;
+        while at < offset + len {
+            let end = ((at / DISCARD + 1) * DISCARD).min(offset + len);
+            // In the order of their stripes, as everybody takes several: two who do so cannot block each other.
+            let mut pieces = [const { None }; (DISCARD / PIECE) as usize];
+            for (piece, place) in (at / PIECE..end.div_ceil(PIECE)).zip(&mut pieces) {
+                *place = Some(self.blocks.write(piece * PIECE));
+            }
+            let first = at.next_multiple_of(PAGE).min(end);
+            let last = (end / PAGE * PAGE).max(first);
+            self.zero(at..first);
+            self.release(first..last);
+            self.zero(last..end);
+            at = end;
+        }
     }
 
     fn zero(&self, range: Range<u64>) {

@@ -20,22 +20,6 @@ pub trait Landing: fmt::Debug + Send + Sync {
     fn end(&self, offset: u64, len: u64);
 }
 
-/// Bytes of a slice that may land now; dropping it ends that.
-#[derive(Debug)]
-pub struct Landed<'a> {
-    slice: &'a RegionSlice,
-    start: usize,
-    len: usize,
-}
-
-impl Drop for Landed<'_> {
-    fn drop(&mut self) {
-        if let Some(landing) = &self.slice.landing {
-            landing.end(self.slice.offset + self.start as u64, self.len as u64);
-        }
-    }
-}
-
 /// A part of a [`Region`] that keeps it alive.
 #[derive(Debug, Clone)]
 pub struct RegionSlice {
@@ -63,6 +47,11 @@ impl RegionSlice {
         self.len == 0
     }
 
+    /// Where the slice begins in its region, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Copies bytes out, from `start` of the slice on.
     ///
     /// # Panics
@@ -81,22 +70,10 @@ impl RegionSlice {
         self.region.write(self.offset + start as u64, from);
     }
 
-    /// The same slice, into which bytes land only as `landing` allows: by [`try_write`](Self::try_write), the `socket`
-    /// module and [`ReceiveWindow::fill`](crate::ReceiveWindow::fill). [`write`](Self::write) and devices do not ask.
+    /// The same slice, into which [`try_write`](Self::try_write) writes only as `landing` allows. Nobody else asks.
     #[must_use]
     pub fn with_landing(self, landing: Arc<dyn Landing>) -> Self {
         Self { landing: Some(landing), ..self }
-    }
-
-    /// Asks to land bytes `start..start + len`. `None`: not now.
-    ///
-    /// # Panics
-    /// If the bytes are outside the slice.
-    #[must_use]
-    pub fn try_land(&self, start: usize, len: usize) -> Option<Landed<'_>> {
-        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "landing outside a lent slice");
-        let may = self.landing.as_ref().is_none_or(|landing| landing.try_begin(self.offset + start as u64, len as u64));
-        may.then(|| Landed { slice: self, start, len })
     }
 
     /// [`write`](Self::write), if the bytes may land now. False: they may not, and nothing is written.
@@ -105,9 +82,26 @@ impl RegionSlice {
     /// If the bytes are outside the slice.
     #[must_use]
     pub fn try_write(&self, start: usize, from: &[u8]) -> bool {
-        let Some(_landed) = self.try_land(start, from.len()) else { return false };
-        self.write(start, from);
-        true
+        let Some(landing) = &self.landing else {
+            self.write(start, from);
+            return true;
+        };
+        let (offset, len) = (self.offset + start as u64, from.len() as u64);
+        let may = landing.try_begin(offset, len);
+        if may {
+            self.write(start, from);
+            landing.end(offset, len);
+        }
+        may
+    }
+
+    /// Bytes from `start` on to the end of the logical block that it is in, or of the slice; none if a block begins
+    /// there.
+    #[must_use]
+    pub fn rest_of_block(&self, start: usize) -> usize {
+        let block = self.region.block_size();
+        let at = (self.offset + start as u64) as usize & (block - 1);
+        if at == 0 { 0 } else { (block - at).min(self.len.saturating_sub(start)) }
     }
 
     /// Takes the pages of the slice: see [`Region::reserve_for_write`].

@@ -19,6 +19,8 @@ fn checked(n: isize) -> io::Result<usize> {
 /// Sends the list's pieces in order and returns how many bytes the kernel took. A closed peer gives an error, never a
 /// signal.
 ///
+/// Whoever shares the lent bytes with writers [holds](SendList::hold) them meanwhile.
+///
 /// # Errors
 /// The errno of `sendmsg`, [`io::ErrorKind::WouldBlock`] on a full non-blocking socket.
 pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
@@ -45,16 +47,12 @@ pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
 /// is of a window that [is empty](ReceiveWindow::is_empty), though the stream goes on: nothing is to be received then.
 ///
 /// # Errors
-/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket;
-/// [`io::ErrorKind::Interrupted`] when the payload may not land now
-/// ([`RegionSlice::try_land`](crate::RegionSlice::try_land)): the window is to be asked for anew.
+/// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket.
 pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
-    let mut _landed = None;
     let payload = match &mut window.payload {
         ReceiveSlice::Private(bytes) => iovec(bytes.as_mut_ptr(), bytes.len()),
         ReceiveSlice::Lent(slice, start, end) => {
             assert!(start <= end && *end <= slice.len(), "receive outside a lent slice");
-            _landed = Some(slice.try_land(*start, *end - *start).ok_or(io::ErrorKind::Interrupted)?);
             iovec(slice.as_ptr(*start), *end - *start)
         }
     };

@@ -1,6 +1,14 @@
 //! Lists of memory to send from and to receive into, over private and lent memory alike.
 
-use crate::RegionSlice;
+use alloc::sync::Arc;
+
+use crate::blocks::Wait;
+use crate::{Region, RegionSlice};
+
+/// Lent bytes that are held at a time, at most: writers wait for as long as it takes to send them.
+const MOST_HELD: usize = 256 << 10;
+/// Regions of which bytes are held at a time.
+const REGIONS_HELD: usize = 4;
 
 /// One piece of a vectored send.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +85,45 @@ impl<'a> SendList<'a> {
         &self.slices[..self.used]
     }
 
+    /// Has nobody write the lent bytes of the list until what this gives is dropped, and shortens the list to what is
+    /// held so: to 256 KiB of lent bytes, and to those that nobody is writing just now. Some bytes always stay, and the
+    /// list ends between two logical blocks. Whoever sends the list tells how much was sent before he lets go, since
+    /// the rest of a block of which a part was sent is then copied.
+    ///
+    /// ```
+    /// use iscsi_memory::{Region, SendList, SendSlice};
+    /// let slice = Region::heap(1 << 20).slice(0, 1 << 20);
+    /// let mut list = SendList::default();
+    /// list.push(SendSlice::Private(&[0; 48]));
+    /// list.push(SendSlice::Lent(&slice, 0, 1 << 20));
+    /// let held = list.hold();
+    /// assert_eq!(list.len(), 48 + (256 << 10));
+    /// drop(held);
+    /// ```
+    pub fn hold(&mut self) -> HeldBytes {
+        let mut held = HeldBytes::default();
+        let mut wait = Wait::default();
+        let (mut at, mut room) = (0, MOST_HELD);
+        while at < self.used {
+            if let SendSlice::Lent(slice, start, end) = self.slices[at] {
+                let n = held.hold(slice, start, end - start, room);
+                if n == 0 && at == 0 {
+                    // Nothing is held, so nobody waits for this in turn.
+                    wait.turn();
+                    continue;
+                }
+                room -= n;
+                if n < end - start {
+                    self.slices[at] = SendSlice::Lent(slice, start, start + n);
+                    self.used = at + usize::from(n > 0);
+                    break;
+                }
+            }
+            at += 1;
+        }
+        held
+    }
+
     /// Bytes in all pieces.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -90,12 +137,43 @@ impl<'a> SendList<'a> {
     }
 }
 
+/// Lent bytes that nobody writes until this is dropped: see [`SendList::hold`].
+#[derive(Debug, Default)]
+#[must_use = "what is held is let go at once"]
+pub struct HeldBytes {
+    /// Regions, and a bit for each stripe of their pieces.
+    regions: [Option<(Arc<Region>, u64)>; REGIONS_HELD],
+}
+
+impl HeldBytes {
+    /// Holds the first of bytes `start..start + len` of a slice, at most `room` of them: how many.
+    fn hold(&mut self, slice: &RegionSlice, start: usize, len: usize, room: usize) -> usize {
+        let region = slice.region();
+        let ours = |held: &Option<(Arc<Region>, u64)>| held.as_ref().is_none_or(|(held, _)| Arc::ptr_eq(held, region));
+        let Some(place) = self.regions.iter_mut().find(|held| ours(held)) else { return 0 };
+        let offset = slice.offset() + start as u64;
+        let block = region.block_size() as u64;
+        let whole = ((offset + room as u64) / block * block).saturating_sub(offset) as usize;
+        let (_, stripes) = place.get_or_insert_with(|| (region.clone(), 0));
+        region.hold(offset, if len <= room { len } else { whole }, stripes)
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        for (region, stripes) in self.regions.iter().flatten() {
+            region.release_held(*stripes);
+        }
+    }
+}
+
 /// One place of a vectored receive.
 #[derive(Debug)]
 pub enum ReceiveSlice<'a> {
     /// Private memory.
     Private(&'a mut [u8]),
-    /// Bytes `start..end` of a lent region slice.
+    /// Bytes `start..end` of a lent region slice: they land as they come, also a part of a logical block. Where others
+    /// read and write the blocks at the same time, whole ones are written by [`RegionSlice::try_write`].
     Lent(&'a RegionSlice, usize, usize),
 }
 
@@ -152,18 +230,9 @@ impl ReceiveWindow<'_> {
         self.len() == 0
     }
 
-    /// Fills the window from `from` and returns how many bytes fitted: none while the payload may not land. For links
-    /// that are not sockets.
+    /// Fills the window from `from` and returns how many bytes fitted. For links that are not sockets.
     pub fn fill(&mut self, from: &[u8]) -> usize {
         let first = from.len().min(self.payload.len());
-        let place = match &self.payload {
-            ReceiveSlice::Lent(slice, start, _) => Some((*slice, *start)),
-            ReceiveSlice::Private(_) => None,
-        };
-        let landed = place.map(|(slice, start)| slice.try_land(start, first));
-        if matches!(landed, Some(None)) {
-            return 0;
-        }
         self.payload.fill(&from[..first]);
         let second = (from.len() - first).min(self.staging.len());
         self.staging[..second].copy_from_slice(&from[first..first + second]);

@@ -59,23 +59,64 @@ impl Landing for NotYet {
 }
 
 #[test]
-fn nothing_is_read_that_may_not_land_and_nothing_stays_taken() {
-    let (a, b) = pair();
+fn nothing_is_written_that_may_not_land_and_nothing_stays_taken() {
     let landing = std::sync::Arc::new(NotYet(0.into()));
     let slice = Region::heap(4096).slice(0, 4096).with_landing(landing.clone());
-    let mut window = ReceiveWindow { payload: ReceiveSlice::Lent(&slice, 0, 4096), staging: &mut [] };
-    socket::send(&a, &list_of(b"hello")).unwrap();
-    assert_eq!(socket::receive(&b, &mut window).unwrap_err().kind(), ErrorKind::Interrupted);
-    assert_eq!(socket::receive(&b, &mut window).unwrap(), 5);
-    b.set_nonblocking(true).unwrap();
-    assert_eq!(socket::receive(&b, &mut window).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let mut back = [0; 5];
+    assert!(!slice.try_write(0, b"hello"));
+    slice.read(0, &mut back);
+    assert_eq!(&back, &[0; 5]);
+    assert!(slice.try_write(0, b"hello"));
+    slice.read(0, &mut back);
+    assert_eq!(&back, b"hello");
     assert_eq!(landing.0.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
-fn list_of(bytes: &[u8]) -> SendList<'_> {
+#[test]
+fn what_is_held_is_not_written_and_the_list_ends_where_a_writer_is() {
+    let region = Region::heap(1 << 20);
+    let slice = region.slice(0, 1 << 20);
     let mut list = SendList::default();
-    list.push(SendSlice::Private(bytes));
-    list
+    list.push(SendSlice::Lent(&slice, 512, 3 * 65_536));
+    let held = list.hold();
+    assert_eq!(list.len(), 3 * 65_536 - 512, "all of it");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| region.write(65_536, &[7; 512]));
+        // The writer waits, and lets no new reader in: what is held next ends before it.
+        let cut = loop {
+            let mut list = SendList::default();
+            list.push(SendSlice::Private(b"header"));
+            list.push(SendSlice::Lent(&slice, 512, 3 * 65_536));
+            let _held = list.hold();
+            if list.len() < 6 + 3 * 65_536 - 512 {
+                break list.len();
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(cut, 6 + 65_536 - 512);
+        assert!(!writer.is_finished());
+        let mut back = [1; 512];
+        region.read(65_536, &mut back);
+        assert_eq!(back, [0; 512]);
+        drop(held);
+    });
+    let mut back = [1; 512];
+    region.read(65_536, &mut back);
+    assert_eq!(back, [7; 512]);
+}
+
+#[test]
+fn what_is_held_ends_between_two_blocks() {
+    let region = Region::heap(1 << 20);
+    region.set_block_size(4096);
+    let slice = region.slice(4096, 500_000);
+    let mut list = SendList::default();
+    list.push(SendSlice::Private(&[0; 48]));
+    list.push(SendSlice::Lent(&slice, 0, 5000));
+    list.push(SendSlice::Lent(&slice, 5000, 500_000));
+    let _held = list.hold();
+    assert_eq!((list.len() - 48) % 4096, 0);
+    assert_eq!(list.len() - 48, 256 << 10);
 }
 
 #[test]

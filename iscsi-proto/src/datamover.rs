@@ -517,8 +517,9 @@ pub trait Datamover {
     /// when this has grown by [`backlog`](Self::backlog).
     fn sent(&self) -> u64;
 
-    /// Target: whether every byte that lands in a [`Sink::Region`] is asked for first ([`RegionSlice::try_land`]). A
-    /// transport that places data by itself cannot.
+    /// Target: whether only whole logical blocks ([`Region::block_size`](iscsi_memory::Region::block_size)) land in a
+    /// [`Sink::Region`], each after it was asked whether it may ([`RegionSlice::try_write`]). A transport that places
+    /// data by itself cannot: such sinks are not for it. Asked once the keys are [known](Self::notice_key_values).
     fn asks_to_land(&self) -> bool {
         false
     }

@@ -13,6 +13,7 @@ use target_core::store::{Backstore, LinearStore, StripeStore};
 use crate::model::Model;
 use crate::rng::Rng;
 use crate::store::{Door, SimStore, StorePlan};
+use crate::transport::Transport;
 
 /// How a disk is made of stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +71,12 @@ pub struct Disk {
 pub type SharedDisk = Rc<Disk>;
 
 impl Disk {
-    /// A disk of zeroes.
+    /// A disk of zeroes, for initiators that come over this transport.
     ///
     /// # Panics
     /// If there is no such LUN.
     #[must_use]
-    pub fn new(number: u16, plan: DiskPlan, mut rng: Rng) -> SharedDisk {
+    pub fn new(number: u16, plan: DiskPlan, transport: Transport, mut rng: Rng) -> SharedDisk {
         let parts = plan.parts();
         let of_part = StorePlan { blocks: plan.store.blocks / parts, ..plan.store.clone() };
         let parts: Vec<_> = if parts == 1 {
@@ -92,7 +93,8 @@ impl Disk {
             was_away: Cell::new(false),
         };
         let geometry = disk.store().geometry();
-        let torn = disk.plan.store.door == Door::Memory;
+        // The devices that iSER speaks of read lent memory when they like.
+        let torn = disk.plan.store.door == Door::Memory && transport != Transport::Tcp;
         disk.model = RefCell::new(Model::new(geometry.blocks, geometry.block_size as usize, torn));
         Rc::new(disk)
     }

@@ -1,20 +1,21 @@
 //! The oracle: a disk that knows, for each block, which writes a read may see.
 //!
-//! Blocks hold a value: a number from which the whole block's content is made, so that a block in the wrong place, half a block, or a block of an old
-//! write is told apart. A write is *pending* from the moment that it was handed to the initiator; it *ends* with its status, and a failed one of unknown
-//! fate ends when nothing can be left of it in the target. A read may see a block's write unless another one that was acknowledged before the read began
-//! was handed in after the first had ended. Values of writes that were handed in while the read was under way may be seen too.
+//! Blocks hold a value: a number from which the whole block's content is made, so that a block in the wrong place, half
+//! a block, or a block of an old write is told apart. A write is *pending* from the moment that it was handed to the
+//! initiator; it *ends* with its status, and a failed one of unknown fate ends when nothing can be left of it in the
+//! target. A read may see a block's write unless another one that was acknowledged before the read began was handed in
+//! after the first had ended. Values of writes that were handed in while the read was under way may be seen too.
 //!
-//! A successful COMPARE AND WRITE says more: what it has found was there until its own data replaced it. A write that was handed in after the value that
-//! it found had been written is therefore the later of the two.
+//! A successful COMPARE AND WRITE says more: what it has found was there until its own data replaced it. A write that
+//! was handed in after the value that it found had been written is therefore the later of the two.
 //!
-//! Beside it, the model knows what may be left after a crash: a flush that was acknowledged covers every write that was acknowledged before it was handed
-//! in, and so does an acknowledged write with FUA itself.
+//! Beside it, the model knows what may be left after a crash: a flush that was acknowledged covers every write that was
+//! acknowledged before it was handed in, and so does an acknowledged write with FUA itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The content of a block, as a number. Zero is all zeroes. Others name who wrote them: the session plus 1 in the first eight bits, the command in 36,
-/// and the block of the command in 20.
+/// The content of a block, as a number. Zero is all zeroes. Others name who wrote them: the session plus 1 in the first
+/// eight bits, the command in 36, and the block of the command in 20.
 pub type Value = u64;
 
 /// The value of a command's first block; those of the others follow.
@@ -86,6 +87,8 @@ struct Read {
     lba: u64,
     /// For each block what it may hold.
     allowed: Vec<Vec<Value>>,
+    /// For each block whether a write of it has been under way meanwhile.
+    changing: Vec<bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -137,8 +140,9 @@ pub struct Model {
 }
 
 impl Model {
-    /// A disk of zeroes. `torn`: data are placed as they come, so that a block under a write that is not acknowledged may hold bytes of each value that it
-    /// may hold; else it holds one of them whole.
+    /// A disk of zeroes. `torn`: a device reads the store's memory when it likes, so that a block that is read while a
+    /// write of it is under way may have bytes of each value that it may hold; else it has one of them whole, as it has
+    /// in any case once no write is under way.
     #[must_use]
     pub fn new(blocks: u64, block_size: usize, torn: bool) -> Self {
         let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0), follows: None, done: true };
@@ -190,9 +194,10 @@ impl Model {
             self.blocks[(lba + at) as usize].push(Candidate { write, value, ended: None, follows: None, done: false });
             self.survivors[(lba + at) as usize].push(Survivor { write, value, ended: None, acknowledged: None });
             for read in self.reads.values_mut() {
-                if let Some(allowed) = (lba + at).checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize))
-                {
+                let Some(place) = (lba + at).checked_sub(read.lba).map(|at| at as usize) else { continue };
+                if let (Some(allowed), Some(changing)) = (read.allowed.get_mut(place), read.changing.get_mut(place)) {
                     allowed.push(value);
+                    *changing = true;
                 }
             }
         }
@@ -235,7 +240,8 @@ impl Model {
             let covered = follows.is_some_and(|followed| {
                 block.iter().any(|other| other.write != write && other.write.0 > followed && other.done)
             });
-            // Its candidate may be gone already: overwritten by one that was handed in later and acknowledged earlier can not be, as it had not ended.
+            // Its candidate may be gone already: overwritten by one that was handed in later and acknowledged earlier
+            // can not be, as it had not ended.
             block.retain_mut(|candidate| {
                 if candidate.write == write {
                     (candidate.ended, candidate.follows, candidate.done) = (Some(now), follows, true);
@@ -269,13 +275,15 @@ impl Model {
         }
     }
 
-    /// The session of the write has given it up: from here on it is not to land over what the same session writes later.
+    /// The session of the write has given it up: from here on it is not to land over what the same session writes
+    /// later.
     pub fn give_up(&mut self, write: WriteId) {
         let now = self.tick();
         self.given_up.insert(write, now);
     }
 
-    /// `later` is acknowledged, a write of the session that has given up `write`: nothing of that is left where both meet, if it was given up before.
+    /// `later` is acknowledged, a write of the session that has given up `write`: nothing of that is left where both
+    /// meet, if it was given up before.
     pub fn supersede(&mut self, write: WriteId, later: WriteId) {
         let Some(Write { lba, blocks, begun }) = self.writes.get(&later).copied() else { return };
         if begun > self.crashed && self.given_up.get(&write).is_some_and(|at| *at < begun) {
@@ -298,8 +306,8 @@ impl Model {
         FlushId(self.tick())
     }
 
-    /// The flush was acknowledged: what was acknowledged before it was handed in survives a crash. One that a crash has come
-    /// between is an initiator's repetition, and the target has nothing left of what it was to cover.
+    /// The flush was acknowledged: what was acknowledged before it was handed in survives a crash. One that a crash has
+    /// come between is an initiator's repetition, and the target has nothing left of what it was to cover.
     pub fn end_flush(&mut self, FlushId(begun): FlushId) {
         if begun < self.crashed {
             return;
@@ -403,7 +411,8 @@ impl Model {
         let read = ReadId(self.tick());
         let range = &self.blocks[lba as usize..(lba + blocks) as usize];
         let allowed = range.iter().map(|block| block.iter().map(|candidate| candidate.value).collect()).collect();
-        self.reads.insert(read, Read { lba, allowed });
+        let changing = range.iter().map(|block| block.iter().any(|candidate| candidate.ended.is_none())).collect();
+        self.reads.insert(read, Read { lba, allowed, changing });
         read
     }
 
@@ -418,10 +427,11 @@ impl Model {
     /// The first block that it cannot have seen.
     pub fn end_read(&mut self, read: ReadId, data: &[u8]) -> Result<(), Wrong> {
         let Some(read) = self.reads.remove(&read) else { return Ok(()) };
-        for ((at, allowed), block) in (read.lba..).zip(read.allowed).zip(data.chunks(self.block_size)) {
+        let may_hold = read.allowed.into_iter().zip(read.changing);
+        for ((at, (allowed, changing)), block) in (read.lba..).zip(may_hold).zip(data.chunks(self.block_size)) {
             let found = value_of(block);
             let whole = found.is_some_and(|value| allowed.contains(&value));
-            if !(whole || self.torn && is_mix(block, &allowed)) {
+            if !(whole || self.torn && changing && is_mix(block, &allowed)) {
                 return Err(Wrong { lba: at, found, allowed });
             }
         }
@@ -442,7 +452,8 @@ impl Model {
         Ok(())
     }
 
-    /// An atomic compare found other values than these; `own` are those that it would have written itself. Was that possible? Ends the read.
+    /// An atomic compare found other values than these; `own` are those that it would have written itself. Was that
+    /// possible? Ends the read.
     ///
     /// # Errors
     /// The first block, when every block can only have held what was expected.
@@ -467,8 +478,8 @@ impl Model {
         self.blocks[lba as usize].last().map_or(0, |candidate| candidate.value)
     }
 
-    /// The read came before an ORDERED write of the same session, on one connection that nothing disturbs: it sees none of
-    /// these values, which that writes from `lba` on. To be told right after [`Self::begin_write`].
+    /// The read came before an ORDERED write of the same session, on one connection that nothing disturbs: it sees none
+    /// of these values, which that writes from `lba` on. To be told right after [`Self::begin_write`].
     pub fn not_seen_by(&mut self, read: ReadId, lba: u64, values: &std::ops::Range<Value>) {
         let Some(read) = self.reads.get_mut(&read) else { return };
         for (at, allowed) in (read.lba..).zip(&mut read.allowed) {
@@ -578,17 +589,21 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_block_holds_bytes_of_what_it_may_hold() {
-        let mut model = Model::new(1, 512, true);
-        let write = model.begin_write(0, 1, |_| 7);
-        let mut block = vec![0; 512];
-        fill_block(7, &mut block);
-        block[100..].fill(0);
-        let read = model.begin_read(0, 1);
-        assert_eq!(model.end_read(read, &block), Ok(()));
-        model.acknowledge(write);
-        let read = model.begin_read(0, 1);
-        assert!(model.end_read(read, &block).is_err());
+    fn a_block_is_torn_only_while_it_is_written_and_a_device_reads_it() {
+        for torn in [false, true] {
+            let mut model = Model::new(1, 512, torn);
+            let mut block = vec![0; 512];
+            fill_block(7, &mut block);
+            block[100..].fill(0);
+            let early = model.begin_read(0, 1);
+            let write = model.begin_write(0, 1, |_| 7);
+            let late = model.begin_read(0, 1);
+            assert_eq!((model.end_read(early, &block).is_ok(), model.end_read(late, &block).is_ok()), (torn, torn));
+            // It may have been done or not, but not by half.
+            model.fail(write);
+            let read = model.begin_read(0, 1);
+            assert!(model.end_read(read, &block).is_err());
+        }
     }
 
     #[test]

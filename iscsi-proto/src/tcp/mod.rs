@@ -8,8 +8,9 @@
 //! - `send`: the send queue, a reused buffer for headers and small payloads and references to large ones.
 //!
 //! A payload of more than the copy limit is received straight into its sink: once its header is known and staging is
-//! empty, the window's `payload` is the sink itself. Smaller ones are copied out of staging as they come. Nothing
-//! allocates per PDU once the tables and buffers have their size.
+//! empty, the window's `payload` is the sink itself. Smaller ones are copied out of staging as they come, and so is all
+//! write data for a store's own memory, where logical blocks land whole (`landing`). Nothing allocates per PDU once the
+//! tables and buffers have their size.
 //!
 //! Rules beyond those of [`crate::datamover`]:
 //!
@@ -36,6 +37,8 @@ use crate::parameters::{Digest, Parameters};
 use crate::pdu::{Bhs, Opcode};
 
 mod initiator;
+mod landing;
+mod parts;
 mod receive;
 mod send;
 mod staging;
@@ -416,7 +419,8 @@ impl Datamover for TcpMover {
     }
 
     fn asks_to_land(&self) -> bool {
-        true
+        // Without order, a part of a block would have to be kept for each PDU.
+        self.parameters.data_pdu_in_order
     }
 
     fn fetched(&self, task: TaskHandle) -> u32 {

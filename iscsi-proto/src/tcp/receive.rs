@@ -2,6 +2,7 @@
 
 use iscsi_memory::{ReceiveSlice, ReceiveWindow, SessionBuffers};
 
+use super::landing::land;
 use super::staging::Staging;
 use super::{Role, State, TcpMover};
 use crate::connection::StreamEnd;
@@ -53,6 +54,8 @@ struct Payload {
     /// Bytes of padding and digest behind it.
     trailer: usize,
     digest: Crc32c,
+    /// Its digest was found right before any of it was placed.
+    sound: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,7 @@ impl Receive {
                 room: 0,
                 trailer: 0,
                 digest: Crc32c::default(),
+                sound: false,
             },
             header_digest: false,
             data_digest: false,
@@ -156,7 +160,11 @@ impl Receive {
     pub(super) fn under_way(&self, slot: u16) -> u32 {
         let payload = &self.payload;
         let under_way = matches!(self.phase, Phase::Payload) && payload.purpose == Purpose::DataOut(slot);
-        if under_way { payload.bhs.data_segment_len().saturating_sub(payload.remaining as u32) } else { 0 }
+        if !under_way {
+            return 0;
+        }
+        let to_come = payload.remaining.saturating_sub(self.staging.len());
+        payload.bhs.data_segment_len().saturating_sub(to_come as u32)
     }
 
     /// Bytes of padding and digest behind a data segment.
@@ -178,6 +186,7 @@ impl Receive {
             room: 0,
             trailer: self.trailer(len),
             digest: Crc32c::default(),
+            sound: false,
         };
         self.phase = Phase::Payload;
     }
@@ -528,25 +537,31 @@ impl TcpMover {
         let unread = receive.staging.unread();
         let n = payload.remaining.min(unread.len());
         let bytes = unread.get(..n).unwrap_or_default();
-        let placed = payload.room.min(n);
-        if placed > 0
+        let room = payload.room.min(n);
+        let mut placed = room;
+        if room > 0
             && let Purpose::DataOut(slot) | Purpose::DataIn(slot) = payload.purpose
         {
-            let from = bytes.get(..placed).unwrap_or_default();
+            let from = bytes.get(..room).unwrap_or_default();
             match self.sinks.get_mut(usize::from(slot)) {
                 Some(Some(Sink::Buf(buf))) => {
-                    if let Some(to) = buf.get_mut(payload.place..payload.place + placed) {
+                    if let Some(to) = buf.get_mut(payload.place..payload.place + room) {
                         to.copy_from_slice(from);
                     }
                 }
-                Some(Some(Sink::Region(slice))) if !slice.try_write(payload.place, from) => {
-                    receive.refused = true;
-                    return Step::Starved;
-                }
+                Some(Some(Sink::Region(slice))) => match self.target.block_begun(slot) {
+                    Some(begun) if self.limits.pdu_in_order => {
+                        let landed = land(slice, payload.place, from, begun, payload.room == room);
+                        (placed, receive.refused) = (landed.bytes, landed.refused);
+                    }
+                    _ => slice.write(payload.place, from),
+                },
                 _ => {}
             }
         }
-        if receive.data_digest {
+        // What has no room is dropped once the rest has its place.
+        let n = if placed < room { placed } else { n };
+        if receive.data_digest && !payload.sound {
             payload.digest.update(bytes);
         }
         payload.place += placed;
@@ -556,7 +571,7 @@ impl TcpMover {
             receive.staging.consume(n);
             return Step::Starved;
         }
-        if !receive.data_digest && unread.len() >= n + payload.trailer {
+        if (!receive.data_digest || payload.sound) && unread.len() >= n + payload.trailer {
             // The common case: padding is there too, and nothing is to be checked.
             receive.staging.consume(n + payload.trailer);
             receive.phase = Phase::Header;
@@ -584,19 +599,15 @@ impl TcpMover {
 
     fn take_checked(&mut self, total: usize) -> Step {
         let receive = &mut self.receive;
-        let payload = &mut receive.payload;
         let Some(segment) = receive.staging.unread().get(..total) else { return Step::Starved };
-        let sound = segment.split_last_chunk::<4>().is_some_and(|(covered, digest)| crc32c(covered) == *digest);
-        if sound
-            && let Purpose::DataOut(slot) | Purpose::DataIn(slot) = payload.purpose
-            && let Some(Some(Sink::Region(slice))) = self.sinks.get(usize::from(slot))
-            && let Some(from) = segment.get(..payload.room)
-        {
-            slice.write(payload.place, from);
+        if segment.split_last_chunk::<4>().is_some_and(|(covered, digest)| crc32c(covered) == *digest) {
+            receive.payload.sound = true;
+            receive.phase = Phase::Payload;
+            return Step::On;
         }
         receive.staging.consume(total);
         receive.phase = Phase::Header;
-        if sound { self.finish_payload() } else { self.refuse_payload() }
+        self.refuse_payload()
     }
 
     /// The payload is in its place.
@@ -634,19 +645,26 @@ impl TcpMover {
         Step::On
     }
 
+    /// Whether the sink of a slot is a store's memory.
+    fn is_lent(&self, slot: u16) -> bool {
+        matches!(self.sinks.get(usize::from(slot)), Some(Some(Sink::Region(_))))
+    }
+
     /// Header of the PDU whose payload was just placed.
     #[inline]
     pub(super) fn payload_header(&self) -> &Bhs {
         &self.receive.payload.bhs
     }
 
-    /// How many bytes the kernel may write straight into the sink under way.
+    /// How many bytes the kernel may write straight into the sink under way. A store's memory is none of these: the
+    /// kernel would leave parts of logical blocks there.
     fn direct(&self) -> Option<(u16, usize, usize)> {
         let payload = &self.receive.payload;
         let (Purpose::DataOut(slot) | Purpose::DataIn(slot)) = payload.purpose else { return None };
         let direct = self.receive.phase == Phase::Payload
             && self.receive.staging.len() == 0
-            && payload.room > self.config.copy_limit;
+            && payload.room > self.config.copy_limit
+            && !(self.role == Role::Target && self.is_lent(slot));
         direct.then_some((slot, payload.place, payload.room))
     }
 
@@ -655,15 +673,10 @@ impl TcpMover {
         self.receive.data.1 = 0;
         self.receive.ahs.1 = 0;
         let empty = ReceiveSlice::Private(&mut []);
-        let direct = self.direct();
-        let refused = self.receive.refused
-            || direct.is_some_and(|(slot, place, room)| match self.sinks.get(usize::from(slot)) {
-                Some(Some(Sink::Region(slice))) => slice.try_land(place, room).is_none(),
-                _ => false,
-            });
-        if !open || refused {
+        if !open || self.receive.refused {
             return ReceiveWindow { payload: empty, staging: &mut [] };
         }
+        let direct = self.direct();
         let staging = self.receive.staging.room();
         let payload = match direct {
             Some((slot, place, room)) => match self.sinks.get_mut(usize::from(slot)) {

@@ -40,6 +40,9 @@ pub(super) struct SendQueue {
     bytes: Buf,
     head: usize,
     tail: usize,
+    /// What is sent before everything else: the rest of a logical block of lent memory of which a part has been sent,
+    /// as it was then.
+    rest: Vec<u8>,
     pieces: VecDeque<Piece>,
     held: Vec<Held>,
     free: Vec<HeldId>,
@@ -61,6 +64,7 @@ impl SendQueue {
             bytes: Buf::zeroed(0),
             head: 0,
             tail: 0,
+            rest: Vec::new(),
             pieces: VecDeque::with_capacity(entries),
             held: Vec::with_capacity(entries),
             free: Vec::with_capacity(entries),
@@ -263,6 +267,7 @@ impl SendQueue {
 
     pub(super) fn fill<'a>(&'a self, list: &mut SendList<'a>) {
         let mut at = self.head;
+        list.push(SendSlice::Private(&self.rest));
         for piece in &self.pieces {
             let between = self.bytes.get(at..piece.at).unwrap_or_default();
             at = piece.at;
@@ -284,6 +289,7 @@ impl SendQueue {
             (self.head, self.tail) = (0, 0);
             self.discard(Buf::zeroed(0));
             (self.pieces, self.held, self.free) = Default::default();
+            self.rest = Vec::new();
         }
     }
 
@@ -292,6 +298,11 @@ impl SendQueue {
         assert!(n <= self.backlog, "more bytes than were queued");
         self.backlog -= n;
         self.sent += n as u64;
+        if !self.rest.is_empty() {
+            let part = self.rest.len().min(n);
+            self.rest.drain(..part);
+            n -= part;
+        }
         while let Some(piece) = self.pieces.front_mut() {
             let between = (piece.at - self.head).min(n);
             self.head += between;
@@ -299,8 +310,14 @@ impl SendQueue {
             let part = (piece.end - piece.start).min(n);
             piece.start += part;
             n -= part;
-            if self.head < piece.at || piece.start < piece.end {
+            if self.head < piece.at {
                 return;
+            }
+            if piece.start < piece.end {
+                if part == 0 || self.keep_rest() {
+                    return;
+                }
+                continue;
             }
             let id = piece.held;
             self.pieces.pop_front();
@@ -318,6 +335,21 @@ impl SendQueue {
         }
     }
 
+    /// A part of the first piece was sent. In lent memory, the rest of the block that is sent in part is copied now,
+    /// while whoever sends still keeps writers out: later it may be another block. False if it was the rest of the
+    /// piece.
+    #[cold]
+    fn keep_rest(&mut self) -> bool {
+        let Some(piece) = self.pieces.front_mut() else { return true };
+        if let Some(Held { data: Some(CommandData::Region(slice)), .. }) = self.held.get(piece.held.0 as usize) {
+            let n = slice.rest_of_block(piece.start).min(piece.end - piece.start);
+            self.rest.resize(n, 0);
+            slice.read(piece.start, &mut self.rest);
+            piece.start += n;
+        }
+        piece.start < piece.end
+    }
+
     #[cold]
     fn shrink(&mut self) {
         self.discard(Buf::zeroed(0));
@@ -325,6 +357,7 @@ impl SendQueue {
 
     /// Drops everything queued. Buffers that nobody owns go to `released`.
     pub(super) fn clear(&mut self, released: &mut VecDeque<Notification>) {
+        self.rest.clear();
         while let Some(piece) = self.pieces.pop_front() {
             if let Some(CommandData::Buf(buf)) = self.drop_reference(piece.held) {
                 released.push_back(Notification::Released(buf));

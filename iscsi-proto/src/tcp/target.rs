@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use super::parts::Parts;
 use super::receive::Purpose;
 use super::{Limits, State, TcpMover};
 use crate::datamover::{
@@ -73,6 +74,8 @@ struct Transfer {
     failed: Option<DataError>,
     /// Outstanding bursts that have ended since it failed.
     ended: u16,
+    /// First bytes of a logical block whose rest comes in another PDU: see `landing`.
+    begun: Vec<u8>,
 }
 
 /// A command whose unsolicited Data-Out PDUs have not ended with the F bit.
@@ -124,6 +127,11 @@ impl TargetSide {
 
     fn transfer(&mut self, slot: u16) -> Option<&mut Transfer> {
         self.transfers.get_mut(usize::from(slot))
+    }
+
+    /// What has come of the block that a transfer is in the middle of.
+    pub(super) fn block_begun(&mut self, slot: u16) -> Option<&mut Vec<u8>> {
+        self.transfer(slot).map(|transfer| &mut transfer.begun)
     }
 
     fn expect_unsolicited(&mut self, itt: u32, slot: Option<u16>) {
@@ -347,6 +355,7 @@ impl TcpMover {
         let transfer = self.target.transfers.get_mut(usize::from(slot))?;
         if transfer.received >= transfer.wanted {
             transfer.active = false;
+            transfer.begun = Vec::new();
             let task = transfer.handle(slot);
             let sink = self.take_sink(slot)?;
             return Some(Notification::GetDataComplete { task, sink });
@@ -627,7 +636,13 @@ impl TcpMover {
     ) {
         let total = data.len();
         let (most, burst_most) = (self.limits.send_segment as usize, self.limits.max_burst as usize);
-        let by_reference = total > self.config.copy_limit;
+        let mut parts = match &data {
+            Source::Region { region, offset, len } if total > most.min(burst_most) => {
+                Parts::within_blocks(region, *offset, *len, [most, burst_most])
+            }
+            _ => None,
+        };
+        let by_reference = total > self.config.copy_limit && parts.is_none();
         let (data, held) = match data {
             Source::Region { region, offset, len } if by_reference => {
                 (Source::None, Some(self.send.hold(CommandData::Region(region.slice(offset, len)))))
@@ -670,7 +685,10 @@ impl TcpMover {
             numbering.data_in = numbering.data_in.wrapping_add(1);
             match (&data, held) {
                 (Source::Region { region, offset, .. }, _) => {
-                    self.send.pdu(&bhs, n, |to| region.read(offset + done as u64, to));
+                    self.send.pdu(&bhs, n, |to| match &mut parts {
+                        Some(parts) => parts.read(to),
+                        None => region.read(offset + done as u64, to),
+                    });
                 }
                 (Source::Copy(bytes), _) => {
                     let bytes = bytes.get(done..end).unwrap_or_default();

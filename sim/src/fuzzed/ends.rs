@@ -1,4 +1,5 @@
-//! The ends of connections that are fuzzed over more than one mover: a target with a disk that errs, and an initiator under load.
+//! The ends of connections that are fuzzed over more than one mover: a target with a disk that errs, and an initiator
+//! under load.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::rng::Rng;
 use crate::served::Served;
 use crate::store::{Door, StorePlan};
 use crate::trace::Trace;
+use crate::transport::Transport;
 use crate::workload::{Verdict, WorkPlan, Workload};
 
 pub(super) const TARGET: &str = "iqn.2026-11.example.sim:fuzzed";
@@ -52,7 +54,7 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
     };
     let verdict = Verdict::default();
     let store = StorePlan { blocks: 128, ..StorePlan::sound(Door::Memory) };
-    let disk = Disk::new(0, DiskPlan::single(store), Rng::new(0, 0));
+    let disk = Disk::new(0, DiskPlan::single(store), Transport::Loopback, Rng::new(0, 0));
     let outside = (Trace::default(), verdict.clone());
     let rng = Rng::new(seed.into(), 4);
     let app = Workload::new(("fuzzed", 0), vec![disk], work, rng, outside, Default::default());

@@ -34,8 +34,8 @@ use events::{Fate, Happening};
 use hosts::{Host, NAMES, State};
 use serving::{HONEST, OTHER};
 
-/// Rounds of a run at most: more is a livelock. A slow link that takes a few bytes a time needs some three million for its
-/// data.
+/// Rounds of a run at most: more is a livelock. A slow link that takes a few bytes a time needs some three million for
+/// its data.
 const MOST_ROUNDS: u64 = 30_000_000;
 /// Virtual time of a run at most.
 const MOST_TIME: Duration = Duration::from_secs(4 * 3600);
@@ -120,11 +120,11 @@ impl<'a> World<'a> {
         };
         let other = SimStore::new(of_other, Rng::new(seed, 2));
         let first = DiskPlan { store: scenario.store.clone(), build: scenario.build };
-        let mut disks = vec![Disk::new(0, first, Rng::new(seed, 1))];
+        let mut disks = vec![Disk::new(0, first, scenario.transport, Rng::new(seed, 1))];
         for (number, plan) in (1..).zip(&scenario.more_disks) {
             // LUNs of both ways to address them.
             let lun = number * if scenario.far_luns { 200 } else { 1 };
-            disks.push(Disk::new(lun, plan.clone(), Rng::new(seed, 30 + u64::from(number))));
+            disks.push(Disk::new(lun, plan.clone(), scenario.transport, Rng::new(seed, 30 + u64::from(number))));
         }
         for disk in &disks {
             trace.event(format_args!("LUN {}: {:?}", disk.number, disk.plan));
@@ -226,7 +226,8 @@ impl<'a> World<'a> {
     fn each_honest(&mut self, tell: impl Fn(&mut Workload)) {
         let seed = self.scenario.seed;
         for host in self.hosts.iter_mut().filter(|host| host.mangle.is_none() && !host.plan.work.leaves) {
-            // What the faults have used up of the time to reconnect in is no longer missing: a connection that fell silent before may still be lost.
+            // What the faults have used up of the time to reconnect in is no longer missing: a connection that fell
+            // silent before may still be lost.
             host.recovery = Recovery::new(host.plan.reconnect, seed);
             host.state = match std::mem::replace(&mut host.state, State::Moving) {
                 State::Over(mut app) => {
@@ -288,8 +289,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A target that never asks has no means to find out that a network is dead that says nothing: it leaves that to the system below, such as TCP's own
-    /// keepalive.
+    /// A target that never asks has no means to find out that a network is dead that says nothing: it leaves that to
+    /// the system below, such as TCP's own keepalive.
     fn find_silence(&mut self) {
         if self.scenario.limits.nop_in_idle.is_some() {
             return;

@@ -1,13 +1,19 @@
-//! Who may write where: what makes COMPARE AND WRITE and ORWRITE atomic against every other writer of a logical unit, of any session.
+//! Who may write where: what makes COMPARE AND WRITE and ORWRITE atomic against every other writer of a logical unit,
+//! of any session.
 //!
-//! The medium is cut into 64 interleaved stripes. A writer holds the stripes of its blocks together with other writers; an atomic command holds them
-//! alone. Taking a stripe is one atomic addition, so plain writes pay a few nanoseconds. Reads take nothing.
+//! The medium is cut into 64 interleaved stripes. A writer holds the stripes of its blocks together with other writers;
+//! an atomic command holds them alone. Taking a stripe is one atomic addition, so plain writes pay a few nanoseconds.
+//! Reads take nothing.
 //!
-//! A write whose task was aborted may still land: it is left behind on its stripes, and nobody writes there until it has ended. So no older write ever
-//! covers a newer one, whoever the writers are.
+//! A write whose task was aborted may still land: it is left behind on its stripes, and nobody writes there until it
+//! has ended. So no older write ever covers a newer one, whoever the writers are.
 //!
-//! Nobody holds the gate while data are only asked for, where the mover tells when they land (`task::landing`): an initiator that owes them would keep
-//! an atomic command waiting, and with it every writer of the same stripes.
+//! Nobody holds the gate while data are only asked for: an initiator that owes them would keep an atomic command
+//! waiting, and with it every writer of the same stripes. What goes to a store's own memory holds it for one copy
+//! (`task::landing`), what goes to a store for the time of its operation.
+//!
+//! That a logical block is old or new, to readers too, is none of its business: stores see to it, and
+//! [`iscsi_memory::Region`] for memory that they lend.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -29,8 +35,8 @@ pub(crate) type Stripes = u64;
 /// The write gate of one logical unit.
 #[derive(Debug)]
 pub(crate) struct WriteGate {
-    /// Writers in the low 32 bits, above them operations that aborted tasks left behind; [`EXCLUSIVE`] while one holds the stripe, or waits for
-    /// its writers, alone.
+    /// Writers in the low 32 bits, above them operations that aborted tasks left behind; [`EXCLUSIVE`] while one holds
+    /// the stripe, or waits for its writers, alone.
     stripes: [AtomicU64; 64],
     waiters: Lock<Vec<Waker>>,
 }
@@ -71,7 +77,8 @@ impl WriteGate {
     pub(crate) fn try_shared(&self, stripes: Stripes) -> bool {
         let mut taken = 0;
         for index in each(stripes) {
-            // A look before the addition: taking it back would wake every waiter, the caller among them, who would then try again at once and for ever.
+            // A look before the addition: taking it back would wake every waiter, the caller among them, who would then
+            // try again at once and for ever.
             if self.stripe(index).load(SeqCst) & CLOSED != 0 {
                 self.release_shared(taken);
                 return false;
@@ -83,6 +90,12 @@ impl WriteGate {
             }
         }
         true
+    }
+
+    /// Whether writers may pass just now. Nothing is taken.
+    #[inline]
+    pub(crate) fn is_open(&self, stripes: Stripes) -> bool {
+        each(stripes).all(|index| self.stripe(index).load(SeqCst) & CLOSED == 0)
     }
 
     #[inline]
@@ -114,8 +127,8 @@ impl WriteGate {
         }
     }
 
-    /// Goes on taking the stripes alone, in the order of their numbers so that two who do so cannot block each other; `held` is what is taken
-    /// so far. True when all are, and the last writer has left them.
+    /// Goes on taking the stripes alone, in the order of their numbers so that two who do so cannot block each other;
+    /// `held` is what is taken so far. True when all are, and the last writer has left them.
     pub(crate) fn try_exclusive(&self, stripes: Stripes, held: &mut Stripes) -> bool {
         for index in each(stripes & !*held) {
             if self.stripe(index).fetch_or(EXCLUSIVE, SeqCst) & EXCLUSIVE != 0 {

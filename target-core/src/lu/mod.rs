@@ -173,6 +173,9 @@ impl LogicalUnit {
         {
             return Err(GeometryError::Region { region: region.len(), blocks: shape.bytes() });
         }
+        if let Some(region) = &region {
+            region.set_block_size(block_size);
+        }
         Ok(Self {
             abilities: store.abilities(),
             store,

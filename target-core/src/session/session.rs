@@ -1,7 +1,8 @@
 //! A session in its Full Feature Phase: what RFC 7143 counts by session, whichever connection it comes over.
 //!
-//! It owns the CmdSN window, the tasks and who runs them, the task management functions, and what others wait for. It owns no connection: each
-//! method that needs one is given the one that it is about, so that several can carry a session without another word here.
+//! It owns the CmdSN window, the tasks and who runs them, the task management functions, and what others wait for. It
+//! owns no connection: each method that needs one is given the one that it is about, so that several can carry a
+//! session without another word here.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -43,7 +44,8 @@ pub(super) struct Session {
     buffers: SessionBuffers,
 }
 
-/// The commands that were taken. What a task's step changes of the session, apart from the executor, which the step borrows.
+/// The commands that were taken. What a task's step changes of the session, apart from the executor, which the step
+/// borrows.
 pub(super) struct Commands {
     pub(super) tasks: TaskTable,
     pub(super) window: CommandWindow,
@@ -133,7 +135,8 @@ impl Commands {
 }
 
 impl Session {
-    /// The session that has been entered as `entry`. `cmd_sn` is the first CmdSN of its Full Feature Phase; `asks_to_land` as its mover says.
+    /// The session that has been entered as `entry`. `cmd_sn` is the first CmdSN of its Full Feature Phase;
+    /// `asks_to_land` as its mover says.
     pub(super) fn new(
         target: Arc<Target>,
         entry: Arc<SessionEntry>,
@@ -181,7 +184,8 @@ impl Session {
         }
     }
 
-    /// What login settled on for the whole session. What belongs to a connection (digests, MaxRecvDataSegmentLength) is the connection's to say.
+    /// What login settled on for the whole session. What belongs to a connection (digests, MaxRecvDataSegmentLength) is
+    /// the connection's to say.
     pub(super) fn parameters(&self) -> &Parameters {
         &self.entry.session.parameters
     }
@@ -306,7 +310,8 @@ impl Session {
         self.buffers.out() > self.target.buffers().own()
     }
 
-    /// Lets those go on who wait for units on which no operation of an aborted task is under way, but not those that `keep` likes.
+    /// Lets those go on who wait for units on which no operation of an aborted task is under way, but not those that
+    /// `keep` likes.
     fn tear_tickets(&mut self, keep: impl Fn(&crate::registry::Ticket) -> bool) {
         let executor = self.executor.as_ref();
         let busy =
@@ -319,7 +324,8 @@ impl Session {
         mover.is_drained() && self.executor.as_ref().is_none_or(|executor| executor.busy(None) == 0)
     }
 
-    /// Takes what the stores have to say when the connection is ending and all is aborted. True when nothing is under way any more.
+    /// Takes what the stores have to say when the connection is ending and all is aborted. True when nothing is under
+    /// way any more.
     #[cold]
     pub(super) fn wind_up<M: Datamover>(&mut self, mover: &M) -> bool {
         if let Some(executor) = &mut self.executor {
@@ -337,10 +343,7 @@ impl Session {
     pub(super) fn give_sink(&mut self, sink: Sink) {
         match (sink, &mut self.executor) {
             (Sink::Buf(buf), Some(executor)) => executor.give(buf),
-            (Sink::Buf(_), None) => {}
-            // What has landed is there, also where the blocks were unmapped meanwhile: their pages count again, or it would show with a later write.
-            // Where they have no room any more it stays unseen.
-            (Sink::Region(slice), _) => drop(slice.reserve_for_write()),
+            (Sink::Buf(_), None) | (Sink::Region(_), _) => {}
         }
     }
 }

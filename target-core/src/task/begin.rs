@@ -259,25 +259,16 @@ impl TaskExecutor {
                 _ => self.good(work),
             };
         }
-        let mut shared = 0;
         let sink = match (&then, lun.unit.region()) {
-            (Then::Write { lba, .. }, Some(region)) if work.direct => {
+            (Then::Write { lba, .. }, Some(region)) if work.direct && self.asks_to_land => {
                 let (offset, stripes) = (lba << shift, WriteGate::stripes(*lba, (len >> shift) as u64));
                 if region.reserve_for_write(offset, len as u64).is_err() {
                     return self.check_condition(work, &fault::of_store(StoreError::NoSpace));
                 }
                 // While an atomic command has the blocks, the data wait in a buffer.
-                if lun.unit.gate().try_shared(stripes) {
-                    shared = stripes;
-                    let mut slice = region.slice(offset, len);
-                    if self.asks_to_land {
-                        lun.unit.gate().release_shared(core::mem::take(&mut shared));
-                        slice = lun.land(slice, &self.waker);
-                    }
-                    Some(Sink::Region(slice))
-                } else {
-                    None
-                }
+                let open = lun.unit.gate().is_open(stripes);
+                let slice = region.slice(offset, len);
+                open.then(|| Sink::Region(lun.land(slice, &self.waker)))
             }
             _ => None,
         };
@@ -288,7 +279,6 @@ impl TaskExecutor {
         };
         let cdb = keep(cdb.as_bytes()).unwrap_or(Waiting { cdb: [0; CDB], len: 0 });
         self.enter(work, State::Receiving { then, cdb, command });
-        self.slots[work.slot].shared = shared;
         Reply::GetData(sink)
     }
 }

@@ -1,8 +1,10 @@
-//! The executor: a table of tasks, and the calls of the session. How tasks begin, wait in the table and go on is in the sibling modules.
+//! The executor: a table of tasks, and the calls of the session. How tasks begin, wait in the table and go on is in the
+//! sibling modules.
 //!
-//! The short way leaves no trace in the table: a read of a store with a memory door, and every command that only looks at or sets state, is answered
-//! within `start`. The long way is `Blocked` (task attributes), `Receiving` (data from the initiator), `Held` (attributes again), `Gated` (the write
-//! gate), `Running` (the store), in this order, each left out where there is no need.
+//! The short way leaves no trace in the table: a read of a store with a memory door, and every command that only looks
+//! at or sets state, is answered within `start`. The long way is `Blocked` (task attributes), `Receiving` (data from
+//! the initiator), `Held` (attributes again), `Gated` (the write gate), `Running` (the store), in this order, each left
+//! out where there is no need.
 
 use alloc::sync::Arc;
 use alloc::task::Wake;
@@ -22,7 +24,7 @@ use super::slot::{Slot, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
 use crate::lu::{LogicalUnit, LunMap, Stripes, UnitAttention};
-use crate::store::{StoreCompletion, StoreError};
+use crate::store::StoreCompletion;
 
 /// Passes a store's wake-up on to whoever drives the session now.
 #[derive(Default)]
@@ -126,7 +128,7 @@ pub struct TaskExecutor {
     pub(super) in_line: Option<usize>,
     /// Tasks that wait are being looked at.
     pub(super) retrying: bool,
-    /// The mover asks before bytes land: writes hold the gate only then.
+    /// The mover lands whole blocks in lent memory, and asks before it does.
     pub(super) asks_to_land: bool,
     /// Bytes that have left, and those with what is queued behind them, as last [noted](Self::note_sends).
     pub(super) sent: u64,
@@ -180,14 +182,16 @@ impl TaskExecutor {
         }
     }
 
-    /// Tells whether the mover asks before bytes land ([`iscsi_proto::datamover::Datamover::asks_to_land`]). Where it does not, a write to lent memory
-    /// holds the write gate from the time at which its data are asked for.
+    /// Tells whether the mover lands whole blocks, and asks before it does
+    /// ([`iscsi_proto::datamover::Datamover::asks_to_land`]). Where it does not, the data of a write to lent memory are
+    /// fetched into a buffer, and copied when they are all there.
     pub fn set_asks_to_land(&mut self, asks: bool) {
         self.asks_to_land = asks;
     }
 
-    /// Tells how many bytes the mover has [sent](iscsi_proto::datamover::Datamover::sent) and has queued: before each command, and before
-    /// [`poll`](Self::poll). A read is answered with the store's own memory; for the tasks that wait for it, it is over when that has been sent.
+    /// Tells how many bytes the mover has [sent](iscsi_proto::datamover::Datamover::sent) and has queued: before each
+    /// command, and before [`poll`](Self::poll). A read is answered with the store's own memory; for the tasks that
+    /// wait for it, it is over when that has been sent.
     #[inline]
     pub fn note_sends(&mut self, sent: u64, backlog: usize) {
         self.sent = sent;
@@ -265,8 +269,9 @@ impl TaskExecutor {
         &self.nexus
     }
 
-    /// Does a command at once if it is one that leaves no task behind: a plain read of a store's memory, or a plain write to it whose `data` have all
-    /// come. Otherwise nothing has happened, and [`start`](Self::start) is to be called.
+    /// Does a command at once if it is one that leaves no task behind: a plain read of a store's memory, or a plain
+    /// write to it whose `data` have all come. Otherwise nothing has happened, and [`start`](Self::start) is to be
+    /// called.
     #[inline]
     pub fn start_at_once(&mut self, new: &NewTask<'_>, data: &[u8]) -> Option<AtOnce<'_>> {
         if let Some(short) = self.short_read(new) {
@@ -300,14 +305,8 @@ impl TaskExecutor {
 
     /// The data of [`Step::GetData`] are in place.
     pub fn data_arrived(&mut self, task: TaskHandle, sink: Sink) -> Step<'_> {
-        if let Sink::Region(slice) = &sink {
-            // They may have been on their way for long, and somebody may have unmapped the blocks meanwhile: the write is the later of the two.
-            if slice.reserve_for_write().is_err() {
-                return self.end_receiving(task, &fault::of_store(StoreError::NoSpace));
-            }
-            if self.short_arrived(task) {
-                return Step::Respond { data: Source::None, offset: 0, status: GOOD };
-            }
+        if matches!(sink, Sink::Region(_)) && self.short_arrived(task) {
+            return Step::Respond { data: Source::None, offset: 0, status: GOOD };
         }
         let reply = self.received(task, sink);
         self.step(reply)
@@ -346,8 +345,8 @@ impl TaskExecutor {
         Some((task, self.step(reply)))
     }
 
-    /// Forgets the task: no step follows. A store operation under way ends unseen; [`busy`](Self::busy) counts it. Buffers that the mover has of the
-    /// task come back by [`give`](Self::give).
+    /// Forgets the task: no step follows. A store operation under way ends unseen; [`busy`](Self::busy) counts it.
+    /// Buffers that the mover has of the task come back by [`give`](Self::give).
     pub fn abort(&mut self, task: TaskHandle) {
         let Some(work) = self.live(task) else { return };
         let slot = &mut self.slots[work.slot];
@@ -391,14 +390,15 @@ impl TaskExecutor {
         }
     }
 
-    /// Who is woken, once, when a store has something to say: to be set again after each wake, before [`poll`](Self::poll). A turn begins with it.
+    /// Who is woken, once, when a store has something to say: to be set again after each wake, before
+    /// [`poll`](Self::poll). A turn begins with it.
     pub fn set_waker(&mut self, waker: &Waker) {
         self.bell.0.register(waker);
         self.turn = TURN;
     }
 
-    /// The turn has done its part and there is more: nobody is woken for it, [`set_waker`](Self::set_waker) is to be called again when others have had
-    /// theirs.
+    /// The turn has done its part and there is more: nobody is woken for it, [`set_waker`](Self::set_waker) is to be
+    /// called again when others have had theirs.
     #[must_use]
     pub fn has_more_work(&self) -> bool {
         self.in_flight != 0 && self.luns.is_behind()
@@ -423,7 +423,8 @@ impl TaskExecutor {
         self.luns.orphaned().collect()
     }
 
-    /// Takes back a buffer that was sent ([`iscsi_proto::datamover::Notification::Released`]) or that a task had given to the mover.
+    /// Takes back a buffer that was sent ([`iscsi_proto::datamover::Notification::Released`]) or that a task had given
+    /// to the mover.
     pub fn give(&mut self, buf: Buf) {
         self.buffers.give(buf);
     }

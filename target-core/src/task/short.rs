@@ -114,7 +114,7 @@ impl TaskExecutor {
     /// A write whose data land in the store's memory.
     #[inline]
     pub(super) fn short_write(&mut self, new: &NewTask<'_>) -> Option<Sink> {
-        if !new.write || new.read || !new.direct_placement {
+        if !new.write || new.read || !new.direct_placement || !self.asks_to_land {
             return None;
         }
         let short = self.short(new, plain(new.cdb, opcode::WRITE_10, opcode::WRITE_16)?)?;
@@ -128,15 +128,10 @@ impl TaskExecutor {
         region.reserve_for_write(offset, len).ok()?;
         let stripes = WriteGate::stripes(short.lba, short.blocks);
         let slot = self.slots.get_mut(usize::from(new.task.slot))?;
-        if !unit.gate().try_shared(stripes) {
+        if !unit.gate().is_open(stripes) {
             return None;
         }
-        let mut slice = region.slice(offset, len as usize);
-        let mut shared = stripes;
-        if self.asks_to_land {
-            unit.gate().release_shared(core::mem::take(&mut shared));
-            slice = lun.land(slice, &self.waker);
-        }
+        let slice = lun.land(region.slice(offset, len as usize), &self.waker);
         lun.active += 1;
         self.sequence += 1;
         slot.generation = new.task.generation;
@@ -146,7 +141,6 @@ impl TaskExecutor {
         slot.state = State::Placing;
         slot.sequence = self.sequence;
         slot.wanted_out = len;
-        slot.shared = shared;
         Some(Sink::Region(slice))
     }
 
@@ -158,9 +152,7 @@ impl TaskExecutor {
             return false;
         }
         slot.state = State::Free;
-        let stripes = core::mem::take(&mut slot.shared);
         if let Some(lun) = self.luns.get_mut(slot.lun) {
-            lun.unit.gate().release_shared(stripes);
             lun.active -= 1;
             self.unblock |= lun.waiting != 0;
         }
