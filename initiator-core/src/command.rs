@@ -156,7 +156,7 @@ pub struct Outcome {
 impl Outcome {
     /// Whether the command is done: GOOD, CONDITION MET, or CHECK CONDITION with the sense key RECOVERED ERROR, which
     /// tells of a command that was completed with some recovery action (SPC-4 4.5.6, table 48). Whether it moved all
-    /// its data is another question: [`Completion::moved_whole`].
+    /// its data is another question: [`Completion::short_out`].
     #[must_use]
     pub fn is_good(&self) -> bool {
         match Status::from_byte(self.status) {

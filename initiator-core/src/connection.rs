@@ -405,8 +405,11 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
         self.mover.fill_send_list(list);
     }
 
-    fn handle_sent(&mut self, n: usize, now: Instant) {
+    fn take_sent(&mut self, n: usize) {
         self.mover.handle_sent(n);
+    }
+
+    fn go_on(&mut self, now: Instant) {
         // The socket is full and took some all the same: the peer acknowledges.
         if self.mover.backlog() > 0 {
             self.engine.sign_of_life(now);

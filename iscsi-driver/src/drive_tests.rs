@@ -145,7 +145,9 @@ impl StreamConnection for Echo {
         }
     }
 
-    fn handle_sent(&mut self, n: usize, _: Instant) {
+    fn go_on(&mut self, _: Instant) {}
+
+    fn take_sent(&mut self, n: usize) {
         self.moved(n);
         if self.endless {
             return;
@@ -347,8 +349,11 @@ async fn a_timeout_that_moves_away_fires_at_its_last_place() {
         fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
             self.0.fill_send_list(list);
         }
-        fn handle_sent(&mut self, n: usize, now: Instant) {
-            self.0.handle_sent(n, now);
+        fn take_sent(&mut self, n: usize) {
+            self.0.take_sent(n);
+        }
+        fn go_on(&mut self, now: Instant) {
+            self.0.go_on(now);
         }
     }
     impl Connection for Hurried<'_> {

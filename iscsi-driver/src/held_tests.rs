@@ -31,7 +31,7 @@ impl StreamConnection for Lender {
     fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
         list.push(SendSlice::Lent(&self.slice, self.sent, LEN));
     }
-    fn handle_sent(&mut self, n: usize, _: Instant) {
+    fn take_sent(&mut self, n: usize) {
         self.sent += n;
         let region = self.region.clone();
         let writer = std::thread::spawn(move || region.write(0, &[2; LEN]));
@@ -50,6 +50,11 @@ impl StreamConnection for Lender {
             std::thread::yield_now();
         }
         self.writer = Some(writer);
+    }
+
+    /// Nothing is held any more: a connection may write what it sends.
+    fn go_on(&mut self, _: Instant) {
+        self.region.write(0, &[3; LEN]);
     }
 }
 

@@ -100,7 +100,8 @@ impl Default for Limits {
 /// #     fn handle_received(&mut self, _: usize, _: Instant) {}
 /// #     fn handle_stream_end(&mut self, _: StreamEnd, _: Instant) {}
 /// #     fn fill_send_list<'a>(&'a mut self, _: &mut SendList<'a>) {}
-/// #     fn handle_sent(&mut self, _: usize, _: Instant) {}
+/// #     fn take_sent(&mut self, _: usize) {}
+/// #     fn go_on(&mut self, _: Instant) {}
 /// # }
 /// # impl Connection for Done {
 /// #     fn poll_timeout(&self) -> Option<Instant> { None }

@@ -236,10 +236,14 @@ where
             if sent < waiting { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         if sent > 0 {
-            connection.handle_sent(sent, now);
+            connection.take_sent(sent);
+        }
+        // Before the connection goes on: it may write to a store what it sends now.
+        drop(held);
+        if sent > 0 {
+            connection.go_on(now);
             *budget = budget.saturating_sub(sent);
         }
-        drop(held);
         match result {
             Ok(()) => {}
             Err(error) if is_transient(&error) => {

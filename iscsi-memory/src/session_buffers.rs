@@ -48,6 +48,10 @@ const fn largest_power_of_two(n: usize) -> usize {
 /// for the next that comes. A session whose initiator takes nothing thus keeps nobody from going on, and one that gets
 /// nothing of the shared half goes on in small pieces.
 ///
+/// A quarter of the shared half is kept for those that need a buffer whole and wait in line for it: whoever takes only as
+/// much as there is leaves it alone, so the line moves on however little the others give back. The first of the line may
+/// take more than is left while nobody has anything of that quarter, so the budget is passed by one command at most.
+///
 /// ```
 /// use iscsi_memory::BufferBudget;
 /// let budget = BufferBudget::new(64 << 20, 512);
@@ -58,6 +62,8 @@ pub struct BufferBudget {
     own: usize,
     shared: usize,
     sessions: usize,
+    /// Bytes of the shared half that are for the line alone.
+    kept: usize,
     /// Of the shared half, by sessions that have more than their own.
     shared_out: AtomicUsize,
     out: AtomicUsize,
@@ -94,10 +100,12 @@ impl BufferBudget {
         let sessions = sessions.max(1);
         let share = (total / 2 / sessions).clamp(LEAST_OWN, MOST_OWN);
         let own = largest_power_of_two(share);
+        let shared = total.saturating_sub(own * sessions).max(total / 2);
         Self {
             own,
-            shared: total.saturating_sub(own * sessions).max(total / 2),
+            shared,
             sessions,
+            kept: shared / 4,
             shared_out: AtomicUsize::new(0),
             out: AtomicUsize::new(0),
             waits: AtomicUsize::new(0),
@@ -154,9 +162,17 @@ impl BufferBudget {
         self.shared.saturating_sub(self.shared_out.load(Ordering::Relaxed))
     }
 
+    /// Whether nobody has anything of what is kept for the line.
+    fn line_is_free(&self) -> bool {
+        self.rest() >= self.kept
+    }
+
     /// Puts a session at the end of the line, unless it is there.
     fn join(&self, session: usize, len: usize, waker: &Waker) {
         self.line.with(|line| {
+            if line.is_empty() && self.line_is_free() {
+                waker.wake_by_ref();
+            }
             match line.iter_mut().find(|waiter| waiter.session == session) {
                 Some(waiter) => {
                     waiter.len = len;
@@ -394,7 +410,7 @@ impl SessionBuffers {
     /// Whether `len` bytes more are within the session's own, or leave as much of the shared half as it then has of it.
     fn leaves_as_much(&self, budget: &BufferBudget, out: usize, len: usize) -> bool {
         let beyond = (out + len).saturating_sub(budget.own);
-        let rest = budget.rest().saturating_sub(budget.claimed.load(Ordering::Relaxed));
+        let rest = budget.rest().saturating_sub(budget.claimed.load(Ordering::Relaxed).max(budget.kept));
         beyond == 0 || beyond.saturating_add(len) <= rest
     }
 
@@ -404,10 +420,11 @@ impl SessionBuffers {
         let Some(budget) = self.budget() else { return true };
         let (out, len) = (self.out(), BufPool::capacity_for(len));
         let waits = self.0.waits.load(Ordering::Relaxed);
+        let is_first = || waits && budget.is_first(self.0.name());
         let may = self.leaves_as_much(budget, out, len)
             || (out <= budget.own
-                && (budget.claimed.load(Ordering::Relaxed) == 0 || waits && budget.is_first(self.0.name()))
-                && (len <= budget.rest() || budget.rest() == budget.shared));
+                && (budget.claimed.load(Ordering::Relaxed) == 0 || is_first())
+                && (len <= budget.rest() || budget.rest() == budget.shared || budget.line_is_free() && is_first()));
         if may {
             self.0.leave_line();
         } else {
@@ -475,7 +492,22 @@ mod tests {
             assert_eq!(last.room(PIECE), 0, "its own is out");
             last.give(buf);
         }
-        assert!(!last.has_room(1 << 20) && last.has_room(64 << 10));
+        assert!(last.has_room(64 << 10));
+        // What needs its buffer whole goes on by what is kept for the line, and one at a time if it is larger than that.
+        let second = pool.session();
+        for len in [1 << 20, 16 << 20] {
+            if !last.has_room(len) {
+                last.wait_for_room(len, Waker::noop());
+                assert!(last.has_room(len));
+            }
+            let whole = last.take(len);
+            assert!(!second.has_room(16 << 20));
+            second.wait_for_room(16 << 20, Waker::noop());
+            assert!(!second.has_room(16 << 20));
+            last.give(whole);
+            assert!(second.has_room(16 << 20));
+        }
+        drop(second);
         sessions.clear();
         assert_eq!(budget.out(), 0);
         assert_eq!(last.room(PIECE), PIECE);

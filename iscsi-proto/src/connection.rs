@@ -65,8 +65,19 @@ pub trait StreamConnection: Connection {
     /// Adds what is to be sent, in order; an empty list when there is nothing.
     fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>);
 
-    /// The first `n` bytes of the last list were sent.
-    fn handle_sent(&mut self, n: usize, now: Instant);
+    /// The first `n` bytes of the last list were sent. What it lends may still be [held](SendList::hold) for it: the
+    /// connection takes note, writes to no store, and leaves all else to [`go_on`](Self::go_on), which follows once that
+    /// is let go.
+    fn take_sent(&mut self, n: usize);
+
+    /// Goes on with what bytes that were sent make possible.
+    fn go_on(&mut self, now: Instant);
+
+    /// [`take_sent`](Self::take_sent) and [`go_on`](Self::go_on) in one, where nothing is held.
+    fn handle_sent(&mut self, n: usize, now: Instant) {
+        self.take_sent(n);
+        self.go_on(now);
+    }
 }
 
 /// A connection over a queue pair, which tells of completions.

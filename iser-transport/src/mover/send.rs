@@ -111,8 +111,12 @@ impl SendQueue {
     /// Gives back what lies idle.
     pub(super) fn trim(&mut self) {
         self.pool.clear();
-        if self.is_idle() {
-            (self.waiting, self.reads) = Default::default();
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+        // A transfer waits for its place among the reads, whatever else is there.
+        if self.reads.is_empty() {
+            self.reads = VecDeque::new();
         }
     }
 

@@ -156,6 +156,7 @@ impl Bench {
                 attribute,
                 read,
                 write,
+                immediate: false,
                 unsolicited: write && flags & 0x80 != 0,
                 expected_data_transfer_length: expected,
                 bidirectional_read_length: bidirectional,

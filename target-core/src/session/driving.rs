@@ -129,8 +129,11 @@ impl<M: StreamMover> StreamConnection for TargetConnection<M> {
         }
     }
 
-    fn handle_sent(&mut self, n: usize, now: Instant) {
+    fn take_sent(&mut self, n: usize) {
         self.connection.mover.handle_sent(n);
+    }
+
+    fn go_on(&mut self, now: Instant) {
         self.connection.keepalive.sent(now);
         match &self.phase {
             Phase::FullFeature(session) => {

@@ -309,6 +309,7 @@ impl Session {
             attribute: command.attribute,
             read: command.read,
             write: command.write,
+            immediate: bhs.data_segment_len() > 0,
             unsolicited: command.write && !command.is_final,
             expected_data_transfer_length: command.expected_data_transfer_length,
             bidirectional_read_length,

@@ -37,7 +37,8 @@ impl TaskExecutor {
         slot.transfer = transfer;
         slot.wanted_out = 0;
         slot.sent = 0;
-        let work = Work { slot: new.task.slot.into(), lun: position, transfer, direct: new.direct_placement };
+        let may_wait = !new.immediate && !new.unsolicited;
+        let work = Work { slot: new.task.slot.into(), lun: position, transfer, direct: new.direct_placement, may_wait };
         let barriers = self.luns.get(position).map_or(0, |lun| lun.barriers);
         if barriers != 0 || !matches!(new.attribute, TaskAttribute::Simple | TaskAttribute::Untagged) {
             return self.accept_in_order(work, new);

@@ -92,6 +92,9 @@ pub(super) struct Work {
     pub(super) transfer: Transfer,
     /// Data may be placed directly: allowed by the session, and no older task is in the way.
     pub(super) direct: bool,
+    /// No data came with it, nor come unasked: they can be asked for at any time. What came once is not asked for again
+    /// (RFC 7143 4.2.5.2).
+    pub(super) may_wait: bool,
 }
 
 /// Runs the tasks of one session. Bounds: see [`ExecutorConfig`].
@@ -481,7 +484,13 @@ impl TaskExecutor {
     pub(super) fn live(&self, task: TaskHandle) -> Option<Work> {
         let slot = self.slots.get(usize::from(task.slot))?;
         let live = slot.generation == task.generation && !slot.is_free();
-        live.then_some(Work { slot: task.slot.into(), lun: slot.lun, transfer: slot.transfer, direct: false })
+        live.then_some(Work {
+            slot: task.slot.into(),
+            lun: slot.lun,
+            transfer: slot.transfer,
+            direct: false,
+            may_wait: true,
+        })
     }
 }
 

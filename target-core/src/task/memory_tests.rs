@@ -55,6 +55,7 @@ fn data_that_a_device_places_are_copied_when_they_are_there() {
             attribute: TaskAttribute::Simple,
             read: false,
             write: true,
+            immediate: false,
             unsolicited: false,
             expected_data_transfer_length: LEN as u32,
             bidirectional_read_length: None,

@@ -125,6 +125,8 @@ pub struct NewTask<'a> {
     pub read: bool,
     /// W bit.
     pub write: bool,
+    /// Data came with the command.
+    pub immediate: bool,
     /// Data are coming unasked in PDUs of their own: the F bit is clear.
     pub unsolicited: bool,
     /// Expected Data Transfer Length in bytes.

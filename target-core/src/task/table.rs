@@ -155,7 +155,7 @@ impl TaskExecutor {
     pub(super) fn full(&mut self, work: Work, cdb: &[u8], len: usize) -> Reply {
         let others = self.slots.iter().enumerate().any(|(index, slot)| index != work.slot && !slot.is_free());
         let waits = self.in_line == Some(work.slot);
-        if (waits || !others && self.in_line.is_none() && self.asks_to_land && self.orphans.is_empty())
+        if (waits || !others && self.in_line.is_none() && work.may_wait && self.orphans.is_empty())
             && let Some(waiting) = keep(cdb)
         {
             self.enter(work, State::Blocked(waiting));
