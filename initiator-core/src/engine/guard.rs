@@ -55,6 +55,8 @@ pub(super) struct Guards {
     list: Vec<Option<Guard>>,
     /// Guards that let nothing pass, or not everything: none in most of a session's life.
     open: usize,
+    /// Units that have told of a power-on or a reset when nothing was written yet.
+    greeting: Vec<Lun>,
 }
 
 impl Guards {
@@ -206,6 +208,20 @@ impl Guards {
                 None => guard.written.extend(ranges),
             }
         }
+    }
+
+    /// Whether a unit that tells of a power-on or a reset (29h/00h) does so whenever somebody logs in: it has done so before, when this session had written
+    /// nothing that could be lost.
+    pub(super) fn is_greeting(&mut self, lun: Lun) -> bool {
+        if self.greeting.contains(&lun) {
+            return true;
+        }
+        let holds = |guard: &Guard| guard.lun == lun && (!guard.written.is_empty() || !guard.flushing.is_empty());
+        let greets = !self.list.iter().flatten().any(holds);
+        if greets {
+            self.greeting.push(lun);
+        }
+        greets
     }
 
     /// A unit's power was off. Gives the guards that have lost something.

@@ -209,6 +209,34 @@ fn what_was_acknowledged_and_not_flushed_is_lost_with_the_power() {
 }
 
 #[test]
+fn a_target_that_tells_every_nexus_of_a_reset_tells_nothing_by_it() {
+    let code = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
+    let mut net = session();
+    net.app().commands.push_back(guarded(read(1)));
+    net.run();
+    let command = net.expect_command();
+    net.respond(&command, &[], Status::CheckCondition, &sense(SenseKey::UnitAttention, code));
+    introduce(&mut net, &disk(0x61), None);
+    let command = net.expect_command();
+    net.good(&command);
+    written(&mut net, 2, 0);
+    again(&mut net);
+    net.app().commands.push_back(flush(3));
+    net.run();
+    introduce(&mut net, &disk(0x61), Some(code));
+    let command = net.expect_command();
+    net.good(&command);
+    assert!(net.result(3).is_ok());
+    // A power-on by name is one.
+    written(&mut net, 4, 0);
+    again(&mut net);
+    net.app().commands.push_back(flush(5));
+    net.run();
+    introduce(&mut net, &disk(0x61), Some(AdditionalSense::POWER_ON_OCCURRED));
+    assert_eq!(net.result(5), Err(Failure::LostWrites));
+}
+
+#[test]
 fn a_short_cut_loses_nothing() {
     let mut net = session();
     written(&mut net, 1, 0);

@@ -135,6 +135,10 @@ impl<A: Application> Engine<A> {
     /// A unit attention tells of something that a guard has to look at.
     pub(super) fn heed(&mut self, lun: Lun, code: AdditionalSense, now: Instant) {
         match code {
+            // It says this of every new I_T nexus, as tgt does, and LIO without an access list: it tells nothing.
+            AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED if self.guards.is_greeting(lun) => {
+                self.guards.doubt(Some(lun));
+            }
             AdditionalSense::POWER_ON_OCCURRED | AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED => {
                 for number in self.guards.power_was_off(lun) {
                     self.app.event(Event::LostWrites { guard: number, lun });
