@@ -38,6 +38,7 @@ use crate::identity::{Identity, KnownDisk};
 /// a power failure has lost what it acknowledged after the last [`flush`](Self::flush): each operation fails with
 /// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. A disk that says that it has no
 /// such cache is believed.
+/// One that tells of a reset (29h/00h) at every login, as tgt does, tells nothing by it.
 #[derive(Debug, Clone)]
 pub struct Disk {
     session: Session,
