@@ -48,9 +48,9 @@ const fn largest_power_of_two(n: usize) -> usize {
 /// for the next that comes. A session whose initiator takes nothing thus keeps nobody from going on, and one that gets
 /// nothing of the shared half goes on in small pieces.
 ///
-/// A quarter of the shared half is kept for those that need a buffer whole and wait in line for it: whoever takes only as
-/// much as there is leaves it alone, so the line moves on however little the others give back. The first of the line may
-/// take more than is left while nobody has anything of that quarter, so the budget is passed by one command at most.
+/// A quarter of the shared half is kept for those that need a buffer whole: whoever takes only as much as there is leaves
+/// it alone, so the others go on however little is given back. While nobody has anything of that quarter, one of them may
+/// take more than is left, so the budget is passed by one command at most.
 ///
 /// ```
 /// use iscsi_memory::BufferBudget;
@@ -424,7 +424,7 @@ impl SessionBuffers {
         let may = self.leaves_as_much(budget, out, len)
             || (out <= budget.own
                 && (budget.claimed.load(Ordering::Relaxed) == 0 || is_first())
-                && (len <= budget.rest() || budget.rest() == budget.shared || budget.line_is_free() && is_first()));
+                && (len <= budget.rest() || budget.line_is_free()));
         if may {
             self.0.leave_line();
         } else {
@@ -522,7 +522,7 @@ mod tests {
         let pool = WorkerPool::new(0, Some(budget.clone()));
         let (one, other) = (pool.session(), pool.session());
         assert!(one.has_room(2 * TOTAL));
-        let kept = one.take(24 << 20);
+        let kept = one.take(25 << 20);
         assert!(!other.has_room(16 << 20), "more than nobody has");
         assert!(other.has_room(2 << 20));
         assert_eq!(one.room(PIECE), 0);

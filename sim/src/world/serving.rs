@@ -77,9 +77,9 @@ pub(super) fn start(
     let hostile = TargetNode::builder().name(OTHER).lun(0, unit).portal_group(group()).open();
     let config = TargetConfig::builder().node(honest).node(hostile).build().expect("a configuration that can be");
     let mut limits = scenario.limits.clone();
-    if scenario.seed.is_multiple_of(4) {
+    if scenario.is_short_of_buffers() {
         // So little that sessions read in pieces, and wait for buffers.
-        (limits.buffered, limits.sessions) = (64 << 10, 16);
+        (limits.buffered, limits.sessions) = (256 << 10, 16);
     }
     (Target::new(config, limits), units)
 }

@@ -48,6 +48,8 @@ pub(super) struct Connection<M> {
     pub(super) owed_until: Option<Instant>,
     /// When to look again whether data that commands wait for get on; none when no task is there.
     pub(super) data_check: Option<Instant>,
+    /// How often sessions had been told to wait for buffers at the last look.
+    pub(super) refusals: usize,
     /// When to look whether all is silent, so that memory is given back; none when that is done.
     pub(super) silence_at: Option<Instant>,
     /// Wakes whoever drives it.
@@ -75,6 +77,7 @@ impl<M> Connection<M> {
             scratch: Vec::new(),
             owed_until: None,
             data_check: None,
+            refusals: 0,
             silence_at: None,
             waker: Waker::noop().clone(),
             now,

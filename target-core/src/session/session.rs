@@ -264,6 +264,7 @@ impl Session {
     }
 
     fn work<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
+        let mut trimmed = false;
         loop {
             while let Some(notification) = connection.poll_notify() {
                 self.notified(connection, notification)?;
@@ -277,9 +278,11 @@ impl Session {
                     self.commands.step(connection, task, step);
                 }
             }
-            if !steps && !self.makes_room(connection) {
+            // Once only: the mover takes its room again with the next look at what came.
+            if !steps && (trimmed || !self.makes_room(connection)) {
                 break;
             }
+            trimmed = !steps;
         }
         if !self.terminated.is_empty() && connection.mover.is_drained() {
             self.tell_terminated(connection);
