@@ -88,8 +88,12 @@ impl StreamConnection for Counted {
     fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>) {
         self.connection.fill_send_list(list);
     }
-    fn handle_sent(&mut self, n: usize, now: Instant) {
-        self.connection.handle_sent(n, now);
+    fn take_sent(&mut self, n: usize) {
+        self.connection.take_sent(n);
+    }
+
+    fn go_on(&mut self, now: Instant) {
+        self.connection.go_on(now);
     }
 }
 
