@@ -33,8 +33,9 @@ libiscsi() {
         observe "$1: $test" conforms "SCSI.$test" "$2"
     done
 }
-# iscsi-perf looks for the very second in which its own time is over; when it misses that it goes on for ever.
-perf() { ours "iops average" finished. -- timeout --preserve-status 6 iscsi-perf -i "$INITIATOR" "$@"; }
+# iscsi-perf looks for the very second in which its own time is over; when it misses that it goes on for ever. A second
+# signal has it give up with exit code 1, and `timeout` sends two unless it stays in the foreground.
+perf() { ours "iops average" finished. -- timeout --foreground --preserve-status 6 iscsi-perf -i "$INITIATOR" "$@"; }
 # observe NAME COMMAND...: tells how it ended, of up to three tries, and judges nothing.
 observe() {
     local name=$1 try; shift

@@ -108,17 +108,21 @@ impl Device {
             None if script.rarely() => u64::from(script.byte()) | u64::from(is_receive) << 63,
             None => return,
         };
-        if at < queue.len() {
-            let mut index = 0;
-            queue.retain(|taken| {
-                let is_done = index == at || (index < at && !taken.is_signaled);
-                index += 1;
-                !is_done
-            });
-        }
+        Self::finish(queue, id);
         let times = 1 + usize::from(script.rarely());
         let completion = WorkCompletion { id, status, len: script.number(), invalidated: None };
         self.completions.extend(std::iter::repeat_n(completion, times));
+    }
+
+    /// Has done with a request, and with those before it that do not tell of their end.
+    fn finish(queue: &mut VecDeque<Taken>, id: u64) {
+        let Some(at) = queue.iter().position(|taken| taken.id == id) else { return };
+        let mut index = 0;
+        queue.retain(|taken| {
+            let is_done = index == at || (index < at && !taken.is_signaled);
+            index += 1;
+            !is_done
+        });
     }
 
     fn tell(&mut self, script: &mut Script<'_>) {
@@ -189,8 +193,15 @@ impl Port for HostilePort {
 
     fn poll(&mut self, completions: &mut Vec<WorkCompletion>) -> Result<(), ()> {
         let mut device = lock(&self.device);
+        let device = &mut *device;
         let some = device.completions.len().min(4);
-        completions.extend(device.completions.drain(..some));
+        for completion in device.completions.drain(..some) {
+            // A completion that was told before its request was posted: nobody can tell it from a true one, and a device
+            // has done with what it has told.
+            Device::finish(&mut device.work, completion.id);
+            Device::finish(&mut device.receives, completion.id);
+            completions.push(completion);
+        }
         if device.is_broken { Err(()) } else { Ok(()) }
     }
 
