@@ -6,7 +6,7 @@ use crate::blocks::Wait;
 use crate::{Region, RegionSlice};
 
 /// Lent bytes that are held at a time, at most: writers wait for as long as it takes to send them.
-const MOST_HELD: usize = 256 << 10;
+const MOST_HELD: usize = 1 << 20;
 /// Regions of which bytes are held at a time.
 const REGIONS_HELD: usize = 4;
 
@@ -86,18 +86,18 @@ impl<'a> SendList<'a> {
     }
 
     /// Has nobody write the lent bytes of the list until what this gives is dropped, and shortens the list to what is
-    /// held so: to 256 KiB of lent bytes, and to those that nobody is writing just now. Some bytes always stay, and the
+    /// held so: to 1 MiB of lent bytes, and to those that nobody is writing just now. Some bytes always stay, and the
     /// list ends between two logical blocks. Whoever sends the list tells how much was sent before he lets go, since
     /// the rest of a block of which a part was sent is then copied.
     ///
     /// ```
     /// use iscsi_memory::{Region, SendList, SendSlice};
-    /// let slice = Region::heap(1 << 20).slice(0, 1 << 20);
+    /// let slice = Region::heap(4 << 20).slice(0, 4 << 20);
     /// let mut list = SendList::default();
     /// list.push(SendSlice::Private(&[0; 48]));
-    /// list.push(SendSlice::Lent(&slice, 0, 1 << 20));
+    /// list.push(SendSlice::Lent(&slice, 0, 4 << 20));
     /// let held = list.hold();
-    /// assert_eq!(list.len(), 48 + (256 << 10));
+    /// assert_eq!(list.len(), 48 + (1 << 20));
     /// drop(held);
     /// ```
     pub fn hold(&mut self) -> HeldBytes {

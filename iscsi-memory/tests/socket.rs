@@ -107,16 +107,16 @@ fn what_is_held_is_not_written_and_the_list_ends_where_a_writer_is() {
 
 #[test]
 fn what_is_held_ends_between_two_blocks() {
-    let region = Region::heap(1 << 20);
+    let region = Region::heap(4 << 20);
     region.set_block_size(4096);
-    let slice = region.slice(4096, 500_000);
+    let slice = region.slice(4096, 2_000_000);
     let mut list = SendList::default();
     list.push(SendSlice::Private(&[0; 48]));
     list.push(SendSlice::Lent(&slice, 0, 5000));
-    list.push(SendSlice::Lent(&slice, 5000, 500_000));
+    list.push(SendSlice::Lent(&slice, 5000, 2_000_000));
     let _held = list.hold();
     assert_eq!((list.len() - 48) % 4096, 0);
-    assert_eq!(list.len() - 48, 256 << 10);
+    assert_eq!(list.len() - 48, 1 << 20);
 }
 
 #[test]
