@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::task::Waker;
+use core::time::Duration;
 
 use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::pdu::{TaskFunction, TaskResponse};
@@ -11,7 +12,9 @@ use iscsi_proto::time::Instant;
 
 use crate::command::{Command, Completion, Failure};
 use crate::connection::{ConnectionEnd, LoginSummary};
+use crate::error::Error;
 use crate::identity::{Difference, KnownDisk};
+use crate::url::Portal;
 
 /// A request that is no SCSI command.
 #[derive(Debug)]
@@ -75,11 +78,49 @@ pub enum ControlAnswer {
 
 /// What happened in a session that its application may want to know.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A connection is logged in, the first one or a new one.
     LoggedIn(&'a LoginSummary),
     /// The connection is over. Commands wait for the next one.
     Disconnected(&'a ConnectionEnd),
+    /// The connection is lost, and the session is to be connected again. Told by what runs the session's connections.
+    Lost {
+        /// Why.
+        reason: &'a Error,
+        /// How long until the first attempt.
+        next_in: Duration,
+        /// How long attempts go on.
+        tried_for: Duration,
+    },
+    /// An attempt to connect again came to nothing. Told by what runs the session's connections.
+    AttemptFailed {
+        /// Why.
+        reason: &'a Error,
+        /// How long until the next attempt.
+        next_in: Duration,
+        /// How long attempts go on.
+        tried_for: Duration,
+    },
+    /// The target sent a login elsewhere (RFC 7143 11.13.5). Told by what runs the session's connections.
+    Redirected {
+        /// Where to.
+        to: &'a Portal,
+        /// Whether it moved for good.
+        permanent: bool,
+    },
+    /// The target asked for a logout (RFC 7143 11.9.1, event 1), which comes when what is under way has ended.
+    LogoutAsked {
+        /// How long the target waits for it.
+        within: Duration,
+    },
+    /// An answer breaks the rules in a way that can be lived with.
+    OddAnswer {
+        /// What was asked.
+        command: &'a str,
+        /// What is wrong with the answer, and what that costs.
+        reason: &'a str,
+    },
     /// A logical unit reported a unit attention.
     UnitAttention(Lun, AdditionalSense),
     /// A LUN shows another disk than the one that a guard was made for. Nothing passes that guard any more.
@@ -99,6 +140,8 @@ pub enum Event<'a> {
         lun: Lun,
         /// Blocks that it has.
         blocks: u64,
+        /// Bytes of a block.
+        block_size: u32,
     },
     /// A disk's power was off, and what it acknowledged and did not flush is gone. Nothing passes the guard until
     /// [`Control::TakeLost`].

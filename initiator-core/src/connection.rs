@@ -36,8 +36,13 @@ pub enum ConnectionEnd {
     #[error(transparent)]
     Login(LoginError),
     /// The target serves at another address (RFC 7143 11.13.5, class 1).
-    #[error("the target moved to {0}")]
-    Moved(String),
+    #[error("the target moved to {to}")]
+    Moved {
+        /// TargetAddress.
+        to: String,
+        /// Whether it moved for good (status 0102h).
+        permanent: bool,
+    },
     /// Login took too long.
     #[error("the target was silent during login")]
     LoginTimeout,
@@ -254,7 +259,9 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
                 self.logged_in_at = Some(now);
                 self.time2wait = Some(Duration::from_secs(summary.parameters.default_time2wait.into()));
             }
-            Ok(InitiatorStep::Redirected { address, .. }) => self.close(ConnectionEnd::Moved(address), now),
+            Ok(InitiatorStep::Redirected { address, permanent }) => {
+                self.close(ConnectionEnd::Moved { to: address, permanent }, now);
+            }
             Err(error) => self.close(ConnectionEnd::Login(error), now),
         }
     }

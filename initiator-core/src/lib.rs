@@ -7,6 +7,7 @@
 //! | layer | what |
 //! |---|---|
 //! | [`Session`], [`Disk`], [`discover`] (feature `tokio`) | what applications hold |
+//! | [`Events`] (feature `tokio`) | what happens in a session |
 //! | [`run_load`] (feature `tokio`) | the engine without a hop between tasks, for load generators |
 //! | [`Recovery`] | when to connect anew |
 //! | [`InitiatorConnection`] | one connection: login, then the engine over a mover; any driver of streams runs it |

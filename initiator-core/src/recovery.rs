@@ -82,6 +82,12 @@ impl Recovery {
         Some(self.delay().min(self.policy.deadline - elapsed))
     }
 
+    /// How long attempts go on after a connection was lost.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> Duration {
+        self.since.map_or(self.policy.deadline, |since| self.policy.deadline.saturating_sub(now - since))
+    }
+
     fn delay(&mut self) -> Duration {
         let delay = self.jitter.back_off(self.policy.first_delay, self.policy.longest_delay, self.attempt);
         self.attempt = self.attempt.saturating_add(1);

@@ -45,6 +45,8 @@ struct Script {
     abandoned: Vec<u64>,
     done: Vec<Completion>,
     answers: Vec<(u32, ControlAnswer)>,
+    /// Sizes that disks were told to have grown to.
+    sizes: Vec<u64>,
 }
 
 impl Application for Script {
@@ -63,6 +65,11 @@ impl Application for Script {
     }
     fn control_complete(&mut self, id: u32, answer: ControlAnswer) {
         self.answers.push((id, answer));
+    }
+    fn event(&mut self, event: crate::application::Event<'_>) {
+        if let crate::application::Event::Resized { blocks, .. } = event {
+            self.sizes.push(blocks);
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Guard {
     /// What the unit has told so far.
     pub(super) found: Identity,
     pub(super) standing: Standing,
+    /// The unit has told of a change: it is asked though no command waits.
+    changed: bool,
     users: u32,
     /// Whether what it acknowledges may be lost with its power.
     volatile: bool,
@@ -73,6 +75,7 @@ impl Guards {
             expected: identity,
             found: Identity::default(),
             standing,
+            changed: false,
             users: 1,
             volatile,
             written: Ranges::default(),
@@ -146,6 +149,7 @@ impl Guards {
 
     pub(super) fn set(&mut self, number: u32, standing: Standing) {
         if let Some(guard) = self.get_mut(number) {
+            guard.changed &= standing == Standing::Unknown;
             guard.standing = standing;
         }
         self.count();
@@ -164,6 +168,20 @@ impl Guards {
             }
         }
         self.count();
+    }
+
+    /// A unit (any of them, for `None`) tells that it has changed.
+    pub(super) fn changed(&mut self, lun: Option<Lun>) {
+        self.doubt(lun);
+        for guard in self.list.iter_mut().flatten() {
+            guard.changed |= lun.is_none_or(|lun| lun == guard.lun) && guard.standing == Standing::Unknown;
+        }
+    }
+
+    /// A unit that is to be asked because it told of a change.
+    pub(super) fn to_ask(&self) -> Option<u32> {
+        let is_next = |guard: &Guard| guard.changed && guard.standing == Standing::Unknown;
+        self.list.iter().position(|guard| guard.as_ref().is_some_and(is_next)).map(|place| place as u32)
     }
 
     /// The questions under way were lost with their connection.

@@ -137,6 +137,20 @@ fn a_larger_disk_is_the_same() {
 }
 
 #[test]
+fn a_unit_that_tells_of_a_change_is_asked_though_no_command_waits() {
+    let mut net = session();
+    // A raw command meets it and is not repeated.
+    net.app().commands.push_back(Command { retry: false, ..read(1) });
+    net.run();
+    let command = net.expect_command();
+    let grown = sense(SenseKey::UnitAttention, AdditionalSense::CAPACITY_DATA_HAS_CHANGED);
+    net.respond(&command, &[], Status::CheckCondition, &grown);
+    introduce(&mut net, &Identity { blocks: 128, ..disk(0x61) }, None);
+    assert!(net.app().sizes.contains(&128));
+    assert!(net.got.is_empty(), "it is asked once");
+}
+
+#[test]
 fn a_lun_without_a_unit_ends_commands_and_is_asked_anew_for_the_next() {
     let mut net = session();
     again(&mut net);

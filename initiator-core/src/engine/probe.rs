@@ -66,7 +66,7 @@ impl<A: Application> Engine<A> {
         }
         let is_unknown =
             |number: &u32| self.guards.get(*number).is_some_and(|guard| guard.standing == Standing::Unknown);
-        let Some(number) = self.slots.ready_guards().find(is_unknown) else { return };
+        let Some(number) = self.slots.ready_guards().find(is_unknown).or_else(|| self.guards.to_ask()) else { return };
         self.guards.set(number, Standing::Asking);
         if let Some(guard) = self.guards.get_mut(number) {
             guard.found = Identity::default();
@@ -114,8 +114,8 @@ impl<A: Application> Engine<A> {
         }
         if guard.found.blocks > guard.expected.blocks {
             guard.expected.blocks = guard.found.blocks;
-            let blocks = guard.found.blocks;
-            self.app.event(Event::Resized { guard: number, lun, blocks });
+            let Identity { blocks, block_size, .. } = guard.found;
+            self.app.event(Event::Resized { guard: number, lun, blocks, block_size });
         }
         self.guards.set(number, Standing::Known);
     }
@@ -147,9 +147,9 @@ impl<A: Application> Engine<A> {
                 self.guards.doubt(Some(lun));
             }
             AdditionalSense::INQUIRY_DATA_HAS_CHANGED | AdditionalSense::CAPACITY_DATA_HAS_CHANGED => {
-                self.guards.doubt(Some(lun));
+                self.guards.changed(Some(lun));
             }
-            AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED => self.guards.doubt(None),
+            AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED => self.guards.changed(None),
             _ => {}
         }
     }

@@ -235,11 +235,13 @@ impl<A: Application> Engine<A> {
             AsyncEvent::ScsiEvent => {
                 if let (Some(sense), Ok(lun)) = (parse_sense(mover.control_data()), Lun::parse(pdu.lun.to_be_bytes())) {
                     self.app.event(Event::UnitAttention(lun, sense.code));
+                    self.heed(lun, sense.code, now);
                 }
             }
             // RFC 7143 11.9.1: the initiator MUST honour the request by logging out within Parameter3 seconds.
             AsyncEvent::LogoutRequest => {
                 let until = now + Duration::from_secs(u64::from(pdu.parameter3 / 2));
+                self.app.event(Event::LogoutAsked { within: Duration::from_secs(pdu.parameter3.into()) });
                 if self.flow == Flow::Open {
                     self.flow = Flow::Draining { until, asked_by_target: true };
                 }

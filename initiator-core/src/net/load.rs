@@ -9,6 +9,7 @@ use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::scsi::{BlockIo, Lun, opcode};
 use iscsi_proto::time::Instant;
 
+use super::events::{Reporter, SessionEvent};
 use super::runner::{random_seed, run};
 use super::session::plan;
 use crate::application::{Application, Control, Event};
@@ -77,6 +78,11 @@ pub trait Workload {
 
     /// A request is done. The buffer may go into the next one.
     fn complete(&mut self, completion: BlockCompletion, now: Instant);
+
+    /// Something happened in the session. The end of the session is no event here: [`run_load`] returns with it.
+    fn event(&mut self, event: SessionEvent) {
+        let _ = event;
+    }
 }
 
 /// A request under way.
@@ -97,6 +103,7 @@ struct Load<W> {
     /// The guards of the disks that the workload means.
     guards: Vec<(Lun, u32)>,
     differences: Vec<(Lun, Difference)>,
+    reporter: Reporter,
     finished: bool,
     logged_out: bool,
 }
@@ -132,6 +139,7 @@ impl<W: Workload> Application for Load<W> {
     }
 
     fn event(&mut self, event: Event<'_>) {
+        self.reporter.report(&event, |event| self.workload.event(event));
         if let Event::OtherDisk { lun, difference, .. } = event {
             self.differences.push((lun, difference.clone()));
         }
@@ -196,6 +204,7 @@ pub async fn run_load<W: Workload>(config: SessionConfig, disks: &[KnownDisk], w
         free: (0..size).rev().collect(),
         guards: Vec::new(),
         differences: Vec::new(),
+        reporter: Reporter::default(),
         finished: false,
         logged_out: false,
     };
@@ -204,7 +213,7 @@ pub async fn run_load<W: Workload>(config: SessionConfig, disks: &[KnownDisk], w
         let (lun, guard) = (disk.lun, engine.guard(disk.clone()));
         engine.app().guards.push((lun, guard));
     }
-    let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
+    let (mut engine, result) = run(&plan, engine, None, |load, carrier| load.reporter.carried_by(&carrier)).await;
     engine.app().finished = true;
     let load = engine.into_app(iscsi_driver::Clock::process().now());
     (load.workload, result)

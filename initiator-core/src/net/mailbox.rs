@@ -18,6 +18,7 @@ use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::time::Instant;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::events::{Listeners, Reporter, SessionEvent};
 use super::info::{SessionInfo, SessionStats};
 use crate::application::{Application, Control, ControlAnswer, Counters, Event};
 use crate::command::{Command, Completion, Failure};
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     /// Woken when the session ends, and when it shall end.
     pub(super) ending: tokio::sync::Notify,
     pub(super) ended: tokio::sync::Notify,
+    pub(super) listeners: Listeners,
 }
 
 fn split(token: u64) -> (usize, u32) {
@@ -108,6 +110,7 @@ impl Shared {
             grown: AtomicU64::new(0),
             ending: tokio::sync::Notify::new(),
             ended: tokio::sync::Notify::new(),
+            listeners: Listeners::default(),
         })
     }
 
@@ -177,6 +180,11 @@ impl Shared {
         self.lock().stats.reconnects + 1
     }
 
+    /// Tells listeners of an answer that can be lived with.
+    pub(super) fn odd(&self, command: &str, reason: String) {
+        self.listeners.tell(SessionEvent::OddAnswer { command: command.to_owned(), reason });
+    }
+
     fn signal(&self, flag: &AtomicBool) {
         if !flag.swap(true, Ordering::AcqRel) {
             self.waker.wake();
@@ -239,13 +247,14 @@ impl Shared {
     pub(super) fn end(&self, reason: Error) {
         let mut inner = self.lock();
         inner.stats.connected = false;
-        inner.ended.get_or_insert(reason);
+        let reason = inner.ended.get_or_insert(reason).clone();
         inner.asked.clear();
         inner.controls.clear();
         // Who handed a command over just before this may not have said so yet, and says so to nobody then.
         self.work.store(true, Ordering::Release);
         drop(inner);
         self.ended.notify_waiters();
+        self.listeners.tell(SessionEvent::Ended(reason));
     }
 
     fn finish(&self, token: u64) -> Option<Completion> {
@@ -340,6 +349,7 @@ pub(super) struct Mailbox {
     pub(super) ready: Option<oneshot::Sender<()>>,
     /// What is known of the session before its login is done.
     pub(super) draft: Option<SessionInfo>,
+    pub(super) reporter: Reporter,
     logins: u64,
 }
 
@@ -355,6 +365,7 @@ impl Mailbox {
             abandoned: Vec::with_capacity(size),
             ready: None,
             draft: None,
+            reporter: Reporter::default(),
             logins: 0,
         }
     }
@@ -468,8 +479,9 @@ impl Application for Mailbox {
                 sizes.push((guard, blocks));
                 self.shared.grown.fetch_add(1, Ordering::Release);
             }
-            Event::UnitAttention(..) | Event::LostWrites { .. } => {}
+            _ => {}
         }
+        self.reporter.report(&event, |event| self.shared.listeners.tell(event));
     }
 
     fn flush(&mut self, counters: &Counters) {

@@ -2,6 +2,7 @@
 
 mod discovery;
 mod disk;
+mod events;
 mod info;
 #[cfg(feature = "iser")]
 mod iser;
@@ -13,6 +14,7 @@ mod transport;
 
 pub use discovery::discover;
 pub use disk::Disk;
+pub use events::{Events, SessionEvent};
 pub use info::{
     Authentication, Discovered, DiscoveredPortal, DiscoveredTarget, DiskInfo, Extent, SessionInfo, SessionStats,
 };

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::transport::{self, Attempt, Carrier, Outcome, Way};
-use crate::application::Application;
+use crate::application::{Application, Event};
 use crate::config::{IserConfig, ReconnectPolicy, Timeouts};
 use crate::connection::ConnectionEnd;
 use crate::engine::Engine;
@@ -105,7 +105,7 @@ fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -
 
 /// Whether a target that ended a connection before login was done may still take one of another transport.
 fn another_way(end: &ConnectionEnd) -> bool {
-    may_heal(end) && !matches!(end, ConnectionEnd::Moved(_))
+    may_heal(end) && !matches!(end, ConnectionEnd::Moved { .. })
 }
 
 /// Runs a session to its end: until it is logged out, or lost for good. `connected` is told what carries each
@@ -129,6 +129,7 @@ pub(super) async fn run<A: Application>(
         let mut left = ways.len();
         let mut ways = ways.into_iter();
         let mut unusable = None;
+        let mut had = false;
         let (wait, error) = loop {
             // There is always at least one.
             let way = ways.next().unwrap_or(Way::Tcp);
@@ -155,12 +156,13 @@ pub(super) async fn run<A: Application>(
             };
             let end = ended.end;
             let logged_in = ended.logged_in_at.is_some();
-            if let ConnectionEnd::Moved(address) = &end
-                && let Ok(next) = address.parse::<TargetAddress>()
+            if let ConnectionEnd::Moved { to, permanent } = &end
+                && let Ok(next) = to.parse::<TargetAddress>()
                 && redirections < REDIRECTIONS
             {
                 redirections += 1;
                 portal = Portal { host: next.host, port: next.port };
+                engine.app().event(Event::Redirected { to: &portal, permanent: *permanent });
                 continue 'attempts;
             }
             if ended.wants_revision_one && revision_two {
@@ -188,6 +190,7 @@ pub(super) async fn run<A: Application>(
             }
             let wait = if let Some(at) = ended.logged_in_at {
                 ever = true;
+                had = true;
                 avoid_iser = way != Way::Tcp && now - at < SOON;
                 recovery.connected(at);
                 recovery.lost(ended.time2wait, engine.counters().answered, now)
@@ -202,6 +205,12 @@ pub(super) async fn run<A: Application>(
                 if gave_up { Error::Lost { after: plan.reconnect.deadline, last: Arc::new(error) } } else { error };
             return (engine, Err(error));
         };
+        let tried_for = recovery.left(clock.now());
+        engine.app().event(if had {
+            Event::Lost { reason: &error, next_in: wait, tried_for }
+        } else {
+            Event::AttemptFailed { reason: &error, next_in: wait, tried_for }
+        });
         match ending {
             None => sleep(wait).await,
             Some(ending) => tokio::select! {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::discovery;
 use super::disk::Disk;
+use super::events::Events;
 use super::info::{Authentication, Discovered, SessionInfo, SessionStats};
 use super::mailbox::{Mailbox, Shared};
 use super::runner::{Plan, random, random_seed, run};
@@ -127,6 +128,7 @@ impl Session {
         let engine = Engine::new(mailbox, config.timeouts, config.limits, random_seed());
         tokio::spawn(async move {
             let draft = |mailbox: &mut Mailbox, carrier: Carrier| {
+                mailbox.reporter.carried_by(&carrier);
                 mailbox.draft = Some(SessionInfo {
                     target_name: config.target_name.clone(),
                     target_alias: None,
@@ -193,6 +195,30 @@ impl Session {
     #[must_use]
     pub fn stats(&self) -> SessionStats {
         self.shared().stats()
+    }
+
+    /// What happens in the session from now on, begun by how it stands: [`SessionEvent::LoggedIn`],
+    /// [`SessionEvent::Lost`], [`SessionEvent::AttemptFailed`] or [`SessionEvent::Ended`]. There may be any number of
+    /// listeners; see [`Events`] for what becomes of a slow one.
+    ///
+    /// ```no_run
+    /// # async fn example(session: initiator_core::Session) {
+    /// let mut events = session.events();
+    /// tokio::spawn(async move {
+    ///     while let Some(event) = events.next().await {
+    ///         eprintln!("{event:?}");
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// [`SessionEvent::LoggedIn`]: crate::SessionEvent::LoggedIn
+    /// [`SessionEvent::Lost`]: crate::SessionEvent::Lost
+    /// [`SessionEvent::AttemptFailed`]: crate::SessionEvent::AttemptFailed
+    /// [`SessionEvent::Ended`]: crate::SessionEvent::Ended
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.shared().listeners.add()
     }
 
     /// The LUNs that the target has for us (REPORT LUNS), ascending. Well-known ones and those of other levels are left
@@ -345,7 +371,11 @@ impl Session {
             ControlAnswer::Text(answer) => {
                 let info = self.info();
                 let asked = Portal { host: info.portal.ip().to_string(), port: info.portal.port() };
-                discovery::parse(&answer, &asked, info.tpgt)
+                let found = discovery::parse(&answer, &asked, info.tpgt)?;
+                for odd in &found.odd {
+                    self.shared().odd("SendTargets", odd.clone());
+                }
+                Ok(found)
             }
             other => Err(declined("SendTargets", &other)),
         }

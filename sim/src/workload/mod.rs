@@ -451,6 +451,7 @@ impl Application for Workload {
                 self.trace.event(format_args!("{} unit attention {code:?}", self.name));
                 self.heard.hear(self.trace.now(), lun.number().unwrap_or_default(), code);
             }
+            other => self.trace.event(format_args!("{} {other:?}", self.name)),
         }
     }
 }
