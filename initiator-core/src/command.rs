@@ -110,8 +110,9 @@ pub struct Command {
     pub data_in: Option<Sink>,
     /// Whether it may be sent again when its fate is not known.
     pub repeat: Repeat,
-    /// Whether unit attentions, BUSY and the like are dealt with by sending it again; else they are reported as they
-    /// come.
+    /// Whether unit attentions, BUSY, TASK SET FULL and NOT READY are dealt with: by sending it again, after a while
+    /// where that is due, and once by START STOP UNIT where the unit asks for that (04h/02h). Else they are reported as
+    /// they come.
     pub retry: bool,
     /// Time for the answer, from its sending on; `None` takes the session's.
     pub timeout: Option<Duration>,
@@ -212,6 +213,10 @@ pub enum Failure {
         "the target did not answer the command in time, so it was aborted: the logical unit may be overloaded or stuck"
     )]
     TimedOut,
+    /// It waited to be sent, and the session stood still for [`Timeouts::standstill`](crate::Timeouts::standstill). It
+    /// never reached the target.
+    #[error("it was never sent: {0}")]
+    NotSent(WaitsFor),
     /// It was aborted, by a task management function or by the application.
     #[error("the command was aborted")]
     Aborted,
@@ -236,6 +241,24 @@ pub enum Failure {
     /// The command contradicts itself or the session's limits.
     #[error("the command cannot be sent: {0}")]
     Invalid(&'static str),
+}
+
+/// What something that is to be sent waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitsFor {
+    /// The target takes no more commands: CmdSN has reached MaxCmdSN (RFC 7143 4.2.2.1).
+    #[error("the target keeps its command window closed")]
+    Window,
+    /// The transport takes no more data.
+    #[error("the connection takes no more data")]
+    Transport,
+    /// A command to the same blocks has to end first, or the unit has to tell who it is.
+    #[error("what has to be done before it does not come to an end")]
+    Order,
+    /// Every place for commands or requests of the session is taken.
+    #[error("every place for it in the session is taken, and none becomes free")]
+    Place,
 }
 
 /// A finished command. Its buffers come back.

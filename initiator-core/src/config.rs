@@ -20,6 +20,13 @@ pub struct Timeouts {
     pub login: Duration,
     /// For a command, from its sending on; then it is aborted. Default 60 s.
     pub command: Duration,
+    /// For a command or another request that waits to be sent: for the target's command window, for a place in the
+    /// session's tables, for the transport to take more. So long may a session that is connected stand still, nothing
+    /// being sent, under way or ended in it; then what waits fails with [`Failure::NotSent`]. Between connections
+    /// [`ReconnectPolicy::deadline`] bounds the wait instead. Default 60 s; zero waits for ever.
+    ///
+    /// [`Failure::NotSent`]: crate::command::Failure::NotSent
+    pub standstill: Duration,
     /// For the answer to a task management function; then the next harder one is tried: ABORT TASK, LOGICAL UNIT RESET,
     /// a new connection. Default 10 s.
     pub task_management: Duration,
@@ -37,6 +44,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(10),
             login: Duration::from_secs(15),
             command: Duration::from_secs(60),
+            standstill: Duration::from_secs(60),
             task_management: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(5),
             keepalive: Duration::from_secs(5),

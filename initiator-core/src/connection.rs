@@ -94,7 +94,7 @@ impl ConnectionEnd {
 pub struct LoginSummary {
     /// The negotiated values.
     pub parameters: Parameters,
-    /// TSIH.
+    /// TSIH; 0 from a target that tells none, against RFC 7143 11.13.3.
     pub tsih: u16,
     /// TargetPortalGroupTag.
     pub target_portal_group_tag: Option<u16>,

@@ -13,7 +13,7 @@ use iscsi_proto::time::Instant;
 use super::slots::{After, Moved, State};
 use super::{Engine, Flow};
 use crate::application::{Application, Control, ControlAnswer};
-use crate::command::Failure;
+use crate::command::{Failure, WaitsFor};
 use crate::connection::ConnectionEnd;
 use crate::identity::KnownDisk;
 
@@ -68,12 +68,29 @@ pub(super) struct Controls {
     pub(super) logout_itt: Option<u32>,
     /// Tag and deadline of the NOP-Out under way.
     pub(super) ping: Option<(u32, Instant)>,
+    /// A request that cannot be sent now, and since when it waits.
+    waiting: Option<(Control, Instant)>,
 }
 
 impl Controls {
     fn tag(&mut self, slot: u16) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         TaskHandle { slot, generation: self.generation }.to_itt()
+    }
+
+    /// Whether a request with this tag is under way.
+    pub(super) fn is_open(&self, itt: u32) -> bool {
+        self.logout_itt == Some(itt)
+            || self.ping.is_some_and(|(own, _)| own == itt)
+            || self.text.as_ref().is_some_and(|text| text.itt == itt)
+            || self.task_management.iter().flatten().any(|function| function.itt == itt)
+    }
+
+    /// A connection stands: what waits to be sent begins to wait anew.
+    pub(super) fn begin_waiting(&mut self, now: Instant) {
+        if let Some((_, since)) = &mut self.waiting {
+            *since = now;
+        }
     }
 
     /// The earliest deadline of a request under way.
@@ -109,29 +126,73 @@ impl<A: Application> Engine<A> {
         })
     }
 
+    /// What a request waits for, if it cannot be sent now.
+    fn hinders(&self, control: &Control) -> Option<WaitsFor> {
+        let has_place = match control {
+            Control::TaskManagement { .. } => self.controls.task_management.iter().any(Option::is_none),
+            Control::Text { .. } => self.controls.text.is_none(),
+            Control::Guard { .. } | Control::Unguard { .. } | Control::TakeLost { .. } | Control::Logout => {
+                return None;
+            }
+        };
+        match (has_place, self.may_request()) {
+            (false, _) => Some(WaitsFor::Place),
+            (true, false) => Some(WaitsFor::Window),
+            (true, true) => None,
+        }
+    }
+
+    /// When the request that cannot be sent has waited too long.
+    pub(super) fn controls_given_up_waiting(&self) -> Option<Instant> {
+        let (control, since) = self.controls.waiting.as_ref().filter(|_| self.flow == Flow::Open)?;
+        // Those that have its place have limits of their own.
+        let limit = Some(self.timeouts.standstill).filter(|limit| !limit.is_zero())?;
+        (self.hinders(control) != Some(WaitsFor::Place)).then(|| *since + limit)
+    }
+
+    /// Ends a request that has waited too long to be sent.
+    fn end_waiting_control(&mut self, now: Instant) {
+        if self.controls_given_up_waiting().is_none_or(|at| at > now) {
+            return;
+        }
+        self.fail_waiting_control(Failure::NotSent(WaitsFor::Window));
+    }
+
+    pub(super) fn fail_waiting_control(&mut self, failure: Failure) {
+        if let Some((Control::TaskManagement { id, .. } | Control::Text { id, .. }, _)) = self.controls.waiting.take() {
+            self.app.control_complete(id, ControlAnswer::Failed(failure));
+        }
+    }
+
     pub(super) fn pump_controls<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
-        while self.flow == Flow::Open
-            && self.controls.text.is_none()
-            && self.may_request()
-            && self.controls.task_management.iter().any(Option::is_none)
-        {
-            match self.app.next_control() {
-                None => break,
-                Some(Control::Logout) => self.logout_wanted = true,
-                Some(Control::Guard { id, disk: KnownDisk { lun, identity, volatile }, login }) => {
+        while self.flow == Flow::Open {
+            let (control, since) = match self.controls.waiting.take() {
+                Some(waiting) => waiting,
+                None => match self.app.next_control() {
+                    Some(control) => (control, now),
+                    None => break,
+                },
+            };
+            if self.hinders(&control).is_some() {
+                self.controls.waiting = Some((control, since));
+                break;
+            }
+            match control {
+                Control::Logout => self.logout_wanted = true,
+                Control::Guard { id, disk: KnownDisk { lun, identity, volatile }, login } => {
                     let number = self.guards.add(lun, identity, volatile, login == self.counters.logins);
                     self.app.control_complete(id, ControlAnswer::Guarded(number));
                 }
-                Some(Control::Unguard { guard }) => self.guards.remove(guard),
-                Some(Control::TakeLost { id, guard }) => {
+                Control::Unguard { guard } => self.guards.remove(guard),
+                Control::TakeLost { id, guard } => {
                     let lost = self.guards.take_lost(guard);
                     self.app.control_complete(id, ControlAnswer::Lost(lost));
                 }
-                Some(Control::TaskManagement { id, function, lun }) => {
+                Control::TaskManagement { id, function, lun } => {
                     let lun = u64::from_be_bytes(lun.to_bytes());
                     self.send_function(mover, Asker::Application(id), function, lun, RESERVED_TAG, Serial(0), now);
                 }
-                Some(Control::Text { id, text }) => self.send_text(mover, Some(id), &text, now),
+                Control::Text { id, text } => self.send_text(mover, Some(id), &text, now),
             }
         }
         if self.flow == Flow::Open && self.logout_wanted && self.slots.is_empty() {
@@ -274,21 +335,21 @@ impl<A: Application> Engine<A> {
             Opcode::TaskManagementResponse => {
                 let pdu = TaskManagementResponse::parse(bhs)?;
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
-                if self.take_status(mover, pdu.stat_sn) {
+                if self.takes_answer(mover, pdu.itt, pdu.stat_sn) {
                     self.function_answered(mover, pdu.itt, pdu.response, now);
                 }
             }
             Opcode::TextResponse => {
                 let pdu = TextResponse::parse(bhs)?;
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
-                if self.take_status(mover, pdu.stat_sn) {
+                if self.takes_answer(mover, pdu.itt, pdu.stat_sn) {
                     self.text_answered(mover, &pdu);
                 }
             }
             _ => {
                 let pdu = LogoutResponse::parse(bhs)?;
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
-                if self.take_status(mover, pdu.stat_sn) && self.controls.logout_itt == Some(pdu.itt) {
+                if self.takes_answer(mover, pdu.itt, pdu.stat_sn) && self.controls.logout_itt == Some(pdu.itt) {
                     self.logged_out(Some(pdu.time2wait));
                 }
             }
@@ -497,6 +558,7 @@ impl<A: Application> Engine<A> {
 
     /// Deals with control requests whose answers are overdue.
     pub(super) fn control_timeouts<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
+        self.end_waiting_control(now);
         for place in 0..TASK_MANAGEMENT_LIMIT {
             let Some(own) = self.controls.task_management[place].filter(|own| own.deadline <= now) else { continue };
             self.controls.task_management[place] = None;
@@ -528,8 +590,9 @@ impl<A: Application> Engine<A> {
 
     /// The connection is over: control requests end with it.
     pub(super) fn fail_controls(&mut self) {
-        let generation = self.controls.generation;
-        let old = core::mem::replace(&mut self.controls, Controls { generation, ..Controls::default() });
+        // What was not sent waits for the next connection.
+        let (generation, waiting) = (self.controls.generation, self.controls.waiting.take());
+        let old = core::mem::replace(&mut self.controls, Controls { generation, waiting, ..Controls::default() });
         let functions = old.task_management.into_iter().flatten().filter_map(|own| match own.asker {
             Asker::Application(id) => Some(id),
             Asker::Timeout | Asker::GivenUp => None,

@@ -33,10 +33,14 @@ mod escalation;
 mod given_up;
 #[path = "guard_tests.rs"]
 mod guards;
+#[path = "start_tests.rs"]
+mod start;
 #[path = "statuses_tests.rs"]
 mod statuses;
 #[path = "unexpected_tests.rs"]
 mod unexpected;
+#[path = "waiting_tests.rs"]
+mod waiting;
 
 #[derive(Debug, Default)]
 struct Script {

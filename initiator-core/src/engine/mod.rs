@@ -12,6 +12,7 @@ mod probe;
 mod ranges;
 mod receive;
 mod slots;
+mod start;
 mod timers;
 
 use alloc::vec::Vec;
@@ -35,8 +36,7 @@ use crate::jitter::Jitter;
 use control::Controls;
 use extent::{Claim, Extent, changes_blocks};
 use guard::Guards;
-use probe::Question;
-use slots::{After, Moved, Slots, State, Task};
+use slots::{After, ERRANDS, Errand, Moved, Slots, State, Task};
 
 /// Bytes queued in the mover above which no more commands are handed to it.
 const SEND_BACKLOG: usize = 4 << 20;
@@ -71,6 +71,8 @@ pub struct Engine<A> {
     exp_cmd_sn: Serial,
     max_cmd_sn: Serial,
     exp_stat_sn: Serial,
+    /// Whether a status has come over this connection.
+    has_status: bool,
     /// Statuses behind a gap that have come: bit n stands for ExpStatSN + 1 + n.
     ahead: u64,
     /// When the gap has to be filled.
@@ -81,6 +83,8 @@ pub struct Engine<A> {
     earliest_deadline: Option<Instant>,
     /// When the peer last showed that it is there: bytes came, or went.
     last_sign: Instant,
+    /// When commands last got on: one was sent, or the target was done with one.
+    last_moved: Instant,
     keepalive_check: Option<Instant>,
     /// Why the connection is to end, once that is known.
     end: Option<ConnectionEnd>,
@@ -112,8 +116,7 @@ impl<A: Application> Engine<A> {
             app,
             timeouts,
             limits,
-            // One more, so that there is always room for a question about a disk.
-            slots: Slots::new(limits.commands + 1),
+            slots: Slots::new(limits.commands + ERRANDS),
             guards: Guards::default(),
             controls: Controls::default(),
             flow: Flow::Down,
@@ -122,11 +125,13 @@ impl<A: Application> Engine<A> {
             exp_cmd_sn: Serial(1),
             max_cmd_sn: Serial(0),
             exp_stat_sn: Serial(0),
+            has_status: false,
             ahead: 0,
             gap_until: None,
             unexpected: UnexpectedPdus::default(),
             earliest_deadline: None,
             last_sign: Instant::ZERO,
+            last_moved: Instant::ZERO,
             keepalive_check: None,
             end: None,
             time2wait: None,
@@ -173,6 +178,7 @@ impl<A: Application> Engine<A> {
         self.exp_cmd_sn = numbers.exp_cmd_sn;
         self.max_cmd_sn = numbers.max_cmd_sn;
         self.exp_stat_sn = numbers.exp_stat_sn;
+        self.has_status = false;
         self.ahead = 0;
         self.gap_until = None;
         self.unexpected = UnexpectedPdus::new(numbers.unexpected);
@@ -182,6 +188,8 @@ impl<A: Application> Engine<A> {
         self.end = None;
         self.time2wait = None;
         self.last_sign = now;
+        self.last_moved = now;
+        self.controls.begin_waiting(now);
         self.earliest_deadline = None;
         self.keepalive_check =
             (!self.timeouts.keepalive_interval.is_zero()).then(|| now + self.timeouts.keepalive_interval);
@@ -225,6 +233,7 @@ impl<A: Application> Engine<A> {
             && self.ask_to_abort(mover, index, now)
         {}
         self.ask_who_they_are(now);
+        self.start_units(now);
         // RFC 7143 4.2.2.1: a non-immediate command is sent only with CmdSN at most MaxCmdSN.
         while self.flow == Flow::Open
             && self.window_is_open()
@@ -234,6 +243,9 @@ impl<A: Application> Engine<A> {
             self.send_next(mover, now);
             self.ask_who_they_are(now);
         }
+        // Where nothing is under way and nothing can be sent, the application's commands wait here: their time counts.
+        let is_full = !self.window_is_open() || mover.backlog() >= SEND_BACKLOG;
+        while is_full && self.flow == Flow::Open && self.slots.in_flight() == 0 && self.pull(now) {}
         // Last, so that commands given before a logout go before it.
         self.pump_controls(mover, now);
     }
@@ -272,7 +284,7 @@ impl<A: Application> Engine<A> {
         command: Command,
         expected_out: u32,
         expected_in: u32,
-        question: Option<(u32, Question)>,
+        errand: Option<Errand>,
         now: Instant,
     ) -> Task {
         let extent = match &command.blocks {
@@ -284,6 +296,7 @@ impl<A: Application> Engine<A> {
         Task {
             command,
             state: State::Ready,
+            handed_over: now,
             deadline: now,
             cmd_sn: Serial(0),
             attempts: 0,
@@ -291,7 +304,8 @@ impl<A: Application> Engine<A> {
             given_up: false,
             abort_wanted: false,
             claim,
-            question,
+            errand,
+            start_tried: false,
             expected_out,
             expected_in,
             out_address: 0,
@@ -301,6 +315,7 @@ impl<A: Application> Engine<A> {
 
     fn send_next<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         let Some((handle, task)) = self.slots.start(&self.guards) else { return };
+        self.last_moved = now;
         let command = &mut task.command;
         task.cmd_sn = self.cmd_sn;
         task.deadline = now + command.timeout.unwrap_or(self.timeouts.command);
@@ -347,12 +362,16 @@ impl<A: Application> Engine<A> {
     /// A command leaves the table with its outcome. Its buffers are in the task.
     fn finish(&mut self, index: u16, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
         let Some(task) = self.slots.remove(index) else { return };
-        if let Some(question) = task.question {
-            let data = match &task.command.data_in {
-                Some(Sink::Buf(buf)) => buf.get(..moved.data_in as usize).unwrap_or_default(),
-                _ => &[],
-            };
-            return self.told(question, result, data, now);
+        match task.errand {
+            Some(Errand::Ask(guard, question)) => {
+                let data = match &task.command.data_in {
+                    Some(Sink::Buf(buf)) => buf.get(..moved.data_in as usize).unwrap_or_default(),
+                    _ => &[],
+                };
+                return self.told((guard, question), result, data, now);
+            }
+            Some(Errand::Start) => return self.start_answered(task.command.lun),
+            None => {}
         }
         self.note(&task, &result);
         self.complete(task.command, result, moved, now);
@@ -400,6 +419,7 @@ impl<A: Application> Engine<A> {
     /// The target is done with a command whose buffers have been reclaimed.
     fn settle(&mut self, index: u16, after: After, now: Instant) {
         let Some(task) = self.slots.get_mut(index) else { return };
+        self.last_moved = now;
         if task.expected_out > 0 && task.command.data_out.is_none() {
             task.after = after;
             return self.slots.set_state(index, State::Held);
@@ -410,6 +430,7 @@ impl<A: Application> Engine<A> {
             (_, Some(failure)) => self.finish(index, Err(failure), Moved::NOTHING, now),
             (After::Again, None) => self.slots.set_state(index, State::Ready),
             (After::Later(at), None) => self.slots.set_state(index, State::BackOff(at)),
+            (After::Started, None) => self.slots.set_state(index, State::Starting),
         }
     }
 
@@ -420,7 +441,7 @@ impl<A: Application> Engine<A> {
             task.out_address == address
                 && task.expected_out > 0
                 && task.command.data_out.is_none()
-                && !matches!(task.state, State::Ready | State::BackOff(_))
+                && !task.state.is_waiting()
         };
         let Some((index, task)) = self.slots.iter_mut().find(|(_, task)| mine(task)) else { return };
         task.command.data_out = Some(CommandData::Buf(buf));
@@ -433,7 +454,7 @@ impl<A: Application> Engine<A> {
     fn abandon(&mut self, token: u64, now: Instant) {
         let found = self.slots.iter_mut().find(|(_, task)| task.command.token == token);
         let Some((index, task)) = found else { return };
-        if matches!(task.state, State::Ready | State::BackOff(_)) {
+        if task.state.is_waiting() {
             self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now);
         } else {
             self.slots.give_up(index);
@@ -451,9 +472,12 @@ impl<A: Application> Engine<A> {
             let Some(task) = self.slots.get_mut(index) else { continue };
             let (state, abandoned) = (task.state, task.abandoned);
             let repeatable = task.command.repeat.allows(&task.command.cdb);
-            if task.question.is_some() && matches!(state, State::Ready | State::BackOff(_)) {
+            if task.errand.is_some() && state.is_waiting() {
                 self.slots.remove(index);
                 continue;
+            }
+            if state == State::Starting {
+                self.slots.set_state(index, State::Ready);
             }
             if !matches!(state, State::InFlight | State::Aborting | State::Held) {
                 continue;
@@ -464,7 +488,7 @@ impl<A: Application> Engine<A> {
             // A buffer that a device does not let go of is gone.
             let lost = task.expected_out > 0 && task.command.data_out.is_none()
                 || task.expected_in > 0 && task.command.data_in.is_none();
-            if task.question.is_some() {
+            if task.errand.is_some() {
                 self.slots.remove(index);
                 continue;
             }
@@ -494,6 +518,7 @@ impl<A: Application> Engine<A> {
         while let Some(command) = self.app.next_command(now) {
             self.complete(command, Err(failure), Moved::NOTHING, now);
         }
+        self.fail_waiting_control(failure);
         self.app.flush(&self.counters);
     }
 

@@ -10,7 +10,7 @@ use iscsi_proto::time::Instant;
 
 use super::Engine;
 use super::guard::Standing;
-use super::slots::{Moved, State};
+use super::slots::{Errand, Moved};
 use crate::application::{Application, Event};
 use crate::command::{Command, Failure, Outcome};
 use crate::identity::Identity;
@@ -78,7 +78,7 @@ impl<A: Application> Engine<A> {
         let Some(lun) = self.guards.get(number).map(|guard| guard.lun) else { return };
         let mut command = Command::new(u64::MAX, lun, question.cdb());
         command.data_in = Some(Sink::Buf(Buf::zeroed(question.room())));
-        let task = self.task(command, 0, question.room() as u32, Some((number, question)), now);
+        let task = self.task(command, 0, question.room() as u32, Some(Errand::Ask(number, question)), now);
         self.slots.insert(task);
     }
 
@@ -125,7 +125,7 @@ impl<A: Application> Engine<A> {
         for index in 0..self.slots.size() {
             if let Some(task) = self.slots.get_mut(index)
                 && task.command.guard == Some(number)
-                && matches!(task.state, State::Ready | State::BackOff(_))
+                && task.state.is_waiting()
             {
                 self.finish(index, result, Moved::NOTHING, now);
             }

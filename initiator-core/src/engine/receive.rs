@@ -11,7 +11,7 @@ use iscsi_proto::scsi::{AdditionalSense, Lun, Sense, SenseKey, Status};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
-use super::slots::{After, Moved};
+use super::slots::{After, Errand, Moved};
 use super::{Engine, Flow};
 use crate::application::{Application, Event};
 use crate::command::{Failure, Outcome};
@@ -52,35 +52,31 @@ impl<A: Application> Engine<A> {
             Opcode::DataIn => {
                 let pdu = DataIn::parse(bhs)?;
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
-                if let Some(status) = pdu.status {
-                    if self.take_status(mover, status.stat_sn) {
-                        let outcome = Outcome { status: status.status, sense: None, residual: status.residual };
-                        self.answered(mover, pdu.itt, Ok(outcome), now);
-                    } else if self.slots.by_tag(pdu.itt).is_some() {
-                        self.wrong_stat_sn(status.stat_sn);
-                    }
+                if let Some(status) = pdu.status
+                    && self.takes_answer(mover, pdu.itt, status.stat_sn)
+                {
+                    let outcome = Outcome { status: status.status, sense: None, residual: status.residual };
+                    self.answered(mover, pdu.itt, Ok(outcome), now);
                 }
             }
             Opcode::ScsiResponse => {
                 let pdu = ScsiResponse::parse(bhs)?;
                 let sense = parse_sense(mover.control_data());
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
-                if self.take_status(mover, pdu.stat_sn) {
+                if self.takes_answer(mover, pdu.itt, pdu.stat_sn) {
                     let result = match pdu.response {
                         ResponseCode::Completed => Ok(Outcome { status: pdu.status, sense, residual: pdu.residual }),
                         ResponseCode::TargetFailure => Err(Failure::TargetFailure(1)),
                         ResponseCode::Vendor(code) => Err(Failure::TargetFailure(code)),
                     };
                     self.answered(mover, pdu.itt, result, now);
-                } else if self.slots.by_tag(pdu.itt).is_some() {
-                    self.wrong_stat_sn(pdu.stat_sn);
                 }
             }
             Opcode::NopIn => {
                 let pdu = NopIn::parse(bhs)?;
                 self.window(pdu.exp_cmd_sn, pdu.max_cmd_sn);
                 // RFC 7143 11.19.2: only the answer to a NOP-Out takes a StatSN.
-                if pdu.itt != RESERVED_TAG && self.take_status(mover, pdu.stat_sn) {
+                if pdu.itt != RESERVED_TAG && self.takes_answer(mover, pdu.itt, pdu.stat_sn) {
                     self.pong(pdu.itt);
                 }
                 if pdu.ttt != RESERVED_TAG {
@@ -126,10 +122,26 @@ impl<A: Application> Engine<A> {
         }
     }
 
+    /// Whether an answer with this tag and StatSN is new. One whose StatSN says that it came before, though what it
+    /// answers is open, leaves no way on: another with its number has been taken.
+    pub(super) fn takes_answer<M: Datamover>(&mut self, mover: &mut M, itt: u32, stat_sn: Serial) -> bool {
+        let is_new = self.take_status(mover, stat_sn);
+        if !is_new && (self.slots.by_tag(itt).is_some() || self.controls.is_open(itt)) {
+            self.wrong_stat_sn(stat_sn);
+        }
+        is_new
+    }
+
     /// Whether a PDU with this StatSN is new. One that is ahead by a little counts, and those before it may still come:
     /// targets swap neighbours where several threads answer. A gap that stays has no way on at ErrorRecoveryLevel 0
     /// (RFC 7143 7.1.1): the connection ends.
     pub(super) fn take_status<M: Datamover>(&mut self, mover: &mut M, stat_sn: Serial) -> bool {
+        // The last login response has a StatSN of its own (RFC 7143 11.13.4). A target that does not count it begins
+        // with the same one again. Nothing with this number can have come in the Full Feature Phase before.
+        let is_first = !core::mem::replace(&mut self.has_status, true);
+        if is_first && stat_sn.next() == self.exp_stat_sn {
+            self.exp_stat_sn = stat_sn;
+        }
         if stat_sn == self.exp_stat_sn {
             let more = self.ahead.trailing_ones();
             self.ahead = self.ahead.checked_shr(more + 1).unwrap_or(0);
@@ -195,6 +207,7 @@ impl<A: Application> Engine<A> {
         enum Again {
             AtOnce,
             Later,
+            Started,
             Not,
         }
         let again = match Status::from_byte(outcome.status) {
@@ -210,7 +223,16 @@ impl<A: Application> Engine<A> {
                     Again::AtOnce
                 }
                 Some(Sense { key: SenseKey::AbortedCommand, .. }) if repeatable => Again::Later,
-                Some(Sense { key: SenseKey::NotReady, code: BECOMING_READY, .. }) => Again::Later,
+                Some(Sense { key: SenseKey::NotReady, code: AdditionalSense::NOT_READY_BECOMING_READY, .. }) => {
+                    Again::Later
+                }
+                Some(Sense {
+                    key: SenseKey::NotReady,
+                    code: AdditionalSense::NOT_READY_INITIALIZING_COMMAND_REQUIRED,
+                    ..
+                }) if !task.start_tried && task.errand.is_none_or(|errand| matches!(errand, Errand::Ask(..))) => {
+                    Again::Started
+                }
                 _ => Again::Not,
             },
             _ => Again::Not,
@@ -221,6 +243,7 @@ impl<A: Application> Engine<A> {
         match again {
             Again::Not => return false,
             Again::AtOnce => self.settle(index, After::Again, now),
+            Again::Started => self.settle(index, After::Started, now),
             Again::Later => {
                 let attempt = u32::from(attempts.saturating_sub(1));
                 let delay = self.jitter.back_off(FIRST_BACK_OFF, LONGEST_BACK_OFF, attempt);
@@ -305,9 +328,6 @@ impl<A: Application> Engine<A> {
         mover.send_control(nop.emit(), &[]);
     }
 }
-
-/// LOGICAL UNIT IS IN PROCESS OF BECOMING READY.
-const BECOMING_READY: AdditionalSense = AdditionalSense::new(0x04, 0x01);
 
 fn cmd_sn_of(command: &Bhs) -> Serial {
     ScsiCommand::parse(command).map_or(Serial(0), |command| command.cmd_sn)

@@ -12,6 +12,9 @@ use super::guard::Guards;
 use super::probe::Question;
 use crate::command::{Command, Failure, Outcome};
 
+/// Places for commands of the session's own: one for each kind of [`Errand`].
+pub(super) const ERRANDS: u16 = 2;
+
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -19,12 +22,21 @@ pub(super) enum State {
     Ready,
     /// To be sent again at that time.
     BackOff(Instant),
+    /// To be sent again once its unit has answered a START STOP UNIT.
+    Starting,
     /// Sent; its buffers are the mover's.
     InFlight,
     /// Sent, overdue, and being aborted.
     Aborting,
     /// Over for the target, but the mover still has its data in the send queue.
     Held,
+}
+
+impl State {
+    /// Whether the command waits to be sent, the first time or again.
+    pub(super) const fn is_waiting(self) -> bool {
+        matches!(self, Self::Ready | Self::BackOff(_) | Self::Starting)
+    }
 }
 
 /// Bytes that a command moved.
@@ -47,6 +59,17 @@ pub(super) enum After {
     Again,
     /// It is sent again at that time.
     Later(Instant),
+    /// It is sent again once its unit has been started.
+    Started,
+}
+
+/// What a command of the session's own is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Errand {
+    /// A question for a guard, by its number.
+    Ask(u32, Question),
+    /// START STOP UNIT.
+    Start,
 }
 
 /// A command and its history.
@@ -54,6 +77,8 @@ pub(super) enum After {
 pub(super) struct Task {
     pub(super) command: Command,
     pub(super) state: State,
+    /// When the application handed it over.
+    pub(super) handed_over: Instant,
     /// When an answer is due; meaningful while in flight.
     pub(super) deadline: Instant,
     pub(super) cmd_sn: Serial,
@@ -65,8 +90,10 @@ pub(super) struct Task {
     /// Whether its abort is still to be sent.
     pub(super) abort_wanted: bool,
     pub(super) claim: Claim,
-    /// What it asks for a guard: no command of the application's.
-    pub(super) question: Option<(u32, Question)>,
+    /// What it is for, where it is no command of the application's.
+    pub(super) errand: Option<Errand>,
+    /// Its unit has been started for it.
+    pub(super) start_tried: bool,
     pub(super) expected_out: u32,
     pub(super) expected_in: u32,
     /// Where its data for the target lie: how a buffer that the mover releases finds back.
@@ -90,6 +117,8 @@ pub(super) struct Slots {
     ready: VecDeque<u16>,
     in_flight: usize,
     backing_off: usize,
+    /// Commands in [`State::Starting`].
+    starting: usize,
     /// Commands in [`State::Aborting`].
     aborting: usize,
     /// Commands that are [given up](Task::given_up).
@@ -106,15 +135,16 @@ impl Slots {
             ready: VecDeque::with_capacity(size.into()),
             in_flight: 0,
             backing_off: 0,
+            starting: 0,
             aborting: 0,
             given_up: 0,
             aborts_wanted: 0,
         }
     }
 
-    /// Whether the application may give a command: the last place is for a question about a disk.
+    /// Whether the application may give a command: the last places are for [`Errand`]s.
     pub(super) fn has_room(&self) -> bool {
-        self.free.len() > 1
+        self.free.len() > usize::from(ERRANDS)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -125,12 +155,16 @@ impl Slots {
         self.backing_off
     }
 
+    pub(super) fn starting(&self) -> usize {
+        self.starting
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
     }
 
-    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or asks a question about a disk, of which
-    /// there is one at a time.
+    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or has an [`Errand`], of which there is one
+    /// of each kind at a time.
     pub(super) fn insert(&mut self, task: Task) -> u16 {
         let index = self.free.pop().expect("a free slot was seen");
         self.slots[usize::from(index)].task = Some(task);
@@ -168,11 +202,11 @@ impl Slots {
 
     /// Where in the queue the next command to send stands: the first that no older one holds up whose fate is open.
     fn next(&self, guards: &Guards) -> Option<usize> {
-        if self.aborting + self.given_up + self.backing_off == 0 && guards.are_content() {
+        if self.aborting + self.given_up + self.backing_off + self.starting == 0 && guards.are_content() {
             return (!self.ready.is_empty()).then_some(0);
         }
         let open = |task: &Task| match task.state {
-            State::Aborting | State::BackOff(_) => true,
+            State::Aborting | State::BackOff(_) | State::Starting => true,
             State::InFlight => task.given_up,
             State::Ready | State::Held => false,
         };
@@ -183,6 +217,13 @@ impl Slots {
             guards.lets_pass(task.command.guard)
                 && !self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&task.claim))
         })
+    }
+
+    /// The command that has waited longest to be sent, and when it was handed over.
+    pub(super) fn longest_waiting(&self) -> Option<(u16, Instant)> {
+        let index = *self.ready.front()?;
+        let task = self.slots.get(usize::from(index))?.task.as_ref()?;
+        Some((index, task.handed_over))
     }
 
     /// The guards of the commands that wait to be sent.
@@ -251,6 +292,7 @@ impl Slots {
         match state {
             State::Ready => self.enqueue(index),
             State::BackOff(_) => self.backing_off += 1,
+            State::Starting => self.starting += 1,
             State::InFlight => self.in_flight += 1,
             State::Aborting => {
                 self.in_flight += 1;
@@ -277,6 +319,7 @@ impl Slots {
         match state {
             State::Ready => self.ready.retain(|other| *other != index),
             State::BackOff(_) => self.backing_off -= 1,
+            State::Starting => self.starting -= 1,
             State::InFlight => self.in_flight -= 1,
             State::Aborting => {
                 self.in_flight -= 1;

@@ -150,3 +150,48 @@ fn data_that_flow_keep_the_connection_alive() {
     net.now = now;
     assert_eq!(net.end().1, ConnectionEnd::KeepaliveTimeout, "silence is still silence");
 }
+
+/// The answer to a ping, with this StatSN.
+fn pong(net: &mut Net, ping: &Bhs, stat_sn: u32) {
+    let (_, exp_cmd_sn, max_cmd_sn) = net.numbers();
+    let itt = ping.itt();
+    net.send(NopIn { lun: 0, itt, ttt: RESERVED_TAG, stat_sn: Serial(stat_sn), exp_cmd_sn, max_cmd_sn }.emit(), &[]);
+}
+
+#[test]
+fn a_target_that_does_not_count_its_last_login_response_is_used() {
+    let mut net = Net::with(INFINITE, Timeouts::default(), Limits::default());
+    net.tick();
+    let (ping, _) = net.expect(Opcode::NopOut);
+    pong(&mut net, &ping, 99);
+    net.app().commands.extend([read(1), read(2)]);
+    net.run();
+    let (first, second) = (net.expect_command(), net.expect_command());
+    assert_eq!(first.exp_stat_sn, Serial(100));
+    net.stat_sn = Serial(100);
+    net.good(&first);
+    net.good(&second);
+    assert!(net.result(1).is_ok() && net.result(2).is_ok());
+    assert!(!net.initiator.as_ref().unwrap().is_finished());
+}
+
+#[test]
+fn an_answer_with_an_old_number_is_named_whatever_it_answers() {
+    // The first number may be one behind, and no later one.
+    let mut net = Net::with(INFINITE, Timeouts::default(), Limits::default());
+    net.tick();
+    let (ping, _) = net.expect(Opcode::NopOut);
+    pong(&mut net, &ping, 98);
+    assert_eq!(net.end().1, ConnectionEnd::StatSn { got: 98, expected: 100 });
+
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(read(1));
+    let function = |id| Control::TaskManagement { id, function: TaskFunction::LogicalUnitReset, lun: Lun::ZERO };
+    net.app().controls.push_back(function(1));
+    net.run();
+    let (command, function) = (net.expect_command(), net.expect_function());
+    net.good(&command);
+    net.stat_sn = Serial(100);
+    net.answer_function(&function, TaskResponse::Complete);
+    assert!(net.end().0.app().answers.iter().all(|(_, answer)| matches!(answer, ControlAnswer::Failed(_))));
+}

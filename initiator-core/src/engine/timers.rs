@@ -3,9 +3,10 @@
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::time::Instant;
 
-use super::slots::State;
-use super::{Engine, Flow};
+use super::slots::{Moved, State};
+use super::{Engine, Flow, SEND_BACKLOG};
 use crate::application::Application;
+use crate::command::{Failure, WaitsFor};
 use crate::connection::ConnectionEnd;
 
 impl<A: Application> Engine<A> {
@@ -24,10 +25,38 @@ impl<A: Application> Engine<A> {
                 .min()
         };
         let commands = self.earliest_deadline.filter(|_| self.slots.in_flight() > 0);
-        [flow, back_off, commands, self.keepalive_check, self.gap_until, self.controls.deadline()]
+        let waiting = self.given_up_waiting().map(|(_, at)| at);
+        let controls = [self.controls.deadline(), self.controls_given_up_waiting()];
+        [flow, back_off, commands, waiting, self.keepalive_check, self.gap_until]
             .into_iter()
+            .chain(controls)
             .flatten()
             .min()
+    }
+
+    /// The command that has waited longest to be sent, and when it has waited too long. What is under way has limits of
+    /// its own, and what waits for it waits no longer than those.
+    fn given_up_waiting(&self) -> Option<(u16, Instant)> {
+        if self.flow != Flow::Open || self.slots.in_flight() > 0 {
+            return None;
+        }
+        let (index, since) = self.slots.longest_waiting()?;
+        let limit = Some(self.timeouts.standstill).filter(|limit| !limit.is_zero())?;
+        Some((index, since.max(self.last_moved) + limit))
+    }
+
+    /// Ends what has waited too long to be sent.
+    fn end_waiting<M: Datamover>(&mut self, mover: &M, now: Instant) {
+        while let Some((index, _)) = self.given_up_waiting().filter(|(_, at)| *at <= now) {
+            let waits_for = if !self.window_is_open() {
+                WaitsFor::Window
+            } else if mover.backlog() >= SEND_BACKLOG {
+                WaitsFor::Transport
+            } else {
+                WaitsFor::Order
+            };
+            self.finish(index, Err(Failure::NotSent(waits_for)), Moved::NOTHING, now);
+        }
     }
 
     pub(crate) fn handle_timeout<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
@@ -52,6 +81,7 @@ impl<A: Application> Engine<A> {
         if self.earliest_deadline.is_some_and(|at| at <= now) {
             self.abort_overdue(mover, now);
         }
+        self.end_waiting(mover, now);
         self.control_timeouts(mover, now);
         self.check_gap(now);
         self.keep_alive(mover, now);

@@ -71,7 +71,7 @@ pub struct SessionInfo {
     pub initiator_name: String,
     /// ISID.
     pub isid: [u8; 6],
-    /// TSIH.
+    /// TSIH; 0 from a target that tells none, against RFC 7143 11.13.3.
     pub tsih: u16,
     /// CID of the connection.
     pub cid: u16,

@@ -7,22 +7,26 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use iscsi_memory::{Buf, BufPool};
 use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::scsi::opcode;
 use iscsi_proto::time::Instant;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError, oneshot};
+use tokio::time::timeout;
 
 use super::events::{Listeners, Reporter, SessionEvent};
 use super::info::{SessionInfo, SessionStats};
 use crate::application::{Application, Control, ControlAnswer, Counters, Event};
-use crate::command::{Command, Completion, Failure};
-use crate::config::Limits;
+use crate::command::{Command, Completion, Failure, WaitsFor};
+use crate::config::{Limits, Timeouts};
 use crate::error::Error;
 use crate::identity::{Difference, KnownDisk};
 
@@ -73,6 +77,10 @@ pub(super) struct Shared {
     waker: AtomicWaker,
     /// How often a disk has grown.
     pub(super) grown: AtomicU64,
+    /// How long all places may be taken without one command's end, while the session is connected.
+    place_limit: Option<Duration>,
+    /// The runtime of the session, for the timers of those who wait on another one, or on none.
+    runtime: Option<Handle>,
     /// Woken when the session ends, and when it shall end.
     pub(super) ending: tokio::sync::Notify,
     pub(super) ended: tokio::sync::Notify,
@@ -84,7 +92,9 @@ fn split(token: u64) -> (usize, u32) {
 }
 
 impl Shared {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, timeouts: &Timeouts) -> Arc<Self> {
+        // What has the places ends within these.
+        let place_limit = timeouts.standstill + timeouts.command + timeouts.task_management * 2;
         let size = u32::from(limits.commands.clamp(1, 4096));
         let inner = Inner {
             places: (0..size).map(|_| Place { generation: 0, state: State::Free }).collect(),
@@ -108,6 +118,8 @@ impl Shared {
             side_work: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             grown: AtomicU64::new(0),
+            place_limit: Some(place_limit).filter(|_| !timeouts.standstill.is_zero()),
+            runtime: Handle::try_current().ok(),
             ending: tokio::sync::Notify::new(),
             ended: tokio::sync::Notify::new(),
             listeners: Listeners::default(),
@@ -193,8 +205,18 @@ impl Shared {
 
     /// Hands a command over and waits for its end. The token is set here.
     pub(super) async fn execute(&self, mut command: Command) -> Result<Completion, Error> {
-        let over = |_| self.end_reason().unwrap_or(Error::LoggedOut);
-        let permit = self.permits.acquire().await.map_err(over)?;
+        let permit = match self.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return Err(self.end_reason().unwrap_or(Error::LoggedOut)),
+            Err(TryAcquireError::NoPermits) => match self.wait_for_place().await? {
+                Some(permit) => permit,
+                None => {
+                    let (lun, name) = (command.lun.number().unwrap_or_default(), command.cdb.as_cdb().opcode());
+                    let failure = Failure::NotSent(WaitsFor::Place);
+                    return Err(Error::Command { command: opcode::name(name).to_string(), lun, failure });
+                }
+            },
+        };
         let token = {
             let mut inner = self.lock();
             if let Some(error) = &inner.ended {
@@ -214,6 +236,33 @@ impl Shared {
         };
         self.signal(&self.work);
         Ok(Operation { shared: self, token, done: false }.await)
+    }
+
+    /// Waits for a place in the table; `None` when none becomes free within the limit.
+    async fn wait_for_place(&self) -> Result<Option<SemaphorePermit<'_>>, Error> {
+        let over = |_| self.end_reason().unwrap_or(Error::LoggedOut);
+        let (Some(limit), Some(runtime)) = (self.place_limit, &self.runtime) else {
+            return self.permits.acquire().await.map(Some).map_err(over);
+        };
+        let mut place = pin!(self.permits.acquire());
+        loop {
+            let before = self.stats();
+            let waits = {
+                let _timers = runtime.enter();
+                timeout(limit, place.as_mut())
+            };
+            match waits.await {
+                Ok(permit) => return permit.map(Some).map_err(over),
+                Err(_) => {
+                    let now = self.stats();
+                    // Between connections the deadline of the reconnect bounds the wait.
+                    let stands_still = (now.commands, now.reconnects) == (before.commands, before.reconnects);
+                    if now.connected && stands_still {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
     }
 
     /// Asks for something that is no command.
@@ -548,7 +597,7 @@ mod tests {
     #[test]
     fn a_command_that_comes_with_the_end_completes() {
         let limits = Limits::default();
-        let shared = Shared::new(&limits);
+        let shared = Shared::new(&limits, &Timeouts::default());
         let mut mailbox = Mailbox::new(shared.clone(), &limits);
         let operation = under_way(&shared);
         // Its thread has handed it over, and is stopped before it says so.
@@ -561,10 +610,33 @@ mod tests {
         assert!(end_of(operation).data_out.is_some());
     }
 
+    #[tokio::test]
+    async fn who_waits_for_a_place_that_does_not_become_free_hears_of_it() {
+        let limits = Limits { commands: 1, ..Limits::default() };
+        let short = Duration::from_millis(1);
+        let timeouts = Timeouts { standstill: short, command: short, task_management: short, ..Timeouts::default() };
+        let shared = Shared::new(&limits, &timeouts);
+        let mut mailbox = Mailbox::new(shared.clone(), &limits);
+        let operation = under_way(&shared);
+        let command = mailbox.next_command(Instant::ZERO).expect("the command");
+        let read = || shared.execute(Command::new(0, Lun::ZERO, BlockIo::new(0, 1).read()));
+        // Between two connections the limit is another.
+        assert!(timeout(short * 20, read()).await.is_err());
+        shared.lock().stats.connected = true;
+        match read().await {
+            Err(Error::Command { failure, .. }) => assert_eq!(failure, Failure::NotSent(WaitsFor::Place)),
+            other => panic!("{other:?}"),
+        }
+        mailbox.complete(Completion::failed(command.token, Failure::Aborted, None, None), Instant::ZERO);
+        mailbox.flush(&Counters::default());
+        assert!(end_of(operation).result.is_err());
+        assert!(timeout(short, read()).await.is_err(), "there is a place, and nobody answers");
+    }
+
     #[test]
     fn who_waits_when_the_connections_side_goes_away_hears_of_it() {
         let limits = Limits { commands: 1, ..Limits::default() };
-        let shared = Shared::new(&limits);
+        let shared = Shared::new(&limits, &Timeouts::default());
         let mut mailbox = Mailbox::new(shared.clone(), &limits);
         let operation = under_way(&shared);
         assert!(mailbox.next_command(Instant::ZERO).is_some());

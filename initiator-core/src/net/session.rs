@@ -120,7 +120,7 @@ impl Session {
     /// Connection and login errors of [`Error`]. The first connection is tried once.
     pub async fn connect(config: SessionConfig) -> Result<Self, Error> {
         let plan = plan(&config)?;
-        let shared = Shared::new(&config.limits);
+        let shared = Shared::new(&config.limits, &config.timeouts);
         let handle = Arc::new(Handle { shared: shared.clone(), target_name: config.target_name.clone() });
         let mut mailbox = Mailbox::new(shared.clone(), &config.limits);
         let (sender, ready) = oneshot::channel();

@@ -107,7 +107,7 @@ impl InitiatorLoginConfig {
 pub struct InitiatorGrant {
     /// What was negotiated.
     pub parameters: Parameters,
-    /// The session's TSIH.
+    /// The session's TSIH; 0 from a target that breaks RFC 7143 11.13.3. No connection can be added then.
     pub tsih: u16,
     /// TargetPortalGroupTag, if the target told.
     pub target_portal_group_tag: Option<u16>,
@@ -493,10 +493,8 @@ impl InitiatorLogin {
     }
 
     fn establish(&mut self, response: &LoginResponse) -> Result<InitiatorStep, LoginError> {
-        // RFC 7143 11.13.3: MUST NOT be zero. Nothing hangs on it in a discovery session.
-        if response.tsih == 0 && self.config.session_type == SessionType::Normal {
-            return Err(LoginError::Protocol("the target ended login without a TSIH"));
-        }
+        // RFC 7143 11.13.3: the TSIH MUST NOT be zero. It is needed to add a connection to a session alone, so that one
+        // whose target tells none works all the same.
         let parameters = self.negotiator.clone().finish()?;
         Ok(InitiatorStep::Established(Box::new(InitiatorGrant {
             parameters,

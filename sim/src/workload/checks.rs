@@ -106,7 +106,8 @@ impl Workload {
             | Failure::TargetFailure(_)
             | Failure::Invalid(_)
             | Failure::OtherDisk
-            | Failure::LostWrites => false,
+            | Failure::LostWrites
+            | Failure::NotSent(_) => false,
         };
         if !expected && !self.plan.untrusted {
             self.broken(&format!("{} failed: {failure}", operation.name));
