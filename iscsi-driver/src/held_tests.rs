@@ -49,6 +49,13 @@ impl StreamConnection for Lender {
             }
             std::thread::yield_now();
         }
+        // It waits, or it writes: a read that meets a writer waits for what it writes.
+        for _ in 0..100 {
+            let mut now = [0; LEN];
+            self.region.read(0, &mut now);
+            assert_eq!(now, [1; LEN], "it is written while the connection still looks at it");
+            std::thread::yield_now();
+        }
         self.writer = Some(writer);
     }
 

@@ -446,7 +446,7 @@ fn a_block_lands_whole() {
 #[test]
 fn a_block_is_sent_whole() {
     let p = Parameters { max_burst_length: 65536, ..parameters() };
-    for (segment, part) in [(65_536, 5000), (65_536, 777), (1000, 777), (700, 100_000), (8192, 3000)] {
+    for (segment, part) in [(65_536, 5000), (65_536, 777), (1000, 777), (700, 100_000), (8192, 3000), (5000, 777)] {
         let mut mover = target(&Parameters { peer_max_recv_data_segment_length: segment, ..p.clone() });
         let region = Region::heap(1 << 16);
         region.write(0, &[1; 1 << 16]);
