@@ -37,14 +37,23 @@ impl Served {
         Self { target: Target::new(config, limits), store }
     }
 
-    /// A new connection.
+    /// A new connection at the start of time.
     ///
     /// # Panics
     /// If there are too many.
     #[must_use]
     pub fn accept<M: Datamover>(&self, mover: M) -> TargetConnection<M> {
+        self.accept_at(mover, Instant::ZERO)
+    }
+
+    /// A new connection.
+    ///
+    /// # Panics
+    /// If there are too many.
+    #[must_use]
+    pub fn accept_at<M: Datamover>(&self, mover: M, now: Instant) -> TargetConnection<M> {
         let endpoints = Endpoints { local: address(), peer: ([127, 0, 0, 1], 4711).into() };
-        TargetConnection::new(self.target.clone(), mover, endpoints, [7; 64], Instant::ZERO).expect("room")
+        TargetConnection::new(self.target.clone(), mover, endpoints, [7; 64], now).expect("room")
     }
 
     /// All connections are gone, and nothing is left of them.

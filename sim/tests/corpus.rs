@@ -96,7 +96,33 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
     .concat();
     let on_device = |make: &[u8]| [make, &life].concat();
+    // Two initiators, one unit: each logs in, hears its unit attention, and writes and reads what the other one writes.
+    let connect = |place: u8, nexus: u8| vec![0, place, nexus, 0, 4, place];
+    let first_read = |place: u8| vec![1, place, 0, 0, 0, 4, place, 8, 0, 4, 0];
+    let write = |place: u8, immediate: u8, lba: u8| vec![1, place, 1 | immediate << 1, lba, 7, 4, place];
+    let pay = |place: u8| vec![10, place, 4, place];
+    let read = |place: u8| vec![1, place, 0, 0, 11, 4, place];
+    let wait = |seconds: u8| vec![9, 0, seconds];
+    let reset = |place: u8, kind: u8| vec![11, place, 4, place, 7, place, kind, 4, place];
+    let two = [connect(0, 0), connect(1, 2), first_read(0), first_read(1)].concat();
+    let meet = [write(0, 1, 0), write(1, 0, 4), pay(1), read(0), wait(3), read(1), read(0), wait(3)].concat();
+    let replaced = [write(0, 1, 0), write(0, 0, 2), vec![12, 0, 2], connect(0, 0), write(1, 1, 0), wait(3)].concat();
+    let ended =
+        [write(0, 1, 0), write(1, 0, 3), reset(0, 0), write(0, 1, 2), wait(3), read(0), read(1), wait(3)].concat();
+    let slowly = [vec![6, 0, 100, 6, 1, 30, 6, 0, 200, 12, 1, 1], wait(60), vec![13, 0, 4, 0]].concat();
+    let sessions = |flags: u8, parts: &[&Vec<u8>]| {
+        [&[flags][..], &two, &parts.iter().copied().flatten().copied().collect::<Vec<_>>()].concat()
+    };
     vec![
+        ("target_sessions", "meet", sessions(0, &[&meet, &slowly])),
+        ("target_sessions", "lent", sessions(4, &[&meet, &replaced, &meet])),
+        ("target_sessions", "replaced", sessions(2, &[&replaced, &read(0), &read(1), &wait(3)])),
+        ("target_sessions", "ended", sessions(3, &[&ended, &wait(3), &meet])),
+        (
+            "target_sessions",
+            "hostile",
+            sessions(1, &[&meet, &vec![15, 2, 0, 7, 0, 2, 1, 7, 4, 2, 15, 2, 0, 9, 4, 2], &ended]),
+        ),
         #[cfg(target_os = "linux")]
         ("verbs_queue", "life", on_device(&[0, 23, 23, 3, 1, 0, 16])),
         #[cfg(target_os = "linux")]

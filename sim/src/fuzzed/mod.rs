@@ -1,7 +1,8 @@
 //! What the fuzz targets run: one function for each, over any bytes.
 //!
-//! The targets in `fuzz/` are thin entries to these; the corpora there are replayed by `sim/tests/corpus.rs`, so that every crash ever found is a test
-//! on stable Rust.
+//! The targets in `fuzz/` are thin entries to these; the corpora there are replayed by `sim/tests/corpus.rs`, so that
+//! every crash ever found is a test on stable Rust. What reads configuration files has its harness beside it, in
+//! `examples::layout::fuzzed`.
 
 mod cdb;
 mod connection;
@@ -11,6 +12,7 @@ mod iwarp;
 mod login;
 mod pdu;
 mod scsi;
+mod sessions;
 mod text;
 mod url;
 #[cfg(target_os = "linux")]
@@ -23,6 +25,7 @@ pub use iwarp::{iwarp_accept, iwarp_connect};
 pub use login::{login_initiator, login_target};
 pub use pdu::pdu;
 pub use scsi::scsi;
+pub use sessions::target_sessions;
 pub use text::text;
 pub use url::url;
 #[cfg(target_os = "linux")]
@@ -44,6 +47,7 @@ pub const ALL: &[Named] = &[
     ("pdu", pdu),
     ("scsi", scsi),
     ("target_connection", target_connection),
+    ("target_sessions", target_sessions),
     ("text", text),
     ("url", url),
     #[cfg(target_os = "linux")]
