@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use examples::attributes;
 use examples::ending::EXIT_CODES;
-
-use crate::attributes;
+use examples::layout::RdmaChoice;
 
 /// A remote RAM disk: this machine's memory as a disk for other machines, over iSCSI.
 #[derive(Debug, Parser)]
@@ -60,7 +60,7 @@ pub(crate) struct ServeArgs {
     pub(crate) chap: Vec<String>,
     /// The target proves itself with this CHAP name and secret (12 bytes or more, and another one than theirs); needs
     /// --chap.
-    #[arg(long, value_name = "USER:SECRET", requires = "chap")]
+    #[arg(long, value_name = "USER:SECRET")]
     pub(crate) mutual_chap: Option<String>,
     /// Only these initiators may log in; may be given again. Without it, any may.
     #[arg(long, value_name = "IQN")]
@@ -88,18 +88,6 @@ pub(crate) struct ServeArgs {
     /// Print the configuration as JSON instead of a tree.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// What carries iSER on the portals that have it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum RdmaChoice {
-    /// iWARP in user space, on the portal's own TCP port; needs nothing of the machine.
-    Iwarp,
-    /// RDMA devices, hardware or the kernel's soft ones.
-    Verbs,
-    /// Both.
-    Both,
 }
 
 #[derive(Debug, Args)]

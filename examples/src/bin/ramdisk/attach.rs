@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
+use examples::layout::Layout;
 use target_core::node::{Portal, Service, TargetConfig};
-
-use crate::layout::Layout;
 
 /// A portal as one types it on the other machine.
 fn reachable(portal: SocketAddr) -> String {

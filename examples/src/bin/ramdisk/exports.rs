@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use examples::ending::{Ending, failed, usage};
+use examples::layout::{Account, Layout, PortalSpec, StoreSpec, TargetLayout};
 use examples::report::bytes;
 use iscsi_memory::MemoryBudget;
 use iscsi_proto::chap::ChapSecret;
@@ -15,8 +16,6 @@ use iscsi_proto::name::IscsiName;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Acl, Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::store::{Backstore, FileOptions, FileStore, NullStore, RamStore};
-
-use crate::layout::{Account, Layout, PortalSpec, StoreSpec, TargetLayout};
 
 /// Opens a LUN's store.
 fn open(

@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 
 use examples::ending::{Ending, failed};
+use examples::layout::{Layout, RdmaChoice};
 use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsListener};
 use target_core::node::{Portal, Service, TargetConfig};
 use target_core::server::IserConfig;
-
-use crate::args::RdmaChoice;
-use crate::layout::Layout;
 
 /// What iSER runs over here.
 #[derive(Debug)]

@@ -3,11 +3,10 @@
 
 mod args;
 mod attach;
-mod attributes;
 mod demo;
 mod exports;
 mod iser;
-mod layout;
+mod options;
 mod serve;
 mod stats;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use examples::ending::{Ending, failed};
+use examples::layout::Layout;
 use iscsi_proto::datamover::MoverError;
 use target_core::node::TargetConfig;
 use target_core::server::{IserConfig, Server, ServerHandle};
@@ -15,7 +16,7 @@ use crate::args::ServeArgs;
 use crate::attach;
 use crate::exports::configure;
 use crate::iser::Provision;
-use crate::layout::Layout;
+use crate::options;
 use crate::stats::StatsView;
 
 /// How long initiators have to log out when the server ends.
@@ -111,7 +112,7 @@ fn print_json(config: &TargetConfig) {
 }
 
 pub(crate) fn run(args: &ServeArgs, matches: &ArgMatches) -> Result<(), Ending> {
-    let layout = Layout::gather(args, matches)?;
+    let layout = Layout::of(options::gather(args, matches)?)?;
     let config = configure(&layout)?;
     let iser = Provision::of(&layout, &config)?;
     // The handler comes first: a Ctrl-C while the portals open must end the program cleanly, too.

@@ -1,16 +1,19 @@
 //! `--attribute NAME=VALUE`: what one initiator may do to the others, and how LUNs describe themselves, by LIO's names
 //! where it has one.
 
-use examples::ending::{Ending, usage};
+use crate::ending::{Ending, usage};
 use target_core::lu::{Limits, UnitAttributes};
 use target_core::node;
 
 /// What all targets and all LUNs of a program have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attributes {
-    pub(crate) node: node::Attributes,
-    pub(crate) unit: UnitAttributes,
-    pub(crate) limits: Limits,
+pub struct Attributes {
+    /// Those of target nodes.
+    pub node: node::Attributes,
+    /// Those of logical units.
+    pub unit: UnitAttributes,
+    /// What logical units say of the commands that they take.
+    pub limits: Limits,
 }
 
 impl Default for Attributes {
@@ -40,7 +43,7 @@ const ALL: [Attribute; 14] = [
 ];
 
 /// What `serve --help` says of them.
-pub(crate) const HELP: &str = "\
+pub const HELP: &str = "\
 Attributes, of all targets and LUNs, by LIO's names where it has one; a switch is 0 or 1, lengths are in blocks:
   emulate_tas         tasks that another initiator's reset or CLEAR TASK SET ends are answered TASK ABORTED [0]
   tmr_lun_reset, tmr_clear_task_set
@@ -59,7 +62,17 @@ Attributes, of all targets and LUNs, by LIO's names where it has one; a switch i
 
 impl Attributes {
     /// Takes one `NAME=VALUE`.
-    pub(crate) fn set(&mut self, text: &str) -> Result<(), Ending> {
+    ///
+    /// ```
+    /// use examples::attributes::Attributes;
+    /// let mut attributes = Attributes::default();
+    /// attributes.set("emulate_tas=1").unwrap();
+    /// assert!(attributes.unit.emulate_tas);
+    /// ```
+    ///
+    /// # Errors
+    /// A name that there is not, and a value that the name does not take: a sentence with what there is.
+    pub fn set(&mut self, text: &str) -> Result<(), Ending> {
         let bad = |why: &str| usage(format!("--attribute {text}: {why}"));
         let (name, value) = text.split_once('=').ok_or_else(|| bad("write NAME=VALUE, such as emulate_tas=1"))?;
         let Some(Attribute(_, values, set)) = ALL.iter().find(|attribute| attribute.0 == name) else {
