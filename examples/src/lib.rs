@@ -13,3 +13,4 @@ pub mod load;
 pub mod pattern;
 pub mod progress;
 pub mod report;
+pub mod watch;

@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use initiator_core::{BlockCompletion, BlockRequest, Direction, Next, Session, Workload, run_load};
+use initiator_core::{BlockCompletion, BlockRequest, Direction, Next, Session, SessionEvent, Workload, run_load};
 use initiator_core::{Error, SessionConfig};
 use iscsi_memory::Buf;
 use iscsi_proto::time::Instant;
 
 use crate::report::Measurement;
+use crate::watch::Watcher;
 
 /// The pattern of accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,7 @@ struct Generator {
     issued: u64,
     measurement: Measurement,
     error: Option<Error>,
+    watcher: Watcher,
 }
 
 impl Generator {
@@ -100,6 +102,7 @@ impl Generator {
             issued: 0,
             measurement: Measurement::default(),
             error: None,
+            watcher: Watcher::default(),
             load,
         })
     }
@@ -145,6 +148,10 @@ impl Workload for Generator {
         self.issued += 1;
         let lba = place * u64::from(self.blocks);
         Next::Request(BlockRequest { token, lun: self.lun, lba, blocks: self.blocks, direction, buf })
+    }
+
+    fn event(&mut self, event: SessionEvent) {
+        self.watcher.tell(&event);
     }
 
     fn complete(&mut self, completion: BlockCompletion, now: Instant) {

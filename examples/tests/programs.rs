@@ -192,3 +192,37 @@ fn embed_serves_in_under_50_lines() {
     assert!(iscsi(&format!("verify {url} --size 4M")).ok().contains("verified"));
     assert_eq!(server.enter(), Some(0));
 }
+
+/// A portal before another one, which cuts its first connection after so many bytes.
+fn cuts_once(to: String, after: u64) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (n, near) in listener.incoming().flatten().enumerate() {
+            let far = std::net::TcpStream::connect(&to).unwrap();
+            let most = if n == 0 { after } else { u64::MAX };
+            for (from, to, most) in [(&near, &far, most), (&far, &near, u64::MAX)] {
+                let (from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut std::io::Read::take(&from, most), &mut to);
+                    let _ = (from.shutdown(std::net::Shutdown::Both), to.shutdown(std::net::Shutdown::Both));
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_target_that_is_lost_and_comes_back_is_told() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 4M"));
+    let port = cuts_once(server.portal().to_string(), 1 << 20);
+    let ended = iscsi(&format!("verify iscsi://127.0.0.1:{port}/{TARGET}/0"));
+    let stderr = ended.stderr.clone();
+    ended.ok();
+    let lines: Vec<_> = stderr.lines().collect();
+    let [lost, back] = lines[..] else { panic!("{stderr}") };
+    assert!(lost.starts_with(&format!("iscsi: lost the target at 127.0.0.1:{port} (")), "{lost}");
+    assert!(lost.ends_with("), trying again for 120 s"), "{lost}");
+    assert_eq!(back, format!("iscsi: the target is back, at 127.0.0.1:{port}"));
+}

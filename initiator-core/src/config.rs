@@ -1,15 +1,12 @@
 //! What a session is asked to be: names, secrets, wishes for the negotiation, times and limits.
 
-use alloc::borrow::ToOwned;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use iscsi_proto::login::Offer;
 
 use crate::url::{Credentials, Portal, Rdma, Transport, Url};
-
-/// The initiator's name where none is given. Targets with access lists want one of the machine's own.
-pub const DEFAULT_INITIATOR_NAME: &str = "iqn.2026-11.com.example.iscsi:initiator";
 
 /// How long the initiator waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,10 +147,14 @@ impl Default for IserConfig {
 pub struct SessionConfig {
     /// Where to connect to.
     pub portal: Portal,
+    /// Other portals of the target, which are tried in turn where that one is gone. They have to be of the same portal
+    /// group: what the old connection left behind is ended by a login to that one only (RFC 7143 6.3.5). Default none;
+    /// `SessionConfig::of_target` takes them from a discovery.
+    pub portals: Vec<Portal>,
     /// The target's name.
     pub target_name: String,
-    /// Our name. Default [`DEFAULT_INITIATOR_NAME`].
-    pub initiator_name: String,
+    /// Our name. `None`, the default, takes that of the machine: `default_initiator_name` of this crate tells it.
+    pub initiator_name: Option<String>,
     /// Our alias.
     pub initiator_alias: Option<String>,
     /// ISID; `None` makes one up of random bytes. Two sessions of one initiator name to one target portal group need
@@ -183,8 +184,9 @@ impl SessionConfig {
     pub fn new(portal: Portal, target_name: impl Into<String>) -> Self {
         Self {
             portal,
+            portals: Vec::new(),
             target_name: target_name.into(),
-            initiator_name: DEFAULT_INITIATOR_NAME.to_owned(),
+            initiator_name: None,
             initiator_alias: None,
             isid: None,
             credentials: None,
@@ -215,7 +217,7 @@ impl SessionConfig {
         config.transport = url.transport;
         config.iser.rdma = url.rdma;
         if let Some(name) = &url.initiator {
-            config.initiator_name.clone_from(name);
+            config.initiator_name = Some(name.clone());
         }
         if let Some(digests) = &url.header_digest {
             config.offer.header_digest.clone_from(digests);
@@ -230,8 +232,8 @@ impl SessionConfig {
 /// A discovery session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveryConfig {
-    /// Our name. Default [`DEFAULT_INITIATOR_NAME`].
-    pub initiator_name: String,
+    /// Our name. `None`, the default, takes that of the machine: `default_initiator_name` of this crate tells it.
+    pub initiator_name: Option<String>,
     /// Who we are (CHAP).
     pub credentials: Option<Credentials>,
     /// Who the target has to prove to be (mutual CHAP).
@@ -249,7 +251,7 @@ pub struct DiscoveryConfig {
 impl Default for DiscoveryConfig {
     fn default() -> Self {
         Self {
-            initiator_name: DEFAULT_INITIATOR_NAME.to_owned(),
+            initiator_name: None,
             credentials: None,
             target_credentials: None,
             timeouts: Timeouts::default(),

@@ -23,7 +23,7 @@ pub enum ConnectionEnd {
     /// Logged out at our wish.
     #[error("logged out")]
     LoggedOut,
-    /// Our logout was not answered.
+    /// Our logout was not answered, or answered by hanging up.
     #[error("the target did not answer the logout")]
     LogoutTimeout,
     /// Logged out because the target asked for it (RFC 7143 11.9.1, event 1).

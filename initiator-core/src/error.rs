@@ -20,6 +20,10 @@ pub enum Error {
     /// What was asked for cannot be: a name, a secret or a size that no target takes.
     #[error("{0}")]
     Config(String),
+    /// The system gives no random bytes, and without them there is no login: names of sessions and the challenges of
+    /// CHAP are made of them.
+    #[error("the system gives no random bytes, and without them there is no login: {0}")]
+    NoRandomness(String),
     /// The host's name has no address.
     #[error("the host \"{host}\" has no address ({reason}): check its spelling and the name service")]
     Resolve {
@@ -125,6 +129,20 @@ pub enum Error {
         /// The deadline.
         after: Duration,
         /// The last attempt's error.
+        last: Arc<Error>,
+    },
+    /// The session was lost, and the target asked to be left alone (Time2Wait, RFC 7143 7.5) for longer than attempts
+    /// to build it anew would have gone on.
+    #[error(
+        "the session is lost: the target wants no new login for {asked:?}, and attempts end after {left:?}; it was \
+         lost because: {last}"
+    )]
+    Time2Wait {
+        /// What the target asked for.
+        asked: Duration,
+        /// What was left of the deadline.
+        left: Duration,
+        /// How the connection ended.
         last: Arc<Error>,
     },
     /// The connection broke where nothing is repeated (discovery, logout).

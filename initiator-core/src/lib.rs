@@ -28,10 +28,14 @@ pub mod command;
 mod config;
 mod connection;
 mod engine;
+#[cfg(feature = "std")]
+mod entropy;
 mod error;
 mod identity;
 mod jitter;
 mod login;
+#[cfg(feature = "std")]
+mod own_name;
 mod recovery;
 mod url;
 
@@ -39,15 +43,15 @@ mod url;
 mod net;
 
 pub use application::Application;
-pub use config::{
-    DEFAULT_INITIATOR_NAME, DiscoveryConfig, IserConfig, Limits, ReconnectPolicy, SessionConfig, Timeouts,
-};
+pub use config::{DiscoveryConfig, IserConfig, Limits, ReconnectPolicy, SessionConfig, Timeouts};
 pub use connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 pub use engine::Engine;
 pub use error::Error;
 pub use identity::{Difference, Identity, KnownDisk};
 pub use login::LoginConfig;
-pub use recovery::{Recovery, may_heal};
+#[cfg(feature = "std")]
+pub use own_name::default_initiator_name;
+pub use recovery::{GivenUp, Recovery, may_heal};
 pub use url::{Credentials, DEFAULT_PORT, Portal, Rdma, Transport, Url, UrlError};
 
 #[cfg(feature = "tokio")]

@@ -8,6 +8,20 @@ use crate::config::ReconnectPolicy;
 use crate::connection::ConnectionEnd;
 use crate::jitter::Jitter;
 
+/// Why a session that is lost is not connected again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// [`ReconnectPolicy::deadline`] has passed.
+    Deadline,
+    /// The target asked to be left alone (Time2Wait, RFC 7143 7.5) for longer than is left of the deadline.
+    Time2Wait {
+        /// What it asked for.
+        asked: Duration,
+        /// What is left.
+        left: Duration,
+    },
+}
+
 /// The attempts to bring one session back, sans-IO: it says how long to wait before each.
 ///
 /// ```
@@ -17,7 +31,7 @@ use crate::jitter::Jitter;
 /// let policy = ReconnectPolicy { deadline: Duration::from_secs(10), ..ReconnectPolicy::default() };
 /// let mut recovery = Recovery::new(policy, 7);
 /// let lost = Instant::ZERO;
-/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), 0, lost), Some(Duration::from_secs(2)));
+/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), 0, lost), Ok(Duration::from_secs(2)));
 /// let tenth = (0..10).map(|_| recovery.failed(lost)).last().unwrap().unwrap();
 /// assert!(tenth <= policy.longest_delay);
 /// assert_eq!(recovery.failed(lost + Duration::from_secs(11)), None);
@@ -46,10 +60,13 @@ impl Recovery {
         self.logged_in_at = Some(at);
     }
 
-    /// A connection that stood is lost: how long to wait before the first attempt, or `None` to give up. `time2wait` is
-    /// what the target asked for; `answered`, how many commands the target has answered in the life of the session
+    /// A connection that stood is lost: how long to wait before the first attempt. `time2wait` is what the target asked
+    /// for; `answered`, how many commands the target has answered in the life of the session
     /// ([`Counters::answered`](crate::application::Counters::answered)).
-    pub fn lost(&mut self, time2wait: Option<Duration>, answered: u64, now: Instant) -> Option<Duration> {
+    ///
+    /// # Errors
+    /// [`GivenUp`]: the session is over.
+    pub fn lost(&mut self, time2wait: Option<Duration>, answered: u64, now: Instant) -> Result<Duration, GivenUp> {
         // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins
         // helps nobody.
         let stood = self.logged_in_at.take().is_none_or(|at| now - at >= self.policy.longest_delay);
@@ -62,14 +79,18 @@ impl Recovery {
         }
         self.answered = answered;
         let since = *self.since.get_or_insert(now);
-        if now - since >= self.policy.deadline {
-            return None;
+        let left = self.policy.deadline.saturating_sub(now - since);
+        if left.is_zero() {
+            return Err(GivenUp::Deadline);
         }
         let wait = time2wait.filter(|_| self.policy.honour_time2wait).unwrap_or(Duration::ZERO);
-        if stood {
-            return Some(wait);
+        if wait > left {
+            return Err(GivenUp::Time2Wait { asked: wait, left });
         }
-        Some(self.delay().max(wait))
+        if stood {
+            return Ok(wait);
+        }
+        Ok(self.delay().min(left).max(wait))
     }
 
     /// An attempt failed: how long to wait before the next one, or `None` once the deadline has passed.
@@ -124,7 +145,7 @@ mod tests {
         let mut now = Instant::ZERO;
         recovery.connected(now);
         now = now + Duration::from_secs(60);
-        assert_eq!(recovery.lost(None, 0, now), Some(Duration::ZERO));
+        assert_eq!(recovery.lost(None, 0, now), Ok(Duration::ZERO));
         let mut delays = [Duration::ZERO; 8];
         for delay in &mut delays {
             recovery.connected(now);
@@ -135,7 +156,7 @@ mod tests {
         recovery.connected(now);
         assert_eq!(
             recovery.lost(Some(Duration::from_secs(2)), 0, now + Duration::from_secs(60)),
-            Some(Duration::from_secs(2))
+            Ok(Duration::from_secs(2))
         );
     }
 
@@ -151,15 +172,29 @@ mod tests {
         }
         assert!(now - Instant::ZERO > policy.deadline);
         recovery.connected(now);
-        assert!(recovery.lost(None, 99, now).is_some(), "from now on nothing is answered");
+        assert!(recovery.lost(None, 99, now).is_ok(), "from now on nothing is answered");
         now = now + policy.deadline;
         recovery.connected(now);
-        assert_eq!(recovery.lost(None, 99, now), None);
+        assert_eq!(recovery.lost(None, 99, now), Err(GivenUp::Deadline));
     }
 
     #[test]
     fn a_deadline_of_zero_never_reconnects() {
         let policy = ReconnectPolicy { deadline: Duration::ZERO, ..ReconnectPolicy::default() };
-        assert_eq!(Recovery::new(policy, 0).lost(None, 0, Instant::ZERO), None);
+        assert_eq!(Recovery::new(policy, 0).lost(None, 0, Instant::ZERO), Err(GivenUp::Deadline));
+    }
+
+    #[test]
+    fn a_time2wait_beyond_the_deadline_gives_up_at_once() {
+        let policy = ReconnectPolicy { seed: Some(1), ..ReconnectPolicy::default() };
+        let seconds = Duration::from_secs;
+        let mut recovery = Recovery::new(policy, 0);
+        assert_eq!(recovery.lost(Some(policy.deadline), 0, Instant::ZERO), Ok(policy.deadline));
+        let given_up = GivenUp::Time2Wait { asked: seconds(111), left: seconds(110) };
+        let now = Instant::ZERO + seconds(10);
+        recovery.connected(now);
+        assert_eq!(recovery.lost(Some(seconds(111)), 0, now), Err(given_up));
+        let heedless = ReconnectPolicy { honour_time2wait: false, ..policy };
+        assert_eq!(Recovery::new(heedless, 0).lost(Some(seconds(3600)), 0, now), Ok(Duration::ZERO));
     }
 }

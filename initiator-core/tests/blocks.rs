@@ -62,7 +62,7 @@ async fn meet(segment: u32, rounds: u64) {
     let mut disks = Vec::new();
     for number in 0..4 {
         let mut config = config(&portal);
-        config.initiator_name = format!("iqn.2026-11.example:{number}");
+        config.initiator_name = Some(format!("iqn.2026-11.example:{number}"));
         config.offer.max_recv_data_segment_length = segment;
         disks.push(Session::connect(config).await.unwrap().disk(0).await.unwrap());
     }

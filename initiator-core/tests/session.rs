@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use initiator_core::{Error, Session, Transfer};
+use initiator_core::{Error, Session, SessionEvent, Transfer};
 use iscsi_memory::Buf;
 use iscsi_proto::parameters::Digest;
 
@@ -94,6 +94,30 @@ async fn mistakes_have_their_sentences() {
     assert!(error.to_string().contains("not thin provisioned"), "{error}");
     let error = disk.write_zeroes(0, 512).await.unwrap_err();
     assert!(error.to_string().contains("WRITE SAME(16)"), "{error}");
+}
+
+#[tokio::test]
+async fn answers_that_are_needed_by_nobody_and_make_no_sense_are_told_and_cost_nothing_else() {
+    let (portal, target) = start();
+    target.babbles.store(true, Ordering::Relaxed);
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let mut events = session.events();
+    let disk = session.disk(0).await.unwrap();
+    let info = disk.info();
+    assert_eq!((disk.size(), info.serial, info.write_cache, info.designators), (BYTES as u64, None, None, Vec::new()));
+    disk.write(0, &pattern(4096, 1)).await.unwrap();
+    let mut odd = Vec::new();
+    while odd.len() < 8 {
+        match events.next().await {
+            Some(SessionEvent::OddAnswer { command, reason }) => odd.push((command, reason)),
+            Some(_) => {}
+            None => panic!("the session ended"),
+        }
+    }
+    for page in ["80h", "83h", "b0h", "b1h", "b2h", "MODE SENSE"] {
+        assert!(odd.iter().any(|(command, reason)| command.contains(page) && reason.contains("LUN 0")), "{odd:?}");
+    }
+    session.logout().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

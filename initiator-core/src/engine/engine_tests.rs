@@ -33,6 +33,8 @@ mod escalation;
 mod given_up;
 #[path = "guard_tests.rs"]
 mod guards;
+#[path = "logout_tests.rs"]
+mod logout;
 #[path = "start_tests.rs"]
 mod start;
 #[path = "statuses_tests.rs"]

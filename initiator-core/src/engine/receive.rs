@@ -40,6 +40,10 @@ impl<A: Application> Engine<A> {
                 }
             }
             Notification::Malformed { error, .. } => self.fail(ConnectionEnd::BadPdu(error)),
+            // Who hangs up on a logout has understood it.
+            Notification::Terminated(_) if matches!(self.flow, Flow::LoggingOut { asked_by_target: false, .. }) => {
+                self.fail(ConnectionEnd::LogoutTimeout);
+            }
             Notification::Terminated(error) => self.fail(ConnectionEnd::Lost(error)),
             Notification::Released(buf) => self.released(buf, now),
             // Those belong to a target.

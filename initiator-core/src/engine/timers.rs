@@ -63,10 +63,12 @@ impl<A: Application> Engine<A> {
         if matches!(self.flow, Flow::Down | Flow::Over) {
             return;
         }
-        if let Flow::LoggingOut { until, .. } = self.flow
+        if let Flow::LoggingOut { until, asked_by_target } = self.flow
             && until <= now
         {
-            self.fail(ConnectionEnd::LogoutTimeout);
+            // What the target asked for is the end of the connection, not that of the session.
+            let end = if asked_by_target { ConnectionEnd::LogoutAskedByTarget } else { ConnectionEnd::LogoutTimeout };
+            self.fail(end);
             return;
         }
         if self.slots.backing_off() > 0 {

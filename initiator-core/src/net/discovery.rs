@@ -9,14 +9,16 @@ use iscsi_proto::text::{Pairs, TextWriter};
 use iscsi_proto::time::Instant;
 
 use super::info::{Discovered, DiscoveredPortal, DiscoveredTarget};
-use super::runner::{Plan, random, random_seed, run};
+use super::runner::{Plan, run};
 use super::session::declined;
 use crate::application::{Application, Control, ControlAnswer};
 use crate::command::{Command, Completion};
 use crate::config::{DiscoveryConfig, ReconnectPolicy};
 use crate::engine::Engine;
+use crate::entropy;
 use crate::error::Error;
 use crate::login::LoginConfig;
+use crate::own_name::default_initiator_name;
 use crate::url::Portal;
 
 /// An application that asks one question and logs out.
@@ -66,12 +68,12 @@ impl Application for Question {
 /// # Errors
 /// Connection, login and protocol errors of [`Error`]; nothing is repeated.
 pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Discovered, Error> {
-    let random = random()?;
-    let [a, b, c, d, e, ..] = random;
+    let [a, b, c, d, e] = entropy::bytes()?;
     let plan = Plan {
         portal: portal.clone(),
+        portals: Vec::new(),
         login: LoginConfig {
-            initiator_name: config.initiator_name.clone(),
+            initiator_name: config.initiator_name.clone().map_or_else(default_initiator_name, Ok)?,
             initiator_alias: None,
             target_name: None,
             session_type: SessionType::Discovery,
@@ -80,18 +82,21 @@ pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Disco
             target_credentials: config.target_credentials.clone(),
             offer: Offer { max_recv_data_segment_length: 32 << 10, ..Offer::default() },
             md5_only: false,
-            random,
+            // The runner draws those of each login.
+            random: [0; 64],
         },
         timeouts: config.timeouts,
         reconnect: ReconnectPolicy { deadline: std::time::Duration::ZERO, ..ReconnectPolicy::default() },
         commands: 1,
         transport: config.transport,
         iser: config.iser,
+        seed: u64::from_ne_bytes(entropy::bytes()?),
+        random: entropy::bytes,
     };
     plan.login.check()?;
     let limits = crate::config::Limits { commands: 1, ..config.limits };
     let question = Question { text: Some(question("All")), asked: false, answer: None };
-    let engine = Engine::new(question, config.timeouts, limits, random_seed());
+    let engine = Engine::new(question, config.timeouts, limits, plan.seed);
     let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
     match engine.app().answer.take() {
         Some(ControlAnswer::Text(answer)) => parse(&answer, portal, None),

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::parameters::Parameters;
 
+use crate::config::SessionConfig;
+use crate::url::Portal;
+
 /// What a discovery found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Discovered {
@@ -33,6 +36,30 @@ pub struct DiscoveredPortal {
     pub port: u16,
     /// Portal group tag.
     pub tpgt: u16,
+}
+
+impl SessionConfig {
+    /// A session to a target that was discovered: to its first portal, or to the others of that one's group where it is
+    /// gone. `None` for a target without portals.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), initiator_core::Error> {
+    /// use initiator_core::{DiscoveryConfig, Session, SessionConfig, discover};
+    /// let found = discover(&"127.0.0.1".parse()?, &DiscoveryConfig::default()).await?;
+    /// let config = found.targets.first().and_then(SessionConfig::of_target).expect("a target");
+    /// let session = Session::connect(config).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn of_target(target: &DiscoveredTarget) -> Option<Self> {
+        let group = target.portals.first()?.tpgt;
+        let of_group = target.portals.iter().filter(|portal| portal.tpgt == group);
+        let mut portals = of_group.map(|portal| Portal { host: portal.addr.clone(), port: portal.port });
+        let mut config = Self::new(portals.next()?, target.name.clone());
+        config.portals = portals.collect();
+        Some(config)
+    }
 }
 
 /// How the two sides have proven who they are.

@@ -14,10 +14,10 @@ use iser_transport::queue::QueueLimits;
 use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsQueue};
 use tokio::net::TcpStream;
 
-use super::runner::random;
 use super::transport::Attempt;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 use super::transport::{self, Carrier};
+use crate::entropy;
 use crate::error::Error;
 
 /// Buffers that a session advertises at a time: two for each command that goes both ways, and the queue's slots are 16
@@ -43,7 +43,6 @@ fn mover(attempt: &Attempt<'_>) -> IserMoverConfig {
 pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<IserMover<IwarpQueue>, Error> {
     let mover = mover(attempt);
     let defaults = IwarpConfig::default();
-    let [a, b, c, d, e, f, g, h, ..] = random()?;
     let queue = IwarpQueue::connect(IwarpConfig {
         private_data: PrivateData { zero_based: false, send_with_invalidate: true }.emit().to_vec(),
         crc: attempt.plan.iser.crc,
@@ -52,7 +51,7 @@ pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<Is
         emss: iscsi_memory::socket::segment_size(stream).unwrap_or(defaults.emss),
         limits: QueueLimits { work: mover.work(), receives: mover.receives(), ..defaults.limits },
         advertisements: mover.max_tasks.saturating_mul(2).min(MOST_ADVERTISED),
-        seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        seed: u64::from_ne_bytes(entropy::bytes()?),
         ..defaults
     });
     Ok(IserMover::new(queue, mover))
@@ -83,9 +82,9 @@ pub(super) async fn verbs_queue(attempt: &Attempt<'_>) -> Result<(Arc<Verbs>, Ve
         ..VerbsConfig::default()
     })
     .map_err(no_iser)?;
-    let within = attempt.patience().min(attempt.plan.timeouts.connect);
+    let within = attempt.patience().min(attempt.plan.timeouts.connect).min(attempt.within);
     let mut last = None;
-    for address in transport::resolve(attempt.portal).await? {
+    for address in transport::resolve(attempt.portal, within).await? {
         let queue = match verbs.connect(address, within).await {
             Ok(queue) => queue,
             Err(error) => {

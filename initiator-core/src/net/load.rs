@@ -10,7 +10,7 @@ use iscsi_proto::scsi::{BlockIo, Lun, opcode};
 use iscsi_proto::time::Instant;
 
 use super::events::{Reporter, SessionEvent};
-use super::runner::{random_seed, run};
+use super::runner::run;
 use super::session::plan;
 use crate::application::{Application, Control, Event};
 use crate::command::{Command, Completion, Failure};
@@ -208,7 +208,7 @@ pub async fn run_load<W: Workload>(config: SessionConfig, disks: &[KnownDisk], w
         finished: false,
         logged_out: false,
     };
-    let mut engine = Engine::new(load, config.timeouts, config.limits, random_seed());
+    let mut engine = Engine::new(load, config.timeouts, config.limits, plan.seed);
     for disk in disks {
         let (lun, guard) = (disk.lun, engine.guard(disk.clone()));
         engine.app().guards.push((lun, guard));

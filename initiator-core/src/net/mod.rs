@@ -8,6 +8,7 @@ mod info;
 mod iser;
 mod load;
 mod mailbox;
+mod portals;
 mod runner;
 mod session;
 mod transport;

@@ -9,9 +9,11 @@ use iscsi_proto::datamover::MoverError;
 use iscsi_proto::login::LoginError;
 use iscsi_proto::pdu::LoginStatus;
 use iscsi_proto::text::targets::TargetAddress;
+use iscsi_proto::time::Instant;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::portals::Portals;
 use super::transport::{self, Attempt, Carrier, Outcome, Way};
 use crate::application::{Application, Event};
 use crate::config::{IserConfig, ReconnectPolicy, Timeouts};
@@ -19,11 +21,11 @@ use crate::connection::ConnectionEnd;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::login::LoginConfig;
-use crate::recovery::{Recovery, may_heal};
+use crate::recovery::{GivenUp, Recovery, may_heal};
 use crate::url::{Portal, Transport};
 
-/// Redirections followed in one attempt.
-const REDIRECTIONS: usize = 4;
+/// The least time that an attempt has, however near the deadline is.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// An iSER connection that is lost so soon after its login gives way to TCP, where that is allowed.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -31,6 +33,8 @@ const SOON: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) portal: Portal,
+    /// Other portals of the target.
+    pub(super) portals: Vec<Portal>,
     pub(super) login: LoginConfig,
     pub(super) timeouts: Timeouts,
     pub(super) reconnect: ReconnectPolicy,
@@ -38,26 +42,16 @@ pub(super) struct Plan {
     pub(super) commands: u16,
     pub(super) transport: Transport,
     pub(super) iser: IserConfig,
+    /// Spreads delays.
+    pub(super) seed: u64,
+    /// Where each login's random bytes come from.
+    pub(super) random: fn() -> Result<[u8; 64], Error>,
 }
 
 impl Plan {
     fn target(&self) -> String {
         self.login.target_name.clone().unwrap_or_else(|| "discovery".into())
     }
-}
-
-pub(super) fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(Clock::process().now().as_nanos())
-}
-
-/// Bytes from the system's cryptographic random number generator.
-pub(super) fn random() -> Result<[u8; 64], Error> {
-    use std::io::Read;
-    let mut bytes = [0; 64];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|error| Error::Config(format!("the system gives no random bytes for CHAP: {error}")))?;
-    Ok(bytes)
 }
 
 /// Whether a login with CHAP ended as it does at targets that cannot deal with our list of algorithms. A wrong secret
@@ -108,6 +102,31 @@ fn another_way(end: &ConnectionEnd) -> bool {
     may_heal(end) && !matches!(end, ConnectionEnd::Moved { .. })
 }
 
+/// How long to wait after an attempt that came to nothing: not at all while there are portals that have not failed. The
+/// first connection is tried once at each portal.
+fn after_failure(
+    portals: &mut Portals,
+    recovery: &mut Recovery,
+    ever: bool,
+    now: Instant,
+) -> Result<Duration, GivenUp> {
+    if portals.failed() && (!ever || !recovery.left(now).is_zero()) {
+        return Ok(Duration::ZERO);
+    }
+    recovery.failed(now).filter(|_| ever).ok_or(GivenUp::Deadline)
+}
+
+/// What a session ends with that is not connected again.
+fn last_error(plan: &Plan, given_up: GivenUp, ever: bool, last: Error) -> Error {
+    match given_up {
+        GivenUp::Time2Wait { asked, left } => Error::Time2Wait { asked, left, last: Arc::new(last) },
+        GivenUp::Deadline if ever && !plan.reconnect.deadline.is_zero() => {
+            Error::Lost { after: plan.reconnect.deadline, last: Arc::new(last) }
+        }
+        GivenUp::Deadline => last,
+    }
+}
+
 /// Runs a session to its end: until it is logged out, or lost for good. `connected` is told what carries each
 /// connection; `ending` is notified when the session shall end though it has no connection.
 pub(super) async fn run<A: Application>(
@@ -117,14 +136,14 @@ pub(super) async fn run<A: Application>(
     mut connected: impl FnMut(&mut A, Carrier),
 ) -> (Engine<A>, Result<(), Error>) {
     let clock = Clock::process();
-    let mut recovery = Recovery::new(plan.reconnect, random_seed());
+    let mut recovery = Recovery::new(plan.reconnect, plan.seed);
     let mut ever = false;
-    let mut portal = plan.portal.clone();
-    let mut redirections = 0;
+    let mut portals = Portals::new(&plan.portal, &plan.portals);
     let mut md5_only = plan.login.md5_only;
     let mut revision_two = true;
     let mut avoid_iser = false;
     'attempts: loop {
+        let portal = portals.current().clone();
         let ways = transport::ways(plan, avoid_iser);
         let mut left = ways.len();
         let mut ways = ways.into_iter();
@@ -136,10 +155,12 @@ pub(super) async fn run<A: Application>(
             left = left.saturating_sub(1);
             let mut login = plan.login.clone();
             login.md5_only = md5_only;
-            if let Ok(fresh) = random() {
-                login.random = fresh;
-            }
-            let attempt = Attempt { plan, portal: &portal, way, more: left > 0, revision_two, login };
+            login.random = match (plan.random)() {
+                Ok(fresh) => fresh,
+                Err(error) => return (engine, Err(error)),
+            };
+            let within = if ever { recovery.left(clock.now()).max(SHORTEST) } else { Duration::MAX };
+            let attempt = Attempt { plan, portal: &portal, way, more: left > 0, revision_two, login, within };
             let outcome;
             (engine, outcome) = transport::connection(attempt, engine, &mut connected).await;
             let ended = match outcome {
@@ -149,20 +170,18 @@ pub(super) async fn run<A: Application>(
                     continue;
                 }
                 Outcome::Unreached(error) => {
-                    portal = plan.portal.clone();
-                    break (recovery.failed(clock.now()).filter(|_| ever), unusable.unwrap_or(error));
+                    let wait = after_failure(&mut portals, &mut recovery, ever, clock.now());
+                    break (wait, unusable.unwrap_or(error));
                 }
                 Outcome::Ended(ended) => ended,
             };
             let end = ended.end;
             let logged_in = ended.logged_in_at.is_some();
             if let ConnectionEnd::Moved { to, permanent } = &end
-                && let Ok(next) = to.parse::<TargetAddress>()
-                && redirections < REDIRECTIONS
+                && let Ok(TargetAddress { host, port, .. }) = to.parse()
+                && portals.redirected(Portal { host, port }, *permanent)
             {
-                redirections += 1;
-                portal = Portal { host: next.host, port: next.port };
-                engine.app().event(Event::Redirected { to: &portal, permanent: *permanent });
+                engine.app().event(Event::Redirected { to: portals.current(), permanent: *permanent });
                 continue 'attempts;
             }
             if ended.wants_revision_one && revision_two {
@@ -177,13 +196,11 @@ pub(super) async fn run<A: Application>(
             if !logged_in && left > 0 && another_way(&end) {
                 continue;
             }
-            redirections = 0;
             let error = if ended.established {
                 explain(plan, &portal, &end, logged_in)
             } else {
                 unusable.unwrap_or_else(|| Error::NoIser { portal: portal.to_string(), reason: end.to_string() })
             };
-            portal = plan.portal.clone();
             let now = clock.now();
             if end.is_logout() {
                 return (engine, Ok(()));
@@ -191,26 +208,27 @@ pub(super) async fn run<A: Application>(
             let wait = if let Some(at) = ended.logged_in_at {
                 ever = true;
                 had = true;
+                portals.logged_in();
                 avoid_iser = way != Way::Tcp && now - at < SOON;
                 recovery.connected(at);
                 recovery.lost(ended.time2wait, engine.counters().answered, now)
+            } else if may_heal(&end) {
+                after_failure(&mut portals, &mut recovery, ever, now)
             } else {
-                recovery.failed(now).filter(|_| ever && may_heal(&end))
+                Err(GivenUp::Deadline)
             };
             break (wait, error);
         };
-        let Some(wait) = wait else {
-            let gave_up = ever && !plan.reconnect.deadline.is_zero();
-            let error =
-                if gave_up { Error::Lost { after: plan.reconnect.deadline, last: Arc::new(error) } } else { error };
-            return (engine, Err(error));
+        let wait = match wait {
+            Ok(wait) => wait,
+            Err(given_up) => return (engine, Err(last_error(plan, given_up, ever, error))),
         };
         let tried_for = recovery.left(clock.now());
-        engine.app().event(if had {
-            Event::Lost { reason: &error, next_in: wait, tried_for }
-        } else {
-            Event::AttemptFailed { reason: &error, next_in: wait, tried_for }
-        });
+        if had {
+            engine.app().event(Event::Lost { reason: &error, next_in: wait, tried_for });
+        } else if ever {
+            engine.app().event(Event::AttemptFailed { reason: &error, next_in: wait, tried_for });
+        }
         match ending {
             None => sleep(wait).await,
             Some(ending) => tokio::select! {
@@ -218,5 +236,45 @@ pub(super) async fn run<A: Application>(
                 () = ending.notified() => return (engine, Ok(())),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::plan;
+    use super::*;
+    use crate::config::SessionConfig;
+
+    struct Nothing;
+
+    impl Application for Nothing {
+        fn register(&mut self, _waker: &std::task::Waker) {}
+        fn next_command(&mut self, _now: Instant) -> Option<crate::command::Command> {
+            None
+        }
+        fn complete(&mut self, _completion: crate::command::Completion, _now: Instant) {}
+    }
+
+    #[tokio::test]
+    async fn without_random_bytes_there_is_no_login() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let config = SessionConfig::new(portal, "iqn.2004-10.com.example:disk");
+        let mut plan = plan(&config).unwrap();
+        plan.random = || Err(Error::NoRandomness("there is none".into()));
+        let engine = Engine::new(Nothing, config.timeouts, config.limits, plan.seed);
+        let (_, result) = run(&plan, engine, None, |_, _| ()).await;
+        assert!(matches!(result, Err(Error::NoRandomness(_))), "{result:?}");
+        let visit = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
+        assert!(visit.is_err(), "nobody was asked");
+    }
+
+    #[test]
+    fn each_plan_has_a_name_of_its_own() {
+        let config = SessionConfig::new(Portal { host: "a".into(), port: 1 }, "iqn.2004-10.com.example:disk");
+        let (first, second) = (plan(&config).unwrap(), plan(&config).unwrap());
+        assert_ne!(first.login.isid, second.login.isid);
+        assert_eq!(first.login.initiator_name, second.login.initiator_name);
+        assert_ne!((plan(&config).unwrap().random)().unwrap(), (first.random)().unwrap());
     }
 }

@@ -16,14 +16,16 @@ use super::disk::Disk;
 use super::events::Events;
 use super::info::{Authentication, Discovered, SessionInfo, SessionStats};
 use super::mailbox::{Mailbox, Shared};
-use super::runner::{Plan, random, random_seed, run};
+use super::runner::{Plan, run};
 use super::transport::Carrier;
 use crate::application::{Control, ControlAnswer};
 use crate::command::{Command, Completion, Failure, Repeat, Short};
 use crate::config::SessionConfig;
 use crate::engine::Engine;
+use crate::entropy;
 use crate::error::Error;
 use crate::login::LoginConfig;
+use crate::own_name::default_initiator_name;
 use crate::url::{Portal, Url};
 
 /// The session as all its handles share it; the last one to go logs out.
@@ -86,13 +88,13 @@ pub struct Answer {
 
 /// Fills the configuration's gaps and makes a plan of it.
 pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
-    let random = random()?;
-    let [a, b, c, d, e, ..] = random;
+    let [a, b, c, d, e] = entropy::bytes()?;
     let isid = config.isid.unwrap_or(Isid::random([a, b, c], u16::from_be_bytes([d, e])).to_bytes());
     let plan = Plan {
         portal: config.portal.clone(),
+        portals: config.portals.clone(),
         login: LoginConfig {
-            initiator_name: config.initiator_name.clone(),
+            initiator_name: config.initiator_name.clone().map_or_else(default_initiator_name, Ok)?,
             initiator_alias: config.initiator_alias.clone(),
             target_name: Some(config.target_name.clone()),
             session_type: SessionType::Normal,
@@ -101,13 +103,16 @@ pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
             target_credentials: config.target_credentials.clone(),
             offer: config.offer.clone(),
             md5_only: false,
-            random,
+            // The runner draws those of each login.
+            random: [0; 64],
         },
         timeouts: config.timeouts,
         reconnect: config.reconnect,
         commands: config.limits.commands,
         transport: config.transport,
         iser: config.iser,
+        seed: u64::from_ne_bytes(entropy::bytes()?),
+        random: entropy::bytes,
     };
     plan.login.check()?;
     Ok(plan)
@@ -125,7 +130,7 @@ impl Session {
         let mut mailbox = Mailbox::new(shared.clone(), &config.limits);
         let (sender, ready) = oneshot::channel();
         mailbox.ready = Some(sender);
-        let engine = Engine::new(mailbox, config.timeouts, config.limits, random_seed());
+        let engine = Engine::new(mailbox, config.timeouts, config.limits, plan.seed);
         tokio::spawn(async move {
             let draft = |mailbox: &mut Mailbox, carrier: Carrier| {
                 mailbox.reporter.carried_by(&carrier);
@@ -139,7 +144,7 @@ impl Session {
                     device: carrier.device,
                     read_depth: None,
                     tpgt: None,
-                    initiator_name: config.initiator_name.clone(),
+                    initiator_name: plan.login.initiator_name.clone(),
                     isid: plan.login.isid,
                     tsih: 0,
                     cid: 0,

@@ -26,6 +26,9 @@ const LINGER: Duration = Duration::from_millis(200);
 /// one begins within a second.
 const LINGER_BEFORE_MORE: Duration = Duration::from_millis(50);
 
+/// The most time that a connection is given to stand: longer ones overflow the clock.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// One way to a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -74,6 +77,8 @@ pub(super) struct Attempt<'a> {
     #[cfg_attr(not(feature = "iser"), expect(dead_code))]
     pub(super) revision_two: bool,
     pub(super) login: LoginConfig,
+    /// The time that is left for it.
+    pub(super) within: Duration,
 }
 
 impl Attempt<'_> {
@@ -187,7 +192,7 @@ fn begin<M: Datamover, A: Application>(
 ) -> InitiatorConnection<M, A> {
     let now = clock.now();
     let patience = attempt.patience();
-    let login = attempt.plan.timeouts.login;
+    let login = attempt.plan.timeouts.login.min(attempt.within);
     InitiatorConnection::new(mover, engine, attempt.login, login, now).establish_within(patience, now)
 }
 
@@ -209,40 +214,39 @@ async fn connect(
     transport: &'static str,
     provider: &'static str,
 ) -> Result<(TcpStream, Carrier), Error> {
-    let after = attempt.plan.timeouts.connect;
+    let after = attempt.plan.timeouts.connect.min(attempt.within).min(LONGEST);
     let name = attempt.portal.to_string();
-    let connecting = async {
-        let mut last = None;
-        for address in resolve(attempt.portal).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => match (stream.local_addr(), stream.peer_addr()) {
-                    (Ok(local), Ok(peer)) => {
-                        return Ok((stream, Carrier { local, peer, transport, provider, device: None }));
-                    }
-                    (Err(error), _) | (_, Err(error)) => {
-                        last = Some(Error::Unreachable { portal: name.clone(), reason: error.to_string() });
-                    }
-                },
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    last = Some(Error::Refused { portal: name.clone() });
+    let end = tokio::time::Instant::now() + after;
+    let addresses = resolve(attempt.portal, after).await?;
+    let mut last = Error::Resolve { host: attempt.portal.host.clone(), reason: "no address".into() };
+    for (left, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
+        // An address that is silent leaves the others their share of the time.
+        let share = end.saturating_duration_since(tokio::time::Instant::now()) / left;
+        last = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => match (stream.local_addr(), stream.peer_addr()) {
+                (Ok(local), Ok(peer)) => {
+                    return Ok((stream, Carrier { local, peer, transport, provider, device: None }));
                 }
-                Err(error) => {
-                    last = Some(Error::Unreachable { portal: name.clone(), reason: error.to_string() });
+                (Err(error), _) | (_, Err(error)) => {
+                    Error::Unreachable { portal: name.clone(), reason: error.to_string() }
                 }
+            },
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Error::Refused { portal: name.clone() }
             }
-        }
-        Err(last.unwrap_or(Error::Resolve { host: attempt.portal.host.clone(), reason: "no address".into() }))
-    };
-    match timeout(after, connecting).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::ConnectTimeout { portal: name.clone(), after }),
+            Ok(Err(error)) => Error::Unreachable { portal: name.clone(), reason: error.to_string() },
+            Err(_) => Error::ConnectTimeout { portal: name.clone(), after },
+        };
     }
+    Err(last)
 }
 
 /// The addresses of a portal's host.
-pub(super) async fn resolve(portal: &Portal) -> Result<Vec<SocketAddr>, Error> {
-    let found = tokio::net::lookup_host((portal.host.as_str(), portal.port))
-        .await
-        .map_err(|error| Error::Resolve { host: portal.host.clone(), reason: error.to_string() })?;
-    Ok(found.collect())
+pub(super) async fn resolve(portal: &Portal, within: Duration) -> Result<Vec<SocketAddr>, Error> {
+    let failed = |reason: String| Error::Resolve { host: portal.host.clone(), reason };
+    match timeout(within, tokio::net::lookup_host((portal.host.as_str(), portal.port))).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("no answer within {within:?}"))),
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use initiator_core::{Portal, SessionConfig};
@@ -37,13 +37,19 @@ pub(crate) struct Disk {
     pub(crate) blocks: Mutex<Vec<u8>>,
     /// Bytes at the end of each write that it does not take, and says so by a residual.
     pub(crate) untaken: AtomicU32,
+    /// Whether it answers questions that need no answer, and badly.
+    pub(crate) babbles: AtomicBool,
 }
 
 /// Starts it on a port of the system's choice.
 pub(crate) fn start() -> (Portal, Arc<Disk>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let disk = Arc::new(Disk { blocks: Mutex::new(vec![0; BYTES]), untaken: AtomicU32::new(0) });
+    let disk = Arc::new(Disk {
+        blocks: Mutex::new(vec![0; BYTES]),
+        untaken: AtomicU32::new(0),
+        babbles: AtomicBool::new(false),
+    });
     let shared = disk.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -214,6 +220,14 @@ impl Connection {
                 let present = command.lun == 0;
                 data[..8].copy_from_slice(&[if present { 0 } else { 0x7f }, 0, 6, 2, 31, 0, 0, 2]);
                 self.answer(command, &data, Status::Good, &[]);
+            }
+            opcode::INQUIRY if self.disk.babbles.load(Ordering::Relaxed) => match command.cdb[2] {
+                0 => self.answer(command, &[0, 0, 0, 6, 0, 0x80, 0x83, 0xb0, 0xb1, 0xb2], Status::Good, &[]),
+                // Shorter than it says, and of another page.
+                code => self.answer(command, &[0, !code, 0, 60, 1, 2], Status::Good, &[]),
+            },
+            opcode::MODE_SENSE_6 | opcode::MODE_SENSE_10 if self.disk.babbles.load(Ordering::Relaxed) => {
+                self.answer(command, &[200, 0], Status::Good, &[]);
             }
             opcode::REPORT_LUNS => self.answer(command, &report::luns([Lun::ZERO]), Status::Good, &[]),
             opcode::SERVICE_ACTION_IN_16 => {

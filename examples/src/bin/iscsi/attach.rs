@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use examples::ending::{Ending, Why, usage};
+use examples::watch::watch;
 use initiator_core::{Disk, Error, Session, SessionConfig, Timeouts, Url};
 
 use crate::args::Cli;
@@ -38,7 +39,7 @@ pub(crate) fn session_config(cli: &Cli, url: &str) -> Result<(SessionConfig, Opt
     let url: Url = url.parse().map_err(usage)?;
     let mut config = SessionConfig::from_url(&url);
     if let Some(initiator) = &cli.initiator {
-        config.initiator_name.clone_from(initiator);
+        config.initiator_name = Some(initiator.clone());
     }
     config.timeouts = timeouts(cli);
     Ok((config, url.lun))
@@ -47,7 +48,9 @@ pub(crate) fn session_config(cli: &Cli, url: &str) -> Result<(SessionConfig, Opt
 /// Logs in to a URL's target.
 pub(crate) async fn connect(cli: &Cli, url: &str) -> Result<(Session, Option<u16>), Ending> {
     let (config, lun) = session_config(cli, url)?;
-    Ok((Session::connect(config).await.map_err(ending)?, lun))
+    let session = Session::connect(config).await.map_err(ending)?;
+    watch(&session);
+    Ok((session, lun))
 }
 
 /// Logs in to a URL's target and attaches its LUN; 0 if the URL names none.

@@ -2,7 +2,7 @@
 
 use examples::ending::{Ending, failed, usage};
 use examples::report::plain;
-use initiator_core::{Discovered, DiscoveryConfig, Transport, Url, discover};
+use initiator_core::{Discovered, DiscoveryConfig, Transport, Url, default_initiator_name, discover};
 use serde_json::json;
 
 use crate::args::Cli;
@@ -33,9 +33,9 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
     let Url { portal, credentials, target_credentials, initiator, .. } = parse(address)?;
     let mut config =
         DiscoveryConfig { credentials, target_credentials, timeouts: timeouts(cli), ..DiscoveryConfig::default() };
-    if let Some(initiator) = cli.initiator.clone().or(initiator) {
-        config.initiator_name = initiator;
-    }
+    // Resolved here, for the sentence about a target that shows nothing.
+    let own = cli.initiator.clone().or(initiator).map_or_else(default_initiator_name, Ok).map_err(ending)?;
+    config.initiator_name = Some(own.clone());
     let Discovered { targets, odd } = discover(&portal, &config).await.map_err(ending)?;
     for odd in &odd {
         eprintln!("iscsi: {}", plain(odd));
@@ -56,7 +56,7 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
         return Ok(());
     }
     if targets.is_empty() {
-        return Err(failed(format!("{portal} shows no targets to {}: check the target's ACLs", config.initiator_name)));
+        return Err(failed(format!("{portal} shows no targets to {own}: check the target's ACLs")));
     }
     for target in &targets {
         for portal in &target.portals {

@@ -5,10 +5,11 @@ use iscsi_proto::scsi::command::{Inquiry, ModeSense, PageControl, ReadCapacity16
 use iscsi_proto::scsi::inquiry::StandardInquiry;
 use iscsi_proto::scsi::mode::{ModeData, ModePage, page_code};
 use iscsi_proto::scsi::vpd::{self, DesignatorId, VpdPage};
-use iscsi_proto::scsi::{AdditionalSense, DataError, Lun, SenseKey};
+use iscsi_proto::scsi::{AdditionalSense, CdbBuf, DataError, Lun, SenseKey};
 
 use super::super::session::to_lun;
 use super::super::{DiskInfo, Session};
+use crate::command::Failure;
 use crate::error::Error;
 use crate::identity::Identity;
 
@@ -22,13 +23,53 @@ fn is_refused(error: &Error) -> bool {
     outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest)
 }
 
-/// An answer that a device may well refuse to give.
-fn optional(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(error) if is_refused(&error) => Ok(None),
-        Err(error) => Err(error),
+/// The answer to a question that a device may refuse, or answer badly: that costs what it would have told, and no more.
+enum Told<T> {
+    This(T),
+    /// The device does not know the question.
+    Refused,
+    /// The answer makes no sense, or there is none; listeners have been told.
+    Odd,
+}
+
+impl<T> Told<T> {
+    fn into_option(self) -> Option<T> {
+        match self {
+            Self::This(told) => Some(told),
+            Self::Refused | Self::Odd => None,
+        }
     }
+}
+
+/// Asks what a disk can do without. Only the session's end is an error.
+async fn ask<T>(
+    session: &Session,
+    lun: Lun,
+    (what, cdb, room): (&str, CdbBuf, usize),
+    parse: impl FnOnce(&[u8]) -> Result<T, DataError>,
+) -> Result<Told<T>, Error> {
+    let reason = match session.query(lun, cdb, room).await {
+        Ok(answer) => match parse(&answer) {
+            Ok(told) => return Ok(Told::This(told)),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if is_refused(&error) => return Ok(Told::Refused),
+        Err(
+            error @ (Error::Scsi { .. }
+            | Error::Short { .. }
+            | Error::Command {
+                failure: Failure::TimedOut | Failure::Rejected(_) | Failure::TargetFailure(_),
+                ..
+            }),
+        ) => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    session.shared().odd(what, format!("{reason}; what it would have told of LUN {} is not known", number(lun)));
+    Ok(Told::Odd)
+}
+
+fn number(lun: Lun) -> u16 {
+    lun.number().unwrap_or_default()
 }
 
 pub(super) async fn identify(session: &Session, number: u16) -> Result<(DiskInfo, Identity), Error> {
@@ -70,26 +111,33 @@ async fn inquire(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(),
     Ok(())
 }
 
-async fn page(session: &Session, lun: Lun, code: u8) -> Result<Option<VpdPage>, Error> {
+async fn page(session: &Session, lun: Lun, code: u8) -> Result<Told<VpdPage>, Error> {
     let cdb = Inquiry { page: Some(code), allocation_length: 1024 }.to_cdb();
-    let Some(answer) = optional(session.query(lun, cdb, 1024).await)? else { return Ok(None) };
-    VpdPage::parse_expected(&answer, code).map(Some).map_err(bad("INQUIRY"))
+    let what = format!("INQUIRY, VPD page {code:02x}h");
+    ask(session, lun, (&what, cdb, 1024), |answer| VpdPage::parse_expected(answer, code)).await
 }
 
+/// The pages that are of use here.
+const WANTED: [u8; 5] = [
+    vpd::UNIT_SERIAL_NUMBER,
+    vpd::DEVICE_IDENTIFICATION,
+    vpd::BLOCK_LIMITS,
+    vpd::BLOCK_CHARACTERISTICS,
+    vpd::BLOCK_PROVISIONING,
+];
+
 async fn read_vpd(session: &Session, lun: Lun, info: &mut DiskInfo, identity: &mut Identity) -> Result<(), Error> {
-    let Some(VpdPage::SupportedPages(pages)) = page(session, lun, vpd::SUPPORTED_PAGES).await? else { return Ok(()) };
+    let pages = match page(session, lun, vpd::SUPPORTED_PAGES).await? {
+        Told::This(VpdPage::SupportedPages(pages)) => pages,
+        Told::Refused => return Ok(()),
+        // Who cannot list its pages may have them.
+        Told::This(_) | Told::Odd => WANTED.to_vec(),
+    };
     for code in &pages {
-        let wanted = [
-            vpd::UNIT_SERIAL_NUMBER,
-            vpd::DEVICE_IDENTIFICATION,
-            vpd::BLOCK_LIMITS,
-            vpd::BLOCK_CHARACTERISTICS,
-            vpd::BLOCK_PROVISIONING,
-        ];
-        if !wanted.contains(code) {
+        if !WANTED.contains(code) {
             continue;
         }
-        let page = page(session, lun, *code).await?;
+        let page = page(session, lun, *code).await?.into_option();
         page.iter().for_each(|page| {
             identity.set_names(page);
             identity.set_serial(page);
@@ -134,8 +182,18 @@ fn designation(id: &DesignatorId) -> Option<String> {
 
 async fn read_capacity(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
     let cdb = AskCapacity16 { allocation_length: 32 }.to_cdb();
-    if let Some(answer) = optional(session.query(lun, cdb, 32).await)? {
-        let capacity = ReadCapacity16::parse(&answer).map_err(bad("READ CAPACITY(16)"))?;
+    let told = match session.query(lun, cdb, 32).await {
+        Ok(answer) => match ReadCapacity16::parse(&answer) {
+            Ok(capacity) => Some(capacity),
+            Err(error) => {
+                session.shared().odd("READ CAPACITY(16)", format!("{error}; READ CAPACITY(10) is asked instead"));
+                None
+            }
+        },
+        Err(error) if is_refused(&error) => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(capacity) = told {
         info.blocks = capacity.blocks().ok_or_else(|| Error::BadAnswer {
             command: "READ CAPACITY(16)",
             reason: "the disk has more than 2^64 - 1 blocks".into(),
@@ -148,6 +206,11 @@ async fn read_capacity(session: &Session, lun: Lun, info: &mut DiskInfo) -> Resu
     } else {
         let answer = session.query(lun, read_capacity_10(), 8).await?;
         let capacity = ReadCapacity10::parse(&answer).map_err(bad("READ CAPACITY(10)"))?;
+        // SBC-4 5.20.2: READ CAPACITY(16) would tell.
+        if capacity.last_lba == u32::MAX {
+            let reason = "the disk has more blocks than it can tell".into();
+            return Err(Error::BadAnswer { command: "READ CAPACITY(10)", reason });
+        }
         info.blocks = u64::from(capacity.last_lba) + 1;
         info.block_size = capacity.block_length;
         info.physical_block_size = capacity.block_length;
@@ -160,7 +223,7 @@ async fn read_capacity(session: &Session, lun: Lun, info: &mut DiskInfo) -> Resu
 }
 
 async fn read_modes(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<(), Error> {
-    let ask = |ten, page| ModeSense {
+    let mode = |ten, page| ModeSense {
         ten,
         disable_block_descriptors: true,
         long_lba_accepted: false,
@@ -172,7 +235,12 @@ async fn read_modes(session: &Session, lun: Lun, info: &mut DiskInfo) -> Result<
     // A device without the caching page may still tell of write protection with all its pages, or in the short form
     // only.
     for (ten, page) in [(false, page_code::CACHING), (true, page_code::CACHING), (false, page_code::ALL)] {
-        let Some(answer) = optional(session.query(lun, ask(ten, page).to_cdb(), 255).await)? else { continue };
+        let question = ("MODE SENSE", mode(ten, page).to_cdb(), 255);
+        let Told::This(answer) =
+            ask(session, lun, question, |answer| ModeData::parse_cut(answer, ten).map(|_| answer.to_vec())).await?
+        else {
+            continue;
+        };
         let Ok(data) = ModeData::parse_cut(&answer, ten) else { continue };
         info.write_protected = data.header.write_protected;
         info.dpo_fua = data.header.dpo_fua;
