@@ -6,20 +6,32 @@ fn write_at(token: u64, lba: u64) -> Command {
     write(token, BlockIo::new(lba, 2).write(), 1024)
 }
 
+/// A write of blocks 8 and 9 is under way.
+fn one_under_way() -> (Net, ScsiCommand) {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(write_at(1, 8));
+    net.run();
+    let first = net.expect_command();
+    (net, first)
+}
+
+/// It was given up, and these came behind it: the write, and what is to abort it.
+fn one_given_up(later: impl IntoIterator<Item = Command>) -> (Net, ScsiCommand, TaskManagementRequest) {
+    let (mut net, first) = one_under_way();
+    net.app().abandoned.push(1);
+    net.app().commands.extend(later);
+    net.run();
+    let abort = net.expect_function();
+    (net, first, abort)
+}
+
 fn lba(command: &ScsiCommand) -> u64 {
     u64::from(u32::from_be_bytes(command.cdb[2..6].try_into().unwrap()))
 }
 
 #[test]
 fn later_commands_to_the_same_blocks_wait_for_the_abort_of_a_write_that_was_given_up() {
-    let mut net = Net::new(INFINITE);
-    net.app().commands.push_back(write_at(1, 8));
-    net.run();
-    let first = net.expect_command();
-    net.app().abandoned.push(1);
-    net.app().commands.extend([write_at(2, 9), read(3), write_at(4, 20)]);
-    net.run();
-    let abort = net.expect_function();
+    let (mut net, first, abort) = one_given_up([write_at(2, 9), read(3), write_at(4, 20)]);
     assert_eq!(abort.function, Ok(TaskFunction::AbortTask));
     assert_eq!((abort.referenced_task_tag, abort.ref_cmd_sn), (first.itt, first.cmd_sn));
     let others = [net.expect_command(), net.expect_command()];
@@ -32,14 +44,7 @@ fn later_commands_to_the_same_blocks_wait_for_the_abort_of_a_write_that_was_give
 
 #[test]
 fn its_own_answer_ends_the_wait_too() {
-    let mut net = Net::new(INFINITE);
-    net.app().commands.push_back(write_at(1, 8));
-    net.run();
-    let first = net.expect_command();
-    net.app().abandoned.push(1);
-    net.app().commands.push_back(write_at(2, 8));
-    net.run();
-    let abort = net.expect_function();
+    let (mut net, first, abort) = one_given_up([write_at(2, 8)]);
     net.good(&first);
     assert_eq!(lba(&net.expect_command()), 8);
     net.answer_function(&abort, TaskResponse::TaskDoesNotExist);
@@ -49,14 +54,7 @@ fn its_own_answer_ends_the_wait_too() {
 #[test]
 fn a_target_that_does_not_abort_it_has_it_waited_for() {
     for answer in [Some(TaskResponse::Rejected), None] {
-        let mut net = Net::new(INFINITE);
-        net.app().commands.push_back(write_at(1, 8));
-        net.run();
-        let first = net.expect_command();
-        net.app().abandoned.push(1);
-        net.app().commands.push_back(write_at(2, 8));
-        net.run();
-        let abort = net.expect_function();
+        let (mut net, first, abort) = one_given_up([write_at(2, 8)]);
         match answer {
             Some(answer) => net.answer_function(&abort, answer),
             None => net.tick(),
@@ -69,10 +67,7 @@ fn a_target_that_does_not_abort_it_has_it_waited_for() {
 
 #[test]
 fn one_that_waits_to_be_sent_is_never_sent() {
-    let mut net = Net::new(INFINITE);
-    net.app().commands.push_back(write_at(1, 8));
-    net.run();
-    let first = net.expect_command();
+    let (mut net, first) = one_under_way();
     net.respond(&first, &[], Status::Busy, &[]);
     net.app().abandoned.push(1);
     net.app().commands.push_back(write_at(2, 8));
@@ -105,10 +100,7 @@ fn many_at_once_are_aborted_a_few_at_a_time() {
 
 #[test]
 fn what_was_issued_later_does_not_pass_a_write_that_is_sent_again() {
-    let mut net = Net::new(INFINITE);
-    net.app().commands.push_back(write_at(1, 8));
-    net.run();
-    let first = net.expect_command();
+    let (mut net, first) = one_under_way();
     net.respond(&first, &[], Status::Busy, &[]);
     net.app().commands.extend([write_at(2, 9), write_at(3, 30)]);
     net.run();

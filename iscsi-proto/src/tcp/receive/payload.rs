@@ -1,0 +1,229 @@
+//! Where payload goes: into the sink of its task, once its digest is right where that is asked for.
+
+use iscsi_memory::{ReceiveSlice, ReceiveWindow};
+
+use super::{Phase, Purpose, Step};
+use crate::datamover::{DataError, MalformedPdu, MoverError, Notification, Sink};
+use crate::digest::crc32c;
+use crate::pdu::Bhs;
+use crate::tcp::landing::land;
+use crate::tcp::{Role, TcpMover};
+
+impl TcpMover {
+    /// Turns to the payload of a data PDU. `place` is where it goes in its sink.
+    #[inline]
+    pub(super) fn data_payload(&mut self, bhs: &Bhs, purpose: Purpose, place: usize) -> Step {
+        self.receive.begin_payload(bhs, purpose);
+        if let Purpose::DataOut(slot) | Purpose::DataIn(slot) = purpose {
+            self.aim(slot, place);
+        }
+        Step::On
+    }
+
+    /// The payload under way goes to this slot's sink, from `place` on.
+    #[inline]
+    fn aim(&mut self, slot: u16, place: usize) {
+        let sink = self.sinks.get(usize::from(slot)).and_then(Option::as_ref);
+        let payload = &mut self.receive.payload;
+        payload.place = place;
+        payload.room = sink.map_or(0, Sink::len).saturating_sub(place).min(payload.remaining);
+        if self.receive.data_digest && matches!(sink, Some(Sink::Region(_))) && payload.remaining > 0 {
+            // Data that a digest may still refuse are never placed in a store's memory.
+            let total = payload.remaining + payload.trailer;
+            self.receive.staging.make_room(total);
+            self.receive.phase = Phase::Checked { total };
+        }
+    }
+
+    /// The session has said where the last SCSI Command's immediate data go: to this slot's sink, or nowhere.
+    #[inline]
+    pub(in crate::tcp) fn settle_immediate(&mut self, slot: Option<u16>) {
+        if self.receive.payload.purpose != Purpose::Immediate {
+            return;
+        }
+        self.receive.payload.purpose = slot.map_or(Purpose::Dropped, Purpose::DataOut);
+        if let Some(slot) = slot {
+            self.aim(slot, 0);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn take_payload(&mut self) -> Step {
+        let receive = &mut self.receive;
+        let payload = &mut receive.payload;
+        receive.refused = false;
+        let unread = receive.staging.unread();
+        let n = payload.remaining.min(unread.len());
+        let bytes = unread.get(..n).unwrap_or_default();
+        let room = payload.room.min(n);
+        let mut placed = room;
+        if room > 0
+            && let Purpose::DataOut(slot) | Purpose::DataIn(slot) = payload.purpose
+        {
+            let from = bytes.get(..room).unwrap_or_default();
+            match self.sinks.get_mut(usize::from(slot)) {
+                Some(Some(Sink::Buf(buf))) => {
+                    if let Some(to) = buf.get_mut(payload.place..payload.place + room) {
+                        to.copy_from_slice(from);
+                    }
+                }
+                Some(Some(Sink::Region(slice))) => match self.target.block_begun(slot) {
+                    Some(begun) if self.limits.pdu_in_order => {
+                        let landed = land(slice, payload.place, from, begun, payload.room == room);
+                        (placed, receive.refused) = (landed.bytes, landed.refused);
+                    }
+                    _ => slice.write(payload.place, from),
+                },
+                _ => {}
+            }
+        }
+        // What has no room is dropped once the rest has its place.
+        let n = if placed < room { placed } else { n };
+        if receive.data_digest && !payload.sound {
+            payload.digest.update(bytes);
+        }
+        payload.place += placed;
+        payload.room -= placed;
+        payload.remaining -= n;
+        if payload.remaining > 0 {
+            receive.staging.consume(n);
+            return Step::Starved;
+        }
+        if (!receive.data_digest || payload.sound) && unread.len() >= n + payload.trailer {
+            // The common case: padding is there too, and nothing is to be checked.
+            receive.staging.consume(n + payload.trailer);
+            receive.phase = Phase::Header;
+            return self.finish_payload();
+        }
+        receive.staging.consume(n);
+        receive.phase = Phase::Trailer;
+        Step::On
+    }
+
+    pub(super) fn take_trailer(&mut self) -> Step {
+        let receive = &mut self.receive;
+        let Some(trailer) = receive.staging.unread().get(..receive.payload.trailer) else { return Step::Starved };
+        let mut sound = true;
+        if receive.data_digest
+            && let Some((pad, digest)) = trailer.split_last_chunk::<4>()
+        {
+            receive.payload.digest.update(pad);
+            sound = receive.payload.digest.finish() == *digest;
+        }
+        receive.staging.consume(receive.payload.trailer);
+        receive.phase = Phase::Header;
+        if sound { self.finish_payload() } else { self.refuse_payload() }
+    }
+
+    pub(super) fn take_checked(&mut self, total: usize) -> Step {
+        let receive = &mut self.receive;
+        let Some(segment) = receive.staging.unread().get(..total) else { return Step::Starved };
+        if segment.split_last_chunk::<4>().is_some_and(|(covered, digest)| crc32c(covered) == *digest) {
+            receive.payload.sound = true;
+            receive.phase = Phase::Payload;
+            return Step::On;
+        }
+        receive.staging.consume(total);
+        receive.phase = Phase::Header;
+        self.refuse_payload()
+    }
+
+    /// The payload is in its place.
+    #[inline(always)]
+    fn finish_payload(&mut self) -> Step {
+        match self.receive.payload.purpose {
+            Purpose::DataOut(slot) => match self.data_out_done(slot) {
+                Some(notification) => Step::Tell(notification),
+                None => Step::On,
+            },
+            Purpose::DataIn(slot) => {
+                let bhs = self.receive.payload.bhs;
+                self.data_in_done(slot, &bhs);
+                // The S bit: the Data-In carries status (RFC 7143 11.7.3).
+                if bhs.0[1] & 0x01 != 0 { Step::Tell(Notification::Control(bhs)) } else { Step::On }
+            }
+            Purpose::Dropped | Purpose::Immediate => Step::On,
+            Purpose::Malformed(error) => Step::Tell(Notification::Malformed { bhs: self.receive.payload.bhs, error }),
+        }
+    }
+
+    /// The payload failed its digest.
+    #[cold]
+    fn refuse_payload(&mut self) -> Step {
+        let bhs = self.receive.payload.bhs;
+        let purpose = self.receive.payload.purpose;
+        if self.role == Role::Initiator {
+            // Without SNACK there is no way to get the data again (RFC 7143 7.8).
+            return self.failed(MoverError::DataDigest);
+        }
+        self.events.push_back(Notification::Malformed { bhs, error: MalformedPdu::DataDigest });
+        if let Purpose::DataOut(slot) = purpose {
+            self.refuse_data_out(slot, DataError::DigestError);
+        }
+        Step::On
+    }
+
+    /// Whether the sink of a slot is a store's memory.
+    fn is_lent(&self, slot: u16) -> bool {
+        matches!(self.sinks.get(usize::from(slot)), Some(Some(Sink::Region(_))))
+    }
+
+    /// Header of the PDU whose payload was just placed.
+    #[inline]
+    pub(in crate::tcp) fn payload_header(&self) -> &Bhs {
+        &self.receive.payload.bhs
+    }
+
+    /// How many bytes the kernel may write straight into the sink under way. A store's memory is none of these: the
+    /// kernel would leave parts of logical blocks there.
+    fn direct(&self) -> Option<(u16, usize, usize)> {
+        let payload = &self.receive.payload;
+        let (Purpose::DataOut(slot) | Purpose::DataIn(slot)) = payload.purpose else { return None };
+        let direct = self.receive.phase == Phase::Payload
+            && self.receive.staging.len() == 0
+            && payload.room > self.config.copy_limit
+            && !(self.role == Role::Target && self.is_lent(slot));
+        direct.then_some((slot, payload.place, payload.room))
+    }
+
+    pub(in crate::tcp) fn window(&mut self, open: bool) -> ReceiveWindow<'_> {
+        self.release_at_hand();
+        self.receive.data.1 = 0;
+        self.receive.ahs.1 = 0;
+        let empty = ReceiveSlice::Private(&mut []);
+        if !open || self.receive.refused {
+            return ReceiveWindow { payload: empty, staging: &mut [] };
+        }
+        let direct = self.direct();
+        let staging = self.receive.staging.room();
+        let payload = match direct {
+            Some((slot, place, room)) => match self.sinks.get_mut(usize::from(slot)) {
+                Some(Some(Sink::Buf(buf))) => {
+                    ReceiveSlice::Private(buf.get_mut(place..place + room).unwrap_or_default())
+                }
+                Some(Some(Sink::Region(slice))) => ReceiveSlice::Lent(slice, place, place + room),
+                _ => empty,
+            },
+            None => empty,
+        };
+        ReceiveWindow { payload, staging }
+    }
+
+    pub(in crate::tcp) fn received(&mut self, n: usize) {
+        let mut rest = n;
+        if let Some((slot, place, room)) = self.direct() {
+            let placed = room.min(n);
+            rest -= placed;
+            let payload = &mut self.receive.payload;
+            if self.receive.data_digest
+                && let Some(Some(Sink::Buf(buf))) = self.sinks.get(usize::from(slot))
+            {
+                payload.digest.update(buf.get(place..place + placed).unwrap_or_default());
+            }
+            payload.place += placed;
+            payload.room -= placed;
+            payload.remaining -= placed;
+        }
+        self.receive.staging.filled(rest);
+    }
+}
