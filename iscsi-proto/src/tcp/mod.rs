@@ -42,7 +42,7 @@ mod parts;
 mod receive;
 mod send;
 mod staging;
-mod target;
+mod target_side;
 
 /// MaxRecvDataSegmentLength until login has ended (RFC 7143 13.12: the default).
 const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
@@ -185,7 +185,7 @@ pub struct TcpMover {
     events: VecDeque<Notification>,
     /// Where received data land, by task slot.
     sinks: Vec<Option<Sink>>,
-    target: target::TargetSide,
+    target: target_side::TargetSide,
     initiator: initiator::InitiatorSide,
 }
 
@@ -235,7 +235,7 @@ impl TcpMover {
             given: None,
             events: VecDeque::with_capacity(tasks * 2),
             sinks,
-            target: target::TargetSide::new(),
+            target: target_side::TargetSide::new(),
             initiator: initiator::InitiatorSide::new(tasks),
         }
     }
