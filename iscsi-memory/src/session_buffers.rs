@@ -48,9 +48,9 @@ const fn largest_power_of_two(n: usize) -> usize {
 /// for the next that comes. A session whose initiator takes nothing thus keeps nobody from going on, and one that gets
 /// nothing of the shared half goes on in small pieces.
 ///
-/// A quarter of the shared half is kept for those that need a buffer whole: whoever takes only as much as there is leaves
-/// it alone, so the others go on however little is given back. While nobody has anything of that quarter, one of them may
-/// take more than is left, so the budget is passed by one command at most.
+/// A quarter of the shared half is kept for those that need a buffer whole: whoever takes only as much as there is
+/// leaves it alone, so the others go on however little is given back. While nobody has anything of that quarter, one of
+/// them may take more than is left, so the budget is passed by one command at most.
 ///
 /// ```
 /// use iscsi_memory::BufferBudget;
@@ -493,7 +493,7 @@ mod tests {
             last.give(buf);
         }
         assert!(last.has_room(64 << 10));
-        // What needs its buffer whole goes on by what is kept for the line, and one at a time if it is larger than that.
+        // What needs its buffer whole goes on by what is kept for the line, and one at a time if it is larger.
         let second = pool.session();
         for len in [1 << 20, 16 << 20] {
             if !last.has_room(len) {

@@ -66,8 +66,8 @@ pub trait StreamConnection: Connection {
     fn fill_send_list<'a>(&'a mut self, list: &mut SendList<'a>);
 
     /// The first `n` bytes of the last list were sent. What it lends may still be [held](SendList::hold) for it: the
-    /// connection takes note, writes to no store, and leaves all else to [`go_on`](Self::go_on), which follows once that
-    /// is let go.
+    /// connection takes note, writes to no store, and leaves all else to [`go_on`](Self::go_on), which follows once
+    /// that is let go.
     fn take_sent(&mut self, n: usize);
 
     /// Goes on with what bytes that were sent make possible.

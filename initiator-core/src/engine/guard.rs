@@ -228,8 +228,8 @@ impl Guards {
         }
     }
 
-    /// Whether a unit that tells of a power-on or a reset (29h/00h) does so whenever somebody logs in: it has done so before, when this session had written
-    /// nothing that could be lost.
+    /// Whether a unit that tells of a power-on or a reset (29h/00h) does so whenever somebody logs in: it has done so
+    /// before, when this session had written nothing that could be lost.
     pub(super) fn is_greeting(&mut self, lun: Lun) -> bool {
         if self.greeting.contains(&lun) {
             return true;

@@ -163,8 +163,8 @@ impl Slots {
         self.free.len() == self.slots.len()
     }
 
-    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or has an [`Errand`], of which there is one
-    /// of each kind at a time.
+    /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or has an [`Errand`], of which there is
+    /// one of each kind at a time.
     pub(super) fn insert(&mut self, task: Task) -> u16 {
         let index = self.free.pop().expect("a free slot was seen");
         self.slots[usize::from(index)].task = Some(task);

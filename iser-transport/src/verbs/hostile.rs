@@ -196,8 +196,8 @@ impl Port for HostilePort {
         let device = &mut *device;
         let some = device.completions.len().min(4);
         for completion in device.completions.drain(..some) {
-            // A completion that was told before its request was posted: nobody can tell it from a true one, and a device
-            // has done with what it has told.
+            // A completion that was told before its request was posted: nobody can tell it from a true one, and a
+            // device has done with what it has told.
             Device::finish(&mut device.work, completion.id);
             Device::finish(&mut device.receives, completion.id);
             completions.push(completion);

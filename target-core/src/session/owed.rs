@@ -25,7 +25,8 @@ impl Session {
     #[cold]
     fn look_at_data<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         let limits = &self.target.limits;
-        // Whoever holds more buffers than its own while others wait for some, or are told to come again, is to use them.
+        // Whoever holds more buffers than its own while others wait for some, or are told to come again, is to use
+        // them.
         let budget = self.target.buffers();
         let refused = budget.waits() != core::mem::replace(&mut connection.refusals, budget.waits());
         let awaited = (refused || budget.waiting() != 0) && self.holds_more_than_its_own();
