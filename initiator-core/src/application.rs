@@ -143,8 +143,8 @@ pub enum Event<'a> {
         /// Bytes of a block.
         block_size: u32,
     },
-    /// A disk's power was off, and what it acknowledged and did not flush is gone. Nothing passes the guard until
-    /// [`Control::TakeLost`].
+    /// What a disk acknowledged and did not flush is gone. After its power was off nothing passes the guard until
+    /// [`Control::TakeLost`]; after a flush that failed no later one is good until then, or until all is written anew.
     LostWrites {
         /// The guard.
         guard: u32,

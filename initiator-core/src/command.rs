@@ -169,6 +169,29 @@ impl Outcome {
 }
 
 impl Outcome {
+    /// Whether a command with this status may have done something, be it in part: not where the device server did not
+    /// begin with it (SAM-5 5.3.1, 5.14), or does not know it.
+    pub(crate) fn may_have_run(&self) -> bool {
+        match (Status::from_byte(self.status), self.sense) {
+            (Some(Status::CheckCondition), Some(Sense { key, code, .. })) => match key {
+                SenseKey::UnitAttention | SenseKey::NotReady => false,
+                // LIO tells of a failed flush with a code of its own under this key.
+                SenseKey::IllegalRequest => !matches!(
+                    code,
+                    AdditionalSense::INVALID_COMMAND_OPERATION_CODE
+                        | AdditionalSense::INVALID_FIELD_IN_CDB
+                        | AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED
+                ),
+                _ => true,
+            },
+            (Some(status), _) => !matches!(
+                status,
+                Status::Busy | Status::TaskSetFull | Status::TaskAborted | Status::ReservationConflict
+            ),
+            (None, _) => true,
+        }
+    }
+
     /// What a device server says of a LUN behind which no unit is (SPC-5 6.6.2, SAM-5 5.11.4).
     pub(crate) const fn no_unit() -> Self {
         let sense = Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);

@@ -207,11 +207,11 @@ pub enum Error {
         /// How it shows.
         difference: Difference,
     },
-    /// The disk's power was off, or its memory is gone: writes that it had acknowledged, and that no flush had made
-    /// durable, are lost.
+    /// Writes that the disk had acknowledged, and that no flush had made durable, are lost: its power was off, or its
+    /// memory is gone, or a flush failed.
     #[error(
-        "the disk at LUN {lun} lost its power, and with it writes that it had acknowledged: write them again, or give \
-         up"
+        "the disk at LUN {lun} lost writes that it had acknowledged, with its power or in a flush that failed: write \
+         them again, or give up"
     )]
     LostWrites {
         /// The LUN.
@@ -226,6 +226,15 @@ pub enum Error {
         lun: u16,
         /// Why.
         failure: Failure,
+    },
+    /// The operation was not done within the limit that its handle has; it is given up. A write may have been done, or
+    /// be done still, but never after a later one to the same blocks.
+    #[error("the operation on LUN {lun} was not done within {after:?}, so it was given up")]
+    TimedOut {
+        /// The LUN.
+        lun: u16,
+        /// The limit.
+        after: Duration,
     },
     /// COMPARE AND WRITE found other data than expected; nothing was written.
     #[error("the blocks hold other data than expected, the first difference being at byte {0}; nothing was written")]

@@ -76,7 +76,11 @@ fn store_error(error: &Error, write: bool) -> StoreError {
         Error::Scsi { outcome, .. } => outcome.sense,
         Error::Miscompare(offset) => return StoreError::Miscompare(u32::try_from(*offset).unwrap_or(u32::MAX)),
         Error::Unsupported(_) => return StoreError::Unsupported,
-        Error::Lost { .. } | Error::LoggedOut | Error::Command { .. } | Error::Broken { .. } => {
+        Error::Lost { .. }
+        | Error::LoggedOut
+        | Error::Command { .. }
+        | Error::Broken { .. }
+        | Error::TimedOut { .. } => {
             return StoreError::NotReady;
         }
         _ => return StoreError::Failed,

@@ -5,15 +5,19 @@
 //! new login they wait until the unit has told its names, its size and its block length anew (`probe`). A unit that is
 //! another one gets none of them. A unit with a volatile cache that says that its power was off has lost what it
 //! acknowledged and did not flush; they fail until somebody has taken note of it.
+//!
+//! A flush that fails has lost the same, or may have: an operating system below the unit may drop what it could not
+//! write, and call the next flush good (Linux does: the pages are clean after the error, and `fsync` tells it once). So
+//! no later flush is good until what may be lost is written anew, or somebody has taken note of it. Reads and writes go
+//! on meanwhile.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem::take;
 use core::ops::Range;
 
-use iscsi_proto::scsi::Lun;
+use iscsi_proto::scsi::{BlockRanges, Lun};
 
-use super::ranges::Ranges;
 use crate::command::Failure;
 use crate::identity::Identity;
 
@@ -44,11 +48,26 @@ pub(super) struct Guard {
     /// Whether what it acknowledges may be lost with its power.
     volatile: bool,
     /// What it acknowledged since the last flush was sent.
-    written: Ranges,
+    written: BlockRanges,
     /// What it acknowledged before each flush that is under way, by the flush's issue number.
-    flushing: VecDeque<(u64, Ranges)>,
+    flushing: VecDeque<(u64, BlockRanges)>,
     /// What it has lost.
-    lost: Ranges,
+    lost: BlockRanges,
+    /// What it may have lost with a flush that failed.
+    unsure: BlockRanges,
+    /// Commands that were handed over before this one may have been carried out before the last flush that failed.
+    failed_at: u64,
+}
+
+/// How a flush ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// What it covers is durable.
+    Good,
+    /// It was not carried out.
+    NotRun,
+    /// The unit could not make durable what it covers.
+    Failed,
 }
 
 /// All guards of a session. A guard's number is its place.
@@ -78,9 +97,11 @@ impl Guards {
             changed: false,
             users: 1,
             volatile,
-            written: Ranges::default(),
+            written: BlockRanges::default(),
             flushing: VecDeque::new(),
-            lost: Ranges::default(),
+            lost: BlockRanges::default(),
+            unsure: BlockRanges::default(),
+            failed_at: 0,
         };
         let place = self.list.iter().position(Option::is_none).unwrap_or(self.list.len());
         if place == self.list.len() {
@@ -194,10 +215,14 @@ impl Guards {
         self.count();
     }
 
-    /// The unit acknowledged blocks that it may hold in a volatile cache.
+    /// The unit acknowledged blocks that it may hold in a volatile cache, with a command of this issue number.
     #[inline]
-    pub(super) fn acknowledged(&mut self, guard: Option<u32>, blocks: Range<u64>) {
-        if let Some(guard) = guard.and_then(|number| self.get_mut(number)).filter(|guard| guard.volatile) {
+    pub(super) fn acknowledged(&mut self, guard: Option<u32>, blocks: Range<u64>, issue: u64) {
+        let Some(guard) = guard.and_then(|number| self.get_mut(number)).filter(|guard| guard.volatile) else { return };
+        if issue < guard.failed_at {
+            guard.unsure.add(blocks);
+        } else {
+            guard.unsure.remove(&blocks);
             guard.written.add(blocks);
         }
     }
@@ -213,19 +238,34 @@ impl Guards {
         }
     }
 
-    /// A flush has ended: what it covers is durable, or as it was before.
-    pub(super) fn flush_done(&mut self, guard: Option<u32>, issue: u64, good: bool) {
-        let Some(guard) = guard.and_then(|number| self.get_mut(number)) else { return };
-        let Some(at) = guard.flushing.iter().position(|(other, _)| *other == issue) else { return };
-        if good {
+    /// A flush has ended: what it covers is durable, or as it was before, or may be lost. `issued`: the number of the
+    /// next command. False when it says good for what is lost.
+    pub(super) fn flush_done(&mut self, guard: Option<u32>, issue: u64, end: Flushed, issued: u64) -> bool {
+        let Some(guard) = guard.and_then(|number| self.get_mut(number)) else { return true };
+        let at = guard.flushing.iter().position(|(other, _)| *other == issue);
+        match (end, at) {
             // What flushes that were sent before it cover, it covers too.
-            guard.flushing.drain(..=at);
-        } else if let Some((_, ranges)) = guard.flushing.remove(at) {
-            match guard.flushing.get_mut(at) {
-                Some((_, next)) => next.extend(ranges),
-                None => guard.written.extend(ranges),
+            (Flushed::Good, Some(at)) => drop(guard.flushing.drain(..=at)),
+            // All that it covers is lost, or may be, since it was sent.
+            (Flushed::Good, None) => return false,
+            (Flushed::NotRun, Some(at)) => {
+                if let Some((_, ranges)) = guard.flushing.remove(at) {
+                    match guard.flushing.get_mut(at) {
+                        Some((_, next)) => next.extend(ranges),
+                        None => guard.written.extend(ranges),
+                    }
+                }
+            }
+            (Flushed::NotRun, None) => {}
+            // An error may be told to one of several flushes only, and what was written while it was under way may
+            // have gone with the rest.
+            (Flushed::Failed, _) => {
+                guard.flushing.drain(..).for_each(|(_, ranges)| guard.unsure.extend(ranges));
+                guard.unsure.extend(take(&mut guard.written));
+                guard.failed_at = issued;
             }
         }
+        guard.unsure.is_empty()
     }
 
     /// Whether a unit that tells of a power-on or a reset (29h/00h) does so whenever somebody logs in: it has done so
@@ -259,9 +299,13 @@ impl Guards {
 
     /// What a unit has lost, as ranges of blocks: whoever asks takes note of it, and commands pass again.
     pub(super) fn take_lost(&mut self, number: u32) -> Vec<Range<u64>> {
-        let lost = self.get_mut(number).map(|guard| take(&mut guard.lost).into_vec()).unwrap_or_default();
+        let lost = self.get_mut(number).map(|guard| {
+            let mut lost = take(&mut guard.lost);
+            lost.extend(take(&mut guard.unsure));
+            lost.into_vec()
+        });
         self.count();
-        lost
+        lost.unwrap_or_default()
     }
 }
 
@@ -285,36 +329,63 @@ mod tests {
     #[test]
     fn a_flush_covers_what_was_acknowledged_before_it_was_sent() {
         let mut guards = guards();
-        guards.acknowledged(Some(0), 0..4);
+        guards.acknowledged(Some(0), 0..4, 6);
         guards.flush_sent(Some(0), 7);
-        guards.acknowledged(Some(0), 8..9);
-        guards.flush_done(Some(0), 7, true);
+        guards.acknowledged(Some(0), 8..9, 8);
+        assert!(guards.flush_done(Some(0), 7, Flushed::Good, 9));
         assert_eq!(lost(&mut guards), vec![8..9; 1]);
     }
 
     #[test]
-    fn a_flush_that_failed_covers_nothing_and_a_later_one_its_part_too() {
+    fn a_flush_that_was_not_carried_out_covers_nothing_and_a_later_one_its_part_too() {
         let mut guards = guards();
-        guards.acknowledged(Some(0), 0..4);
+        guards.acknowledged(Some(0), 0..4, 0);
         guards.flush_sent(Some(0), 1);
-        guards.acknowledged(Some(0), 8..9);
+        guards.acknowledged(Some(0), 8..9, 1);
         guards.flush_sent(Some(0), 2);
-        guards.flush_done(Some(0), 1, false);
+        guards.flush_done(Some(0), 1, Flushed::NotRun, 3);
         guards.power_was_off(Lun::ZERO);
         assert_eq!(guards.refuses(Some(0)), Some(Failure::LostWrites));
         assert_eq!(guards.take_lost(0), [0..4, 8..9]);
         assert_eq!(guards.refuses(Some(0)), None);
+        assert!(!guards.flush_done(Some(0), 2, Flushed::Good, 3), "what it covers was lost meanwhile");
 
-        guards.acknowledged(Some(0), 0..4);
+        guards.acknowledged(Some(0), 0..4, 2);
         guards.flush_sent(Some(0), 3);
         guards.flush_sent(Some(0), 4);
-        guards.flush_done(Some(0), 3, false);
-        guards.flush_done(Some(0), 4, true);
+        guards.flush_done(Some(0), 3, Flushed::NotRun, 5);
+        assert!(guards.flush_done(Some(0), 4, Flushed::Good, 5));
         assert_eq!(lost(&mut guards), []);
-        guards.acknowledged(Some(0), 0..4);
+        guards.acknowledged(Some(0), 0..4, 4);
         guards.flush_sent(Some(0), 5);
-        guards.flush_done(Some(0), 5, false);
+        guards.flush_done(Some(0), 5, Flushed::NotRun, 6);
         assert_eq!(lost(&mut guards), vec![0..4; 1]);
+    }
+
+    #[test]
+    fn no_flush_is_good_after_one_that_failed_until_all_is_written_anew_or_taken_note_of() {
+        let mut guards = guards();
+        let flush = |guards: &mut Guards, issue, end| {
+            guards.flush_sent(Some(0), issue);
+            guards.flush_done(Some(0), issue, end, issue + 1)
+        };
+        guards.acknowledged(Some(0), 0..4, 0);
+        // One that is under way meanwhile may be told nothing of the error.
+        guards.flush_sent(Some(0), 2);
+        assert!(!flush(&mut guards, 4, Flushed::Failed));
+        assert!(!guards.flush_done(Some(0), 2, Flushed::Good, 5));
+        // It was handed over before the failure was known: nobody knows when it was carried out.
+        guards.acknowledged(Some(0), 8..10, 3);
+        assert_eq!(guards.refuses(Some(0)), None, "reads and writes go on");
+        guards.acknowledged(Some(0), 0..3, 5);
+        guards.acknowledged(Some(0), 8..10, 6);
+        assert!(!flush(&mut guards, 7, Flushed::Good), "block 3 was not written anew");
+        guards.acknowledged(Some(0), 2..5, 8);
+        assert!(flush(&mut guards, 9, Flushed::Good));
+        guards.acknowledged(Some(0), 20..22, 10);
+        assert!(!flush(&mut guards, 11, Flushed::Failed));
+        assert_eq!(guards.take_lost(0), vec![20..22; 1]);
+        assert!(flush(&mut guards, 12, Flushed::Good));
     }
 
     #[test]

@@ -223,6 +223,63 @@ fn what_was_acknowledged_and_not_flushed_is_lost_with_the_power() {
 }
 
 #[test]
+fn a_flush_that_fails_is_remembered() {
+    let medium = sense(SenseKey::MediumError, AdditionalSense::WRITE_ERROR);
+    // LIO's answer: ILLEGAL REQUEST, with a code of its own.
+    let lio = sense(SenseKey::IllegalRequest, AdditionalSense::new(0x80, 0));
+    for error in [medium, lio] {
+        let mut net = session();
+        written(&mut net, 1, 0);
+        net.app().commands.push_back(flush(2));
+        net.run();
+        let command = net.expect_command();
+        net.respond(&command, &[], Status::CheckCondition, &error);
+        assert!(net.result(2).is_ok_and(|outcome| !outcome.is_good()));
+        let flushes = |net: &mut Net, token| {
+            net.app().commands.push_back(flush(token));
+            net.run();
+            let command = net.expect_command();
+            net.good(&command);
+            net.result(token)
+        };
+        // The system below the target has dropped the data, and says it once.
+        assert_eq!(flushes(&mut net, 3), Err(Failure::LostWrites));
+        net.app().commands.push_back(guarded(read(4)));
+        net.run();
+        let command = net.expect_command();
+        net.good(&command);
+        assert!(net.result(4).is_ok());
+        written(&mut net, 5, 0);
+        assert!(flushes(&mut net, 6).is_ok());
+    }
+}
+
+#[test]
+fn a_flush_that_the_disk_did_not_begin_with_loses_nothing() {
+    let mut net = session();
+    written(&mut net, 1, 0);
+    let refusals = [
+        (Status::ReservationConflict, Vec::new()),
+        (
+            Status::CheckCondition,
+            sense(SenseKey::IllegalRequest, AdditionalSense::INVALID_COMMAND_OPERATION_CODE).to_vec(),
+        ),
+    ];
+    for (status, sense) in refusals {
+        net.app().commands.push_back(flush(2));
+        net.run();
+        let command = net.expect_command();
+        net.respond(&command, &[], status, &sense);
+        assert!(net.result(2).is_ok_and(|outcome| !outcome.is_good()));
+    }
+    net.app().commands.push_back(flush(3));
+    net.run();
+    let command = net.expect_command();
+    net.good(&command);
+    assert!(net.result(3).is_ok());
+}
+
+#[test]
 fn a_target_that_tells_every_nexus_of_a_reset_tells_nothing_by_it() {
     let code = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
     let mut net = session();

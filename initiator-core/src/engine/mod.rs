@@ -9,7 +9,6 @@ mod control;
 mod extent;
 mod guard;
 mod probe;
-mod ranges;
 mod receive;
 mod slots;
 mod start;
@@ -26,7 +25,7 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use iscsi_proto::unexpected::UnexpectedPdus;
 
-use crate::application::{Application, Counters};
+use crate::application::{Application, Counters, Event};
 use crate::command::{Command, Completion, Failure, Outcome};
 use crate::config::{Limits, Timeouts};
 use crate::connection::ConnectionEnd;
@@ -35,7 +34,7 @@ use crate::jitter::Jitter;
 
 use control::Controls;
 use extent::{Claim, Extent, changes_blocks};
-use guard::Guards;
+use guard::{Flushed, Guards};
 use slots::{After, ERRANDS, Errand, Moved, Slots, State, Task};
 
 /// Bytes queued in the mover above which no more commands are handed to it.
@@ -373,7 +372,7 @@ impl<A: Application> Engine<A> {
             Some(Errand::Start) => return self.start_answered(task.command.lun),
             None => {}
         }
-        self.note(&task, &result);
+        let result = self.note(&task, result);
         self.complete(task.command, result, moved, now);
     }
 
@@ -385,22 +384,37 @@ impl<A: Application> Engine<A> {
         self.app.complete(Completion { token, result, data_out, data_in, data_in_len, data_out_len }, now);
     }
 
-    /// What a finished command means for what its disk holds.
-    fn note(&mut self, task: &Task, result: &Result<Outcome, Failure>) {
+    /// What a finished command means for what its disk holds, and what its result is in the light of that: a flush is
+    /// not good for what was lost before.
+    fn note(&mut self, task: &Task, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
         let (cdb, guard) = (task.command.cdb.as_cdb(), task.command.guard);
         if guard.is_none() {
-            return;
+            return result;
         }
         let good = result.as_ref().is_ok_and(Outcome::is_good);
         if is_whole_flush(cdb) {
-            self.guards.flush_done(guard, task.claim.issue, good);
+            let end = match &result {
+                Ok(_) if good => Flushed::Good,
+                Ok(outcome) if outcome.may_have_run() => Flushed::Failed,
+                _ => Flushed::NotRun,
+            };
+            let nothing_lost = self.guards.flush_done(guard, task.claim.issue, end, self.issued);
+            if end == Flushed::Failed
+                && let Some(guard) = guard
+            {
+                self.app.event(Event::LostWrites { guard, lun: task.command.lun });
+            }
+            if good && !nothing_lost {
+                return Err(Failure::LostWrites);
+            }
         } else if let Extent::Blocks { lba, blocks } = task.claim.extent
             && good
             && task.claim.changes
             && !is_durable(cdb)
         {
-            self.guards.acknowledged(guard, lba..lba.saturating_add(blocks));
+            self.guards.acknowledged(guard, lba..lba.saturating_add(blocks), task.claim.issue);
         }
+        result
     }
 
     /// Takes a command's buffers back from the mover. Returns how many bytes it moved.

@@ -33,6 +33,8 @@ use crate::url::{Portal, Url};
 struct Handle {
     shared: Arc<Shared>,
     target_name: String,
+    /// Where the session's task runs.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Drop for Handle {
@@ -126,7 +128,11 @@ impl Session {
     pub async fn connect(config: SessionConfig) -> Result<Self, Error> {
         let plan = plan(&config)?;
         let shared = Shared::new(&config.limits, &config.timeouts);
-        let handle = Arc::new(Handle { shared: shared.clone(), target_name: config.target_name.clone() });
+        let handle = Arc::new(Handle {
+            shared: shared.clone(),
+            target_name: config.target_name.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        });
         let mut mailbox = Mailbox::new(shared.clone(), &config.limits);
         let (sender, ready) = oneshot::channel();
         mailbox.ready = Some(sender);
@@ -183,6 +189,10 @@ impl Session {
 
     pub(super) fn shared_handle(&self) -> Arc<Shared> {
         self.handle.shared.clone()
+    }
+
+    pub(super) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.handle.runtime
     }
 
     pub(super) fn target_name(&self) -> &str {

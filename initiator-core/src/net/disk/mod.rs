@@ -1,11 +1,13 @@
 //! A remote disk as an application holds it.
 
 mod identify;
+mod limit;
 mod transfer;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::CommandData;
@@ -30,14 +32,16 @@ use crate::identity::{Identity, KnownDisk};
 /// session until the target is done with it. What was not sent is never sent. A write that was sent may or may not take
 /// place, but never after a later one: the target is asked to abort it (ABORT TASK, RFC 7143 11.5.1), and what this
 /// session is asked later for the same blocks waits until that is answered, or the write is.
+/// [`with_timeout`](Self::with_timeout) gives each operation a limit of its own by the same rule.
 ///
 /// # What a handle believes
 ///
 /// After each new login the handle asks who is there before it sends anything: another disk, a smaller one or one of
 /// another block length ends its operations with [`Error::OtherDisk`]. A disk with a volatile write cache that tells of
 /// a power failure has lost what it acknowledged after the last [`flush`](Self::flush): each operation fails with
-/// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. A disk that says that it has no
-/// such cache is believed.
+/// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. After a flush that failed, later
+/// ones fail so, until then or until what it covered is written anew. A disk that says that it has no such cache is
+/// believed.
 /// One that tells of a reset (29h/00h) at every login, as tgt does, tells nothing by it.
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -48,6 +52,8 @@ pub struct Disk {
     /// Blocks that one command moves at most.
     most_blocks: u32,
     info: Arc<RwLock<DiskInfo>>,
+    /// How long an operation of this handle may take.
+    limit: Option<Duration>,
 }
 
 /// Bytes that one command moves at most where the device tells no limit, or a larger one.
@@ -82,7 +88,8 @@ impl Disk {
         let shared = session.shared_handle();
         let number = shared.guard(known, login).await?;
         let guard = Arc::new(Guard { shared, number, identity, grown: AtomicU64::new(0) });
-        Ok(Self { session, guard, lun, block_size: info.block_size, most_blocks, info: Arc::new(RwLock::new(info)) })
+        let (block_size, info) = (info.block_size, Arc::new(RwLock::new(info)));
+        Ok(Self { session, guard, lun, block_size, most_blocks, info, limit: None })
     }
 
     /// The disk as another session may know it.
@@ -98,7 +105,7 @@ impl Disk {
     /// The session's end.
     pub async fn take_lost_writes(&self) -> Result<Vec<Range<u64>>, Error> {
         let (guard, block) = (self.guard.number, u64::from(self.block_size));
-        match self.session.shared().ask(|id| Control::TakeLost { id, guard }).await? {
+        match self.within(self.session.shared().ask(|id| Control::TakeLost { id, guard })).await? {
             ControlAnswer::Lost(lost) => Ok(lost
                 .into_iter()
                 .map(|range| range.start.saturating_mul(block)..range.end.saturating_mul(block))
@@ -149,7 +156,7 @@ impl Disk {
     /// # Errors
     /// See [`Error`].
     pub async fn refresh(&self) -> Result<DiskInfo, Error> {
-        let (info, _) = identify::identify(&self.session, self.lun()).await?;
+        let (info, _) = self.within(identify::identify(&self.session, self.lun())).await?;
         if info.block_size != self.block_size {
             let reason = format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size);
             return Err(Error::BadAnswer { command: "READ CAPACITY", reason });
@@ -187,12 +194,14 @@ impl Disk {
         Err(Error::Range { offset, len, size, block_size: self.block_size })
     }
 
-    /// Makes durable what was written before (SYNCHRONIZE CACHE).
+    /// Makes durable what was written before (SYNCHRONIZE CACHE). One that fails is remembered: on most systems the
+    /// data that it was to make durable are gone then, and the next flush would be good without them.
     ///
     /// # Errors
-    /// As [`Disk::read`].
+    /// As [`Disk::read`]; [`Error::LostWrites`] where a flush before has failed, and not all of what it covered was
+    /// written anew since.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.run(self.guarded(BlockIo::new(0, 0).synchronize_cache()), None).await
+        self.within(self.run(self.guarded(BlockIo::new(0, 0).synchronize_cache()), None)).await
     }
 
     /// Gives the blocks' space back (UNMAP, or WRITE SAME with the UNMAP bit).
@@ -200,7 +209,11 @@ impl Disk {
     /// # Errors
     /// As [`Disk::read`]; [`Error::Unsupported`] on a disk that cannot.
     pub async fn unmap(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let (mut lba, mut blocks) = self.blocks(offset, len)?;
+        let (lba, blocks) = self.blocks(offset, len)?;
+        self.within(self.unmap_blocks(lba, blocks)).await
+    }
+
+    async fn unmap_blocks(&self, mut lba: u64, mut blocks: u64) -> Result<(), Error> {
         let (by_unmap, by_write_same, most) = {
             let info = self.info.read().unwrap_or_else(PoisonError::into_inner);
             (info.unmap, info.write_same_unmap, info.max_unmap_blocks)
@@ -239,16 +252,23 @@ impl Disk {
                 block_size: self.block_size,
             });
         }
-        self.same(lba, blocks, block, false).await
+        self.within(self.same(lba, blocks, block, false)).await
     }
 
-    /// Writes zeros over a range, without sending them.
+    /// Writes zeros over a range, without sending them (WRITE SAME(16)). Where the disk gives space back by it and reads
+    /// zeros after that (LBPWS and LBPRZ), it gives the blocks' space back; they read as zeros whether it
+    /// does or not (SBC-4 5.49).
     ///
     /// # Errors
     /// As [`Disk::read`].
     pub async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let (lba, blocks) = self.blocks(offset, len)?;
+        let unmap = {
+            let info = self.info.read().unwrap_or_else(PoisonError::into_inner);
+            info.write_same_unmap && info.unmapped_reads_zero
+        };
         let block = vec![0; self.block_size as usize];
-        self.write_same(offset, len, &block).await
+        self.within(self.same(lba, blocks, &block, unmap)).await
     }
 
     async fn same(&self, mut lba: u64, mut blocks: u64, block: &[u8], unmap: bool) -> Result<(), Error> {
@@ -284,7 +304,7 @@ impl Disk {
             .to_cdb(opcode::COMPARE_AND_WRITE)
             .ok_or(Error::Unsupported("COMPARE AND WRITE over so many blocks"))?;
         let both = [expected, new].concat();
-        match self.run(self.guarded(cdb), Some(&both)).await {
+        match self.within(self.run(self.guarded(cdb), Some(&both))).await {
             Err(Error::Scsi { outcome, .. })
                 if outcome.sense.is_some_and(|sense| sense.key == SenseKey::Miscompare) =>
             {
@@ -303,7 +323,8 @@ impl Disk {
         let block = u64::from(self.block_size);
         let (lba, _) = self.blocks(offset, block)?;
         let cdb = GetLbaStatus { lba, allocation_length: 24, report_type: 0 }.to_cdb();
-        let answer = self.session.query_with(self.guarded(cdb), 24).await.map_err(|error| self.explain(error))?;
+        let answer = self.within(self.session.query_with(self.guarded(cdb), 24)).await;
+        let answer = answer.map_err(|error| self.explain(error))?;
         let bad = |reason: String| Error::BadAnswer { command: "GET LBA STATUS", reason };
         let runs = provisioning::parse_lba_status_data(&answer).map_err(|error| bad(error.to_string()))?;
         let run = runs

@@ -21,6 +21,10 @@ impl Disk {
     /// unspecified.
     pub async fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Error> {
         let (lba, blocks) = self.blocks(offset, data.len() as u64)?;
+        self.within(self.read_blocks(lba, blocks, data)).await
+    }
+
+    async fn read_blocks(&self, lba: u64, blocks: u64, data: &mut [u8]) -> Result<(), Error> {
         if blocks <= self.most_blocks.into() {
             return self.read_piece(lba, data).await;
         }
@@ -41,6 +45,10 @@ impl Disk {
     /// As [`Disk::read`]; the blocks then hold old data, new data, or some of each.
     pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let (lba, blocks) = self.blocks(offset, data.len() as u64)?;
+        self.within(self.write_blocks(lba, blocks, data)).await
+    }
+
+    async fn write_blocks(&self, lba: u64, blocks: u64, data: &[u8]) -> Result<(), Error> {
         if blocks <= self.most_blocks.into() {
             return self.write_piece(lba, data).await;
         }
@@ -56,11 +64,13 @@ impl Disk {
     }
 
     /// Reads into an own buffer, which comes back; nothing is copied if one command can hold it. If the session ends in
-    /// the middle of the transfer an empty buffer may come back with the error.
+    /// the middle of the transfer, or the operation's time limit passes, an empty buffer may come back with the error.
     pub async fn read_buf(&self, offset: u64, mut buf: Buf) -> (Buf, Result<(), Error>) {
         match self.blocks(offset, buf.len() as u64) {
             Err(error) => (buf, Err(error)),
-            Ok((lba, blocks)) if (1..=u64::from(self.most_blocks)).contains(&blocks) => self.read_whole(lba, buf).await,
+            Ok((lba, blocks)) if (1..=u64::from(self.most_blocks)).contains(&blocks) => {
+                self.within_buf(self.read_whole(lba, buf)).await
+            }
             Ok(_) => {
                 let result = self.read(offset, &mut buf).await;
                 (buf, result)
@@ -73,7 +83,7 @@ impl Disk {
         match self.blocks(offset, buf.len() as u64) {
             Err(error) => (buf, Err(error)),
             Ok((lba, blocks)) if (1..=u64::from(self.most_blocks)).contains(&blocks) => {
-                self.write_whole(lba, buf).await
+                self.within_buf(self.write_whole(lba, buf)).await
             }
             Ok(_) => {
                 let result = self.write(offset, &buf).await;
