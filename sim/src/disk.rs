@@ -65,6 +65,10 @@ pub struct Disk {
     pub model: RefCell<Model>,
     /// It was taken away from the target node, at least for a time.
     pub was_away: Cell<bool>,
+    /// Flushes that failed and dropped data, as the model knows of them.
+    dropped: Cell<u64>,
+    /// Of these, those that the target cannot know of, because it was started after them.
+    pub forgotten: Cell<u64>,
 }
 
 /// A disk that several look at.
@@ -91,6 +95,8 @@ impl Disk {
             plan,
             parts,
             was_away: Cell::new(false),
+            dropped: Cell::new(0),
+            forgotten: Cell::new(0),
         };
         let geometry = disk.store().geometry();
         // The devices that iSER speaks of read lent memory when they like.
@@ -148,8 +154,26 @@ impl Disk {
 
     /// The process that serves it dies, and its system with it.
     pub fn crash(&self) {
+        self.forgotten.set(self.has_dropped().0);
         self.parts.iter().for_each(SimStore::crash);
         self.model.borrow_mut().crash();
+    }
+
+    /// How many flushes have failed so far and dropped what they were to make durable, and whether something is dropped now
+    /// that was not written again.
+    #[must_use]
+    pub fn has_dropped(&self) -> (u64, bool) {
+        let add = |(all, any): (u64, bool), (one, now): (u64, bool)| (all + one, any | now);
+        self.parts.iter().map(SimStore::dropped).fold((0, false), add)
+    }
+
+    /// The same, and the model hears of it.
+    pub fn look_for_dropped(&self) -> (u64, bool) {
+        let found = self.has_dropped();
+        if self.dropped.replace(found.0) != found.0 {
+            self.model.borrow_mut().dropped();
+        }
+        found
     }
 
     /// It has so many more blocks from now on, if it can grow. Returns whether it has.

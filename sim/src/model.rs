@@ -135,6 +135,8 @@ pub struct Model {
     given_up: BTreeMap<WriteId, u64>,
     /// When it crashed last.
     crashed: u64,
+    /// When it was last known that a flush has failed and dropped what it was to make durable.
+    dropped: u64,
     clock: u64,
     torn: bool,
 }
@@ -159,6 +161,7 @@ impl Model {
             clock: 0,
             torn,
             crashed: 0,
+            dropped: 0,
         }
     }
 
@@ -233,7 +236,9 @@ impl Model {
     fn acknowledge_where(&mut self, write: WriteId, follows: impl Fn(u64) -> Option<u64>) {
         let now = self.tick();
         let Some(Write { lba, blocks, begun }) = self.writes.remove(&write) else { return };
-        self.end_survivors(write, lba, blocks, now, Some(now));
+        // Nobody knows whether one that was handed in before came to the medium before it, too.
+        let acknowledged = (write.0 > self.dropped).then_some(now);
+        self.end_survivors(write, lba, blocks, now, acknowledged);
         for (at, block) in (lba..).zip(&mut self.blocks[lba as usize..(lba + blocks) as usize]) {
             let follows = follows(at);
             // What it followed may be overwritten by now, for certain, by somebody who came in between: then so is it.
@@ -325,6 +330,15 @@ impl Model {
         self.promised = true;
         for block in &mut self.survivors[lba as usize..(lba + blocks) as usize] {
             keep(block, |survivor| survivor.write == write);
+        }
+    }
+
+    /// A flush has failed, and the medium has dropped what it was to make durable: no later flush covers what was written
+    /// before.
+    pub fn dropped(&mut self) {
+        self.dropped = self.tick();
+        for survivor in self.survivors.iter_mut().flatten() {
+            survivor.acknowledged = None;
         }
     }
 

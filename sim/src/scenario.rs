@@ -277,6 +277,7 @@ impl Scenario {
             read_errors: if failing { rng.below(50) } else { 0 },
             write_errors: if failing { rng.below(50) } else { 0 },
             full: if failing { rng.below(50) } else { 0 },
+            sync_errors: 0,
             lose_write: None,
         };
         let count = rng.pick(&[1, 1, 2, 2, 3]);
@@ -344,6 +345,7 @@ impl Scenario {
         scenario.store.door = rng.pick(&doors);
         scenario.store.slow = (rng.pick(&[20, 100, 300]), seconds(rng, 40, 120));
         scenario.store.blocks = scenario.store.blocks.min(128);
+        scenario.store.sync_errors = Rng::new(seed, 13).pick(&[0, 50, 200]);
         scenario.build = Self::build(rng);
         for _ in 0..rng.pick(&[0, 0, 1, 2]) {
             let door = rng.pick(&doors);

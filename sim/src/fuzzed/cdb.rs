@@ -60,6 +60,7 @@ fn plan(door: Door, unmap: bool) -> StorePlan {
         read_errors: 50,
         write_errors: 50,
         full: 20,
+        sync_errors: 0,
         lose_write: None,
     }
 }

@@ -1,6 +1,8 @@
-//! A file of a simulated file system: it takes and gives parts of what is asked for, is interrupted, and has a cache that a crash takes away.
+//! A file of a simulated file system: it takes and gives parts of what is asked for, is interrupted, and has a cache that
+//! a crash takes away. An `fsync` of it fails now and then, and what it was to make durable is dropped: it stays in the
+//! cache, or the old data come back, as the file system likes, and the next `fsync` is good without it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +19,12 @@ struct Inner {
     cached: VecDeque<(usize, Vec<u8>)>,
     /// Bytes that the device keeps or loses together, and of which no call does a part.
     block: usize,
+    /// So many syncs in 1000 fail.
+    sync_errors: u64,
+    /// Syncs that failed.
+    failed: u64,
+    /// Blocks that a sync which failed has dropped, and that were not changed since.
+    dropped: BTreeSet<usize>,
     rng: Rng,
 }
 
@@ -27,8 +35,17 @@ pub(super) struct SimFile(Arc<Mutex<Inner>>);
 impl SimFile {
     /// A file of zeroes, on a device of blocks.
     #[must_use]
-    pub(super) fn new(bytes: usize, block: usize, rng: Rng) -> Self {
-        let inner = Inner { bytes: vec![0; bytes], durable: vec![0; bytes], cached: VecDeque::new(), block, rng };
+    pub(super) fn new(bytes: usize, block: usize, sync_errors: u64, rng: Rng) -> Self {
+        let inner = Inner {
+            bytes: vec![0; bytes],
+            durable: vec![0; bytes],
+            cached: VecDeque::new(),
+            block,
+            sync_errors,
+            failed: 0,
+            dropped: BTreeSet::new(),
+            rng,
+        };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -39,6 +56,17 @@ impl SimFile {
     /// What is in it from a byte on.
     pub(super) fn peek(&self, at: usize, data: &mut [u8]) {
         data.copy_from_slice(&self.inner().bytes[at..at + data.len()]);
+    }
+
+    /// From now on no sync fails.
+    pub(super) fn calm(&self) {
+        self.inner().sync_errors = 0;
+    }
+
+    /// Syncs that failed so far, and whether something is dropped now.
+    pub(super) fn failed(&self) -> (u64, bool) {
+        let inner = self.inner();
+        (inner.failed, !inner.dropped.is_empty())
     }
 
     /// What a crash would leave at the least.
@@ -58,6 +86,7 @@ impl SimFile {
             }
         }
         inner.bytes.clone_from(&inner.durable);
+        inner.dropped.clear();
     }
 }
 
@@ -76,6 +105,8 @@ impl Inner {
 
     fn change(&mut self, at: usize, data: Vec<u8>) {
         self.bytes[at..at + data.len()].copy_from_slice(&data);
+        let blocks = at / self.block..(at + data.len()) / self.block;
+        self.dropped.retain(|block| !blocks.contains(block));
         self.cached.push_back((at, data));
     }
 }
@@ -97,6 +128,17 @@ impl BlockFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let inner = &mut *self.inner();
+        if inner.sync_errors > 0 && inner.rng.permille(inner.sync_errors) {
+            inner.failed += 1;
+            let old_come_back = inner.rng.permille(500);
+            for (at, data) in inner.cached.drain(..) {
+                if old_come_back {
+                    inner.bytes[at..at + data.len()].copy_from_slice(&inner.durable[at..at + data.len()]);
+                }
+                inner.dropped.extend(at / inner.block..(at + data.len()) / inner.block);
+            }
+            return Err(io::ErrorKind::Other.into());
+        }
         for (at, data) in inner.cached.drain(..) {
             inner.durable[at..at + data.len()].copy_from_slice(&data);
         }

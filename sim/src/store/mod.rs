@@ -55,6 +55,8 @@ pub struct StorePlan {
     pub write_errors: u64,
     /// So many writes in 1000 find the store full. For [`Door::Memory`]: anything above zero gives it half the memory that its blocks need.
     pub full: u64,
+    /// Of [`Door::File`]: so many flushes in 1000 fail, and drop what they were to make durable.
+    pub sync_errors: u64,
     /// The write of this number is acknowledged and never done: a broken store, to see whether the oracle catches it.
     pub lose_write: Option<u64>,
 }
@@ -73,6 +75,7 @@ impl StorePlan {
             read_errors: 0,
             write_errors: 0,
             full: 0,
+            sync_errors: 0,
             lose_write: None,
         }
     }
@@ -127,10 +130,9 @@ impl SimStore {
             }
             Door::Memory => Medium::Lent(Region::heap(bytes as usize)),
             Door::File => {
-                let file = SimFile::new(bytes as usize, plan.block_size as usize, Rng::new(rng.u64(), 0));
-                let abilities =
-                    Abilities { unmap: plan.unmap, unmapped_reads_zero: plan.unmap, ..Abilities::default() };
-                Medium::File(file.clone(), FileMedium::new(file, geometry, abilities))
+                let rng = Rng::new(rng.u64(), 0);
+                let file = SimFile::new(bytes as usize, plan.block_size as usize, plan.sync_errors, rng);
+                Medium::File(file.clone(), opened(file, geometry, plan.unmap))
             }
             _ => Medium::Private(vec![0; bytes as usize]),
         };
@@ -160,7 +162,20 @@ impl SimStore {
 
     /// From now on it neither fails nor dallies.
     pub fn calm(&self) {
-        self.state().calm = true;
+        let state = &mut *self.state();
+        state.calm = true;
+        if let Medium::File(file, _) = &state.medium {
+            file.calm();
+        }
+    }
+
+    /// Flushes that failed and dropped what they were to make durable, and whether something is dropped now.
+    #[must_use]
+    pub fn dropped(&self) -> (u64, bool) {
+        match &self.state().medium {
+            Medium::File(file, _) => file.failed(),
+            Medium::Private(_) | Medium::Lent(_) => (0, false),
+        }
     }
 
     /// It is `now`: does what is due, wakes who waits for it.
@@ -260,7 +275,10 @@ impl SimStore {
         }
         match &mut state.medium {
             Medium::Private(bytes) => bytes.clone_from(&state.durable),
-            Medium::File(file, _) => file.crash(),
+            Medium::File(file, medium) => {
+                file.crash();
+                *medium = opened(file.clone(), state.geometry, state.plan.unmap);
+            }
             Medium::Lent(_) => {}
         }
     }
@@ -342,7 +360,13 @@ impl State {
     }
 
     fn try_read(&mut self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
-        self.read(lba, data);
+        if let Medium::File(_, medium) = &self.medium {
+            let done = medium.perform(0, StoreOp::Read { lba, buf: Buf::zeroed(data.len()) });
+            done.result?;
+            done.buf.iter().for_each(|buf| data.copy_from_slice(buf));
+        } else {
+            self.read(lba, data);
+        }
         if !self.calm && self.plan.door != Door::Memory && self.rng.permille(self.plan.read_errors) {
             self.rng.fill(data);
             return Err(self.rng.pick(&[
@@ -438,6 +462,11 @@ impl State {
     }
 }
 
+/// The medium of a file that a process has just opened.
+fn opened(file: SimFile, geometry: Geometry, unmap: bool) -> FileMedium<SimFile> {
+    FileMedium::new(file, geometry, Abilities { unmap, unmapped_reads_zero: unmap, ..Abilities::default() })
+}
+
 fn buf_of(data: &[u8]) -> Buf {
     let mut buf = Buf::zeroed(data.len());
     buf.copy_from_slice(data);
@@ -496,6 +525,13 @@ impl Backstore for SimStore {
         let changes = self.state().changes;
         self.wait(false, 0, None).await;
         self.state().flush(changes)
+    }
+
+    fn failed_flushes(&self) -> Option<u64> {
+        match &self.state().medium {
+            Medium::File(_, medium) => Some(medium.failed_flushes()),
+            Medium::Private(_) | Medium::Lent(_) => Some(0),
+        }
     }
 
     async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {

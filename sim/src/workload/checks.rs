@@ -1,5 +1,6 @@
 //! What a completed operation has to be like.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use initiator_core::command::{Completion, Failure, Outcome};
@@ -84,9 +85,8 @@ impl Workload {
             // BUSY, TASK SET FULL, TASK ABORTED: when retries do not help.
             None => outcome.status != 0x02,
             Some(SenseKey::AbortedCommand | SenseKey::UnitAttention) => true,
-            Some(SenseKey::MediumError | SenseKey::HardwareError | SenseKey::NotReady | SenseKey::DataProtect) => {
-                self.plan.store_fails
-            }
+            Some(SenseKey::MediumError) => self.plan.store_fails || disk.has_dropped().0 > 0,
+            Some(SenseKey::HardwareError | SenseKey::NotReady | SenseKey::DataProtect) => self.plan.store_fails,
             Some(SenseKey::Miscompare) => matches!(operation.kind, Kind::Compare { .. }),
             // Its LUN was taken away.
             Some(SenseKey::IllegalRequest) => disk.was_away.get(),
@@ -94,6 +94,24 @@ impl Workload {
         };
         if !expected {
             self.broken(&format!("{} ended with {outcome}", operation.name));
+        }
+    }
+
+    /// A nexus hears of each flush that has failed, whoever had asked for it, before a flush is good again. `failed`:
+    /// how many had failed when this one was handed in, and have now.
+    pub(super) fn check_flush(&self, operation: &Operation, disk: &SharedDisk, outcome: &Outcome, failed: Range<u64>) {
+        if !matches!(operation.kind, Kind::Flush(_) | Kind::Durable(_)) || self.plan.untrusted || disk.was_away.get() {
+            return;
+        }
+        let heard = &mut *self.limbo.1.borrow_mut();
+        let heard = heard.entry(disk.number).or_insert(failed.start);
+        *heard = disk.forgotten.get().max(*heard);
+        let lost = outcome.sense.is_some_and(|sense| sense.key == SenseKey::MediumError);
+        if outcome.is_good() && *heard < failed.start {
+            self.broken(&format!("{} is good after a flush that failed", operation.name));
+        }
+        if lost {
+            *heard = failed.end;
         }
     }
 

@@ -15,6 +15,7 @@ use initiator_core::application::{Application, Control, ControlAnswer, Event};
 use initiator_core::command::{Command, Completion, Outcome, Repeat};
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::{TaskAttribute, TaskFunction, TaskResponse};
+use iscsi_proto::scsi::AdditionalSense;
 use iscsi_proto::time::Instant;
 
 pub use attentions::{Attentions, Happened};
@@ -67,6 +68,8 @@ struct Submitted {
     at: Instant,
     /// In which login.
     login: u32,
+    /// Flushes of the disk that had failed by then.
+    dropped: u64,
 }
 
 /// A write that failed, of which something may still be under way in the target.
@@ -80,7 +83,10 @@ struct Failed {
 
 /// What sessions of one I_T nexus share.
 #[derive(Debug, Clone, Default)]
-pub struct NexusShare(Rc<RefCell<Vec<Failed>>>);
+pub struct NexusShare(Rc<RefCell<Vec<Failed>>>, Rc<RefCell<FlushesHeard>>);
+
+/// Of how many flushes that failed an I_T nexus has heard, by the number of the disk.
+type FlushesHeard = BTreeMap<u16, u64>;
 
 /// A request that is no command.
 #[derive(Debug)]
@@ -372,7 +378,7 @@ impl Application for Workload {
 
     fn complete(&mut self, completion: Completion, _now: Instant) {
         let token = completion.token;
-        let Some(Submitted { operation, disk, at, login }) = self.under_way.remove(&token) else {
+        let Some(Submitted { operation, disk, at, login, dropped }) = self.under_way.remove(&token) else {
             return self.broken(&format!("command {token} completed twice, or was never submitted"));
         };
         self.completed += 1;
@@ -381,16 +387,23 @@ impl Application for Workload {
         self.check_buffers(&operation, &completion);
         self.check_time(&operation, at);
         let disk = self.disks[disk].clone();
+        let (failed_flushes, is_dropped) = disk.look_for_dropped();
         match &completion.result {
             Ok(outcome) => {
                 self.check_status(&operation, &disk, outcome);
+                self.check_flush(&operation, &disk, outcome, dropped..failed_flushes);
                 if login == self.logins {
                     self.check_attentions(&operation, &disk, at, outcome);
                 }
             }
             Err(failure) => self.check_failure(&operation, *failure),
         }
-        if matches!(self.stage, Stage::Verify { .. }) && !completion.result.as_ref().is_ok_and(Outcome::is_good) {
+        let unreadable = |outcome: &Outcome| {
+            is_dropped && outcome.sense.is_some_and(|sense| sense.code == AdditionalSense::UNRECOVERED_READ_ERROR)
+        };
+        if matches!(self.stage, Stage::Verify { .. })
+            && !completion.result.as_ref().is_ok_and(|outcome| outcome.is_good() || unreadable(outcome))
+        {
             self.broken(&format!(
                 "{name} {token} failed with nothing left that could disturb it: {:?}",
                 completion.result
@@ -421,6 +434,10 @@ impl Application for Workload {
             Event::LoggedIn(summary) => {
                 self.logins += 1;
                 self.heard.logged_in(self.trace.now());
+                // What failed before a nexus came for the first time is not its business.
+                for disk in &self.disks {
+                    self.limbo.1.borrow_mut().entry(disk.number).or_insert_with(|| disk.has_dropped().0);
+                }
                 self.digests = summary.parameters.data_digest == Digest::Crc32c;
                 self.trace.event(format_args!("{} logged in: {:?}", self.name, summary.parameters));
                 if self.plan.untrusted {

@@ -81,7 +81,8 @@ impl Workload {
     fn submits(&mut self, operation: Operation) {
         let Operation { name, range: (lba, blocks), .. } = operation;
         self.trace.event(format_args!("{} submits {} {name} {lba}+{blocks}", self.name, self.next_token));
-        let submitted = Submitted { operation, disk: self.chosen, at: self.trace.now(), login: self.logins };
+        let dropped = self.disk().has_dropped().0;
+        let submitted = Submitted { operation, disk: self.chosen, at: self.trace.now(), login: self.logins, dropped };
         self.under_way.insert(self.next_token, submitted);
     }
 

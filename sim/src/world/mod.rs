@@ -323,6 +323,10 @@ impl<'a> World<'a> {
             }
         }
         for disk in &self.disks {
+            // What a flush that failed has dropped cannot be read.
+            if disk.has_dropped().1 {
+                continue;
+            }
             let data = disk.content();
             let mut model = disk.model.borrow_mut();
             let len = model.len();

@@ -111,11 +111,21 @@ pub(crate) struct AttentionLog {
 /// The I_T nexuses that have been at the unit.
 #[derive(Debug)]
 struct Known {
-    /// What names each, and the power on or the reset that it has not heard of yet; who came last is last.
-    nexuses: VecDeque<(u64, Option<UnitAttention>)>,
+    /// Who came last is last.
+    nexuses: VecDeque<KnownNexus>,
     capacity: usize,
     /// Some were forgotten: whoever comes now may have been here.
     forgot: bool,
+}
+
+#[derive(Debug)]
+struct KnownNexus {
+    /// What names it.
+    key: u64,
+    /// The power on or the reset that it has not heard of yet.
+    owed: Option<UnitAttention>,
+    /// Flushes that failed of which it has heard; `None` until it is first asked for.
+    flushes: Option<u64>,
 }
 
 impl AttentionLog {
@@ -128,10 +138,11 @@ impl AttentionLog {
     /// A nexus comes, named by `key`: what it is to hear first.
     fn enter(&self, key: u64, plain: bool) -> u32 {
         let mut known = self.known.lock();
-        let at = known.nexuses.iter().position(|(other, _)| *other == key);
+        let at = known.nexuses.iter().position(|other| other.key == key);
         match at.and_then(|at| known.nexuses.remove(at)) {
-            Some((_, owed)) => {
-                known.nexuses.push_back((key, owed));
+            Some(nexus) => {
+                let owed = nexus.owed;
+                known.nexuses.push_back(nexus);
                 bit(UnitAttention::NexusLoss) | owed.map_or(0, bit)
             }
             None => {
@@ -140,7 +151,7 @@ impl AttentionLog {
                     known.forgot = true;
                 }
                 let first = if known.forgot || plain { UnitAttention::PowerOnOrReset } else { UnitAttention::PowerOn };
-                known.nexuses.push_back((key, Some(first)));
+                known.nexuses.push_back(KnownNexus { key, owed: Some(first), flushes: None });
                 bit(first)
             }
         }
@@ -150,8 +161,23 @@ impl AttentionLog {
     #[cold]
     fn heard(&self, key: u64) {
         let mut known = self.known.lock();
-        if let Some((_, owed)) = known.nexuses.iter_mut().find(|(other, _)| *other == key) {
-            *owed = None;
+        if let Some(nexus) = known.nexuses.iter_mut().find(|other| other.key == key) {
+            nexus.owed = None;
+        }
+    }
+
+    /// How many flushes that failed a nexus has heard of that has come before; `now` for one that has not.
+    pub(crate) fn flushes_heard(&self, key: u64, now: u64) -> u64 {
+        let mut known = self.known.lock();
+        let nexus = known.nexuses.iter_mut().find(|other| other.key == key);
+        nexus.map_or(now, |nexus| *nexus.flushes.get_or_insert(now))
+    }
+
+    /// A nexus has heard of so many.
+    pub(crate) fn set_flushes_heard(&self, key: u64, heard: u64) {
+        let mut known = self.known.lock();
+        if let Some(nexus) = known.nexuses.iter_mut().find(|other| other.key == key) {
+            nexus.flushes = Some(heard);
         }
     }
 
@@ -159,7 +185,7 @@ impl AttentionLog {
         if attention.is_reset() {
             // Who is away hears of it too, on coming back.
             let mut known = self.known.lock();
-            for (_, owed) in &mut known.nexuses {
+            for KnownNexus { owed, .. } in &mut known.nexuses {
                 *owed =
                     Some(owed.map_or(attention, |owed| if owed as u8 <= attention as u8 { owed } else { attention }));
             }

@@ -14,6 +14,7 @@ use crate::store::{Abilities, Backstore, Geometry};
 
 mod attention;
 mod attributes;
+mod flushes;
 mod gate;
 mod identity;
 mod map;
@@ -25,6 +26,7 @@ pub use identity::{Identity, MAX_SERIAL};
 pub use map::{LunMap, LunMapBuilder, MappedLun};
 
 pub(crate) use attention::Attentions;
+pub(crate) use flushes::FlushesHeard;
 pub(crate) use gate::{Stripes, WriteGate};
 
 /// Names an I_T nexus among all of a process: whoever opens sessions gives each another number. Logical units tell
@@ -139,6 +141,8 @@ pub struct LogicalUnit {
     blocks: AtomicU64,
     mode: AtomicU8,
     stopped: AtomicBool,
+    /// Flushes that failed, where the store does not count them.
+    failed_flushes: AtomicU64,
     attentions: attention::AttentionLog,
     gate: WriteGate,
     users: users::Users,
@@ -188,6 +192,7 @@ impl LogicalUnit {
             blocks: AtomicU64::new(blocks),
             mode: AtomicU8::new(0),
             stopped: AtomicBool::new(false),
+            failed_flushes: AtomicU64::new(0),
             attentions: attention::AttentionLog::new(UnitAttributes::default().known_nexuses),
             gate: WriteGate::new(),
             users: users::Users::default(),
@@ -347,6 +352,17 @@ impl LogicalUnit {
     #[inline]
     pub(crate) fn attentions(&self) -> &attention::AttentionLog {
         &self.attentions
+    }
+
+    /// Flushes of the store that failed so far.
+    pub(crate) fn failed_flushes(&self) -> u64 {
+        self.store.failed_flushes().unwrap_or_else(|| self.failed_flushes.load(Ordering::Acquire))
+    }
+
+    /// A flush of the store has ended: how many have failed so far.
+    fn flush_ended(&self, failed: bool) -> u64 {
+        let own = u64::from(failed);
+        self.store.failed_flushes().unwrap_or_else(|| self.failed_flushes.fetch_add(own, Ordering::AcqRel) + own)
     }
 
     /// Whose sessions use it.

@@ -48,6 +48,8 @@ pub(super) struct Connection<M> {
     pub(super) owed_until: Option<Instant>,
     /// When to look again whether data that commands wait for get on; none when no task is there.
     pub(super) data_check: Option<Instant>,
+    /// The ExpStatSN that acknowledges what was told last of a flush that failed; none when all of it is acknowledged.
+    pub(super) flush_told: Option<Serial>,
     /// How often sessions had been told to wait for buffers at the last look.
     pub(super) refusals: usize,
     /// When to look whether all is silent, so that memory is given back; none when that is done.
@@ -77,6 +79,7 @@ impl<M> Connection<M> {
             scratch: Vec::new(),
             owed_until: None,
             data_check: None,
+            flush_told: None,
             refusals: 0,
             silence_at: None,
             waker: Waker::noop().clone(),

@@ -34,6 +34,12 @@ impl Session {
                 if !connection.unexpected.is_empty() {
                     connection.unexpected.acknowledged(exp_stat_sn_of(&bhs));
                 }
+                if let Some(told) = connection.flush_told
+                    && told.distance(exp_stat_sn_of(&bhs)) >= 0
+                {
+                    connection.flush_told = None;
+                    self.executor.iter().for_each(|executor| executor.flushes_heard());
+                }
                 self.request(connection, &bhs)
             }
             Notification::GetDataComplete { task, sink } => {

@@ -277,6 +277,9 @@ impl Session {
                     steps = true;
                     self.commands.step(connection, task, step);
                 }
+                if steps && executor.take_told_flush() {
+                    connection.flush_told = Some(connection.stat_sn);
+                }
             }
             // Once only: the mover takes its room again with the next look at what came.
             if !steps && (trimmed || !self.makes_room(connection)) {

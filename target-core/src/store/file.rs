@@ -205,6 +205,10 @@ impl Backstore for FileStore {
         self.run(StoreOp::Flush).await.map(drop)
     }
 
+    fn failed_flushes(&self) -> Option<u64> {
+        Some(self.medium.failed_flushes())
+    }
+
     async fn unmap(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {
         self.run(StoreOp::Unmap { lba, blocks }).await.map(drop)
     }

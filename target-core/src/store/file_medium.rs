@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
+use super::durability::{Durability, NotDurable};
 use super::{Abilities, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp};
 
 /// What a file store asks of its file: positional, blocking calls that may do a part of what is asked. [`File`] is one;
@@ -25,10 +27,11 @@ pub trait BlockFile: Send + Sync + 'static {
     /// What the system says; [`io::ErrorKind::Interrupted`] is tried again.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes durable what was written: `fdatasync` (2).
+    /// Makes durable what was written: `fdatasync` (2). After an error the file may have lost what was written since
+    /// the last success, though a later call succeeds.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; [`io::ErrorKind::Interrupted`] is tried again.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Gives `len` bytes from `offset` on back to the file system; they read as zero. The length stays.
@@ -94,6 +97,9 @@ impl BlockFile for File {
 /// A file as a medium of blocks, with blocking operations. [`FileStore`](super::FileStore) has threads that perform
 /// them.
 ///
+/// After a flush that failed, the blocks that were written since the last good one cannot be read until they are written
+/// or unmapped again: the system has dropped what it could not write, and calls the next flush good.
+///
 /// ```
 /// use target_core::store::{Abilities, FileMedium, Geometry, StoreOp};
 /// # let path = std::env::temp_dir().join(format!("file-medium-example-{}", std::process::id()));
@@ -109,13 +115,25 @@ pub struct FileMedium<F> {
     file: F,
     geometry: Geometry,
     abilities: Abilities,
+    durability: Durability,
 }
 
 impl<F: BlockFile> FileMedium<F> {
     /// A medium of this shape in `file`, which is as long as that.
     #[must_use]
-    pub const fn new(file: F, geometry: Geometry, abilities: Abilities) -> Self {
-        Self { file, geometry, abilities }
+    pub fn new(file: F, geometry: Geometry, abilities: Abilities) -> Self {
+        Self { file, geometry, abilities, durability: Durability::default() }
+    }
+
+    /// Flushes that failed so far; one that fails is counted before any later one can be good.
+    #[must_use]
+    pub fn failed_flushes(&self) -> u64 {
+        self.durability.failed()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_flushes(&self) -> usize {
+        self.durability.waiting()
     }
 
     /// Size and shape.
@@ -144,7 +162,7 @@ impl<F: BlockFile> FileMedium<F> {
                 done.buf = Some(buf);
             }
             StoreOp::Flush if self.abilities.read_only => {}
-            StoreOp::Flush => done.result = self.file.sync_data().map_err(|error| of_write(&error, None)),
+            StoreOp::Flush => done.result = self.flush(),
             StoreOp::Unmap { lba, blocks } => done.result = self.unmap(lba, blocks),
             StoreOp::LbaStatus { lba } => done.lba_status = Some(self.lba_status(lba)),
         }
@@ -155,7 +173,28 @@ impl<F: BlockFile> FileMedium<F> {
         lba * u64::from(self.geometry.block_size)
     }
 
+    /// `len` bytes as blocks.
+    fn range(&self, lba: u64, len: usize) -> Range<u64> {
+        lba..lba + len as u64 / u64::from(self.geometry.block_size)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let sync = || loop {
+            match self.file.sync_data() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        };
+        self.durability.flush(sync).map_err(|not| match not {
+            NotDurable::Error(error) => of_write(&error, None),
+            NotDurable::Lost => StoreError::Write(None),
+        })
+    }
+
     fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        if let Some(lost) = self.durability.first_lost(&self.range(lba, data.len())) {
+            return Err(StoreError::Read(Some(lost)));
+        }
         // No byte where there should be some: someone has cut the file shorter.
         whole(data.len(), |at| self.file.read_at(&mut data[at..], self.offset(lba) + at as u64))
             .map_err(|(at, _)| StoreError::Read(Some(self.block_at(lba, at))))
@@ -165,10 +204,14 @@ impl<F: BlockFile> FileMedium<F> {
         if self.abilities.read_only {
             return Err(StoreError::ReadOnly);
         }
-        whole(data.len(), |at| self.file.write_at(&data[at..], self.offset(lba) + at as u64)).map_err(|(at, error)| {
-            let block = Some(self.block_at(lba, at));
-            error.map_or(StoreError::Write(block), |error| of_write(&error, block))
-        })
+        let write = || {
+            let done = whole(data.len(), |at| self.file.write_at(&data[at..], self.offset(lba) + at as u64));
+            done.map(Ok).map_err(|(at, error)| {
+                let block = Some(self.block_at(lba, at));
+                Err(error.map_or(StoreError::Write(block), |error| of_write(&error, block)))
+            })
+        };
+        self.durability.change(self.range(lba, data.len()), write)
     }
 
     fn block_at(&self, lba: u64, byte: usize) -> u64 {
@@ -185,12 +228,14 @@ impl<F: BlockFile> FileMedium<F> {
         if blocks == 0 {
             return Ok(());
         }
-        loop {
+        let punch = || loop {
             match self.file.punch_hole(self.offset(lba), self.offset(blocks)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map_err(|error| of_write(&error, Some(lba))),
+                Err(error) => return Err(Err(of_write(&error, Some(lba)))),
+                Ok(()) => return Ok(Ok(())),
             }
-        }
+        };
+        self.durability.change(lba..lba + blocks, punch)
     }
 
     /// Where the file system does not tell holes, everything is mapped.

@@ -71,6 +71,109 @@ fn unmap_punches_holes_that_lba_status_sees() {
     assert_eq!((data[0], data[512]), (1, 0));
 }
 
+/// A file whose `fsync` fails as told, and forgets that it did: as Linux, with what it could not write dropped.
+#[derive(Default)]
+struct Dropping {
+    bytes: std::sync::Mutex<Vec<u8>>,
+    fails: std::sync::atomic::AtomicBool,
+    syncing: std::sync::Mutex<()>,
+    syncs: AtomicUsize,
+}
+
+impl crate::store::BlockFile for Arc<Dropping> {
+    fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
+        data.copy_from_slice(&self.bytes.lock().unwrap()[offset as usize..offset as usize + data.len()]);
+        Ok(data.len())
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        self.bytes.lock().unwrap()[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        Ok(data.len())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        let result = if self.fails.swap(false, Ordering::SeqCst) { Err(io::ErrorKind::Other.into()) } else { Ok(()) };
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        drop(self.syncing.lock().unwrap());
+        result
+    }
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.bytes.lock().unwrap()[offset as usize..(offset + len) as usize].fill(0);
+        Ok(())
+    }
+    fn size(&self) -> io::Result<u64> {
+        Ok(1 << 20)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+    fn next_hole(&self, _: u64) -> io::Result<u64> {
+        Ok(1 << 20)
+    }
+}
+
+fn dropping() -> (Arc<Dropping>, Arc<FileMedium<Arc<Dropping>>>) {
+    let file = Arc::new(Dropping { bytes: vec![0; 1 << 20].into(), ..Dropping::default() });
+    let abilities = Abilities { unmap: true, volatile_cache: true, ..Abilities::default() };
+    (file.clone(), Arc::new(FileMedium::new(file, Geometry::of_bytes(1 << 20), abilities)))
+}
+
+fn write(lba: u64, blocks: usize) -> StoreOp {
+    StoreOp::Write { lba, buf: Buf::zeroed(blocks * 512) }
+}
+
+#[test]
+fn what_a_failed_flush_may_have_lost_cannot_be_read_until_it_is_written_again() {
+    let (file, medium) = dropping();
+    let run = |op| medium.perform(0, op).result;
+    let read = |lba, blocks: usize| run(StoreOp::Read { lba, buf: Buf::zeroed(blocks * 512) });
+    assert_eq!((run(write(0, 8)), run(StoreOp::Flush), medium.failed_flushes()), (Ok(()), Ok(()), 0));
+    run(write(10, 4)).unwrap();
+    run(StoreOp::Unmap { lba: 20, blocks: 2 }).unwrap();
+    file.fails.store(true, Ordering::SeqCst);
+    assert_eq!((run(StoreOp::Flush), medium.failed_flushes()), (Err(StoreError::Write(None)), 1));
+    assert_eq!(run(StoreOp::Flush), Ok(()), "the system says nothing of it any more");
+    assert_eq!((read(0, 10), read(14, 6)), (Ok(()), Ok(())));
+    assert_eq!((read(8, 4), read(21, 4)), (Err(StoreError::Read(Some(10))), Err(StoreError::Read(Some(21)))));
+    run(write(10, 2)).unwrap();
+    run(StoreOp::Unmap { lba: 19, blocks: 4 }).unwrap();
+    assert_eq!((read(8, 4), read(8, 5)), (Ok(()), Err(StoreError::Read(Some(12)))));
+    assert_eq!(read(19, 4), Ok(()));
+    // What was written in the place of lost data can be lost again.
+    file.fails.store(true, Ordering::SeqCst);
+    assert_eq!((run(StoreOp::Flush), read(10, 1)), (Err(StoreError::Write(None)), Err(StoreError::Read(Some(10)))));
+}
+
+#[test]
+fn no_flush_at_the_same_time_is_good_though_the_system_tells_the_error_once() {
+    let (file, medium) = dropping();
+    let _ = medium.perform(0, write(0, 1));
+    file.fails.store(true, Ordering::SeqCst);
+    let syncing = file.syncing.lock().unwrap();
+    let flush = || {
+        let medium = medium.clone();
+        std::thread::spawn(move || medium.perform(0, StoreOp::Flush).result)
+    };
+    let first = flush();
+    while file.syncs.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    // Written while the flush is under way, and asked to be durable before it is known to fail.
+    let _ = medium.perform(0, write(5, 1));
+    let others = [flush(), flush(), flush()];
+    while medium.waiting_flushes() < 3 {
+        std::thread::yield_now();
+    }
+    drop(syncing);
+    assert_eq!(first.join().unwrap(), Err(StoreError::Write(None)));
+    for other in others {
+        assert_eq!(other.join().unwrap(), Err(StoreError::Write(None)));
+    }
+    assert_eq!(medium.perform(0, StoreOp::Flush).result, Ok(()));
+    let read = |lba| medium.perform(0, StoreOp::Read { lba, buf: Buf::zeroed(512) }).result;
+    assert_eq!((read(0), read(5), read(9)), (Err(StoreError::Read(Some(0))), Err(StoreError::Read(Some(5))), Ok(())));
+    // Three that waited at once were done by one.
+    assert_eq!((file.syncs.load(Ordering::SeqCst), medium.failed_flushes()), (3, 1));
+}
+
 struct Bell(mpsc::Sender<()>);
 
 impl Wake for Bell {

@@ -11,6 +11,8 @@
 mod compose;
 mod compose_queue;
 #[cfg(feature = "std")]
+mod durability;
+#[cfg(feature = "std")]
 mod file;
 #[cfg(feature = "std")]
 mod file_medium;
@@ -181,12 +183,21 @@ pub trait Backstore: Send + Sync + 'static {
     /// See [`StoreError`]; the blocks then hold old data, new data, or some of each.
     async fn write(&self, lba: u64, data: &[u8]) -> Result<(), StoreError>;
 
-    /// Makes durable what has been written. The default has nothing to do.
+    /// Makes durable what has been written. The default has nothing to do. After one that failed, blocks that were
+    /// written since the last good one may be lost: reading them is to fail until they are written again, or to give
+    /// what was written.
     ///
     /// # Errors
     /// See [`StoreError`].
     async fn flush(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// How many flushes have failed so far, where the store counts them: one that failed is counted before a later one
+    /// can succeed. With it the device server tells every I_T nexus of each failure, as what it had written may be lost,
+    /// too. `None`: the device server counts those that it hears of.
+    fn failed_flushes(&self) -> Option<u64> {
+        None
     }
 
     /// Gives the blocks' space back. Only called when [`Abilities::unmap`] is declared.

@@ -139,6 +139,8 @@ pub struct TaskExecutor {
     /// Tasks wait until so much is sent; 0 for none.
     pub(super) awaited: u64,
     pub(super) sending: Vec<Sending>,
+    /// A task was told of a flush that failed.
+    pub(super) told_flush: bool,
 }
 
 impl core::fmt::Debug for TaskExecutor {
@@ -182,7 +184,20 @@ impl TaskExecutor {
             queued: 0,
             awaited: 0,
             sending: Vec::new(),
+            told_flush: false,
         }
+    }
+
+    /// Whether one of the last steps tells of a flush that failed. Once that is acknowledged, the caller says so by
+    /// [`flushes_heard`](Self::flushes_heard).
+    pub(crate) fn take_told_flush(&mut self) -> bool {
+        core::mem::take(&mut self.told_flush)
+    }
+
+    /// The initiator has acknowledged every step so far that tells of a flush that failed.
+    #[cold]
+    pub(crate) fn flushes_heard(&self) {
+        self.luns.iter().for_each(|lun| lun.flushes.heard(&lun.unit));
     }
 
     /// Tells whether the mover lands whole blocks, and asks before it does

@@ -232,6 +232,11 @@ impl Job {
         self.left = self.left.saturating_sub(blocks);
     }
 
+    /// Whether its operation under way is a flush.
+    pub(crate) fn is_flushing(&self) -> bool {
+        matches!(self.kind, Kind::Flush)
+    }
+
     /// The end of the work: a flush first, if one is asked for.
     fn end(&mut self, buffers: &SessionBuffers) -> Next {
         if let Some(data) = self.data.take() {

@@ -11,7 +11,7 @@ use iscsi_proto::scsi;
 use super::Nexus;
 use super::landing::UnitLanding;
 use super::progress::cost;
-use crate::lu::{Attentions, LogicalUnit, LunMap, UnitAttention};
+use crate::lu::{Attentions, FlushesHeard, LogicalUnit, LunMap, UnitAttention};
 use crate::store::queue::EasyQueue;
 use crate::store::{Backstore, StoreCompletion, StoreOp, StoreQueue, StoreRequest};
 
@@ -21,6 +21,7 @@ pub(super) struct Lun {
     pub(super) unit: Arc<LogicalUnit>,
     pub(super) read_only: bool,
     pub(super) attentions: Attentions,
+    pub(super) flushes: FlushesHeard,
     /// Tasks in the table.
     pub(super) active: u32,
     /// Of these, ORDERED and HEAD OF QUEUE ones.
@@ -152,11 +153,14 @@ impl Luns {
             if self.luns.iter().any(|lun| !lun.gone && lun.number == new.number) {
                 continue;
             }
+            let key = self.nexus ^ u64::from(new.number);
             let lun = Lun {
                 number: new.number,
                 unit: new.unit.clone(),
                 read_only: new.read_only,
-                attentions: Attentions::of_nexus(new.unit.attentions(), self.nexus ^ u64::from(new.number), self.plain),
+                // First: it is what makes the nexus known.
+                attentions: Attentions::of_nexus(new.unit.attentions(), key, self.plain),
+                flushes: FlushesHeard::of_nexus(&new.unit, key),
                 active: 0,
                 barriers: 0,
                 waiting: 0,
@@ -223,6 +227,10 @@ impl Luns {
     /// Whether operations are gathered that no turn had room for.
     pub(super) fn is_behind(&self) -> bool {
         self.luns.iter().any(Lun::is_behind)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lun> {
+        self.luns.iter()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lun> {

@@ -257,7 +257,7 @@ impl TaskExecutor {
         }
     }
 
-    pub(super) fn completed(&mut self, done: StoreCompletion) -> Option<(TaskHandle, Reply)> {
+    pub(super) fn completed(&mut self, mut done: StoreCompletion) -> Option<(TaskHandle, Reply)> {
         self.in_flight = self.in_flight.saturating_sub(1);
         let index = (done.token & 0xffff) as usize;
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.token == done.token) else {
@@ -271,6 +271,12 @@ impl TaskExecutor {
         // The job is out of the slot while it goes on; the state stays one that counts as not waiting.
         let State::Running(job) = &mut slot.state else { return None };
         let mut job = core::mem::replace(job, Job::flush());
+        if job.is_flushing()
+            && let Some(lun) = self.luns.get_mut(work.lun)
+        {
+            done.result = lun.flushes.ended(&lun.unit, self.slots[index].flushes_told, done.result);
+            self.told_flush |= done.result.is_err();
+        }
         let next = job.go_on(&self.buffers, done);
         match self.take_next(work, job, next) {
             Reply::Pending => None,

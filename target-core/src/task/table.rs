@@ -50,6 +50,7 @@ impl TaskExecutor {
         if slot.is_free() {
             self.sequence += 1;
             slot.sequence = self.sequence;
+            slot.flushes_told = lun.flushes.told();
             lun.active += 1;
             lun.barriers += u32::from(slot.is_barrier());
         }

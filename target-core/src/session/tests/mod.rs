@@ -3,6 +3,7 @@
 
 mod crossings;
 mod discovery;
+mod flushes;
 mod functions;
 mod gates;
 mod login;

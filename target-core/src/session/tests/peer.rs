@@ -47,7 +47,7 @@ pub(crate) struct Peer {
     waker: Waker,
     pub(crate) now: Instant,
     pub(crate) cmd_sn: Serial,
-    stat_sn: Option<Serial>,
+    pub(crate) stat_sn: Option<Serial>,
     pub(crate) max_cmd_sn: Serial,
     pub(crate) tsih: u16,
     pub(crate) isid: [u8; 6],
