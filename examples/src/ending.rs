@@ -17,11 +17,13 @@ pub enum Why {
     Refused = 4,
     /// 5: data read back differ from data written.
     Mismatch = 5,
+    /// 141: nobody reads the output any more. Programs that SIGPIPE ends have the same code in a shell.
+    Unread = 141,
 }
 
 /// The list of exit codes for `--help`.
-pub const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 unreachable or no iSCSI, 4 login refused, 5 data differ";
+pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 unreachable or no iSCSI, 4 login refused, 5 data differ, \
+     141 nobody reads the output";
 
 /// An ending with its sentence.
 #[derive(Debug)]
@@ -79,21 +81,8 @@ pub fn finish(program: &str, result: Result<(), Ending>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(ending) => {
-            eprintln!("{program}: {ending}");
+            crate::tell!("{program}: {ending}");
             ExitCode::from(ending.why as u8)
         }
     }
-}
-
-/// Ends the program, without a word and as others end by SIGPIPE, when whoever reads what it prints goes away, as
-/// `head` does. Without this the next line panics.
-pub fn with_the_reader() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or_default();
-        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
-            std::process::exit(141);
-        }
-        usual(panic);
-    }));
 }

@@ -8,8 +8,10 @@
 pub mod attributes;
 pub mod carrier;
 pub mod ending;
+pub mod hidden;
 pub mod layout;
 pub mod load;
+pub mod output;
 pub mod pattern;
 pub mod progress;
 pub mod report;

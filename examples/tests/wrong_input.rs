@@ -54,7 +54,7 @@ fn accounts_that_are_none() {
     ramdisk("serve --portal 127.0.0.1:0 --chap alice").fails(2, "--chap wants USER:SECRET, both not empty");
     ramdisk("serve --portal 127.0.0.1:0 --mutual-chap target:secret")
         .fails(2, "--mutual-chap is of no use without --chap USER:SECRET");
-    iscsi("discover alice@127.0.0.1").fails(2, "write user%secret@host");
+    iscsi("discover alice@127.0.0.1").fails(2, "or write user%secret@host");
 }
 
 #[test]

@@ -67,8 +67,8 @@ pub struct Disk {
     pub was_away: Cell<bool>,
     /// Flushes that failed and dropped data, as the model knows of them.
     dropped: Cell<u64>,
-    /// Of these, those that the target cannot know of, because it was started after them.
-    pub forgotten: Cell<u64>,
+    /// How often it has crashed, and the target with it, which then knows nothing of what was before.
+    pub crashes: Cell<u64>,
 }
 
 /// A disk that several look at.
@@ -96,7 +96,7 @@ impl Disk {
             parts,
             was_away: Cell::new(false),
             dropped: Cell::new(0),
-            forgotten: Cell::new(0),
+            crashes: Cell::new(0),
         };
         let geometry = disk.store().geometry();
         // The devices that iSER speaks of read lent memory when they like.
@@ -154,7 +154,7 @@ impl Disk {
 
     /// The process that serves it dies, and its system with it.
     pub fn crash(&self) {
-        self.forgotten.set(self.has_dropped().0);
+        self.crashes.set(self.crashes.get() + 1);
         self.parts.iter().for_each(SimStore::crash);
         self.model.borrow_mut().crash();
     }

@@ -1,7 +1,7 @@
 //! The programs as a person runs them: started with arguments, judged by what they print and by their exit code. None
 //! outlives its test.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -67,22 +67,152 @@ fn spawn(program: &str, args: &[&str]) -> Guard {
     Guard(command.spawn().unwrap())
 }
 
+/// What a program has for standard input, and output.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// An input that has ended.
+    None,
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A file.
+    File(std::fs::File),
+    /// An output that takes nothing for want of space.
+    Full,
+    /// An output that nobody reads any more.
+    Unread,
+}
+
+/// A program that has ended, which may have put out anything.
+#[derive(Debug)]
+pub(crate) struct EndedRaw {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl EndedRaw {
+    /// The same with text.
+    pub(crate) fn text(self) -> Ended {
+        Ended { code: self.code, stdout: String::from_utf8_lossy(&self.stdout).into_owned(), stderr: self.stderr }
+    }
+}
+
+/// Runs a program to its end.
+#[track_caller]
+pub(crate) fn run_with(program: &str, args: &[&str], input: Input) -> EndedRaw {
+    run_in(program, args, input, &[])
+}
+
+/// The same with variables in its environment.
+#[track_caller]
+pub(crate) fn run_in(program: &str, args: &[&str], input: Input, variables: &[(&str, &str)]) -> EndedRaw {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.envs(variables.iter().copied());
+    let mut bytes = None;
+    match input {
+        Input::None => {}
+        Input::Bytes(content) => bytes = Some(content),
+        Input::File(file) => drop(command.stdin(file)),
+        Input::Full => drop(command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())),
+        Input::Unread => drop(command.stdout(std::io::pipe().unwrap().1)),
+    }
+    let mut guard = Guard(command.spawn().unwrap());
+    // The command holds the files that it was given.
+    drop(command);
+    if let Some(mut stdin) = guard.0.stdin.take() {
+        // One that ends early does not read it all.
+        std::thread::spawn(move || drop(stdin.write_all(&bytes.unwrap_or_default())));
+    }
+    let reader = |pipe: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut content = Vec::new();
+            if let Some(mut pipe) = pipe {
+                pipe.read_to_end(&mut content).unwrap();
+            }
+            content
+        })
+    };
+    let stdout = reader(guard.0.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+    let stderr = reader(guard.0.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+    let code = wait(&mut guard.0).unwrap_or_else(|| panic!("{program} {args:?} did not end"));
+    EndedRaw { code, stdout: stdout.join().unwrap(), stderr: String::from_utf8(stderr.join().unwrap()).unwrap() }
+}
+
 /// Runs a program to its end.
 #[track_caller]
 pub(crate) fn run(program: &str, args: &[&str]) -> Ended {
-    let mut guard = spawn(program, args);
-    drop(guard.0.stdin.take());
-    let reader = |pipe: Box<dyn Read + Send>| {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            BufReader::new(pipe).read_to_string(&mut text).unwrap();
-            text
-        })
+    run_with(program, args, Input::None).text()
+}
+
+/// A program that goes on.
+pub(crate) struct Running(Guard);
+
+/// Starts a program whose input stays open.
+#[track_caller]
+pub(crate) fn start(program: &str, args: &[&str]) -> Running {
+    Running(spawn(program, args))
+}
+
+impl Running {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.0.try_wait().unwrap().is_none()
+    }
+
+    /// Reads what it tells on its standard error, up to the line that has `part` in it.
+    #[track_caller]
+    pub(crate) fn complains(&mut self, part: &str) -> String {
+        let mut said = String::new();
+        let mut stderr = BufReader::new(self.0.0.stderr.take().unwrap());
+        loop {
+            let before = said.len();
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "it ended without {part:?}: {said}");
+            if said[before..].contains(part) {
+                return said;
+            }
+        }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Ended {
+        let code = wait(&mut self.0.0).expect("it ends within the limit");
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.0.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.0.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Ended { code, stdout, stderr }
+    }
+}
+
+/// Sends a signal to a process that a test has started.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let signal = match name {
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        other => panic!("no signal {other} is used here"),
     };
-    let stdout = reader(Box::new(guard.0.stdout.take().unwrap()));
-    let stderr = reader(Box::new(guard.0.stderr.take().unwrap()));
-    let code = wait(&mut guard.0).unwrap_or_else(|| panic!("{program} {args:?} did not end"));
-    Ended { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// What the system shows of the arguments of a process, once `part` is in it.
+#[track_caller]
+pub(crate) fn shown_arguments(pid: u32, part: &str) -> String {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let shown = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        let shown = String::from_utf8(shown).unwrap().replace('\0', " ");
+        if shown.contains(part) {
+            return shown;
+        }
+        assert!(Instant::now() < until, "{part:?} is not in {shown:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The exit code, or `None` if the limit passes.
@@ -135,6 +265,20 @@ impl Serving {
                 return Self { guard, stdout, said };
             }
         }
+    }
+
+    /// `ramdisk serve` whose output goes into a file that takes nothing; it is not known when it serves.
+    #[track_caller]
+    pub(crate) fn mute(stdout: std::fs::File, line: &str) -> Running {
+        let mut command = Command::new(RAMDISK);
+        command.args(["serve", "--portal", "127.0.0.1:0"]).args(line.split(' '));
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
+        Running(Guard(command.spawn().unwrap()))
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.guard.0.try_wait().unwrap().is_none()
     }
 
     /// `ramdisk serve` on a free port, with more arguments that blanks part.
@@ -214,7 +358,6 @@ impl Serving {
 
     /// Presses Enter.
     pub(crate) fn enter(mut self) -> Option<i32> {
-        use std::io::Write;
         self.guard.0.stdin.take().unwrap().write_all(b"\n").unwrap();
         wait(&mut self.guard.0).expect("it ends within the limit")
     }

@@ -103,12 +103,17 @@ impl Workload {
         if !matches!(operation.kind, Kind::Flush(_) | Kind::Durable(_)) || self.plan.untrusted || disk.was_away.get() {
             return;
         }
-        let heard = &mut *self.limbo.1.borrow_mut();
-        let heard = heard.entry(disk.number).or_insert(failed.start);
-        *heard = disk.forgotten.get().max(*heard);
+        let known = &mut *self.limbo.1.borrow_mut();
+        let Some((crashes, heard)) = known.get_mut(&disk.number) else { return };
+        if *crashes != disk.crashes.get() {
+            return;
+        }
         let lost = outcome.sense.is_some_and(|sense| sense.key == SenseKey::MediumError);
         if outcome.is_good() && *heard < failed.start {
-            self.broken(&format!("{} is good after a flush that failed", operation.name));
+            self.broken(&format!(
+                "{} of LUN {} is good after a flush that failed: {heard} heard of, {} before it, {} now",
+                operation.name, disk.number, failed.start, failed.end
+            ));
         }
         if lost {
             *heard = failed.end;

@@ -85,8 +85,9 @@ struct Failed {
 #[derive(Debug, Clone, Default)]
 pub struct NexusShare(Rc<RefCell<Vec<Failed>>>, Rc<RefCell<FlushesHeard>>);
 
-/// Of how many flushes that failed an I_T nexus has heard, by the number of the disk.
-type FlushesHeard = BTreeMap<u16, u64>;
+/// Of how many flushes that failed an I_T nexus has heard, by the number of the disk; and how often that had crashed when
+/// it came to it.
+type FlushesHeard = BTreeMap<u16, (u64, u64)>;
 
 /// A request that is no command.
 #[derive(Debug)]
@@ -436,7 +437,12 @@ impl Application for Workload {
                 self.heard.logged_in(self.trace.now());
                 // What failed before a nexus came for the first time is not its business.
                 for disk in &self.disks {
-                    self.limbo.1.borrow_mut().entry(disk.number).or_insert_with(|| disk.has_dropped().0);
+                    let known = &mut *self.limbo.1.borrow_mut();
+                    let now = (disk.crashes.get(), disk.has_dropped().0);
+                    let entry = known.entry(disk.number).or_insert(now);
+                    if entry.0 != now.0 {
+                        *entry = now;
+                    }
                 }
                 self.digests = summary.parameters.data_digest == Digest::Crc32c;
                 self.trace.event(format_args!("{} logged in: {:?}", self.name, summary.parameters));

@@ -1,9 +1,10 @@
 //! Flushes that failed, and who has heard of them.
 //!
 //! A flush that fails may have lost what any I_T nexus had written, and the system below the store may call the next one
-//! good. So each nexus is told once of each failure (of several at once, once), with the next flush or write with FUA
-//! that it asks for, and those under way: MEDIUM ERROR, WRITE ERROR. It has heard of it when it has acknowledged the status by its ExpStatSN;
-//! a nexus that loses its connection before that is told again after its next login.
+//! good. So no flush, and no write with FUA, is good for a nexus before it has heard of every failure: MEDIUM ERROR,
+//! WRITE ERROR. It has heard when it has acknowledged the status by its ExpStatSN: what it sent before that gets the
+//! same answer, for it cannot know better, and so does what it sends after a new login, if its connection was lost in
+//! between.
 
 use super::LogicalUnit;
 use crate::store::StoreError;
@@ -15,22 +16,25 @@ pub(crate) struct FlushesHeard {
     key: u64,
     /// Failures of which it was told.
     told: u64,
+    /// Of these, those of which it has acknowledged to have heard.
+    heard: u64,
 }
 
 impl FlushesHeard {
     /// A session begins. A nexus that is new has written nothing that an older flush could have lost.
     pub(crate) fn of_nexus(unit: &LogicalUnit, key: u64) -> Self {
-        Self { key, told: unit.attentions().flushes_heard(key, unit.failed_flushes()) }
+        let heard = unit.attentions().flushes_heard(key, unit.failed_flushes());
+        Self { key, told: heard, heard }
     }
 
-    /// Failures of which it was told so far.
+    /// Failures of which it has heard so far.
     #[inline]
-    pub(crate) fn told(&self) -> u64 {
-        self.told
+    pub(crate) fn count(&self) -> u64 {
+        self.heard
     }
 
     /// A flush that this nexus asked for has ended at the store: what it is to be told. `before`: what
-    /// [`told`](Self::told) was when the command came. What a command has written, or was to make durable, may have gone
+    /// [`count`](Self::count) was when the command came. What a command has written, or was to make durable, may have gone
     /// with any flush that failed since.
     pub(crate) fn ended(
         &mut self,
@@ -43,7 +47,9 @@ impl FlushesHeard {
     }
 
     /// The nexus has acknowledged what it was told so far.
-    pub(crate) fn heard(&self, unit: &LogicalUnit) {
-        unit.attentions().set_flushes_heard(self.key, self.told);
+    pub(crate) fn acknowledged(&mut self, unit: &LogicalUnit) {
+        if core::mem::replace(&mut self.heard, self.told) != self.told {
+            unit.attentions().set_flushes_heard(self.key, self.told);
+        }
     }
 }

@@ -38,7 +38,7 @@ impl Session {
                     && told.distance(exp_stat_sn_of(&bhs)) >= 0
                 {
                     connection.flush_told = None;
-                    self.executor.iter().for_each(|executor| executor.flushes_heard());
+                    self.executor.iter_mut().for_each(|executor| executor.flushes_heard());
                 }
                 self.request(connection, &bhs)
             }

@@ -196,8 +196,8 @@ impl TaskExecutor {
 
     /// The initiator has acknowledged every step so far that tells of a flush that failed.
     #[cold]
-    pub(crate) fn flushes_heard(&self) {
-        self.luns.iter().for_each(|lun| lun.flushes.heard(&lun.unit));
+    pub(crate) fn flushes_heard(&mut self) {
+        self.luns.iter_mut().for_each(|lun| lun.flushes.acknowledged(&lun.unit));
     }
 
     /// Tells whether the mover lands whole blocks, and asks before it does

@@ -229,10 +229,6 @@ impl Luns {
         self.luns.iter().any(Lun::is_behind)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Lun> {
-        self.luns.iter()
-    }
-
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lun> {
         self.luns.iter_mut()
     }

@@ -274,7 +274,7 @@ impl TaskExecutor {
         if job.is_flushing()
             && let Some(lun) = self.luns.get_mut(work.lun)
         {
-            done.result = lun.flushes.ended(&lun.unit, self.slots[index].flushes_told, done.result);
+            done.result = lun.flushes.ended(&lun.unit, self.slots[index].flushes_heard, done.result);
             self.told_flush |= done.result.is_err();
         }
         let next = job.go_on(&self.buffers, done);

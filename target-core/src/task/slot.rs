@@ -148,8 +148,8 @@ pub(super) struct Slot {
     pub(super) alone: Stripes,
     /// The operation at the store; 0 for none.
     pub(super) token: u64,
-    /// Flushes that failed of which the initiator had been told when the task came.
-    pub(super) flushes_told: u64,
+    /// Flushes that failed of which the initiator had heard when the task came.
+    pub(super) flushes_heard: u64,
 }
 
 impl Slot {
@@ -166,7 +166,7 @@ impl Slot {
         shared: 0,
         alone: 0,
         token: 0,
-        flushes_told: 0,
+        flushes_heard: 0,
     };
 
     #[inline]

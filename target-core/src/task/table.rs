@@ -50,7 +50,7 @@ impl TaskExecutor {
         if slot.is_free() {
             self.sequence += 1;
             slot.sequence = self.sequence;
-            slot.flushes_told = lun.flushes.told();
+            slot.flushes_heard = lun.flushes.count();
             lun.active += 1;
             lun.barriers += u32::from(slot.is_barrier());
         }

@@ -7,7 +7,10 @@ use examples::ending::EXIT_CODES;
 const URLS: &str = "\
 A URL is iscsi://[user[%secret]@]host[:port]/iqn/lun, over TCP, or the same with iser://, over iSER. ?transport=auto
 takes iSER where the target has it, else TCP. ?rdma=iwarp (user space) or ?rdma=verbs (an RDMA device) says what carries
-iSER; without it, whichever works.";
+iSER; without it, whichever works.
+
+Secrets are better kept out of the command line: write user@host and give --password-file FILE, or set
+LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD, for mutual CHAP LIBISCSI_CHAP_TARGET_USERNAME and ..._PASSWORD too.";
 
 /// Look at iSCSI targets, test them, and move data to and from them, with no kernel module and no privileges.
 #[derive(Debug, Parser)]
@@ -24,6 +27,15 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
+    /// Try again for so many seconds when a target is lost in the middle of the work; 0 gives up at once.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=86400))]
+    pub(crate) retry: u64,
+    /// Take the CHAP secret from a file that its owner alone may read (mode 0600): the secret alone, its name standing
+    /// in the URL, or lines as open-iscsi has them (node.session.auth.username = NAME, ….password, ….username_in,
+    /// ….password_in).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) password_file: Option<String>,
     #[command(subcommand)]
     pub(crate) job: Job,
 }
@@ -51,7 +63,7 @@ pub(crate) enum Job {
         /// The target; a LUN in it is not looked at.
         url: String,
     },
-    /// Copy a disk or a file onto another.
+    /// Copy a disk, a file or a pipe onto another, and make it durable.
     Copy(CopyArgs),
     /// Measure IOPS and latency, in fio's words.
     Bench(BenchArgs),
@@ -61,10 +73,16 @@ pub(crate) enum Job {
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// A URL or a file.
+    /// A URL, a file, a block device, or - for standard input.
     pub(crate) from: String,
-    /// A URL or a file; a file is created or overwritten.
+    /// A URL, a file, which is created or overwritten, a block device, or - for standard output.
     pub(crate) to: String,
+    /// Read both again at the end, and compare.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Copy an image as it is, though it is one of a kind (qcow2) that has the disk in another form.
+    #[arg(long)]
+    pub(crate) raw: bool,
     /// Bytes of one request.
     #[arg(long, default_value = "1M", value_name = "SIZE")]
     pub(crate) bs: String,

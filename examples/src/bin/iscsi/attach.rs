@@ -7,6 +7,7 @@ use examples::watch::watch;
 use initiator_core::{Disk, Error, Session, SessionConfig, Timeouts, Url};
 
 use crate::args::Cli;
+use crate::secrets;
 
 /// The exit code that an error of the library stands for.
 pub(crate) fn ending(error: Error) -> Ending {
@@ -41,7 +42,10 @@ pub(crate) fn session_config(cli: &Cli, url: &str) -> Result<(SessionConfig, Opt
     if let Some(initiator) = &cli.initiator {
         config.initiator_name = Some(initiator.clone());
     }
+    (config.credentials, config.target_credentials) =
+        secrets::complete(cli, false, config.credentials, config.target_credentials)?;
     config.timeouts = timeouts(cli);
+    config.reconnect.deadline = Duration::from_secs(cli.retry);
     Ok((config, url.lun))
 }
 

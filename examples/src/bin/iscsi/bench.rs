@@ -5,6 +5,7 @@ use std::time::Duration;
 use examples::ending::{Ending, failed, usage};
 use examples::load::{Accesses, Load, cpu_time, run as run_load};
 use examples::report::Measurement;
+use examples::say;
 use initiator_core::Error;
 
 use crate::args::{BenchArgs, Cli, Rw};
@@ -73,17 +74,12 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs) -> Result<(), Ending> {
     }
     total.cpu = cpu_time() - cpu;
     if cli.json {
-        println!("{}", serde_json::to_string_pretty(&total.figures()).map_err(failed)?);
+        say!("{}", serde_json::to_string_pretty(&total.figures()).map_err(failed)?)?;
     } else {
         let rw =
             clap::ValueEnum::to_possible_value(&args.rw).map_or_else(String::new, |value| value.get_name().to_owned());
-        println!(
-            "bench: rw={rw}, bs={}, iodepth={}, luns={}, threads={threads}",
-            args.bs,
-            args.iodepth,
-            args.url.len()
-        );
-        println!("{total}");
+        say!("bench: rw={rw}, bs={}, iodepth={}, luns={}, threads={threads}", args.bs, args.iodepth, args.url.len())?;
+        say!("{total}")?;
     }
     Ok(())
 }

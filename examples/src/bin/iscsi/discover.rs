@@ -2,11 +2,14 @@
 
 use examples::ending::{Ending, failed, usage};
 use examples::report::plain;
+use examples::say;
+use examples::tell;
 use initiator_core::{Discovered, DiscoveryConfig, Transport, Url, default_initiator_name, discover};
 use serde_json::json;
 
 use crate::args::Cli;
 use crate::attach::{ending, timeouts};
+use crate::secrets;
 
 /// What `HOST[:PORT]` or `iscsi://[user%secret@]host[:port][?option=value&...]` asks, in the spelling of a URL for a
 /// LUN.
@@ -14,12 +17,9 @@ fn parse(address: &str) -> Result<Url, Ending> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let (rest, options) = rest.split_once('?').map_or((rest, ""), |(rest, options)| (rest, options));
     let portal = rest.trim_end_matches('/');
-    let (account, host) = portal.rsplit_once('@').map_or((None, portal), |(account, host)| (Some(account), host));
+    let host = portal.rsplit_once('@').map_or(portal, |(_, host)| host);
     if let Some((host, _)) = host.split_once('/') {
         return Err(usage(format!("discovery asks a portal for all its targets: write {host}, without a target")));
-    }
-    if account.is_some_and(|account| !account.contains(['%', ':'])) {
-        return Err(usage(format!("{address}: the account lacks its secret: write user%secret@host")));
     }
     let scheme = address.split_once("://").map_or("iscsi", |(scheme, _)| scheme);
     let url: Url = format!("{scheme}://{portal}/discovery?{options}").parse().map_err(usage)?;
@@ -31,6 +31,7 @@ fn parse(address: &str) -> Result<Url, Ending> {
 
 pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
     let Url { portal, credentials, target_credentials, initiator, .. } = parse(address)?;
+    let (credentials, target_credentials) = secrets::complete(cli, true, credentials, target_credentials)?;
     let mut config =
         DiscoveryConfig { credentials, target_credentials, timeouts: timeouts(cli), ..DiscoveryConfig::default() };
     // Resolved here, for the sentence about a target that shows nothing.
@@ -38,7 +39,7 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
     config.initiator_name = Some(own.clone());
     let Discovered { targets, odd } = discover(&portal, &config).await.map_err(ending)?;
     for odd in &odd {
-        eprintln!("iscsi: {}", plain(odd));
+        tell!("iscsi: {}", plain(odd));
     }
     if cli.json {
         let list: Vec<_> = targets
@@ -52,7 +53,7 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
                 json!({ "name": target.name, "portals": portals })
             })
             .collect();
-        println!("{:#}", json!({ "targets": list }));
+        say!("{:#}", json!({ "targets": list }))?;
         return Ok(());
     }
     if targets.is_empty() {
@@ -62,7 +63,7 @@ pub(crate) async fn run(cli: &Cli, address: &str) -> Result<(), Ending> {
         for portal in &target.portals {
             let host = if portal.addr.contains(':') { format!("[{}]", portal.addr) } else { portal.addr.clone() };
             // open-iscsi's own form, so that scripts for iscsiadm read it.
-            println!("{host}:{},{} {}", portal.port, portal.tpgt, plain(&target.name));
+            say!("{host}:{},{} {}", portal.port, portal.tpgt, plain(&target.name))?;
         }
     }
     Ok(())
@@ -84,7 +85,6 @@ mod tests {
         assert_eq!(url.target_credentials.unwrap().user, "t");
         let told = |address| parse(address).unwrap_err().to_string();
         assert!(told("iser://storage").contains("write iscsi://storage"));
-        assert!(told("alice@storage").contains("user%secret@host"));
         assert!(told("iscsi://storage/iqn.2026-11.example:disk/0").contains("write storage, without a target"));
         assert!(told("http://storage").contains("is no iSCSI URL"));
     }

@@ -2,6 +2,7 @@
 
 use examples::ending::Ending;
 use examples::report::{bytes, plain};
+use examples::say;
 use initiator_core::{Authentication, DiskInfo, SessionInfo};
 use iscsi_proto::parameters::{Digest, Parameters};
 use serde_json::{Value, json};
@@ -130,12 +131,13 @@ fn iser_keys(keys: &Parameters) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn print(title: &str, lines: &[(&str, String)]) {
-    println!("{title}");
+fn print(title: &str, lines: &[(&str, String)]) -> Result<(), Ending> {
+    say!("{title}")?;
     let width = lines.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0).max(26);
     for (name, value) in lines {
-        println!("  {name:<width$}{}", plain(value));
+        say!("  {name:<width$}{}", plain(value))?;
     }
+    Ok(())
 }
 
 fn as_json(lines: &[(&str, String)]) -> Value {
@@ -158,11 +160,11 @@ pub(crate) async fn info(cli: &Cli, url: &str) -> Result<(), Ending> {
     let (session, disk) = attach(cli, url).await?;
     let (disk_lines, session_lines) = (disk_lines(&disk.info()), session_lines(&session.info()));
     if cli.json {
-        println!("{:#}", json!({ "disk": as_json(&disk_lines), "session": as_json(&session_lines) }));
+        say!("{:#}", json!({ "disk": as_json(&disk_lines), "session": as_json(&session_lines) }))?;
     } else {
-        print(&format!("Disk at LUN {}", disk.info().lun), &disk_lines);
-        println!();
-        print("Session", &session_lines);
+        print(&format!("Disk at LUN {}", disk.info().lun), &disk_lines)?;
+        say!("")?;
+        print("Session", &session_lines)?;
     }
     session.logout().await.map_err(ending)
 }
@@ -181,25 +183,25 @@ pub(crate) async fn luns(cli: &Cli, url: &str) -> Result<(), Ending> {
                 }));
                 if !cli.json {
                     let protect = if disk.write_protected { ", write protected" } else { "" };
-                    println!(
+                    say!(
                         "LUN {lun}: {} {} {}, {}{protect}",
                         disk.vendor,
                         disk.product,
                         disk.revision,
                         bytes(disk.size())
-                    );
+                    )?;
                 }
             }
             Err(error) => {
                 list.push(json!({ "lun": lun, "error": error.to_string() }));
                 if !cli.json {
-                    println!("LUN {lun}: {error}");
+                    say!("LUN {lun}: {error}")?;
                 }
             }
         }
     }
     if cli.json {
-        println!("{:#}", json!({ "luns": list }));
+        say!("{:#}", json!({ "luns": list }))?;
     }
     session.logout().await.map_err(ending)
 }
@@ -211,9 +213,9 @@ pub(crate) async fn login_test(cli: &Cli, url: &str) -> Result<(), Ending> {
     let took = started.elapsed();
     let lines = session_lines(&session.info());
     if cli.json {
-        println!("{:#}", json!({ "login_ms": took.as_secs_f64() * 1e3, "session": as_json(&lines) }));
+        say!("{:#}", json!({ "login_ms": took.as_secs_f64() * 1e3, "session": as_json(&lines) }))?;
     } else {
-        print(&format!("Logged in within {:.1} ms", took.as_secs_f64() * 1e3), &lines);
+        print(&format!("Logged in within {:.1} ms", took.as_secs_f64() * 1e3), &lines)?;
     }
     session.logout().await.map_err(ending)
 }

@@ -7,18 +7,19 @@ mod bench;
 mod copy;
 mod discover;
 mod info;
+mod secrets;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::ending::{Ending, failed, finish, with_the_reader};
+use examples::ending::{Ending, failed, finish};
+use examples::hidden;
 
 use args::{Cli, Job};
 
 fn main() -> ExitCode {
-    with_the_reader();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(hidden::arguments(|_, argument| hidden::url(argument)));
     finish("iscsi", run(&cli))
 }
 

@@ -3,6 +3,7 @@
 use examples::ending::{Ending, Why, usage};
 use examples::pattern;
 use examples::progress::Progress;
+use examples::say;
 use futures::stream::{self, TryStreamExt};
 use initiator_core::Disk;
 use iscsi_memory::Buf;
@@ -75,12 +76,9 @@ pub(crate) async fn run(cli: &Cli, args: &VerifyArgs) -> Result<(), Ending> {
     session.logout().await.map_err(ending)?;
     let seconds = started.elapsed().as_secs_f64();
     if cli.json {
-        println!(
-            "{:#}",
-            json!({ "verified_bytes": span, "seconds": seconds, "reconnects": session.stats().reconnects })
-        );
+        say!("{:#}", json!({ "verified_bytes": span, "seconds": seconds, "reconnects": session.stats().reconnects }))?;
     } else {
-        println!("{} verified in {seconds:.2} s, no difference", examples::report::bytes(span));
+        say!("{} verified in {seconds:.2} s, no difference", examples::report::bytes(span))?;
     }
     Ok(())
 }

@@ -71,8 +71,9 @@ pub(crate) struct ServeArgs {
     /// Set an attribute, see below; may be given again.
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) attribute: Vec<String>,
-    /// RAM LUNs keep their serial number and designator over starts. Without it they are other disks with each start,
-    /// so that no initiator takes an empty one for the one that it knew.
+    /// RAM and file LUNs keep their serial number and designator over starts. Without it RAM LUNs are other disks with
+    /// each start, and file LUNs where another file is in their place, so that no initiator takes one for the one that
+    /// it knew.
     #[arg(long)]
     pub(crate) lasting_identity: bool,
     /// Take the configuration from a TOML file, whose keys are the long options with `_` for `-` (`[[target]]` has

@@ -1,9 +1,9 @@
 //! From a layout to stores, logical units and the target's configuration.
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use examples::ending::{Ending, failed, usage};
@@ -44,6 +44,21 @@ pub(crate) fn logical_unit(store: Arc<dyn Backstore>, product: &str, seed: &str)
 /// A number that another start of the program does not have.
 fn this_start() -> u64 {
     RandomState::new().hash_one(std::process::id())
+}
+
+/// What tells a file from others, also from one that takes its place: an initiator is not to go on with another disk.
+/// The place of a device does, whose file is made anew with each start of the machine.
+fn which_file(path: &Path) -> String {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let place = place.display();
+    match path.metadata() {
+        Ok(metadata) if !metadata.file_type().is_block_device() => {
+            let made = metadata.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+            format!(",{place},{},{}", metadata.ino(), made.unwrap_or_default().as_nanos())
+        }
+        _ => format!(",{place}"),
+    }
 }
 
 fn account(account: &Account, mutual: Option<&Account>) -> ChapAccount {
@@ -88,8 +103,11 @@ fn node(
     for (lun, spec) in target.luns.iter().enumerate() {
         let (store, product) = open(spec, layout.read_only, memory)?;
         let mut seed = format!("{name},{lun}");
-        if !layout.lasting_identity && matches!(spec, StoreSpec::Ram(_)) {
-            let _ = write!(seed, ",{:016x}", this_start());
+        match spec {
+            _ if layout.lasting_identity => {}
+            StoreSpec::Ram(_) => seed += &format!(",{:016x}", this_start()),
+            StoreSpec::File(path) => seed += &which_file(path),
+            StoreSpec::Null(_) => {}
         }
         let unit = logical_unit(store, product, &seed)?;
         let unit = Arc::new(unit.with_limits(layout.attributes.limits).with_attributes(layout.attributes.unit));

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 use examples::ending::{Ending, failed};
 use examples::layout::Layout;
+use examples::output::{print, unprinted};
+use examples::tell;
 use iscsi_proto::datamover::MoverError;
 use target_core::node::TargetConfig;
 use target_core::server::{IserConfig, Server, ServerHandle};
@@ -30,7 +32,7 @@ impl Complaint {
     fn make(&self, text: &str) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != text {
-            eprintln!("{text}");
+            tell!("{text}");
             text.clone_into(&mut last);
         }
     }
@@ -40,7 +42,7 @@ impl Complaint {
 pub(crate) fn start(config: TargetConfig, workers: usize, iser: Option<IserConfig>) -> Result<ServerHandle, Ending> {
     let mut server = Server::builder(config).on_event(|event| {
         // Nobody may be reading any more; the disk is served all the same.
-        let _ = writeln!(std::io::stderr(), "{event}");
+        tell!("{event}");
     });
     if workers > 0 {
         server = server.workers(workers);
@@ -80,7 +82,28 @@ impl Crowd {
     }
 }
 
-fn print_json(config: &TargetConfig) {
+/// Whoever reads what the server prints. Its work is serving: when nobody reads any more, or nothing can be printed, it
+/// says so once and goes on.
+#[derive(Default)]
+struct Audience {
+    gone: bool,
+}
+
+impl Audience {
+    fn is_there(&self) -> bool {
+        !self.gone
+    }
+
+    fn hears(&mut self, printed: Result<(), Ending>) {
+        if let Err(ending) = printed
+            && !std::mem::replace(&mut self.gone, true)
+        {
+            tell!("ramdisk: {ending}; the disks are served all the same");
+        }
+    }
+}
+
+fn as_json(config: &TargetConfig) -> serde_json::Value {
     let targets: Vec<_> = config
         .nodes()
         .iter()
@@ -108,7 +131,7 @@ fn print_json(config: &TargetConfig) {
             serde_json::json!({ "name": node.name().to_string(), "portals": portals, "luns": luns })
         })
         .collect();
-    println!("{:#}", serde_json::json!({ "targets": targets }));
+    serde_json::json!({ "targets": targets })
 }
 
 pub(crate) fn run(args: &ServeArgs, matches: &ArgMatches) -> Result<(), Ending> {
@@ -123,28 +146,28 @@ pub(crate) fn run(args: &ServeArgs, matches: &ArgMatches) -> Result<(), Ending> 
     })
     .map_err(failed)?;
     let server = start(config, args.workers, iser.as_ref().map(Provision::config))?;
-    if args.json {
-        print_json(server.target().config());
+    let mut audience = Audience::default();
+    let told = if args.json {
+        format!("{:#}\n", as_json(server.target().config()))
     } else {
-        println!("{}", server.target().config());
-        if let Some(iser) = &iser {
-            println!("{}\n", iser.told(server.target().config()));
-        }
-        print!("{}", attach::lines(server.target().config(), &layout));
-        println!("\nServing. Ctrl-C ends it.");
-    }
-    // Whoever waits for the last line through a pipe gets it now.
-    std::io::stdout().flush().map_err(failed)?;
+        let config = server.target().config();
+        let iser = iser.as_ref().map_or_else(String::new, |iser| format!("{}\n\n", iser.told(config)));
+        format!("{config}\n{iser}{}\nServing. Ctrl-C ends it.\n", attach::lines(config, &layout))
+    };
+    audience.hears(print(format_args!("{told}")).and_then(|()| {
+        // Whoever waits for the last line through a pipe gets it now.
+        std::io::stdout().flush().map_err(|error| unprinted(&error))
+    }));
     let mut view = StatsView::new(std::io::stdout().is_terminal());
     let mut crowd = Crowd::default();
     while let Err(mpsc::RecvTimeoutError::Timeout) = interrupted.recv_timeout(Duration::from_secs(1)) {
-        if args.stats {
-            view.show(&server);
+        if args.stats && audience.is_there() {
+            audience.hears(view.show(&server));
         }
         crowd.look(server.target().registry().connections());
     }
     if !args.json {
-        println!("Ending: asking the initiators to log out.");
+        audience.hears(print(format_args!("Ending: asking the initiators to log out.\n")));
     }
     server.stop(GRACE);
     Ok(())

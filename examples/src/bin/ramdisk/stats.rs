@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use examples::carrier::carrier;
+use examples::ending::Ending;
+use examples::output::print;
 use examples::report::{bytes, table, thousands};
 use target_core::registry::SessionInfo;
 use target_core::server::ServerHandle;
@@ -25,7 +27,10 @@ impl StatsView {
     }
 
     /// Prints what each session did since the last call.
-    pub(crate) fn show(&mut self, server: &ServerHandle) {
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub(crate) fn show(&mut self, server: &ServerHandle) -> Result<(), Ending> {
         let seconds = self.at.elapsed().as_secs_f64().max(1e-3);
         self.at = Instant::now();
         let sessions = server.sessions();
@@ -65,10 +70,10 @@ impl StatsView {
         }
         if self.redraw && self.drawn > 0 {
             // Up by the lines of the last view, and clear from there on.
-            print!("\x1b[{}A\x1b[J", self.drawn);
+            print(format_args!("\x1b[{}A\x1b[J", self.drawn))?;
         }
         self.drawn = view.lines().count() + 1;
-        println!("{view}");
+        print(format_args!("{view}\n"))
     }
 }
 

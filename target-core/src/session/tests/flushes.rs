@@ -57,8 +57,10 @@ fn logged_in(world: &World, initiator: &str) -> Peer {
     peer
 }
 
+/// Runs a command that acknowledges all that has come.
 fn run(peer: &mut Peer, itt: u32, cdb: [u8; 16], data: &[u8]) -> Option<(u8, u8)> {
-    let command = peer.command(itt, LUN, cdb, data.len() as u32);
+    let mut command = peer.command(itt, LUN, cdb, data.len() as u32);
+    command.exp_stat_sn = peer.stat_sn.unwrap();
     peer.cmd_sn = peer.cmd_sn.next();
     peer.send(command.emit(), data);
     peer.sense(itt)
@@ -85,7 +87,15 @@ fn each_nexus_hears_once_of_a_flush_that_failed() {
     let (mut me, mut other) = (logged_in(&world, ME), logged_in(&world, OTHER));
     assert_eq!((flush(&mut me, 1), flush(&mut other, 1)), (None, None));
     store.0.store(1, Ordering::SeqCst);
-    assert_eq!((flush(&mut me, 2), flush(&mut me, 3)), (FULL, None));
+    assert_eq!(flush(&mut me, 2), FULL);
+    // It was sent before the answer to the first had come.
+    let early = me.stat_sn.unwrap().advance(u32::MAX);
+    let mut again = me.command(3, LUN, [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0);
+    again.exp_stat_sn = early;
+    me.cmd_sn = me.cmd_sn.next();
+    me.send(again.emit(), &[]);
+    assert_eq!(me.sense(3), LOST);
+    assert_eq!(flush(&mut me, 4), None);
     // What the other has written may have gone, too, whatever the store says from here on. A write with FUA is a flush.
     let mut durable = super::peer::write10(0, 1);
     durable[1] = 8;

@@ -143,9 +143,9 @@ pub(super) fn measure_all(stage: &Stage, over: Transport) -> Result<Series, Endi
             "{layout}: 512 B random, {} reads/s, {} writes/s",
             thousands(reads.iops()),
             thousands(writes.iops())
-        ));
+        ))?;
         if let Some(Both { reads, writes }) = &figures.large {
-            tell(format!("{layout}: {} KiB sequential, read {}, write {}", LARGE >> 10, rate(reads), rate(writes)));
+            tell(format!("{layout}: {} KiB sequential, read {}, write {}", LARGE >> 10, rate(reads), rate(writes)))?;
         }
         all.push(figures);
     }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use examples::ending::{Ending, Why, failed, usage};
 use examples::pattern;
 use examples::report::bytes;
+use examples::say;
 use futures::stream::{self, TryStreamExt};
 use initiator_core::{Disk, Portal, Rdma, Session, SessionConfig, Transport};
 use iscsi_memory::Buf;
@@ -33,15 +34,13 @@ struct Stage {
 }
 
 /// Prints a numbered step.
-fn step(number: u32, what: &str) {
-    println!("\n{number:>2}. {what}");
+fn step(number: u32, what: &str) -> Result<(), Ending> {
+    say!("\n{number:>2}. {what}")
 }
 
 /// Prints a line of a step.
-fn tell(text: impl std::fmt::Display) {
-    for line in text.to_string().lines() {
-        println!("    {line}");
-    }
+fn tell(text: impl std::fmt::Display) -> Result<(), Ending> {
+    text.to_string().lines().try_for_each(|line| say!("    {line}"))
 }
 
 /// A node that anybody may write to, with its stores as LUN 0, 1, ….
@@ -116,13 +115,13 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Ending> {
         args_runtime: std::time::Duration::from_secs(args.runtime),
         depth: args.iodepth,
     };
-    println!("A remote RAM disk, whole, on this machine: first over TCP, then over iSER.");
-    println!(
+    say!("A remote RAM disk, whole, on this machine: first over TCP, then over iSER.")?;
+    say!(
         "One process plays both sides, between them is 127.0.0.1. iSER runs over iWARP in user space: no RDMA device."
-    );
+    )?;
     let started = Instant::now();
 
-    step(1, "A RAM store");
+    step(1, "A RAM store")?;
     let before = Instant::now();
     let store = Arc::new(RamStore::new(size).map_err(failed)?);
     tell(format!(
@@ -130,7 +129,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Ending> {
         bytes(size),
         before.elapsed().as_secs_f64() * 1e3,
         resident()
-    ));
+    ))?;
 
     let scene = story::tell_all(&stage, store)?;
     let measured = |n: u32, over: Transport| {
@@ -142,21 +141,21 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Ending> {
                 stage.depth,
                 args.runtime
             ),
-        );
+        )?;
         layouts::measure_all(&stage, over)
     };
     let tcp = measured(12, Transport::Tcp)?;
     iser::switch(&stage, scene)?;
     let iser = measured(17, Transport::Iser)?;
-    step(18, "Four remote disks tied together, each over iSER");
+    step(18, "Four remote disks tied together, each over iSER")?;
     raid::tie(&stage, Transport::Iser)?;
-    println!(
+    say!(
         "\nThe whole story took {:.1} s. Every byte read back was the byte written, over both transports.",
         started.elapsed().as_secs_f64()
-    );
-    println!("\n{}", table::render(&tcp, &iser));
+    )?;
+    say!("\n{}", table::render(&tcp, &iser))?;
     if args.json {
-        println!("{:#}", table::as_json(&[tcp, iser]));
+        say!("{:#}", table::as_json(&[tcp, iser]))?;
     }
     Ok(())
 }

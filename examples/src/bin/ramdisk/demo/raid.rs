@@ -75,6 +75,6 @@ async fn use_it(what: &str, store: Arc<dyn Backstore>, start: u64) -> Result<(),
         bytes(VERIFIED),
         bytes((VERIFIED as f64 / wrote) as u64),
         bytes((VERIFIED as f64 / read) as u64)
-    ));
+    ))?;
     Ok(())
 }

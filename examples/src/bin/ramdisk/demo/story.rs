@@ -30,19 +30,19 @@ pub(super) struct Scene {
 }
 
 pub(super) fn tell_all(stage: &Stage, store: Arc<dyn Backstore>) -> Result<Scene, Ending> {
-    step(2, "An iSCSI target, its name made up, one portal group");
+    step(2, "An iSCSI target, its name made up, one portal group")?;
     let target = name(0)?;
-    tell(&target);
-    step(3, "The store is its LUN 0");
-    tell(format!("{}, vendor ISCSI-RS, product RAM DISK", bytes(store.geometry().bytes())));
-    step(4, "A portal");
+    tell(&target)?;
+    step(3, "The store is its LUN 0")?;
+    tell(format!("{}, vendor ISCSI-RS, product RAM DISK", bytes(store.geometry().bytes())))?;
+    step(4, "A portal")?;
     let at = portal();
     let config =
         TargetConfig::builder().node(open_node(&target, at, std::slice::from_ref(&store))?).build().map_err(failed)?;
     let (server, at) = serve(config)?;
-    tell(at);
-    step(5, "The configuration");
-    tell(server.target().config());
+    tell(at)?;
+    step(5, "The configuration")?;
+    tell(server.target().config())?;
     server.stop(crate::serve::GRACE);
     security(stage, at, &target, &store)?;
     let config =
@@ -54,7 +54,7 @@ pub(super) fn tell_all(stage: &Stage, store: Arc<dyn Backstore>) -> Result<Scene
 
 /// Step 6: on, with a wrong and a right secret, and off again.
 fn security(stage: &Stage, at: SocketAddr, target: &str, store: &Arc<dyn Backstore>) -> Result<(), Ending> {
-    step(6, "Security on: CHAP both ways");
+    step(6, "Security on: CHAP both ways")?;
     let mut attributes = Attributes::open();
     attributes.authentication = true;
     let account = ChapAccount {
@@ -69,12 +69,12 @@ fn security(stage: &Stage, at: SocketAddr, target: &str, store: &Arc<dyn Backsto
     let mut config = session_config(at, target, Transport::Tcp);
     let result = stage.runtime.block_on(async {
         match Session::connect(config.clone()).await {
-            Err(error) => tell(format!("without a secret: {error}")),
+            Err(error) => tell(format!("without a secret: {error}"))?,
             Ok(_) => return Err(failed("the target let an initiator in that has no secret")),
         }
         config.credentials = credentials("alice", "not her secret");
         match Session::connect(config.clone()).await {
-            Err(error) => tell(format!("with a wrong one: {error}")),
+            Err(error) => tell(format!("with a wrong one: {error}"))?,
             Ok(_) => return Err(failed("the target let an initiator in that has a wrong secret")),
         }
         config.credentials = credentials("alice", "a secret of alice");
@@ -83,31 +83,31 @@ fn security(stage: &Stage, at: SocketAddr, target: &str, store: &Arc<dyn Backsto
         if session.info().authentication != Authentication::MutualChap {
             return Err(failed("the target let an initiator in without proving itself"));
         }
-        tell("with the right ones: logged in, and each side has proved itself");
+        tell("with the right ones: logged in, and each side has proved itself")?;
         session.logout().await.map_err(failed)
     });
     server.stop(crate::serve::GRACE);
     result?;
-    tell("and off: no authentication, any initiator may write");
+    tell("and off: no authentication, any initiator may write")?;
     Ok(())
 }
 
 /// Steps 7 to 11, as an initiator that knows the address alone. Gives the bytes that it wrote to the disk.
 async fn use_it(at: SocketAddr) -> Result<u64, Ending> {
     let mut written = 0;
-    step(7, "From another program: discovery (SendTargets)");
+    step(7, "From another program: discovery (SendTargets)")?;
     let portal = Portal { host: at.ip().to_string(), port: at.port() };
     let targets = discover(&portal, &DiscoveryConfig::default()).await.map_err(failed)?.targets;
     for target in &targets {
         for portal in &target.portals {
-            tell(format!("{}:{},{} {}", portal.addr, portal.port, portal.tpgt, target.name));
+            tell(format!("{}:{},{} {}", portal.addr, portal.port, portal.tpgt, target.name))?;
         }
     }
-    step(8, "Login to all targets found");
+    step(8, "Login to all targets found")?;
     for target in &targets {
         let session = Session::connect(session_config(at, &target.name, Transport::Tcp)).await.map_err(failed)?;
-        tell(format!("{}: logged in", target.name));
-        step(9, "The disk");
+        tell(format!("{}: logged in", target.name))?;
+        step(9, "The disk")?;
         let disk = session.disk(0).await.map_err(failed)?;
         let info = disk.info();
         let state = |on: Option<bool>| match on {
@@ -115,36 +115,36 @@ async fn use_it(at: SocketAddr) -> Result<u64, Ending> {
             Some(false) => "disabled",
             None => "unknown",
         };
-        tell(format!("Direct-Access {} {} {} ANSI: {}", info.vendor, info.product, info.revision, info.version));
-        tell(format!("{} {}-byte logical blocks ({})", info.blocks, info.block_size, bytes(info.size())));
-        tell(format!("Write protect is {}", if info.write_protected { "on" } else { "off" }));
+        tell(format!("Direct-Access {} {} {} ANSI: {}", info.vendor, info.product, info.revision, info.version))?;
+        tell(format!("{} {}-byte logical blocks ({})", info.blocks, info.block_size, bytes(info.size())))?;
+        tell(format!("Write protect is {}", if info.write_protected { "on" } else { "off" }))?;
         tell(format!(
             "Write cache: {}, read cache: {}, {} DPO or FUA",
             state(info.write_cache),
             state(info.read_cache),
             if info.dpo_fua { "supports" } else { "doesn't support" }
-        ));
+        ))?;
         written = VERIFIED.min(info.size());
         write_pattern(&disk, written, SEED).await?;
         check_pattern(&disk, written, SEED).await?;
-        tell(format!("{} written, read back and compared", bytes(written)));
-        step(10, "The session");
-        tell_session(&session.info());
+        tell(format!("{} written, read back and compared", bytes(written)))?;
+        step(10, "The session")?;
+        tell_session(&session.info())?;
         let keys = session.info().parameters;
-        tell(format!("HeaderDigest {:?}, DataDigest {:?}", keys.header_digest, keys.data_digest));
-        tell(format!("MaxRecvDataSegmentLength {}", keys.peer_max_recv_data_segment_length));
-        step(11, "Logout");
+        tell(format!("HeaderDigest {:?}, DataDigest {:?}", keys.header_digest, keys.data_digest))?;
+        tell(format!("MaxRecvDataSegmentLength {}", keys.peer_max_recv_data_segment_length))?;
+        step(11, "Logout")?;
         session.logout().await.map_err(failed)?;
-        tell(format!("{}: logged out", target.name));
+        tell(format!("{}: logged out", target.name))?;
     }
     Ok(written)
 }
 
 /// What both transports have.
-pub(super) fn tell_session(info: &SessionInfo) {
-    tell(format!("target {}, portal {}, group {}", info.target_name, info.portal, info.tpgt.unwrap_or(0)));
+pub(super) fn tell_session(info: &SessionInfo) -> Result<(), Ending> {
+    tell(format!("target {}, portal {}, group {}", info.target_name, info.portal, info.tpgt.unwrap_or(0)))?;
     let transport = carrier(info.transport, info.provider, info.device.as_deref());
-    tell(format!("transport {transport}, initiator {}", info.initiator_name));
+    tell(format!("transport {transport}, initiator {}", info.initiator_name))?;
     let keys = &info.parameters;
     let yes = |on: bool| if on { "Yes" } else { "No" };
     tell(format!(
@@ -153,5 +153,5 @@ pub(super) fn tell_session(info: &SessionInfo) {
         yes(keys.immediate_data),
         keys.first_burst_length,
         keys.max_burst_length
-    ));
+    ))
 }

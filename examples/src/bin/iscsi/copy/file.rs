@@ -1,0 +1,175 @@
+//! Files and block devices as the ends of a copy: opened with care, with their holes.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use examples::ending::{Ending, failed, no_file, usage};
+use iscsi_memory::Buf;
+use rustix::fs::{FallocateFlags, SeekFrom as Place, fallocate, seek};
+use rustix::io::Errno;
+
+/// An open file and its name.
+#[derive(Debug, Clone)]
+pub(super) struct NamedFile {
+    file: Arc<File>,
+    name: String,
+    is_device: bool,
+    /// It was made for this copy.
+    is_new: bool,
+}
+
+/// A piece that was read.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Data(Buf),
+    /// So many bytes of zeroes, which nobody had to read.
+    Hole(usize),
+}
+
+/// The first bytes of a qcow2 image, in QEMU's docs/interop/qcow2.txt.
+const QCOW: &[u8; 4] = b"QFI\xfb";
+
+/// Refuses an image that holds a disk in another form than block by block.
+pub(super) fn refuse_images(name: &str, first: &[u8], raw: bool) -> Result<(), Ending> {
+    if raw || !first.starts_with(QCOW) {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "{name} is a qcow2 image, not the disk that is in it: convert it first with `qemu-img convert -O raw`, or copy \
+         the image itself with --raw"
+    )))
+}
+
+fn sizeless(name: &str, what: &str) -> Ending {
+    failed(format!("{name} has no size, so {what}: give a regular file, a block device, a URL, or - for a pipe"))
+}
+
+fn has_size(metadata: &Metadata) -> bool {
+    metadata.is_file() || metadata.file_type().is_block_device()
+}
+
+impl NamedFile {
+    /// Opens a source, and says how long it is.
+    pub(super) fn source(name: &str, raw: bool) -> Result<(Self, u64), Ending> {
+        let fail = |error| no_file(name, &error);
+        // Before it is opened: that would wait for the other end of a named pipe.
+        if !has_size(&std::fs::metadata(name).map_err(fail)?) {
+            return Err(sizeless(name, "it cannot be copied"));
+        }
+        let mut file = File::open(name).map_err(fail)?;
+        let mut first = [0; 4];
+        let n = file.read(&mut first).map_err(fail)?;
+        refuse_images(name, &first[..n], raw)?;
+        let is_device = file.metadata().map_err(fail)?.file_type().is_block_device();
+        // A block device says its size only by seeking.
+        let size = file.seek(SeekFrom::End(0)).map_err(fail)?;
+        Ok((Self { file: Arc::new(file), name: name.to_owned(), is_device, is_new: false }, size))
+    }
+
+    /// Opens a destination, and says how much it holds, if that is fixed. Nothing is written to it yet.
+    pub(super) fn destination(name: &str) -> Result<(Self, Option<u64>), Ending> {
+        let fail = |error| no_file(name, &error);
+        let is_new = match std::fs::metadata(name) {
+            Ok(metadata) if metadata.is_dir() => {
+                return Err(usage(format!("{name} is a directory: name the file in it that is to be written")));
+            }
+            Ok(metadata) if !has_size(&metadata) => return Err(sizeless(name, "nothing can be copied to it")),
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(fail(error)),
+        };
+        // Read as well: what was written may be compared.
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(name).map_err(fail)?;
+        let is_device = file.metadata().map_err(fail)?.file_type().is_block_device();
+        let holds = if is_device { Some(file.seek(SeekFrom::End(0)).map_err(fail)?) } else { None };
+        Ok((Self { file: Arc::new(file), name: name.to_owned(), is_device, is_new }, holds))
+    }
+
+    /// Whether both are one file.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let place = |file: &Self| file.file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        place(self).is_some() && place(self) == place(other)
+    }
+
+    /// A regular file gets this length.
+    pub(super) fn set_len(&self, size: u64) -> Result<(), Ending> {
+        if self.is_device { Ok(()) } else { self.file.set_len(size).map_err(|error| no_file(&self.name, &error)) }
+    }
+
+    /// Work that blocks goes on beside the session's thread.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Ending> {
+        let file = self.file.clone();
+        let done = tokio::task::spawn_blocking(move || work(&file)).await.map_err(failed)?;
+        done.map_err(|error| no_file(&self.name, &error))
+    }
+
+    pub(super) async fn read(&self, offset: u64, mut buf: Buf) -> Result<Piece, Ending> {
+        self.run(move |file| {
+            // Where the file system does not tell holes, there are none.
+            let data = match seek(file, Place::Data(offset)) {
+                Ok(data) => data,
+                Err(Errno::NXIO) => u64::MAX,
+                Err(_) => offset,
+            };
+            if data >= offset + buf.len() as u64 {
+                return Ok(Piece::Hole(buf.len()));
+            }
+            file.read_exact_at(&mut buf, offset)?;
+            Ok(Piece::Data(buf))
+        })
+        .await
+    }
+
+    /// Writes a part of a buffer, and gives the buffer back.
+    pub(super) async fn write(&self, offset: u64, buf: Buf, part: std::ops::Range<usize>) -> Result<Buf, Ending> {
+        self.run(move |file| file.write_all_at(&buf[part], offset).map(|()| buf)).await
+    }
+
+    /// Writes zeroes, as a hole where the file system makes one.
+    pub(super) async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), Ending> {
+        self.run(move |file| {
+            loop {
+                match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+                    Ok(()) => return Ok(()),
+                    Err(Errno::INTR) => {}
+                    Err(_) => return file.write_all_at(&vec![0; len as usize], offset),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Makes durable what was written, and the name of a new file.
+    pub(super) async fn flush(&self) -> Result<(), Ending> {
+        let directory = Path::new(&self.name).parent().filter(|path| !path.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new(".")).to_path_buf();
+        let is_new = self.is_new;
+        self.run(move |file| {
+            file.sync_all()?;
+            if is_new {
+                File::open(&directory)?.sync_all()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_known_by_their_first_bytes() {
+        let told = refuse_images("a.img", b"QFI\xfb\0\0\0\x03", false).unwrap_err().to_string();
+        assert!(told.contains("qemu-img convert -O raw"), "{told}");
+        assert!(refuse_images("a.img", b"QFI\xfb", true).is_ok());
+        assert!(refuse_images("a.img", b"QFI", false).is_ok() && refuse_images("a.img", b"", false).is_ok());
+    }
+}

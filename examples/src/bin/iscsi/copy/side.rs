@@ -1,0 +1,236 @@
+//! The two ends of a copy: disks, files, pipes.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use examples::ending::{Ending, failed};
+use initiator_core::{Disk, Error, Session};
+use iscsi_memory::Buf;
+use iscsi_proto::scsi::SenseKey;
+use tokio::sync::Mutex;
+
+use super::file::{NamedFile, Piece};
+use super::pipe::{Input, Output};
+use crate::args::{Cli, CopyArgs};
+use crate::attach::{attach, ending};
+
+pub(super) enum Source {
+    Disk(Session, Disk),
+    File(NamedFile, u64),
+    Input(Mutex<Input>, Option<u64>),
+}
+
+pub(super) enum Destination {
+    /// With whether it takes zeroes without their being sent.
+    Disk(Session, Disk, AtomicBool),
+    /// With how much it holds, if that is fixed.
+    File(NamedFile, Option<u64>),
+    Output(Output),
+}
+
+/// What a write or a flush came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    Kept,
+    /// The disk lost its power, and what it had not made durable with it.
+    Lost,
+}
+
+impl Done {
+    fn of(result: Result<(), Error>) -> Result<Self, Ending> {
+        match result {
+            Ok(()) => Ok(Self::Kept),
+            Err(Error::LostWrites { .. }) => Ok(Self::Lost),
+            Err(error) => Err(ending(error)),
+        }
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    text.contains("://")
+}
+
+impl Source {
+    pub(super) async fn open(cli: &Cli, args: &CopyArgs, request: u64) -> Result<Self, Ending> {
+        match args.from.as_str() {
+            "-" => {
+                let input = Input::open(request as usize, args.iodepth, args.raw)?;
+                let size = input.size;
+                Ok(Self::Input(Mutex::new(input), size))
+            }
+            url if is_url(url) => attach(cli, url).await.map(|(session, disk)| Self::Disk(session, disk)),
+            name => NamedFile::source(name, args.raw).map(|(file, size)| Self::File(file, size)),
+        }
+    }
+
+    /// Its bytes, as far as is known.
+    pub(super) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Disk(_, disk) => Some(disk.size()),
+            Self::File(_, size) => Some(*size),
+            Self::Input(_, size) => *size,
+        }
+    }
+
+    /// Its block size, which requests have to keep to.
+    pub(super) fn grain(&self) -> u64 {
+        match self {
+            Self::Disk(_, disk) => disk.block_size().into(),
+            Self::File(..) | Self::Input(..) => 1,
+        }
+    }
+
+    /// Reads a piece of one that can be read anywhere.
+    pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Piece, Ending> {
+        let buf = Buf::zeroed(len as usize);
+        match self {
+            Self::Disk(_, disk) => read_disk(disk, offset, buf).await,
+            Self::File(file, _) => file.read(offset, buf).await,
+            Self::Input(..) => Err(failed("standard input can be read once only")),
+        }
+    }
+
+    pub(super) async fn log_out(self) -> Result<(), Ending> {
+        match self {
+            Self::Disk(session, _) => session.logout().await.map_err(ending),
+            Self::File(..) | Self::Input(..) => Ok(()),
+        }
+    }
+}
+
+async fn read_disk(disk: &Disk, offset: u64, buf: Buf) -> Result<Piece, Ending> {
+    let (buf, result) = disk.read_buf(offset, buf).await;
+    result.map(|()| Piece::Data(buf)).map_err(ending)
+}
+
+impl Destination {
+    pub(super) async fn open(cli: &Cli, args: &CopyArgs) -> Result<Self, Ending> {
+        match args.to.as_str() {
+            "-" => Output::open().map(Self::Output),
+            url if is_url(url) => {
+                let (session, disk) = attach(cli, url).await?;
+                let info = disk.info();
+                // Only where the blocks are known to read as zeroes after it: by WRITE SAME, whose data they then have
+                // whatever becomes of them (SBC-4 5.49); UNMAP alone is advice.
+                let zeroes = info.max_write_same_blocks > 0 || info.write_same_unmap && info.unmapped_reads_zero;
+                Ok(Self::Disk(session, disk, AtomicBool::new(zeroes)))
+            }
+            name => NamedFile::destination(name).map(|(file, holds)| Self::File(file, holds)),
+        }
+    }
+
+    /// How much it holds, if that is fixed.
+    pub(super) fn holds(&self) -> Option<u64> {
+        match self {
+            Self::Disk(_, disk, _) => Some(disk.size()),
+            Self::File(_, holds) => *holds,
+            Self::Output(_) => None,
+        }
+    }
+
+    pub(super) fn grain(&self) -> u64 {
+        match self {
+            Self::Disk(_, disk, _) => disk.block_size().into(),
+            Self::File(..) | Self::Output(_) => 1,
+        }
+    }
+
+    /// Whether it is the source itself.
+    pub(super) fn is(&self, source: &Source) -> bool {
+        match (self, source) {
+            (Self::File(to, _), Source::File(from, _)) => to.is(from),
+            (Self::Disk(to_session, to, _), Source::Disk(from_session, from)) => {
+                let (to_info, from_info) = (to_session.info(), from_session.info());
+                to.lun() == from.lun()
+                    && to_info.target_name == from_info.target_name
+                    && to.known().identity == from.known().identity
+            }
+            _ => false,
+        }
+    }
+
+    /// What is written is in order, with nothing left out.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self, Self::Output(_))
+    }
+
+    /// A file gets the length of what is copied.
+    pub(super) fn set_len(&self, size: u64) -> Result<(), Ending> {
+        match self {
+            Self::File(file, _) => file.set_len(size),
+            Self::Disk(..) | Self::Output(_) => Ok(()),
+        }
+    }
+
+    /// Writes a part of a buffer, and gives the buffer back.
+    pub(super) async fn write(&self, offset: u64, buf: Buf, part: Range<usize>) -> Result<(Buf, Done), Ending> {
+        match self {
+            Self::Disk(_, disk, _) if part == (0..buf.len()) => {
+                let (buf, result) = disk.write_buf(offset, buf).await;
+                Done::of(result).map(|done| (buf, done))
+            }
+            Self::Disk(_, disk, _) => {
+                let done = Done::of(disk.write(offset, &buf[part]).await)?;
+                Ok((buf, done))
+            }
+            Self::File(file, _) => file.write(offset, buf, part).await.map(|buf| (buf, Done::Kept)),
+            Self::Output(output) => output.write(buf).await.map(|buf| (buf, Done::Kept)),
+        }
+    }
+
+    /// Writes zeroes without sending them; `None` where it does not take them so.
+    pub(super) async fn write_zeroes(&self, offset: u64, len: u64) -> Result<Option<Done>, Ending> {
+        match self {
+            Self::Disk(_, disk, zeroes) => {
+                if !zeroes.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                match disk.write_zeroes(offset, len).await {
+                    Err(Error::Scsi { outcome, .. })
+                        if outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest) =>
+                    {
+                        zeroes.store(false, Ordering::Relaxed);
+                        Ok(None)
+                    }
+                    result => Done::of(result).map(Some),
+                }
+            }
+            Self::File(file, _) => file.write_zeroes(offset, len).await.map(|()| Some(Done::Kept)),
+            Self::Output(_) => Ok(None),
+        }
+    }
+
+    /// Reads what was written.
+    pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Piece, Ending> {
+        let buf = Buf::zeroed(len as usize);
+        match self {
+            Self::Disk(_, disk, _) => read_disk(disk, offset, buf).await,
+            Self::File(file, _) => file.read(offset, buf).await,
+            Self::Output(_) => Err(failed("standard output cannot be read")),
+        }
+    }
+
+    /// Makes durable what was written.
+    pub(super) async fn flush(&self) -> Result<Done, Ending> {
+        match self {
+            Self::Disk(_, disk, _) => Done::of(disk.flush().await),
+            Self::File(file, _) => file.flush().await.map(|()| Done::Kept),
+            Self::Output(output) => output.flush().await.map(|()| Done::Kept),
+        }
+    }
+
+    /// What the disk has lost of what was written before.
+    pub(super) async fn lost(&self) -> Result<Vec<Range<u64>>, Ending> {
+        match self {
+            Self::Disk(_, disk, _) => disk.take_lost_writes().await.map_err(ending),
+            Self::File(..) | Self::Output(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub(super) async fn log_out(self) -> Result<(), Ending> {
+        match self {
+            Self::Disk(session, ..) => session.logout().await.map_err(ending),
+            Self::File(..) | Self::Output(_) => Ok(()),
+        }
+    }
+}
