@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
 use examples::ending::{Ending, failed, usage};
@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 
 use super::file::refuse_images;
 
+const STDIN: &str = "standard input";
+
 fn of(stream: impl AsFd) -> Result<File, Ending> {
     stream.as_fd().try_clone_to_owned().map(File::from).map_err(failed)
 }
@@ -22,6 +24,8 @@ fn of(stream: impl AsFd) -> Result<File, Ending> {
 /// from ending.
 pub(super) struct Input {
     pieces: mpsc::Receiver<io::Result<Buf>>,
+    /// Nothing has been taken yet, and what comes is to be a disk block by block.
+    unseen: bool,
     /// What is left of a regular file; `None` where nobody knows.
     pub(super) size: Option<u64>,
 }
@@ -37,26 +41,37 @@ impl Input {
         let mut file = of(io::stdin())?;
         let metadata = file.metadata().map_err(failed)?;
         let at = || rustix::fs::tell(&file).ok();
-        let size = metadata.is_file().then(at).flatten().map(|at| metadata.len().saturating_sub(at));
-        let first = read(&mut file, request).map_err(|error| unreadable(&error))?;
-        refuse_images("standard input", &first, raw)?;
+        let mut size = None;
+        if let Some(at) = metadata.is_file().then(at).flatten() {
+            size = Some(metadata.len().saturating_sub(at));
+            // A pipe is looked at when something comes.
+            let mut first = [0; 4];
+            let n = file.read_at(&mut first, at).map_err(|error| unreadable(&error))?;
+            refuse_images(STDIN, &first[..n], raw)?;
+        }
         let (sender, pieces) = mpsc::channel(ahead.max(1));
-        let mut piece = Ok(first);
         std::thread::spawn(move || {
             loop {
+                let piece = read(&mut file, request);
+                let is_empty = piece.as_ref().is_ok_and(|piece| piece.is_empty());
+                let is_last = piece.as_ref().map_or(true, |piece| piece.len() < request);
                 // An empty piece is the end. Who has dropped the receiver wants no more.
-                let end = piece.as_ref().map_or(true, |piece| piece.len() < request);
-                if piece.as_ref().is_ok_and(|piece| piece.is_empty()) || sender.blocking_send(piece).is_err() || end {
+                if is_empty || sender.blocking_send(piece).is_err() || is_last {
                     return;
                 }
-                piece = read(&mut file, request);
             }
         });
-        Ok(Self { pieces, size })
+        Ok(Self { pieces, unseen: !raw, size })
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Buf>, Ending> {
-        self.pieces.recv().await.transpose().map_err(|error| unreadable(&error))
+        let piece = self.pieces.recv().await.transpose().map_err(|error| unreadable(&error))?;
+        if std::mem::take(&mut self.unseen)
+            && let Some(first) = &piece
+        {
+            refuse_images(STDIN, first, false)?;
+        }
+        Ok(piece)
     }
 }
 
