@@ -50,6 +50,13 @@ pub enum Control {
         /// The guard.
         guard: u32,
     },
+    /// Asks what a disk has lost, and leaves it at that.
+    AskLost {
+        /// The application's name for it.
+        id: u32,
+        /// The guard.
+        guard: u32,
+    },
     /// Takes note of what a disk has lost: its commands pass again.
     TakeLost {
         /// The application's name for it.

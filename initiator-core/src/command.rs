@@ -121,6 +121,9 @@ pub struct Command {
     /// The guard that it stands behind ([`Control::Guard`](crate::application::Control::Guard)): it is sent only to the
     /// disk that the guard was made for.
     pub guard: Option<u32>,
+    /// It writes anew what the disk has lost: it passes its guard, which holds others back meanwhile, and when it is
+    /// acknowledged its blocks are not lost any more.
+    pub replay: bool,
 }
 
 impl Command {
@@ -139,6 +142,7 @@ impl Command {
             timeout: None,
             blocks: None,
             guard: None,
+            replay: false,
         }
     }
 }

@@ -184,6 +184,10 @@ impl<A: Application> Engine<A> {
                     self.app.control_complete(id, ControlAnswer::Guarded(number));
                 }
                 Control::Unguard { guard } => self.guards.remove(guard),
+                Control::AskLost { id, guard } => {
+                    let lost = self.guards.lost(guard);
+                    self.app.control_complete(id, ControlAnswer::Lost(lost));
+                }
                 Control::TakeLost { id, guard } => {
                     let lost = self.guards.take_lost(guard);
                     self.app.control_complete(id, ControlAnswer::Lost(lost));

@@ -160,12 +160,12 @@ impl Guards {
     }
 
     /// Why a command is not to be sent at all.
-    pub(super) fn refuses(&self, guard: Option<u32>) -> Option<Failure> {
+    pub(super) fn refuses(&self, guard: Option<u32>, replay: bool) -> Option<Failure> {
         let guard = guard.filter(|_| self.open > 0).and_then(|number| self.get(number))?;
         if guard.standing == Standing::Other {
             return Some(Failure::OtherDisk);
         }
-        (!guard.lost.is_empty()).then_some(Failure::LostWrites)
+        (!guard.lost.is_empty() && !replay).then_some(Failure::LostWrites)
     }
 
     pub(super) fn set(&mut self, number: u32, standing: Standing) {
@@ -297,6 +297,22 @@ impl Guards {
         losing
     }
 
+    /// Blocks were written anew that the unit had lost.
+    pub(super) fn replayed(&mut self, guard: Option<u32>, blocks: &Range<u64>) {
+        if let Some(guard) = guard.and_then(|number| self.get_mut(number)) {
+            guard.lost.remove(blocks);
+        }
+        self.count();
+    }
+
+    /// What a unit has lost, as ranges of blocks.
+    pub(super) fn lost(&self, number: u32) -> Vec<Range<u64>> {
+        let Some(guard) = self.get(number) else { return Vec::new() };
+        let mut lost = guard.lost.clone();
+        lost.extend(guard.unsure.clone());
+        lost.into_vec()
+    }
+
     /// What a unit has lost, as ranges of blocks: whoever asks takes note of it, and commands pass again.
     pub(super) fn take_lost(&mut self, number: u32) -> Vec<Range<u64>> {
         let lost = self.get_mut(number).map(|guard| {
@@ -345,9 +361,9 @@ mod tests {
         guards.flush_sent(Some(0), 2);
         guards.flush_done(Some(0), 1, Flushed::NotRun, 3);
         guards.power_was_off(Lun::ZERO);
-        assert_eq!(guards.refuses(Some(0)), Some(Failure::LostWrites));
+        assert_eq!(guards.refuses(Some(0), false), Some(Failure::LostWrites));
         assert_eq!(guards.take_lost(0), [0..4, 8..9]);
-        assert_eq!(guards.refuses(Some(0)), None);
+        assert_eq!(guards.refuses(Some(0), false), None);
         assert!(!guards.flush_done(Some(0), 2, Flushed::Good, 3), "what it covers was lost meanwhile");
 
         guards.acknowledged(Some(0), 0..4, 2);
@@ -376,7 +392,7 @@ mod tests {
         assert!(!guards.flush_done(Some(0), 2, Flushed::Good, 5));
         // It was handed over before the failure was known: nobody knows when it was carried out.
         guards.acknowledged(Some(0), 8..10, 3);
-        assert_eq!(guards.refuses(Some(0)), None, "reads and writes go on");
+        assert_eq!(guards.refuses(Some(0), false), None, "reads and writes go on");
         guards.acknowledged(Some(0), 0..3, 5);
         guards.acknowledged(Some(0), 8..10, 6);
         assert!(!flush(&mut guards, 7, Flushed::Good), "block 3 was not written anew");
@@ -389,14 +405,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_anew_passes_and_is_lost_no_more() {
+        let mut guards = guards();
+        guards.acknowledged(Some(0), 0..8, 0);
+        guards.power_was_off(Lun::ZERO);
+        assert_eq!(guards.refuses(Some(0), false), Some(Failure::LostWrites));
+        assert_eq!(guards.refuses(Some(0), true), None);
+        assert_eq!(guards.lost(0), vec![0..8; 1]);
+        guards.replayed(Some(0), &(0..6));
+        assert_eq!((guards.lost(0), guards.refuses(Some(0), false)), (vec![6..8; 1], Some(Failure::LostWrites)));
+        guards.replayed(Some(0), &(6..8));
+        assert!(guards.refuses(Some(0), false).is_none() && guards.are_content());
+        guards.set(0, Standing::Other);
+        assert_eq!(guards.refuses(Some(0), true), Some(Failure::OtherDisk));
+    }
+
+    #[test]
     fn handles_of_one_disk_share_a_guard_and_another_disk_gets_its_own() {
         let mut guards = guards();
         assert_eq!(guards.add(Lun::ZERO, Identity::default(), true, true), 0);
         let larger = Identity { blocks: 9, ..Identity::default() };
         assert_eq!(guards.add(Lun::ZERO, larger, true, true), 1);
         guards.set(0, Standing::Other);
-        assert_eq!(guards.refuses(Some(0)), Some(Failure::OtherDisk));
-        assert_eq!(guards.refuses(Some(1)), None);
+        assert_eq!(guards.refuses(Some(0), false), Some(Failure::OtherDisk));
+        assert_eq!(guards.refuses(Some(1), false), None);
         guards.remove(0);
         guards.remove(0);
         assert!(guards.are_content() && guards.get(0).is_none());

@@ -266,7 +266,7 @@ impl<A: Application> Engine<A> {
                 self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), Moved::NOTHING, now);
                 continue;
             };
-            if let Some(failure) = self.guards.refuses(command.guard) {
+            if let Some(failure) = self.guards.refuses(command.guard, command.replay) {
                 self.complete(command, Err(failure), Moved::NOTHING, now);
                 continue;
             }
@@ -413,6 +413,9 @@ impl<A: Application> Engine<A> {
             && !is_durable(cdb)
         {
             self.guards.acknowledged(guard, lba..lba.saturating_add(blocks), task.claim.issue);
+            if task.command.replay {
+                self.guards.replayed(guard, &(lba..lba.saturating_add(blocks)));
+            }
         }
         result
     }
@@ -438,7 +441,7 @@ impl<A: Application> Engine<A> {
             task.after = after;
             return self.slots.set_state(index, State::Held);
         }
-        let refused = self.guards.refuses(task.command.guard);
+        let refused = self.guards.refuses(task.command.guard, task.command.replay);
         match (after, refused) {
             (After::Finish(result, moved), _) => self.finish(index, result, moved, now),
             (_, Some(failure)) => self.finish(index, Err(failure), Moved::NOTHING, now),

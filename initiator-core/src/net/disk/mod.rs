@@ -2,6 +2,7 @@
 
 mod identify;
 mod limit;
+mod replay;
 mod transfer;
 
 use std::ops::Range;
@@ -10,18 +11,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use iscsi_memory::Buf;
-use iscsi_proto::datamover::CommandData;
+use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::scsi::command::{GetLbaStatus, Unmap};
 use iscsi_proto::scsi::provisioning::{self, Provisioning};
 use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
 
 use super::mailbox::Shared;
-use super::session::{declined, to_lun};
+use super::session::{declined, received, to_lun};
 use super::{DiskInfo, Extent, Session};
 use crate::application::{Control, ControlAnswer};
-use crate::command::{Command, Failure};
+use crate::command::{Command, Completion, Failure};
 use crate::error::Error;
 use crate::identity::{Identity, KnownDisk};
+use replay::Replay;
 
 /// A disk: a logical unit of a session. Clones share it; any number of operations may be under way.
 ///
@@ -40,7 +42,8 @@ use crate::identity::{Identity, KnownDisk};
 /// another block length ends its operations with [`Error::OtherDisk`]. A disk with a volatile write cache that tells of
 /// a power failure has lost what it acknowledged after the last [`flush`](Self::flush): each operation fails with
 /// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. After a flush that failed, later
-/// ones fail so, until then or until what it covered is written anew. A disk that says that it has no such cache is
+/// ones fail so, until then or until what it covered is written anew. [`with_replay`](Self::with_replay) has the session
+/// write anew by itself what was lost. A disk that says that it has no such cache is
 /// believed.
 /// One that tells of a reset (29h/00h) at every login, as tgt does, tells nothing by it.
 #[derive(Debug, Clone)]
@@ -54,6 +57,8 @@ pub struct Disk {
     info: Arc<RwLock<DiskInfo>>,
     /// How long an operation of this handle may take.
     limit: Option<Duration>,
+    /// What is kept of what it writes.
+    replay: Option<Arc<Replay>>,
 }
 
 /// Bytes that one command moves at most where the device tells no limit, or a larger one.
@@ -89,7 +94,7 @@ impl Disk {
         let number = shared.guard(known, login).await?;
         let guard = Arc::new(Guard { shared, number, identity, grown: AtomicU64::new(0) });
         let (block_size, info) = (info.block_size, Arc::new(RwLock::new(info)));
-        Ok(Self { session, guard, lun, block_size, most_blocks, info, limit: None })
+        Ok(Self { session, guard, lun, block_size, most_blocks, info, limit: None, replay: None })
     }
 
     /// The disk as another session may know it.
@@ -323,8 +328,15 @@ impl Disk {
         let block = u64::from(self.block_size);
         let (lba, _) = self.blocks(offset, block)?;
         let cdb = GetLbaStatus { lba, allocation_length: 24, report_type: 0 }.to_cdb();
-        let answer = self.within(self.session.query_with(self.guarded(cdb), 24)).await;
-        let answer = answer.map_err(|error| self.explain(error))?;
+        let mut command = self.guarded(cdb);
+        command.data_in = Some(Sink::Buf(self.session.shared().take_buf(24)));
+        let ask = async {
+            let completion = self.perform(command).await?;
+            let answer = self.session.good(&cdb, self.lun, &completion).map(|()| received(&completion).to_vec());
+            self.session.shared().give_back(completion);
+            answer
+        };
+        let answer = self.within(ask).await.map_err(|error| self.explain(error))?;
         let bad = |reason: String| Error::BadAnswer { command: "GET LBA STATUS", reason };
         let runs = provisioning::parse_lba_status_data(&answer).map_err(|error| bad(error.to_string()))?;
         let run = runs
@@ -336,6 +348,14 @@ impl Disk {
         Ok(Extent { offset, len: blocks.saturating_mul(block).min(self.size() - offset), mapped })
     }
 
+    /// Has a command done, and what the disk has lost before it written anew, where that is kept.
+    async fn perform(&self, command: Command) -> Result<Completion, Error> {
+        match &self.replay {
+            None => self.session.execute(command).await,
+            Some(replay) => replay.perform(self, command).await,
+        }
+    }
+
     /// A command of this disk with data for the target, or none.
     async fn run(&self, mut command: Command, data: Option<&[u8]>) -> Result<(), Error> {
         if let Some(data) = data {
@@ -344,7 +364,7 @@ impl Disk {
             command.data_out = Some(CommandData::Buf(buf));
         }
         let cdb = command.cdb;
-        let completion = self.session.execute(command).await?;
+        let completion = self.perform(command).await?;
         let result = self.session.good(&cdb, self.lun, &completion);
         self.session.shared().give_back(completion);
         result.map_err(|error| self.explain(error))

@@ -165,7 +165,7 @@ impl Disk {
     }
 
     async fn finish(&self, cdb: CdbBuf, command: Command) -> (Buf, Result<(), Error>) {
-        match self.session.execute(command).await {
+        match self.perform(command).await {
             Err(error) => (Buf::zeroed(0), Err(error)),
             Ok(completion) => {
                 let mut result = self.session.good(&cdb, self.lun, &completion).map_err(|error| self.explain(error));
