@@ -131,7 +131,11 @@ impl<A: Application> Engine<A> {
         let has_place = match control {
             Control::TaskManagement { .. } => self.controls.task_management.iter().any(Option::is_none),
             Control::Text { .. } => self.controls.text.is_none(),
-            Control::Guard { .. } | Control::Unguard { .. } | Control::TakeLost { .. } | Control::Logout => {
+            Control::Guard { .. }
+            | Control::Unguard { .. }
+            | Control::AskLost { .. }
+            | Control::TakeLost { .. }
+            | Control::Logout => {
                 return None;
             }
         };

@@ -356,7 +356,11 @@ impl Application for Workload {
                 (*id, "a task management function", Some((*function, disk)))
             }
             Control::Text { id, .. } => (*id, "a text request", None),
-            Control::Logout | Control::Guard { .. } | Control::Unguard { .. } | Control::TakeLost { .. } => {
+            Control::Logout
+            | Control::Guard { .. }
+            | Control::Unguard { .. }
+            | Control::AskLost { .. }
+            | Control::TakeLost { .. } => {
                 return Some(control);
             }
         };
