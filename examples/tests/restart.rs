@@ -82,6 +82,15 @@ fn memory_that_is_lost_ends_the_copy_with_the_reason() {
 }
 
 #[test]
+fn memory_that_keeps_its_name_is_filled_anew() {
+    let source = TempFile::new("name-source", &noise(BYTES, 9));
+    let lun = "16M --lasting-identity";
+    let ended = halfway(&source, lun, &["--verify"]).replaced(lun);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("the disk lost its power") && ended.stdout.contains("no difference"), "{ended:?}");
+}
+
+#[test]
 fn another_disk_gets_not_one_byte() {
     let source = TempFile::new("other-source", &noise(BYTES, 3));
     let disk = TempFile::new("other-first", &vec![0; BYTES]);

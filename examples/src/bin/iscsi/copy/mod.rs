@@ -110,12 +110,18 @@ impl Copying<'_> {
         let mut lost = self.parts(std::slice::from_ref(&whole), size, Some(progress)).await?;
         loop {
             if lost.is_empty() && self.to.flush().await? == Done::Kept {
-                return Ok(size);
+                if !self.to.power_was_off() {
+                    return Ok(size);
+                }
+                lost.push(0..size);
+            } else {
+                lost.extend(self.to.lost().await?.into_iter().map(|part| part.start..part.end.min(size)));
+                lost.retain(|part| !part.is_empty());
+                // It is known what it has lost.
+                self.to.power_was_off();
             }
-            lost.extend(self.to.lost().await?.into_iter().map(|part| part.start..part.end.min(size)));
-            lost.retain(|part| !part.is_empty());
             let again = bytes(lost.iter().map(|part| part.end - part.start).sum());
-            tell!("iscsi: the disk lost its power and what it had not made durable: {again} are copied again");
+            tell!("iscsi: the disk lost its power, and what it had not made durable: {again} are copied again");
             lost = self.parts(&lost, size, None).await?;
         }
     }
@@ -165,7 +171,7 @@ impl Copying<'_> {
         }
         let size = size.into_inner();
         self.to.set_len(size)?;
-        if self.to.flush().await? == Done::Lost { Err(not_again()) } else { Ok(size) }
+        if self.to.flush().await? == Done::Lost || self.to.power_was_off() { Err(not_again()) } else { Ok(size) }
     }
 
     /// Compares what was written with its source.

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use examples::ending::{Ending, failed};
-use initiator_core::{Disk, Error, Session};
+use futures::FutureExt;
+use initiator_core::{Disk, Error, Events, Session, SessionEvent};
 use iscsi_memory::Buf;
-use iscsi_proto::scsi::SenseKey;
+use iscsi_proto::scsi::{AdditionalSense, SenseKey};
 use tokio::sync::Mutex;
 
 use super::file::{NamedFile, Piece};
@@ -20,9 +21,18 @@ pub(super) enum Source {
     Input(Mutex<Input>, Option<u64>),
 }
 
+/// A disk that is written.
+pub(super) struct Target {
+    session: Session,
+    disk: Disk,
+    /// It takes zeroes without their being sent.
+    zeroes: AtomicBool,
+    /// What has happened since it was opened.
+    events: std::sync::Mutex<Events>,
+}
+
 pub(super) enum Destination {
-    /// With whether it takes zeroes without their being sent.
-    Disk(Session, Disk, AtomicBool),
+    Disk(Target),
     /// With how much it holds, if that is fixed.
     File(NamedFile, Option<u64>),
     Output(Output),
@@ -113,7 +123,8 @@ impl Destination {
                 // Only where the blocks are known to read as zeroes after it: by WRITE SAME, whose data they then have
                 // whatever becomes of them (SBC-4 5.49); UNMAP alone is advice.
                 let zeroes = info.max_write_same_blocks > 0 || info.write_same_unmap && info.unmapped_reads_zero;
-                Ok(Self::Disk(session, disk, AtomicBool::new(zeroes)))
+                let events = session.events().into();
+                Ok(Self::Disk(Target { session, disk, zeroes: AtomicBool::new(zeroes), events }))
             }
             name => NamedFile::destination(name).map(|(file, holds)| Self::File(file, holds)),
         }
@@ -122,7 +133,7 @@ impl Destination {
     /// How much it holds, if that is fixed.
     pub(super) fn holds(&self) -> Option<u64> {
         match self {
-            Self::Disk(_, disk, _) => Some(disk.size()),
+            Self::Disk(Target { disk, .. }) => Some(disk.size()),
             Self::File(_, holds) => *holds,
             Self::Output(_) => None,
         }
@@ -130,7 +141,7 @@ impl Destination {
 
     pub(super) fn grain(&self) -> u64 {
         match self {
-            Self::Disk(_, disk, _) => disk.block_size().into(),
+            Self::Disk(Target { disk, .. }) => disk.block_size().into(),
             Self::File(..) | Self::Output(_) => 1,
         }
     }
@@ -139,8 +150,8 @@ impl Destination {
     pub(super) fn is(&self, source: &Source) -> bool {
         match (self, source) {
             (Self::File(to, _), Source::File(from, _)) => to.is(from),
-            (Self::Disk(to_session, to, _), Source::Disk(from_session, from)) => {
-                let (to_info, from_info) = (to_session.info(), from_session.info());
+            (Self::Disk(Target { session, disk: to, .. }), Source::Disk(from_session, from)) => {
+                let (to_info, from_info) = (session.info(), from_session.info());
                 to.lun() == from.lun()
                     && to_info.target_name == from_info.target_name
                     && to.known().identity == from.known().identity
@@ -165,11 +176,11 @@ impl Destination {
     /// Writes a part of a buffer, and gives the buffer back.
     pub(super) async fn write(&self, offset: u64, buf: Buf, part: Range<usize>) -> Result<(Buf, Done), Ending> {
         match self {
-            Self::Disk(_, disk, _) if part == (0..buf.len()) => {
+            Self::Disk(Target { disk, .. }) if part == (0..buf.len()) => {
                 let (buf, result) = disk.write_buf(offset, buf).await;
                 Done::of(result).map(|done| (buf, done))
             }
-            Self::Disk(_, disk, _) => {
+            Self::Disk(Target { disk, .. }) => {
                 let done = Done::of(disk.write(offset, &buf[part]).await)?;
                 Ok((buf, done))
             }
@@ -181,7 +192,7 @@ impl Destination {
     /// Writes zeroes without sending them; `None` where it does not take them so.
     pub(super) async fn write_zeroes(&self, offset: u64, len: u64) -> Result<Option<Done>, Ending> {
         match self {
-            Self::Disk(_, disk, zeroes) => {
+            Self::Disk(Target { disk, zeroes, .. }) => {
                 if !zeroes.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
@@ -204,7 +215,7 @@ impl Destination {
     pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Piece, Ending> {
         let buf = Buf::zeroed(len as usize);
         match self {
-            Self::Disk(_, disk, _) => read_disk(disk, offset, buf).await,
+            Self::Disk(Target { disk, .. }) => read_disk(disk, offset, buf).await,
             Self::File(file, _) => file.read(offset, buf).await,
             Self::Output(_) => Err(failed("standard output cannot be read")),
         }
@@ -213,23 +224,42 @@ impl Destination {
     /// Makes durable what was written.
     pub(super) async fn flush(&self) -> Result<Done, Ending> {
         match self {
-            Self::Disk(_, disk, _) => Done::of(disk.flush().await),
+            Self::Disk(Target { disk, .. }) => Done::of(disk.flush().await),
             Self::File(file, _) => file.flush().await.map(|()| Done::Kept),
             Self::Output(output) => output.flush().await.map(|()| Done::Kept),
         }
     }
 
+    /// Whether the disk's power was off since this was last asked. One without a volatile cache is to have kept what it
+    /// acknowledged; if it is memory, it has not.
+    pub(super) fn power_was_off(&self) -> bool {
+        let Self::Disk(Target { disk, events, .. }) = self else { return false };
+        let mut events = events.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut off = false;
+        while let Some(Some(event)) = events.next().now_or_never() {
+            off |= match event {
+                SessionEvent::UnitAttention { lun, code } => {
+                    code == AdditionalSense::POWER_ON_OCCURRED && lun.number() == Some(disk.lun())
+                }
+                // It may have been among them.
+                SessionEvent::Missed(_) => true,
+                _ => false,
+            };
+        }
+        off
+    }
+
     /// What the disk has lost of what was written before.
     pub(super) async fn lost(&self) -> Result<Vec<Range<u64>>, Ending> {
         match self {
-            Self::Disk(_, disk, _) => disk.take_lost_writes().await.map_err(ending),
+            Self::Disk(Target { disk, .. }) => disk.take_lost_writes().await.map_err(ending),
             Self::File(..) | Self::Output(_) => Ok(Vec::new()),
         }
     }
 
     pub(super) async fn log_out(self) -> Result<(), Ending> {
         match self {
-            Self::Disk(session, ..) => session.logout().await.map_err(ending),
+            Self::Disk(Target { session, .. }) => session.logout().await.map_err(ending),
             Self::File(..) | Self::Output(_) => Ok(()),
         }
     }
