@@ -51,7 +51,7 @@ impl Watcher {
         if let Some(sentence) = self.sentence(event) {
             let program = std::env::args().next().unwrap_or_default();
             let program = program.rsplit('/').next().unwrap_or_default();
-            eprintln!("{program}: {sentence}");
+            crate::tell!("{program}: {sentence}");
         }
     }
 }

@@ -145,8 +145,8 @@ impl BufferBudget {
         self.line.with(|line| line.len())
     }
 
-    /// Whether sessions are told to wait, or to be content with less, for the first time since half of the budget was
-    /// free. Told once.
+    /// Whether sessions are told to wait, or to be content with less, while less than half of the budget is free, for the
+    /// first time since that was free. Told once.
     pub fn has_become_short(&self) -> bool {
         self.state.load(Ordering::Relaxed) == SHORT && self.state.swap(KNOWN, Ordering::Relaxed) == SHORT
     }
@@ -154,7 +154,10 @@ impl BufferBudget {
     /// A session is told to wait.
     fn refuse(&self) {
         self.waits.fetch_add(1, Ordering::Relaxed);
-        let _ = self.state.compare_exchange(PLENTY, SHORT, Ordering::Relaxed, Ordering::Relaxed);
+        // One session that meets its own bound is no shortage of all: that would be told again and again.
+        if self.rest() < self.shared / 2 {
+            let _ = self.state.compare_exchange(PLENTY, SHORT, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// Bytes of the shared half that nobody has.
@@ -513,6 +516,9 @@ mod tests {
         assert_eq!(last.room(PIECE), PIECE);
         assert!(!budget.has_become_short());
         assert_eq!(last.room(2 * TOTAL), 64 << 10);
+        assert!(!budget.has_become_short(), "it meets its own bound, and others have room");
+        let (other, mut kept) = (pool.session(), Vec::new());
+        [&last, &other].into_iter().for_each(|session| fill(session, &mut kept));
         assert!(budget.has_become_short(), "told anew when it was over");
     }
 
