@@ -157,7 +157,7 @@ pub const fn cdb10(write: bool, lba: u8, blocks: u8) -> [u8; 16] {
 }
 
 /// The text that answers a login's offers: each is taken as it is.
-fn agreement(offers: &[u8]) -> Vec<u8> {
+pub(crate) fn agreement(offers: &[u8]) -> Vec<u8> {
     let mut text = b"TargetPortalGroupTag=1\0".to_vec();
     for offer in offers.split(|byte| *byte == 0) {
         let offer = String::from_utf8_lossy(offer);

@@ -17,6 +17,7 @@
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
+//! | [`odd`] | an initiator against a target that is odd |
 //! | [`served`] | a target with one disk, for one connection at a time |
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod input;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod odd;
 pub mod pipe;
 pub mod rng;
 pub mod scenario;

@@ -1,7 +1,7 @@
 //! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [KIND] [--trace]`, or `--seeds A..B`.
 //!
 //! Kinds, beside the plain one: `--calm`, without faults; `--meeting`, where rare things meet; `--silence`, with initiators
-//! that owe what they never send. `--first` ends at the first seed that fails.
+//! that owe what they never send; `--odd`, an initiator against a target that is odd. `--first` ends at the first seed that fails.
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use sim::{Kind, Transport};
 
-const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--calm | --meeting | --silence] \
+const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--calm | --meeting | --silence | --odd] \
                      [--first] [--trace]";
 
 struct Arguments {

@@ -368,6 +368,23 @@ impl Model {
         }
     }
 
+    /// The disk has told that a block's content is lost: what it holds is what is there.
+    ///
+    /// # Panics
+    /// If nobody wrote that, or the block is outside of the disk.
+    pub fn lose(&mut self, lba: u64, block: &[u8]) {
+        let now = self.tick();
+        let value = value_of(block).expect("a block holds what somebody wrote");
+        let left = Candidate { write: WriteId(0), value, ended: Some(now), follows: None, done: true };
+        let block = &mut self.blocks[lba as usize];
+        block.retain(|candidate| candidate.ended.is_none());
+        block.push(left);
+        for read in self.reads.values_mut() {
+            let place = lba.checked_sub(read.lba).and_then(|at| read.allowed.get_mut(at as usize));
+            place.into_iter().for_each(|allowed| allowed.push(value));
+        }
+    }
+
     /// It has so many more blocks, of zeroes.
     pub fn grow(&mut self, blocks: u64) {
         let zero = Candidate { write: WriteId(0), value: 0, ended: Some(0), follows: None, done: true };

@@ -29,11 +29,13 @@ pub enum Kind {
     Meeting,
     /// No faults, but initiators that owe what they never send.
     Silence,
+    /// One initiator, over TCP, and a target that is odd: [`odd`](crate::odd).
+    Odd,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::Calm, Self::Meeting, Self::Silence];
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd];
 
     /// How the command line says it, if it does.
     #[must_use]
@@ -43,6 +45,7 @@ impl Kind {
             Self::Calm => Some("--calm"),
             Self::Meeting => Some("--meeting"),
             Self::Silence => Some("--silence"),
+            Self::Odd => Some("--odd"),
         }
     }
 
@@ -54,6 +57,7 @@ impl Kind {
             Self::Calm => Scenario::over(seed, transport).calm(),
             Self::Meeting => Scenario::meeting(seed, transport),
             Self::Silence => Scenario::silence(seed, transport),
+            Self::Odd => Scenario { kind: Self::Odd, ..Scenario::over(seed, transport) },
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::link::Side;
 use crate::network::Network;
 use crate::pipe::{DriveTarget, Flag};
 use crate::rng::Rng;
-use crate::scenario::Scenario;
+use crate::scenario::{Kind, Scenario};
 use crate::store::{Door, SimStore, StorePlan};
 use crate::trace::Trace;
 use crate::workload::{Attentions, Verdict, Workload};
@@ -87,6 +87,9 @@ struct World<'a> {
 /// # Errors
 /// What it found.
 pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
+    if scenario.kind == Kind::Odd {
+        return crate::odd::run(scenario.seed, print);
+    }
     let trace = Trace::new(print);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::new(scenario, trace.clone()).live()));
     let failed = |what: String| Failure {

@@ -1,0 +1,22 @@
+//! An initiator's session against a target that is odd: it restarts with and without its memory, or as another disk, takes less than was sent, swaps its
+//! answers, answers late, closes its command window for ever, or hangs on a slow line.
+//!
+//! The target is played here PDU by PDU, since no honest one does these things. The oracle is the [model](crate::model) of the disk: what was acknowledged
+//! is there, unless the session has told that it is lost; a flush is good when the medium has what was acknowledged before; nothing reaches another disk;
+//! a write that was given up does not land over a later one; no session is lost while bytes flow; every call ends.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`plan`] | what a seed means |
+//! | [`disk`] | the disk, with a volatile cache |
+//! | [`target`] | the target |
+//! | [`session`] | what uses the initiator's session |
+//! | [`world`] | all of it on virtual time |
+
+mod disk;
+mod plan;
+mod session;
+mod target;
+mod world;
+
+pub use world::run;

@@ -1,0 +1,167 @@
+//! What a seed means for a world with an odd target.
+
+use std::time::Duration;
+
+use initiator_core::{Limits, ReconnectPolicy, Timeouts};
+use iscsi_proto::login::Offer;
+use iscsi_proto::parameters::Digest;
+
+use crate::link::LinkPlan;
+use crate::rng::Rng;
+
+/// What the target is after it was away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comeback {
+    /// As before.
+    Same,
+    /// Without what was in its volatile cache, and it says so.
+    Forgetful,
+    /// Another disk at the same address.
+    OtherNames,
+    OtherSerial,
+    OtherBlockSize,
+    Smaller,
+    /// The same disk with more blocks.
+    Larger,
+}
+
+impl Comeback {
+    /// Whether it is another disk than before.
+    pub(super) const fn is_other(self) -> bool {
+        matches!(self, Self::OtherNames | Self::OtherSerial | Self::OtherBlockSize | Self::Smaller)
+    }
+}
+
+/// The one thing, or the few, in which the target is odd.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) blocks: u64,
+    /// Blocks written and not flushed are lost with the power.
+    pub(super) volatile: bool,
+    /// What happens to the target, when, and for how long it is away.
+    pub(super) restarts: Vec<(Duration, Duration, Comeback)>,
+    /// It tells 29h/00h at every login.
+    pub(super) greets: bool,
+    /// Writes in 1000 of which it does less than all, and says GOOD.
+    pub(super) short: u64,
+    /// Responses in 1000 that the next one overtakes.
+    pub(super) swaps: u64,
+    /// Commands in 1000 that take up to this long.
+    pub(super) late: (u64, Duration),
+    /// From then on the command window stays as it is.
+    pub(super) closes_window: Option<Duration>,
+    pub(super) link: LinkPlan,
+    /// What a command takes where nothing is late.
+    pub(super) latency: Duration,
+    pub(super) offer: Offer,
+    pub(super) timeouts: Timeouts,
+    pub(super) limits: Limits,
+    pub(super) reconnect: ReconnectPolicy,
+    pub(super) operations: u64,
+    pub(super) depth: usize,
+    pub(super) most_blocks: u64,
+    /// Commands in 1000 that nobody waits for in the end.
+    pub(super) abandons: u64,
+}
+
+impl Plan {
+    pub(super) fn of(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed, 0);
+        let delay = Duration::from_micros(rng.magnitude(10, 5000));
+        let first_burst_length = rng.pick(&[512, 2048, 8192, 65536]);
+        let mut plan = Self {
+            blocks: rng.between(64, 512),
+            volatile: rng.permille(800),
+            restarts: Vec::new(),
+            greets: false,
+            short: 0,
+            swaps: 0,
+            late: (0, Duration::ZERO),
+            closes_window: None,
+            link: LinkPlan { delay, jitter: delay, chunk: rng.magnitude(64, 64 << 10) as usize, ..LinkPlan::calm() },
+            latency: Duration::from_micros(rng.magnitude(10, 20_000)),
+            offer: Offer {
+                header_digest: vec![Digest::None],
+                data_digest: vec![Digest::None],
+                initial_r2t: rng.permille(500),
+                immediate_data: rng.permille(700),
+                max_burst_length: 65536,
+                first_burst_length,
+                max_outstanding_r2t: 1,
+                default_time2wait: 0,
+                ..Offer::default()
+            },
+            timeouts: Timeouts {
+                command: Duration::from_secs(60),
+                keepalive_interval: Duration::from_secs(2),
+                keepalive: Duration::from_secs(2),
+                ..Timeouts::default()
+            },
+            limits: Limits { commands: rng.between(1, 32) as u16, ..Limits::default() },
+            reconnect: ReconnectPolicy { seed: Some(seed), ..ReconnectPolicy::default() },
+            operations: rng.between(50, 300),
+            depth: rng.between(1, 24) as usize,
+            most_blocks: rng.between(1, 48),
+            abandons: if rng.permille(300) { 50 } else { 0 },
+        };
+        match rng.below(6) {
+            0 | 1 => plan.restart(rng),
+            2 => plan.short = rng.between(20, 300),
+            3 => plan.swaps = rng.between(20, 600),
+            4 => {
+                plan.late = (rng.between(10, 150), Duration::from_secs(20));
+                plan.timeouts.command = Duration::from_secs(4);
+            }
+            _ if rng.permille(400) => {
+                plan.closes_window = Some(Duration::from_micros(rng.magnitude(1000, 500_000)));
+                plan.timeouts.command = Duration::from_secs(8);
+            }
+            _ => {
+                // About 40 kB a second.
+                plan.link = LinkPlan {
+                    delay: Duration::from_millis(50),
+                    jitter: Duration::from_millis(1),
+                    capacity: 2048,
+                    chunk: 2048,
+                    ..LinkPlan::calm()
+                };
+                plan.timeouts.command = Duration::from_secs(600);
+                plan.operations = 60;
+            }
+        }
+        // Two oddities meet now and then.
+        if plan.late.0 == 0 && plan.closes_window.is_none() && rng.permille(250) {
+            plan.swaps = plan.swaps.max(rng.between(0, 200));
+            plan.short = plan.short.max(rng.between(0, 100));
+        }
+        plan
+    }
+
+    fn restart(&mut self, rng: &mut Rng) {
+        use Comeback::{Forgetful, Larger, OtherBlockSize, OtherNames, OtherSerial, Same, Smaller};
+        self.greets = rng.permille(250);
+        let mut at = Duration::ZERO;
+        for _ in 0..rng.between(1, 4) {
+            at += Duration::from_micros(rng.magnitude(1000, 3_000_000));
+            let away = Duration::from_micros(rng.magnitude(100, 20_000_000));
+            let how = match rng.below(10) {
+                0..=2 => Same,
+                // Who says of every login what others say of a restart cannot be understood.
+                3..=6 if self.greets => Same,
+                3..=6 => Forgetful,
+                7 => Larger,
+                _ => rng.pick(&[OtherNames, OtherSerial, OtherBlockSize, Smaller]),
+            };
+            self.restarts.push((at, away, how));
+            at += away;
+            if how.is_other() {
+                break;
+            }
+        }
+    }
+
+    /// Whether a restart of this kind is planned.
+    pub(super) fn has(&self, is: impl Fn(Comeback) -> bool) -> bool {
+        self.restarts.iter().any(|(_, _, how)| is(*how))
+    }
+}
