@@ -78,3 +78,9 @@ pieces! {
     calm_over_tcp Tcp 0.2 0 1,
     calm_over_loopback Loopback 0.3 0 1,
 }
+
+pieces! {
+    Odd;
+    odd_targets_1_of_2 Tcp 1.0 0 2,
+    odd_targets_2_of_2 Tcp 1.0 1 2,
+}

@@ -178,6 +178,7 @@ impl Uses {
         let expected = match failure {
             Failure::Aborted => abandoned,
             Failure::TimedOut => plan.late.0 > 0 || plan.closes_window.is_some() || abandoned,
+            Failure::NotSent(_) => plan.closes_window.is_some(),
             Failure::OtherDisk => self.told_other,
             Failure::LostWrites => plan.has(|how| how == Comeback::Forgetful || how.is_other()),
             _ => false,
@@ -350,7 +351,7 @@ impl Application for Uses {
                 }
                 self.model.grow(blocks - self.model.len());
             }
-            Event::Disconnected(_) | Event::UnitAttention(..) => {}
+            _ => {}
         }
     }
 }
