@@ -244,7 +244,7 @@ impl World {
         let wait = match logged_in_at {
             Some(at) => {
                 self.recovery.connected(at);
-                self.recovery.lost(time2wait, engine.counters().answered, now)
+                self.recovery.lost(time2wait, engine.counters().answered, now).ok()
             }
             None => self.recovery.failed(now),
         };
