@@ -5,9 +5,9 @@
 //! again where it has changed: small reads so write nothing that other processors look at. The kernel cannot copy again
 //! what it has sent, so bytes that it reads are held, together with other readers, for the time of the system call.
 //!
-//! Nobody who holds a piece waits for another one, nor for anything but the processor: a wait here is as long as one
-//! copy of 64 KiB, or one system call that sends. A writer that waits keeps new readers out, so that readers in turn
-//! cannot keep it waiting.
+//! Whoever has pieces waits for nothing but the processor and, where he discards, for the next piece, in the order of
+//! their stripes, so that no two block each other. A wait is as long as one copy of 64 KiB, a discard of 1 MiB, or one
+//! system call that sends. A writer that waits keeps new readers out, so that readers in turn cannot keep it waiting.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};

@@ -11,8 +11,10 @@ mod command;
 mod control;
 mod data;
 mod login;
+mod logout;
 #[cfg(test)]
 mod pdu_tests;
+mod text;
 
 pub use ahs::{Ahs, AhsIter, BIDI_READ_AHS_LEN, emit_bidirectional_read_length, emit_extended_cdb};
 pub use command::{
@@ -21,10 +23,9 @@ pub use command::{
 };
 pub use control::{AsyncEvent, AsyncMessage, NopIn, NopOut, Reject, RejectReason};
 pub use data::{DataIn, DataInStatus, DataOut, R2t, SnackRequest, SnackType};
-pub use login::{
-    LoginRequest, LoginResponse, LoginStatus, LogoutReason, LogoutRequest, LogoutResponse, LogoutResult, Stage,
-    TextRequest, TextResponse,
-};
+pub use login::{LoginRequest, LoginResponse, LoginStatus, Stage};
+pub use logout::{LogoutReason, LogoutRequest, LogoutResponse, LogoutResult};
+pub use text::{TextRequest, TextResponse};
 
 /// Length of the Basic Header Segment in bytes (RFC 7143 11.2.1).
 pub const BHS_LEN: usize = 48;
