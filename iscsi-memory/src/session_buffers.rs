@@ -410,6 +410,16 @@ impl SessionBuffers {
         if own >= len.min(budget.own / 2) { wanted.min(own) } else { 0 }
     }
 
+    /// How many bytes the session may take of its own now, of `wanted` at most, if `held` of those that it has out did not
+    /// count: they come back only when what takes these has gone on. 0 when it is to wait. Each session may pass the budget
+    /// by its own in this way.
+    #[must_use]
+    pub fn room_beside(&self, wanted: usize, held: usize) -> usize {
+        let Some(budget) = self.budget() else { return wanted };
+        let own = largest_power_of_two(budget.own.saturating_sub(self.out().saturating_sub(held)));
+        if own >= BufPool::capacity_for(wanted).min(budget.own / 2) { wanted.min(own) } else { 0 }
+    }
+
     /// Whether `len` bytes more are within the session's own, or leave as much of the shared half as it then has of it.
     fn leaves_as_much(&self, budget: &BufferBudget, out: usize, len: usize) -> bool {
         let beyond = (out + len).saturating_sub(budget.own);
@@ -434,6 +444,20 @@ impl SessionBuffers {
             budget.refuse();
         }
         may
+    }
+
+    /// Whether what is out is no more than the session's own; nothing, where there is no budget.
+    #[must_use]
+    pub fn has_only_its_own(&self) -> bool {
+        self.out() <= self.budget().map_or(0, BufferBudget::own)
+    }
+
+    /// Whether the session may take `len` bytes now that others do without: they are its own, or nobody waits for any.
+    #[must_use]
+    pub fn has_spare(&self, len: usize) -> bool {
+        let Some(budget) = self.budget() else { return true };
+        let (out, len) = (self.out(), BufPool::capacity_for(len));
+        out + len <= budget.own || budget.waiting() == 0 && self.leaves_as_much(budget, out, len)
     }
 
     /// The session waits in line until [`has_room`](Self::has_room) for `len` bytes, which is to be asked when `waker`

@@ -489,6 +489,11 @@ pub trait Datamover {
     /// Nothing has come or gone for a while: gives back memory that is for bulk. It is taken again when it is needed.
     fn trim(&mut self) {}
 
+    /// Buffers are short: gives memory that is for bulk back, and takes none until the next [`trim`](Self::trim).
+    fn spare(&mut self) {
+        self.trim();
+    }
+
     /// Target: the buffers of its worker that the mover was made with, for the session to take those of its tasks from.
     fn buffers(&self) -> Option<&SessionBuffers> {
         None

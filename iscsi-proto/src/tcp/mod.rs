@@ -364,10 +364,20 @@ impl Datamover for TcpMover {
         self.given.as_ref()
     }
 
+    fn spare(&mut self) {
+        self.trim();
+        if self.role == Role::Target {
+            self.receive.stay();
+        }
+    }
+
     fn trim(&mut self) {
         if self.role == Role::Target {
             self.send.trim();
             self.receive.trim();
+            if self.full_feature {
+                self.receive.may_grow(self.config.staging_size.max(SMALLEST_STAGING));
+            }
             if self.sinks.iter().all(Option::is_none) {
                 self.sinks = Vec::new();
             }

@@ -118,6 +118,11 @@ impl Receive {
         self.staging.may_grow(most);
     }
 
+    /// Staging stays as it is.
+    pub(super) fn stay(&mut self) {
+        self.staging.stay();
+    }
+
     /// Gives memory of staging back.
     pub(super) fn trim(&mut self) {
         if self.at_hand == 0 {

@@ -32,6 +32,11 @@ impl Staging {
         self.most = most.max(self.size());
     }
 
+    /// Takes no memory for bulk until it [may grow](Self::may_grow) again.
+    pub(super) fn stay(&mut self) {
+        self.most = 0;
+    }
+
     /// Gives memory for bulk back, when what is unread has room without it.
     pub(super) fn trim(&mut self) {
         if self.bulk.is_none() || self.len() > self.small.len() {

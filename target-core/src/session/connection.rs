@@ -50,6 +50,8 @@ pub(super) struct Connection<M> {
     pub(super) data_check: Option<Instant>,
     /// The ExpStatSN that acknowledges what was told last of a flush that failed; none when all of it is acknowledged.
     pub(super) flush_told: Option<Serial>,
+    /// Until when the session is known for data that did not come in time.
+    pub(super) late_until: Instant,
     /// How often sessions had been told to wait for buffers at the last look.
     pub(super) refusals: usize,
     /// When to look whether all is silent, so that memory is given back; none when that is done.
@@ -80,6 +82,7 @@ impl<M> Connection<M> {
             owed_until: None,
             data_check: None,
             flush_told: None,
+            late_until: Instant::ZERO,
             refusals: 0,
             silence_at: None,
             waker: Waker::noop().clone(),

@@ -25,13 +25,19 @@ impl Session {
     #[cold]
     fn look_at_data<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         let limits = &self.target.limits;
+        let (data_timeout, look) = (limits.data_timeout, limits.data_look());
         // Whoever holds more buffers than its own while others wait for some, or are told to come again, is to use
         // them.
         let budget = self.target.buffers();
         let refused = budget.waits() != core::mem::replace(&mut connection.refusals, budget.waits());
         let awaited = (refused || budget.waiting() != 0) && self.holds_more_than_its_own();
-        let limit = if awaited { limits.owed_data_wait.min(limits.data_timeout) } else { limits.data_timeout };
-        connection.data_check = Some(connection.now + limits.data_look());
+        let limit = if awaited { limits.owed_data_wait.min(data_timeout) } else { data_timeout };
+        connection.data_check = Some(connection.now + look);
+        if let Some(executor) = self.executor.as_mut().filter(|executor| executor.is_late())
+            && connection.now >= connection.late_until
+        {
+            executor.set_late(false);
+        }
         let mut from = 0;
         while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;
@@ -58,6 +64,8 @@ impl Session {
             if let Some(sink) = sink.and_then(|sink| self.fetched(connection, handle, sink))
                 && let Some(executor) = &mut self.executor
             {
+                connection.late_until = connection.now + data_timeout;
+                executor.set_late(true);
                 let failed = executor.data_failed(handle, sink, DataError::IncorrectAmountOfData);
                 self.commands.step(connection, handle, failed);
             }

@@ -301,13 +301,19 @@ impl Session {
         self.poll_logout(connection)
     }
 
-    /// Where a task waits for buffers, those give way that the connection keeps for bulk. True if that may help.
+    /// Where a task waits for buffers, or was told to come again for want of them, those give way that the connection
+    /// keeps for bulk. True if that may help.
     fn makes_room<M: Datamover>(&mut self, connection: &mut Connection<M>) -> bool {
-        if !self.executor.as_ref().is_some_and(TaskExecutor::is_short) {
+        let Some(executor) = self.executor.as_mut() else { return false };
+        if !executor.was_refused() && !executor.is_short() {
             return false;
         }
         let before = self.buffers.out();
-        connection.mover.trim();
+        connection.mover.spare();
+        // What is still to be sent lies in a buffer that goes later.
+        if connection.mover.backlog() == 0 {
+            executor.forget_refusals();
+        }
         self.buffers.out() < before
     }
 

@@ -93,7 +93,14 @@ impl TaskExecutor {
         // Data that the initiator sends unasked cannot wait: they are fetched now, and the command waits with them.
         let takes_data =
             new.write && device_server::table::find(new.cdb).is_ok_and(|command| command.flags & flags::DATA_OUT != 0);
-        if takes_data { self.begin(work, new.cdb) } else { Reply::Pending }
+        if !takes_data {
+            return Reply::Pending;
+        }
+        // Not what those before it wait for: they would wait for it, and it for them.
+        if self.is_short() {
+            return if work.may_wait { Reply::Pending } else { self.full(work, new.cdb, 0) };
+        }
+        self.begin(work, new.cdb)
     }
 
     /// Runs the command's function, and begins with what it plans.
@@ -201,7 +208,7 @@ impl TaskExecutor {
                 if let Some(lun) = self.luns.get(work.lun) {
                     job.set_block_shift(lun.unit.block_shift());
                 }
-                if !self.has_room(job.room()) {
+                if !self.has_room(work, job.room()) {
                     return self.full(work, cdb.as_bytes(), job.room());
                 }
                 self.ready(work, job)
@@ -275,7 +282,7 @@ impl TaskExecutor {
         };
         let sink = match sink {
             Some(sink) => sink,
-            None if self.has_room(len) => Sink::Buf(self.buffers.take(len)),
+            None if self.has_room(work, len) => Sink::Buf(self.buffers.take(len)),
             None => return self.full(work, cdb.as_bytes(), len),
         };
         let cdb = keep(cdb.as_bytes()).unwrap_or(Waiting { cdb: [0; CDB], len: 0 });

@@ -20,7 +20,7 @@ use iscsi_proto::scsi::{Sense, SenseBytes, Status};
 use super::lun::Luns;
 use super::progress::TURN;
 use super::short::GOOD;
-use super::slot::{Slot, Transfer};
+use super::slot::{Slot, State, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
 use crate::lu::{LogicalUnit, LunMap, Stripes, UnitAttention};
@@ -129,6 +129,10 @@ pub struct TaskExecutor {
     pub(super) short: usize,
     /// The task for which the session waits in line for buffers.
     pub(super) in_line: Option<usize>,
+    /// Data of the initiator did not come in time: see [`Self::set_late`].
+    pub(super) is_late: bool,
+    /// A task was told to come again for want of buffers.
+    pub(super) was_refused: bool,
     /// Tasks that wait are being looked at.
     pub(super) retrying: bool,
     /// The mover lands whole blocks in lent memory, and asks before it does.
@@ -178,6 +182,8 @@ impl TaskExecutor {
             gated: 0,
             short: 0,
             in_line: None,
+            is_late: false,
+            was_refused: false,
             retrying: false,
             asks_to_land: false,
             sent: 0,
@@ -226,10 +232,21 @@ impl TaskExecutor {
         self.short != 0 || self.in_line.is_some()
     }
 
-    /// Whether a task waits for bytes to be sent, or for buffers that may come back then.
+    /// Whether a task was told to come again for want of buffers, since that was last [forgotten](Self::forget_refusals).
+    pub(crate) fn was_refused(&self) -> bool {
+        self.was_refused
+    }
+
+    /// All that could be given back has been.
+    pub(crate) fn forget_refusals(&mut self) {
+        self.was_refused = false;
+    }
+
+    /// Whether a task waits for bytes to be sent, or for buffers that may come back then, or was told to come again for
+    /// want of them.
     #[must_use]
     pub fn awaits_sends(&self) -> bool {
-        self.awaited != 0 || self.is_short()
+        self.awaited != 0 || self.is_short() || self.was_refused
     }
 
     #[cold]
@@ -455,18 +472,49 @@ impl TaskExecutor {
 
     /// How many bytes a read may have now, of `wanted`; 0 when it is to wait. Those that wait come first.
     pub(super) fn room(&self, wanted: usize) -> usize {
-        let out = self.buffers.out();
-        if (self.short != 0 && !self.retrying) || (out != 0 && out.saturating_add(wanted) > self.max_buffered) {
+        if self.short != 0 && !self.retrying {
             return 0;
         }
-        self.buffers.room(wanted)
+        let out = self.buffers.out();
+        let within = out == 0 || out.saturating_add(wanted) <= self.max_buffered;
+        let room = if within { self.buffers.room(wanted) } else { 0 };
+        if room == 0 { self.room_before_others(wanted) } else { room }
+    }
+
+    /// The same, where the session has much out: what is held by tasks that wait for others does not keep those others
+    /// from going on, with the session's own.
+    #[cold]
+    fn room_before_others(&self, wanted: usize) -> usize {
+        let held = |slot: &Slot| if let State::Held(job) = &slot.state { job.buffered() } else { 0 };
+        match self.slots.iter().map(held).sum() {
+            0 => 0,
+            held => self.buffers.room_beside(wanted, held),
+        }
     }
 
     /// Whether the session may have `len` bytes more in buffers, in one piece. One command alone always may by the
     /// bound of the session.
     pub(super) fn may_take(&self, len: usize) -> bool {
         let out = self.buffers.out();
-        (out == 0 || out.saturating_add(len) <= self.max_buffered) && self.buffers.has_room(len)
+        let within = out == 0 || out.saturating_add(len) <= self.max_buffered;
+        let has_room = |len| if self.is_late { self.buffers.has_spare(len) } else { self.buffers.has_room(len) };
+        // What needs no buffer waits for none.
+        len == 0 || within && has_room(len)
+    }
+
+    /// Tells whether data that the initiator owed have not come in time. As long as it is so, the session gets no more
+    /// than its own share of the buffers while others wait for some: it would keep them as long again.
+    pub(crate) fn set_late(&mut self, is_late: bool) {
+        self.is_late = is_late;
+        if is_late && self.in_line.take().is_some() {
+            self.buffers.wait_no_more();
+            self.unblock = true;
+        }
+    }
+
+    /// Whether [data did not come in time](Self::set_late).
+    pub(crate) fn is_late(&self) -> bool {
+        self.is_late
     }
 
     #[inline]

@@ -171,6 +171,11 @@ impl Job {
         self.block_shift = block_shift;
     }
 
+    /// Bytes of buffers that it holds.
+    pub(crate) fn buffered(&self) -> usize {
+        self.data.as_ref().map_or(0, Buf::capacity)
+    }
+
     /// The data that the job still holds, when it is given up.
     pub(crate) fn take_buffers(&mut self) -> impl Iterator<Item = Buf> {
         let status = match &mut self.kind {

@@ -32,6 +32,8 @@ pub(super) fn cost(op: &StoreOp, block_shift: u8) -> usize {
 impl TaskExecutor {
     pub(super) fn received(&mut self, task: TaskHandle, sink: Sink) -> Reply {
         let receiving = self.live(task).filter(|work| matches!(self.slots[work.slot].state, State::Receiving { .. }));
+        // Data that have come are not asked for again.
+        let receiving = receiving.map(|work| Work { may_wait: false, ..work });
         let Some(work) = receiving else {
             if let Sink::Buf(buf) = sink {
                 self.buffers.give(buf);

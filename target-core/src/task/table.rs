@@ -131,13 +131,13 @@ impl TaskExecutor {
             Reply::Respond { data: Data::None | Data::Parameters(0), status, residuals, .. } => (*status, *residuals),
             _ => return reply,
         };
-        let Some(slot) = self.slots.get_mut(usize::from(new.task.slot)).filter(|slot| slot.is_free()) else {
-            return reply;
-        };
+        // A command to no logical unit may be the first in its place.
+        let sense = self.sense;
+        let Some(slot) = self.slot_of(new.task).filter(|slot| slot.is_free()) else { return reply };
         // It is over: it holds nothing of its LUN, and nobody waits for it.
         slot.generation = new.task.generation;
         slot.lun = NOWHERE;
-        slot.state = State::Over(Box::new(Answer { status, residuals, sense: self.sense }));
+        slot.state = State::Over(Box::new(Answer { status, residuals, sense }));
         Reply::GetData(Sink::Buf(Buf::zeroed(0)))
     }
 
@@ -150,13 +150,14 @@ impl TaskExecutor {
         Some(Reply::Respond { data: Data::None, offset: 0, status, residuals })
     }
 
-    /// No room for `len` bytes of the task's data now. While the initiator has other tasks it is told so, and comes
-    /// again (SAM-5 5.3.1); else the task waits for its turn among all sessions, or is to come again where data that
-    /// came with it could not be asked for once more.
+    /// No room for `len` bytes of the task's data now. One task of each session that has no more than its own waits for
+    /// its turn among all sessions; the initiator is told to come again with the others (SAM-5 5.3.1), and where data that
+    /// came with a task could not be asked for once more, or [did not come in time](Self::set_late) before.
     pub(super) fn full(&mut self, work: Work, cdb: &[u8], len: usize) -> Reply {
         let others = self.slots.iter().enumerate().any(|(index, slot)| index != work.slot && !slot.is_free());
         let waits = self.in_line == Some(work.slot);
-        if (waits || !others && self.in_line.is_none() && work.may_wait && self.orphans.is_empty())
+        let may_wait = work.may_wait && !self.is_late && self.orphans.is_empty() && self.buffers.has_only_its_own();
+        if (waits || self.in_line.is_none() && may_wait)
             && let Some(waiting) = keep(cdb)
         {
             self.enter(work, State::Blocked(waiting));
@@ -167,6 +168,7 @@ impl TaskExecutor {
             return Reply::Pending;
         }
         self.leave(work.slot);
+        self.was_refused |= len != 0;
         let status = if others { Status::TaskSetFull } else { Status::Busy };
         Reply::Respond { data: Data::None, offset: 0, status, residuals: work.transfer.residuals(0, 0) }
     }
@@ -184,8 +186,14 @@ impl TaskExecutor {
 
     /// Whether a task may use the store and this much of buffers. Operations that aborted tasks left behind are not to
     /// pile up on a store that hangs.
-    pub(super) fn has_room(&self, len: usize) -> bool {
-        !self.has_too_many_orphans() && self.may_take(len)
+    pub(super) fn has_room(&mut self, work: Work, len: usize) -> bool {
+        let has_room = !self.has_too_many_orphans() && self.may_take(len);
+        if has_room && self.in_line == Some(work.slot) {
+            // The next of the session's may wait.
+            self.in_line = None;
+            self.buffers.wait_no_more();
+        }
+        has_room
     }
 
     pub(super) fn has_too_many_orphans(&self) -> bool {

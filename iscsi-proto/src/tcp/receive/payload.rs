@@ -57,6 +57,8 @@ impl TcpMover {
         let bytes = unread.get(..n).unwrap_or_default();
         let room = payload.room.min(n);
         let mut placed = room;
+        // What has to be there at a time.
+        let mut whole = 0;
         if room > 0
             && let Purpose::DataOut(slot) | Purpose::DataIn(slot) = payload.purpose
         {
@@ -69,6 +71,7 @@ impl TcpMover {
                 }
                 Some(Some(Sink::Region(slice))) => match self.target.block_begun(slot) {
                     Some(begun) if self.limits.pdu_in_order => {
+                        whole = slice.region().block_size();
                         let landed = land(slice, payload.place, from, begun, payload.room == room);
                         (placed, receive.refused) = (landed.bytes, landed.refused);
                     }
@@ -87,6 +90,8 @@ impl TcpMover {
         payload.remaining -= n;
         if payload.remaining > 0 {
             receive.staging.consume(n);
+            // A block may be larger than staging is where buffers are short.
+            receive.staging.make_room(whole);
             return Step::Starved;
         }
         if (!receive.data_digest || payload.sound) && unread.len() >= n + payload.trailer {
