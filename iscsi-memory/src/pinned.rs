@@ -223,6 +223,17 @@ impl Region {
         self.chunks.read().iter().map(|(index, chunk)| chunk.held.len() as u64 * size(index)).sum()
     }
 
+    /// Whether the chunk of 1 MiB that a byte is in is registered as a whole.
+    ///
+    /// ```
+    /// let region = iscsi_memory::Region::heap(4096);
+    /// assert!(!region.is_registered(0));
+    /// ```
+    #[must_use]
+    pub fn is_registered(&self, offset: u64) -> bool {
+        self.chunks.read().get((offset / CHUNK) as usize).is_some_and(|chunk| !chunk.held.is_empty())
+    }
+
     /// Ends the registrations of a domain, which has no work requests any more, and gives back what they pinned and
     /// nobody has written.
     pub fn forget(&self, domain: DomainId) {

@@ -10,10 +10,16 @@ use iscsi_proto::time::Instant;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::store::{Backstore, LinearStore, StripeStore};
 
-use crate::model::Model;
+use crate::model::{Model, fill_block, first_value};
 use crate::rng::Rng;
 use crate::store::{Door, SimStore, StorePlan};
 use crate::transport::Transport;
+
+/// Bytes that a device registers at a time.
+const PIECE: usize = 1 << 20;
+
+/// The session whose blocks are there from the start.
+const FROM_THE_START: u64 = 40;
 
 /// How a disk is made of stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +108,32 @@ impl Disk {
         // The devices that iSER speaks of read lent memory when they like.
         let torn = disk.plan.store.door == Door::Memory && transport != Transport::Tcp;
         disk.model = RefCell::new(Model::new(geometry.blocks, geometry.block_size as usize, torn));
+        if let (Some(written), Door::Memory) = (disk.plan.store.mapped, disk.plan.store.door) {
+            disk.preset(written, &mut Rng::new(u64::from(number), 0));
+        }
         Rc::new(disk)
+    }
+
+    /// Some pieces of the disk are written from the start: each as a whole, or here and there.
+    fn preset(&self, written: u64, rng: &mut Rng) {
+        let Build::Single = self.plan.build else { return };
+        let model = &mut *self.model.borrow_mut();
+        let (len, size) = (model.len(), model.block_size());
+        let piece = (PIECE / size) as u64;
+        for first in (0..len).step_by(piece as usize) {
+            let density = if rng.permille(written) { 1000 } else { rng.pick(&[0, 0, 100]) };
+            for lba in first..(first + piece).min(len) {
+                if !rng.permille(density) {
+                    continue;
+                }
+                let mut data = vec![0; size];
+                let value = first_value(FROM_THE_START, lba);
+                fill_block(value, &mut data);
+                self.parts[0].preset(lba, &data);
+                let write = model.begin_write(lba, 1, |_| value);
+                model.acknowledge(write);
+            }
+        }
     }
 
     fn compose(&self, parts: &[SimStore]) -> Arc<dyn Backstore> {

@@ -1,9 +1,10 @@
-//! The network between two loopback queue pairs, on virtual time.
+//! The network between two queue pairs, of the loopback or of verbs over simulated devices, on virtual time.
 
 use std::time::Duration;
 
 use iscsi_proto::time::Instant;
 use iser_transport::loopback::{End, Fabric, Step};
+use iser_transport::verbs::simulated::{SimulatedFabric, Step as DeviceStep};
 
 use crate::link::Side;
 use crate::rng::Rng;
@@ -38,10 +39,103 @@ impl FabricPlan {
     }
 }
 
+/// How often a queue pair of verbs that is ending is looked at, as by its driver.
+const ENDING: Duration = Duration::from_millis(5);
+
+/// What moves two queue pairs.
+#[derive(Debug, Clone)]
+pub enum Mover {
+    /// Of the loopback.
+    Loopback(Fabric),
+    /// Of verbs.
+    Verbs(SimulatedFabric),
+}
+
+impl From<Fabric> for Mover {
+    fn from(fabric: Fabric) -> Self {
+        Self::Loopback(fabric)
+    }
+}
+
+impl From<SimulatedFabric> for Mover {
+    fn from(fabric: SimulatedFabric) -> Self {
+        Self::Verbs(fabric)
+    }
+}
+
+/// What a step did.
+enum Moved {
+    Nothing,
+    Something,
+    /// It has gone wrong by itself, in this way.
+    Wrong(String),
+}
+
+impl Mover {
+    fn step(&self) -> Moved {
+        match self {
+            Self::Loopback(fabric) => match fabric.step() {
+                Some(fault @ (Step::Cut | Step::DeviceGone(_) | Step::Muted(_))) => Moved::Wrong(format!("{fault:?}")),
+                Some(_) => Moved::Something,
+                None => Moved::Nothing,
+            },
+            Self::Verbs(fabric) => match fabric.step() {
+                Some(fault @ (DeviceStep::Cut | DeviceStep::DeviceGone(_) | DeviceStep::Muted(_))) => {
+                    Moved::Wrong(format!("{fault:?}"))
+                }
+                Some(_) => Moved::Something,
+                None => Moved::Nothing,
+            },
+        }
+    }
+
+    fn is_flushing(&self) -> bool {
+        match self {
+            Self::Loopback(fabric) => fabric.is_flushing(),
+            Self::Verbs(fabric) => fabric.is_flushing(),
+        }
+    }
+
+    fn cut(&self) {
+        match self {
+            Self::Loopback(fabric) => fabric.cut(),
+            Self::Verbs(fabric) => fabric.cut(),
+        }
+    }
+
+    fn cut_end(&self, end: End) {
+        match self {
+            Self::Loopback(fabric) => fabric.cut_end(end),
+            Self::Verbs(fabric) => fabric.cut_end(end),
+        }
+    }
+
+    fn mute(&self, end: End) {
+        match self {
+            Self::Loopback(fabric) => fabric.mute(end),
+            Self::Verbs(fabric) => fabric.mute(end),
+        }
+    }
+
+    fn calm(&self) {
+        match self {
+            Self::Loopback(fabric) => fabric.calm(),
+            Self::Verbs(fabric) => fabric.calm(),
+        }
+    }
+
+    fn held(&self, end: End) -> (usize, usize, usize) {
+        match self {
+            Self::Loopback(fabric) => fabric.held(end),
+            Self::Verbs(fabric) => fabric.held(end),
+        }
+    }
+}
+
 /// A fabric that moves as time passes.
 #[derive(Debug)]
 pub struct FabricLink {
-    fabric: Fabric,
+    fabric: Mover,
     plan: FabricPlan,
     rng: Rng,
     /// When it moves next; `None` while nothing can.
@@ -62,8 +156,8 @@ const fn end(side: Side) -> End {
 impl FabricLink {
     /// A fabric that behaves as planned.
     #[must_use]
-    pub fn new(fabric: Fabric, plan: FabricPlan, rng: Rng, now: Instant) -> Self {
-        Self { fabric, plan, rng, due: Some(now), steps: 0, cut: false, trace: None }
+    pub fn new(fabric: impl Into<Mover>, plan: FabricPlan, rng: Rng, now: Instant) -> Self {
+        Self { fabric: fabric.into(), plan, rng, due: Some(now), steps: 0, cut: false, trace: None }
     }
 
     /// Its faults are written into a trace, under a number.
@@ -97,6 +191,9 @@ impl FabricLink {
 
     /// Moves on, if it is time. Returns whether anything moved.
     pub fn advance(&mut self, now: Instant) -> bool {
+        if let Mover::Verbs(fabric) = &self.fabric {
+            fabric.set_time(now);
+        }
         if self.due.is_none_or(|due| due > now) {
             return false;
         }
@@ -107,12 +204,12 @@ impl FabricLink {
                 self.cut();
             }
             match self.fabric.step() {
-                Some(fault @ (Step::Cut | Step::DeviceGone(_) | Step::Muted(_))) => {
-                    self.event(format_args!("{fault:?}"));
+                Moved::Wrong(fault) => {
+                    self.event(format_args!("{fault}"));
                     self.cut = true;
                 }
-                Some(_) => {}
-                None => {
+                Moved::Something => {}
+                Moved::Nothing => {
                     self.due = None;
                     return step > 0;
                 }
@@ -162,10 +259,31 @@ impl FabricLink {
         self.stir(now);
     }
 
-    /// Whether a side has something to poll.
+    /// Whether a side has something to poll, for all that is known: a queue pair of verbs tells only when it is polled.
     #[must_use]
     pub fn is_ready(&self, side: Side) -> bool {
-        self.fabric.is_ready(end(side))
+        match &self.fabric {
+            Mover::Loopback(fabric) => fabric.is_ready(end(side)),
+            Mover::Verbs(_) => false,
+        }
+    }
+
+    /// Whether a side's device has work of it. Of the loopback nothing is known.
+    #[must_use]
+    pub fn has_work(&self, side: Side) -> bool {
+        match &self.fabric {
+            Mover::Loopback(_) => false,
+            Mover::Verbs(fabric) => fabric.has_work(end(side)),
+        }
+    }
+
+    /// Whether a side has done enough for a while. Asking takes it back.
+    #[must_use]
+    pub fn gives_way(&self, side: Side) -> bool {
+        match &self.fabric {
+            Mover::Loopback(_) => false,
+            Mover::Verbs(fabric) => fabric.gives_way(end(side)),
+        }
     }
 
     /// What the queue pair of a side has not given back, if anything.
@@ -179,7 +297,12 @@ impl FabricLink {
     /// When it moves next.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {
-        self.due.map(|due| due.max(now))
+        let ending = match &self.fabric {
+            Mover::Loopback(_) => false,
+            Mover::Verbs(fabric) => End::BOTH.into_iter().any(|end| fabric.is_ending(end)),
+        };
+        let ending = ending.then(|| now + ENDING);
+        [self.due.map(|due| due.max(now)), ending].into_iter().flatten().min()
     }
 
     /// No faults from now on; what is cut stays so.

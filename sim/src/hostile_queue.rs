@@ -7,7 +7,6 @@ use std::time::Duration;
 use iscsi_memory::{Buf, Lease, Memory};
 use iscsi_proto::time::Instant;
 use iser_transport::header::{ControlHeader, Header, Hello, VERSION};
-use iser_transport::loopback::LoopbackQueue;
 use iser_transport::queue::{Completion, QueuePair, RemoteAccess, RemoteBuffer, Stag, Work};
 
 use crate::fabric::FabricLink;
@@ -16,11 +15,10 @@ use crate::link::Side;
 use crate::rng::Rng;
 
 /// A hostile initiator's end of a queue pair.
-#[derive(Debug)]
 pub struct HostileQueue {
     /// The network's number.
     pub link: usize,
-    queue: LoopbackQueue,
+    queue: Box<dyn QueuePair>,
     rng: Rng,
     /// When it does something; the first is the login.
     deeds: VecDeque<Instant>,
@@ -38,7 +36,7 @@ pub struct HostileQueue {
 impl HostileQueue {
     /// A connection with a story of its own.
     #[must_use]
-    pub fn new(link: usize, queue: LoopbackQueue, mut rng: Rng, target: &str, now: Instant) -> Self {
+    pub fn new(link: usize, queue: Box<dyn QueuePair>, mut rng: Rng, target: &str, now: Instant) -> Self {
         // All that the target might ask for, so that one request does.
         let more = "HeaderDigest=None\0DataDigest=None\0RDMAExtensions=Yes\0InitialR2T=Yes\0ImmediateData=Yes\0\
                     InitiatorRecvDataSegmentLength=8192\0TargetRecvDataSegmentLength=8192\0MaxBurstLength=65536\0\

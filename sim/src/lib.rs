@@ -5,15 +5,16 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`transport`] | what sessions run over: TCP, iSER over iWARP, iSER over loopback queue pairs |
+//! | [`transport`] | what sessions run over: TCP, iSER over iWARP, over loopback queue pairs, and over queue pairs of verbs |
 //! | [`rng`], [`trace`] | decisions out of a seed; what happened, as a hash and as lines |
 //! | [`link`] | a byte stream with delay, chunks, stalls, cuts, half-open ends, flipped bits |
-//! | [`fabric`] | the loopback of `iser-transport` on virtual time |
+//! | [`fabric`] | the loopback of `iser-transport`, and its verbs over simulated devices, on virtual time |
 //! | [`network`] | either of the two |
 //! | [`store`] | a backstore with delay, reordering, errors, no space; all three doors |
 //! | [`pipe`] | drives a connection over its side of a network, and checks the driving contract |
 //! | [`disk`] | a disk, made of one store or several, and what serves it |
 //! | [`model`] | the oracle |
+//! | [`watch`] | what the target says over TCP, and whether it may say it then |
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
@@ -40,6 +41,7 @@ pub mod served;
 pub mod store;
 pub mod trace;
 pub mod transport;
+pub mod watch;
 pub mod workload;
 pub mod world;
 

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use sim::{Kind, Transport};
 
-const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback] [--calm | --meeting | --silence | --odd] \
+const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback|verbs] \
+                     [--calm | --meeting | --silence | --odd] \
                      [--first] [--trace]";
 
 struct Arguments {

@@ -81,6 +81,15 @@ impl Network {
         }
     }
 
+    /// Whether the device of a side has work of it.
+    #[must_use]
+    pub fn has_work(&self, side: Side) -> bool {
+        match self {
+            Self::Bytes(_) => false,
+            Self::Queues(fabric) => fabric.has_work(side),
+        }
+    }
+
     /// `side` closes.
     pub fn close(&mut self, side: Side, now: Instant) {
         match self {

@@ -15,6 +15,7 @@ use target_core::session::TargetConnection;
 use crate::fabric::FabricLink;
 use crate::link::{Link, Side};
 use crate::network::Network;
+use crate::watch::Watch;
 use crate::workload::Workload;
 
 /// A waker that remembers.
@@ -64,8 +65,18 @@ pub trait Exchange<C>: Default {
     /// Does what can be done now. Returns whether anything was.
     fn run(&mut self, connection: &mut C, network: &mut Network, side: Side, now: Instant) -> bool;
 
+    /// Whether the connection has had its turn, and goes on when others have had theirs. Asking takes it back.
+    fn gave_way(&mut self) -> bool {
+        false
+    }
+
     /// Something was done with the connection.
     fn touched(&mut self, _network: &mut Network, _now: Instant) {}
+
+    /// What the connection has said and may not say.
+    fn broken(&mut self) -> Option<String> {
+        None
+    }
 
     /// What the network still holds of a connection that is over.
     fn held(&self, _network: &Network, _side: Side) -> Option<String> {
@@ -121,6 +132,13 @@ impl<C: Connection, X: Exchange<C>> Pipe<C, X> {
         let (flag, waker) = Flag::raised();
         Self { connection, link, side, exchange: X::default(), flag, waker, timeouts: (Instant::ZERO, 0) }
     }
+
+    /// The same, driven in this way.
+    #[must_use]
+    pub fn by(mut self, exchange: X) -> Self {
+        self.exchange = exchange;
+        self
+    }
 }
 
 impl<C: Connection, X: Exchange<C>> Drive for Pipe<C, X> {
@@ -151,6 +169,10 @@ impl<C: Connection, X: Exchange<C>> Drive for Pipe<C, X> {
                 break;
             }
             any = true;
+        }
+        any |= self.exchange.gave_way();
+        if let Some(broken) = self.exchange.broken() {
+            return Err(broken);
         }
         if self.connection.has_more_work() {
             self.flag.0.store(true, Ordering::Relaxed);
@@ -206,6 +228,8 @@ impl<M: Datamover, X: Exchange<TargetConnection<M>>> DriveTarget for Pipe<Target
 #[derive(Debug, Default)]
 pub struct Bytes {
     told: Option<StreamEnd>,
+    watch: Option<Watch>,
+    broken: Option<String>,
 }
 
 impl<C: StreamConnection> Exchange<C> for Bytes {
@@ -216,12 +240,22 @@ impl<C: StreamConnection> Exchange<C> for Bytes {
         received || sent
     }
 
+    fn broken(&mut self) -> Option<String> {
+        self.broken.take()
+    }
+
     fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant> {
         network.next(side, now).filter(|_| self.told != Some(StreamEnd::Broken))
     }
 }
 
 impl Bytes {
+    /// With somebody who listens.
+    #[must_use]
+    pub fn watched(watch: Watch) -> Self {
+        Self { watch: Some(watch), ..Self::default() }
+    }
+
     fn receive<C: StreamConnection>(&mut self, connection: &mut C, link: &mut Link, side: Side, now: Instant) -> bool {
         if connection.is_finished() || self.told == Some(StreamEnd::Broken) {
             return false;
@@ -234,6 +268,9 @@ impl Bytes {
             let bytes: Vec<u8> = arrived.drain(..n).collect();
             let filled = connection.receive_window().fill(&bytes);
             assert_eq!(filled, n, "a window does not shrink while it is looked at");
+            if let Some(watch) = &mut self.watch {
+                watch.comes(&bytes, now);
+            }
             connection.handle_received(n, now);
             return true;
         }
@@ -274,6 +311,11 @@ impl Bytes {
             bytes.resize(at + slice.len(), 0);
             slice.copy_to(&mut bytes[at..]);
         }
+        if let Some(watch) = &mut self.watch
+            && let Err(broken) = watch.goes(&bytes, now)
+        {
+            self.broken.get_or_insert(broken);
+        }
         connection.handle_sent(n, now);
         link.send(side, bytes, now);
         true
@@ -307,6 +349,44 @@ impl<C: QueueConnection> Exchange<C> for Completions {
             Network::Queues(fabric) => fabric.held(side),
             Network::Bytes(_) => None,
         }
+    }
+
+    fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant> {
+        network.next(side, now)
+    }
+}
+
+/// By what a queue pair of verbs has to say when it is polled.
+#[derive(Debug, Default)]
+pub struct Polls {
+    gave_way: bool,
+}
+
+impl<C: QueueConnection> Exchange<C> for Polls {
+    fn run(&mut self, connection: &mut C, network: &mut Network, side: Side, now: Instant) -> bool {
+        let Network::Queues(fabric) = network else { return false };
+        let mut any = fabric.advance(now);
+        if connection.is_finished() {
+            return any;
+        }
+        if connection.handle_completions(now) {
+            any = true;
+            fabric.stir(now);
+        }
+        self.gave_way = fabric.gives_way(side);
+        any && !self.gave_way
+    }
+
+    fn gave_way(&mut self) -> bool {
+        std::mem::take(&mut self.gave_way)
+    }
+
+    fn touched(&mut self, network: &mut Network, now: Instant) {
+        Exchange::<C>::touched(&mut Completions, network, now);
+    }
+
+    fn held(&self, network: &Network, side: Side) -> Option<String> {
+        Exchange::<C>::held(&Completions, network, side)
     }
 
     fn next(&self, network: &Network, side: Side, now: Instant) -> Option<Instant> {

@@ -282,6 +282,7 @@ impl Scenario {
             write_errors: if failing { rng.below(50) } else { 0 },
             full: if failing { rng.below(50) } else { 0 },
             sync_errors: 0,
+            mapped: None,
             lose_write: None,
         };
         let count = rng.pick(&[1, 1, 2, 2, 3]);
@@ -324,6 +325,9 @@ impl Scenario {
     pub fn over(seed: u64, transport: Transport) -> Self {
         let mut scenario = Self::new(seed);
         scenario.transport = transport;
+        if Rng::new(seed, 17).permille(60) {
+            scenario.lengthen();
+        }
         if transport == Transport::Tcp {
             return scenario;
         }
@@ -333,7 +337,67 @@ impl Scenario {
             // What guards against bits that flip is iWARP's CRC.
             session.iser.crc |= scenario.weather.flips > 0;
         }
+        if transport == Transport::Verbs && Rng::new(seed, 15).permille(600) {
+            scenario.pin();
+        }
         scenario
+    }
+
+    /// Commands are long: of a few MiB.
+    fn lengthen(&mut self) {
+        let rng = &mut Rng::new(self.seed, 18);
+        self.store.block_size = 4096;
+        self.store.blocks = rng.between(1000, 2000);
+        self.weather.chunk = 1 << 20;
+        self.weather.capacity = 1 << 20;
+        self.weather.delay = self.weather.delay.min(Duration::from_micros(200));
+        self.limits.offer.max_recv_data_segment_length = 256 << 10;
+        if rng.permille(500) {
+            (self.store.delay, self.store.slow) = (Duration::ZERO, (0, Duration::ZERO));
+        }
+        for session in &mut self.sessions {
+            session.offer.max_recv_data_segment_length = 256 << 10;
+            session.work.operations = session.work.operations.min(30);
+            session.work.most_blocks = 900;
+            session.work.others = rng.pick(&[100, 400]);
+        }
+    }
+
+    /// The disk is memory that devices register, several pieces of it; reads, writes and deallocations take whole pieces,
+    /// too.
+    fn pin(&mut self) {
+        let rng = &mut Rng::new(self.seed, 16);
+        self.store.door = Door::Memory;
+        self.store.block_size = 4096;
+        self.store.blocks = rng.between(200, 1600);
+        self.store.unmap = true;
+        (self.store.read_errors, self.store.write_errors, self.store.full) = (0, 0, 0);
+        self.store.mapped = Some(rng.pick(&[0, 300, 700, 1000]));
+        self.weather.chunk = self.weather.chunk.max(1460);
+        let most_blocks = rng.magnitude(8, 320);
+        let only_read = rng.permille(250);
+        let unmaps = rng.pick(&[0, 100, 300]);
+        for session in &mut self.sessions {
+            let work = &mut session.work;
+            work.most_blocks = most_blocks;
+            work.others = rng.pick(&[100, 400]);
+            work.unmap = true;
+            work.store_fails = false;
+            work.unmaps = unmaps;
+            if only_read {
+                (work.reads, work.others, work.unmaps) = (1000, 0, 0);
+            }
+        }
+    }
+
+    /// Whether all that reads as zero was never written, nor is about to be.
+    #[must_use]
+    pub fn unwritten_is_zero(&self) -> bool {
+        let lent = |disk: DiskPlan| disk.store.mapped.is_some() && disk.store.door == Door::Memory;
+        let reads =
+            |session: &SessionPlan| session.work.reads == 1000 && session.work.others + session.work.unmaps == 0;
+        let alone = self.mangled.is_none() && self.hostile == 0;
+        self.disks().all(lent) && self.sessions.iter().all(reads) && alone
     }
 
     /// The scenario of a seed in which rare things meet: a store that takes longer than every time limit, links that are cut
@@ -436,7 +500,8 @@ impl Scenario {
         }
         let functions = rng.pick(&[0, 50]);
         let held_up = if transport == Transport::Tcp {
-            HELD_UP
+            // Who waits for buffers is told to come again now and then.
+            if scenario.is_short_of_buffers() { HELD_UP * 2 } else { HELD_UP }
         } else {
             // A device may land what it was told to fetch until its connection is gone: so long, and a quarter more, a writer
             // of the same blocks waits, for each of the silent and perhaps twice.
@@ -475,8 +540,7 @@ impl Scenario {
     /// Whether the target's sessions have so few buffers together that they wait for them.
     #[must_use]
     pub fn is_short_of_buffers(&self) -> bool {
-        // Silent initiators keep what they have: how long the others then wait is another question than this kind asks.
-        self.seed.is_multiple_of(4) && self.kind != Kind::Silence
+        self.seed.is_multiple_of(4)
     }
 
     /// The same without faults: only sizes and limits are the seed's.
@@ -526,6 +590,7 @@ impl Scenario {
             most_blocks,
             reads: rng.between(200, 800),
             others: rng.pick(&[0, 100, 400]),
+            unmaps: 0,
             functions: rng.pick(&[0, 0, 20, 60]),
             function_kinds: if rng.permille(500) { GENTLE } else { HARSH },
             abandons: rng.pick(&[0, 0, 50]),

@@ -9,10 +9,14 @@ use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
 use iser_transport::loopback::{EndConfig, Fabric, Faults, LoopbackConfig, LoopbackQueue, pair};
 use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::QueueLimits;
+use iser_transport::verbs::simulated::{self, Device, Make, SimulatedFabric, SimulatedQueue};
 
 use crate::fabric::FabricPlan;
 use crate::rng::Rng;
 use crate::scenario::Weather;
+
+/// The private data of an end that neither invalidates from afar nor counts from zero, as verbs do.
+const NOTHING_MORE: [u8; 4] = PrivateData { zero_based: false, send_with_invalidate: false }.emit();
 
 /// What carries the sessions of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,11 +28,13 @@ pub enum Transport {
     Iwarp,
     /// iSER over loopback queue pairs.
     Loopback,
+    /// iSER over queue pairs of verbs, whose devices are simulated.
+    Verbs,
 }
 
 impl Transport {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Iwarp, Self::Loopback];
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Iwarp, Self::Loopback, Self::Verbs];
 
     /// Its name on the command line.
     #[must_use]
@@ -37,6 +43,7 @@ impl Transport {
             Self::Tcp => "tcp",
             Self::Iwarp => "iwarp",
             Self::Loopback => "loopback",
+            Self::Verbs => "verbs",
         }
     }
 }
@@ -87,6 +94,8 @@ pub struct IserEnd {
     pub staging_size: usize,
     /// Whether it knows revision 2 of MPA.
     pub revision_two: bool,
+    /// Its device, for verbs.
+    pub device: Make,
 }
 
 impl IserEnd {
@@ -124,6 +133,7 @@ impl IserEnd {
             emss: rng.pick(&[536, 1448, 1460, 8960, 65483]),
             staging_size: rng.magnitude(4096, 128 << 10) as usize,
             revision_two,
+            device: make(rng),
         }
     }
 
@@ -166,6 +176,23 @@ impl IserEnd {
     }
 }
 
+/// A device of any make.
+fn make(rng: &mut Rng) -> Make {
+    Make {
+        pieces: rng.pick(&[1, 4, 4, 16]),
+        read_pieces: rng.pick(&[1, 1, 4]),
+        inline: rng.pick(&[0, 64, 96]),
+        read_sink_is_remote: rng.permille(200),
+        lends_unsignaled: rng.pick(&[4096, usize::MAX]),
+        refusals: rng.pick(&[0, 0, 0, 100, 500]),
+        bounce_bytes: rng.magnitude(16 << 10, 64 << 10) as usize,
+        linger: Duration::from_millis(rng.magnitude(1, 1000)),
+        is_concurrent: rng.permille(400),
+        seed: rng.u64(),
+        ..Make::default()
+    }
+}
+
 /// What iSER's networks are like.
 #[derive(Debug, Clone)]
 pub struct IserPlan {
@@ -197,6 +224,69 @@ impl IserPlan {
         (active, IserMover::new(passive, mover), fabric)
     }
 
+    /// The same over verbs, where the target's device has this place for it.
+    ///
+    /// # Panics
+    /// If a device has no room for its buffers.
+    #[must_use]
+    pub fn toward_target_over_verbs(
+        &self,
+        device: &Device,
+        target_tasks: u16,
+        seed: u64,
+    ) -> (SimulatedQueue, IserMover<SimulatedQueue>, SimulatedFabric) {
+        let mover = self.target.mover(target_tasks);
+        let mut config = LoopbackConfig { faults: Faults::default(), ..self.loopback.clone() };
+        (config.active, config.passive) = (EndConfig::default(), EndConfig::default());
+        config.passive.limits = self.target.limits(&mover);
+        for end in [&mut config.active, &mut config.passive] {
+            end.private = NOTHING_MORE.to_vec();
+        }
+        let own = Device::new(Make::default());
+        let made = simulated::pair(&config, [&own, device], seed);
+        let (active, passive, fabric) = made.expect("room for the buffers of a connection");
+        (active, IserMover::new(passive, mover), fabric)
+    }
+
+    /// The network of two ends, the initiator's first.
+    fn network(&self, initiator: &IserEnd, movers: &[IserMoverConfig; 2], faults: Faults) -> LoopbackConfig {
+        let mut config = self.loopback.clone();
+        for (end, plan, mover) in
+            [(&mut config.active, initiator, &movers[0]), (&mut config.passive, &self.target, &movers[1])]
+        {
+            end.private = plan.private.emit().to_vec();
+            end.read_depth = mover.read_depth;
+            end.limits = plan.limits(mover);
+            end.advertisements = usize::from(mover.max_tasks) * 2;
+        }
+        config.faults = faults;
+        config
+    }
+
+    /// Movers over the two ends of a connection of verbs, the initiator's first.
+    ///
+    /// # Panics
+    /// If a device has no room for its buffers.
+    #[must_use]
+    pub fn over_verbs(
+        &self,
+        initiator: (&IserEnd, u16),
+        (device, target_tasks): (&Device, u16),
+        faults: Faults,
+        seed: u64,
+    ) -> (IserMover<SimulatedQueue>, IserMover<SimulatedQueue>, SimulatedFabric) {
+        let movers = [initiator.0.mover(initiator.1), self.target.mover(target_tasks)];
+        let mut config = self.network(initiator.0, &movers, faults);
+        for end in [&mut config.active, &mut config.passive] {
+            end.private = NOTHING_MORE.to_vec();
+        }
+        let own = Device::new(initiator.0.device.clone());
+        let made = simulated::pair(&config, [&own, device], seed);
+        let (active, passive, fabric) = made.expect("room for the buffers of a connection");
+        let [initiator, target] = movers;
+        (IserMover::new(active, initiator), IserMover::new(passive, target), fabric)
+    }
+
     /// Movers over the two ends of a loopback connection, the initiator's first.
     #[must_use]
     pub fn over_loopback(
@@ -206,18 +296,8 @@ impl IserPlan {
         faults: Faults,
         seed: u64,
     ) -> (IserMover<LoopbackQueue>, IserMover<LoopbackQueue>, Fabric) {
-        let mut config = self.loopback.clone();
         let movers = [initiator.0.mover(initiator.1), self.target.mover(target_tasks)];
-        for (end, plan, mover) in
-            [(&mut config.active, initiator.0, &movers[0]), (&mut config.passive, &self.target, &movers[1])]
-        {
-            end.private = plan.private.emit().to_vec();
-            end.read_depth = mover.read_depth;
-            end.limits = plan.limits(mover);
-            end.advertisements = usize::from(mover.max_tasks) * 2;
-        }
-        config.faults = faults;
-        let (active, passive, fabric) = pair(config, seed);
+        let (active, passive, fabric) = pair(self.network(initiator.0, &movers, faults), seed);
         let [initiator, target] = movers;
         (IserMover::new(active, initiator), IserMover::new(passive, target), fabric)
     }

@@ -21,6 +21,11 @@ fn over_iwarp() {
 }
 
 #[test]
+fn over_verbs() {
+    is_undisturbed(Transport::Verbs);
+}
+
+#[test]
 fn over_loopback() {
     is_undisturbed(Transport::Loopback);
 }

@@ -32,7 +32,7 @@ fn one_seed_is_one_run() {
 }
 
 /// The scenario over each transport, with the names of those.
-fn over_all(seed: u64) -> [Scenario; 3] {
+fn over_all(seed: u64) -> [Scenario; 4] {
     Transport::ALL.map(|transport| {
         let mut scenario = Scenario::over(seed, transport).calm();
         scenario.store.door = Door::Queue;
@@ -46,7 +46,7 @@ fn over_all(seed: u64) -> [Scenario; 3] {
 
 #[test]
 fn one_seed_is_one_run_over_iser() {
-    for transport in [Transport::Iwarp, Transport::Loopback] {
+    for transport in [Transport::Iwarp, Transport::Loopback, Transport::Verbs] {
         for seed in [1, 2, 3, 17] {
             let (first, second) =
                 (run_seed(seed, transport, false).unwrap(), run_seed(seed, transport, false).unwrap());
@@ -57,7 +57,7 @@ fn one_seed_is_one_run_over_iser() {
 
 #[test]
 fn lost_writes_are_caught_over_iser() {
-    let mut caught = [0; 3];
+    let mut caught = [0; 4];
     for seed in 0..10 {
         for (mut scenario, caught) in over_all(seed).into_iter().zip(&mut caught) {
             scenario.store.lose_write = Some(20);
@@ -71,10 +71,12 @@ fn lost_writes_are_caught_over_iser() {
 fn a_byte_that_changes_on_its_way_by_rdma_is_caught() {
     let (mut changed, mut caught) = (0, 0);
     for seed in 0..10 {
-        let [.., mut scenario] = over_all(seed);
-        scenario.iser.loopback.faults.corrupt = 20_000;
-        changed += 1;
-        caught += u32::from(run(&scenario, false).is_err());
+        let [_, _, loopback, verbs] = over_all(seed);
+        for mut scenario in [loopback, verbs] {
+            scenario.iser.loopback.faults.corrupt = 20_000;
+            changed += 1;
+            caught += u32::from(run(&scenario, false).is_err());
+        }
     }
     assert!(caught * 2 >= changed, "{caught} of {changed} worlds with changed bytes were caught");
 }

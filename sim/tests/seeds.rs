@@ -1,10 +1,10 @@
 //! Seeds over each transport, cut into pieces so that they run beside each other. A failure prints its seed and the command that replays it.
 //!
-//! `SIM_SEEDS` says how many over TCP and loopback, 1000 by default; iWARP, which takes longer, and the worlds in which rare things meet have shares of
-//! it.
+//! `SIM_SEEDS` says how many over TCP and loopback, 1000 by default; iWARP and verbs, which take longer, and the worlds in
+//! which rare things meet have shares of it.
 
 use sim::Kind;
-use sim::Transport::{self, Iwarp, Loopback, Tcp};
+use sim::Transport::{self, Iwarp, Loopback, Tcp, Verbs};
 
 /// Seeds that are asked for.
 fn asked() -> u64 {
@@ -52,6 +52,10 @@ pieces! {
     iwarp_2_of_4 Iwarp 0.4 1 4,
     iwarp_3_of_4 Iwarp 0.4 2 4,
     iwarp_4_of_4 Iwarp 0.4 3 4,
+    verbs_1_of_4 Verbs 0.3 0 4,
+    verbs_2_of_4 Verbs 0.3 1 4,
+    verbs_3_of_4 Verbs 0.3 2 4,
+    verbs_4_of_4 Verbs 0.3 3 4,
 }
 
 pieces! {
@@ -63,6 +67,7 @@ pieces! {
     meetings_over_loopback_1_of_2 Loopback 0.5 0 2,
     meetings_over_loopback_2_of_2 Loopback 0.5 1 2,
     meetings_over_iwarp Iwarp 0.2 0 1,
+    meetings_over_verbs Verbs 0.1 0 1,
 }
 
 pieces! {
@@ -71,12 +76,14 @@ pieces! {
     silence_over_tcp_2_of_2 Tcp 0.5 1 2,
     silence_over_loopback Loopback 0.3 0 1,
     silence_over_iwarp Iwarp 0.2 0 1,
+    silence_over_verbs Verbs 0.1 0 1,
 }
 
 pieces! {
     Calm;
     calm_over_tcp Tcp 0.2 0 1,
     calm_over_loopback Loopback 0.3 0 1,
+    calm_over_verbs Verbs 0.1 0 1,
 }
 
 pieces! {

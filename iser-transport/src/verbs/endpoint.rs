@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
+use std::time::Instant as StdInstant;
 
 use iscsi_memory::{DevicePiece, Registrar};
+use iscsi_proto::time::Instant;
 
 use super::abi::{
     IBV_QP_STATE, IBV_QPS_ERR, IBV_QPT_RC, IBV_SEND_INLINE, IBV_SEND_SIGNALED, IBV_WC_WITH_INV, IBV_WR_RDMA_READ,
@@ -134,6 +136,8 @@ pub(super) enum Side {
 #[derive(Debug)]
 pub(super) struct DevicePort {
     library: &'static Library,
+    /// Its time begins here.
+    begun: StdInstant,
     parts: Option<Arc<Parts>>,
     qp: Option<NonNull<ibv_qp>>,
     watch: Option<Watch>,
@@ -219,6 +223,7 @@ impl DevicePort {
         };
         Ok(Self {
             library,
+            begun: StdInstant::now(),
             parts: Some(Arc::new(parts)),
             qp: Some(qp),
             watch: Some(watch),
@@ -303,6 +308,10 @@ fn sge(piece: &DevicePiece) -> ibv_sge {
 }
 
 impl Port for DevicePort {
+    fn now(&self) -> Instant {
+        Instant::ZERO + self.begun.elapsed()
+    }
+
     fn capacity(&self) -> Capacity {
         self.capacity
     }

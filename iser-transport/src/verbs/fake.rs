@@ -4,8 +4,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant as StdInstant;
 
 use iscsi_memory::{Access, DevicePiece, DomainId, Registrar, RegistrationBudget};
+use iscsi_proto::time::Instant;
 
 use super::connection::Parameters;
 use super::fake_domain::{FakeDomain, Table, read, write};
@@ -94,6 +96,7 @@ pub(super) struct FakePort {
     table: Arc<Table>,
     domain: Option<FakeDomain>,
     side: usize,
+    begun: StdInstant,
 }
 
 /// Two queue pairs of devices of this make, and the budgets of each.
@@ -119,7 +122,13 @@ pub(super) fn pair(makes: [Make; 2]) -> ([FakePort; 2], [Arc<RegistrationBudget>
     let mut side = 0;
     let ports = domains.map(|domain| {
         side += 1;
-        FakePort { wire: wire.clone(), table: table.clone(), domain: Some(domain), side: side - 1 }
+        FakePort {
+            wire: wire.clone(),
+            table: table.clone(),
+            domain: Some(domain),
+            side: side - 1,
+            begun: StdInstant::now(),
+        }
     });
     (ports, budgets)
 }
@@ -265,6 +274,10 @@ impl FakePort {
 }
 
 impl Port for FakePort {
+    fn now(&self) -> Instant {
+        Instant::ZERO + self.begun.elapsed()
+    }
+
     fn capacity(&self) -> Capacity {
         Wire::lock(&self.wire).sides[self.side].make.capacity
     }

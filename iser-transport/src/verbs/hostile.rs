@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use iscsi_memory::{Buf, DevicePiece, Lease, Memory, Region, Registrar};
+use iscsi_proto::time::Instant;
 
 use super::config::VerbsConfig;
 use super::connection::Parameters;
@@ -154,6 +155,11 @@ fn lock(device: &Mutex<Device>) -> MutexGuard<'_, Device> {
 }
 
 impl Port for HostilePort {
+    fn now(&self) -> Instant {
+        // It waits for nothing.
+        Instant::ZERO
+    }
+
     fn capacity(&self) -> Capacity {
         self.capacity
     }

@@ -12,6 +12,7 @@
 //! | `state`, `jobs`, `status` | the logic of a queue pair, over any port |
 //! | `queue`, `listener`, `events` | what users see |
 //! | `driver` (feature `tokio`) | the one driver of connections over queue pairs |
+//! | `simulated` (feature `simulated-device`) | queue pairs over devices in this process, moved step by step |
 //!
 //! # Memory
 //!
@@ -40,7 +41,7 @@ mod error;
 mod events;
 #[cfg(test)]
 mod fake;
-#[cfg(any(test, feature = "hostile-device"))]
+#[cfg(any(test, feature = "hostile-device", feature = "simulated-device"))]
 mod fake_domain;
 #[cfg(any(test, feature = "hostile-device"))]
 mod hostile;
@@ -51,6 +52,8 @@ mod linked;
 mod listener;
 mod port;
 mod queue;
+#[cfg(any(test, feature = "simulated-device"))]
+pub mod simulated;
 mod state;
 #[cfg(test)]
 mod state_tests;

@@ -2,6 +2,7 @@
 //! tested without a device.
 
 use iscsi_memory::{DevicePiece, Registrar};
+use iscsi_proto::time::Instant;
 
 use super::connection::Parameters;
 use crate::queue::{EndCause, RemoteBuffer, Stag};
@@ -87,6 +88,9 @@ pub(super) struct Capacity {
 /// The device's side of a queue pair.
 #[allow(unsafe_code, reason = "memory that is posted has to be kept, which no type says")]
 pub(super) trait Port {
+    /// What time it is, since an epoch of the port's choice.
+    fn now(&self) -> Instant;
+
     /// What it can do.
     fn capacity(&self) -> Capacity;
 

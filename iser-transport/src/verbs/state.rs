@@ -13,9 +13,9 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Memory, PieceHold, RegisterFailure, Registrar};
+use iscsi_proto::time::Instant;
 
 use super::config::VerbsConfig;
 use super::jobs::{Bounce, Job, Jobs, Posted};
@@ -198,7 +198,7 @@ impl<P: Port> State<P> {
                 self.issue();
                 if self.phase == Phase::Established {
                     self.phase = Phase::Closing;
-                    self.deadline = Some(Instant::now() + self.linger);
+                    self.deadline = Some(self.port.now() + self.linger);
                     self.activity.is_ending.store(true, Ordering::Relaxed);
                     self.move_on(false);
                 }

@@ -61,6 +61,7 @@ fn plan(door: Door, unmap: bool) -> StorePlan {
         write_errors: 50,
         full: 20,
         sync_errors: 0,
+        mapped: None,
         lose_write: None,
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
         most_blocks,
         reads: 500,
         others: 200,
+        unmaps: 0,
         functions: 50,
         function_kinds: &[TaskFunction::AbortTaskSet, TaskFunction::LogicalUnitReset],
         abandons: 50,

@@ -9,7 +9,10 @@ use iscsi_proto::time::Instant;
 use crate::model::{Value, command_of, session_of};
 
 /// Bytes that one command may have written at a store in one turn of its worker: the turn's own bound, and what was begun within it.
-const MOST_IN_A_TURN: u64 = 4 << 20;
+const MOST_IN_A_TURN: u64 = 2 << 20;
+
+/// Bytes that one operation moves at most: what a store that answers at once does in well under a millisecond.
+const MOST_AT_ONCE: usize = 1 << 20;
 
 /// Names an operation under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +62,7 @@ impl Current {
     pub(super) fn begin(&mut self, now: Instant, changes: bool, at: u64, data: Option<&[u8]>) -> OpId {
         let value = data.and_then(named);
         let place = (at, data.map_or(0, |data| data.len() as u64));
+        self.moves(data.map_or(0, <[u8]>::len));
         if let Some(value) = value {
             self.check_order(value);
             self.check_alone(value, place);
@@ -130,6 +134,18 @@ impl Current {
     pub(super) fn older_of(&self, session: u64, since: Instant) -> Option<String> {
         let of_session = |op: &&Op| op.came < since && op.value.and_then(session_of) == Some(session);
         let op = self.ops.values().find(of_session)?;
+        Some(format!("a write of {:#x} that came at {:?}", op.value.unwrap_or_default(), op.came))
+    }
+
+    /// An operation moves so many bytes.
+    pub(super) fn moves(&mut self, len: usize) {
+        if len > MOST_AT_ONCE {
+            self.broken.get_or_insert_with(|| format!("one operation moves {len} bytes"));
+        }
+    }
+
+    pub(super) fn of_command(&self, command: u64) -> Option<String> {
+        let op = self.ops.values().find(|op| op.value.map(command_of) == Some(command))?;
         Some(format!("a write of {:#x} that came at {:?}", op.value.unwrap_or_default(), op.came))
     }
 

@@ -21,6 +21,9 @@ use crate::rng::Rng;
 use current::{Current, OpId};
 use file::SimFile;
 
+/// Bytes that a device registers at a time.
+const PIECE: u64 = 1 << 20;
+
 /// How the target reaches the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
@@ -57,6 +60,8 @@ pub struct StorePlan {
     pub full: u64,
     /// Of [`Door::File`]: so many flushes in 1000 fail, and drop what they were to make durable.
     pub sync_errors: u64,
+    /// For [`Door::Memory`]: its memory is mapped, and so many in 1000 of its pieces of 1 MiB are written from the start.
+    pub mapped: Option<u64>,
     /// The write of this number is acknowledged and never done: a broken store, to see whether the oracle catches it.
     pub lose_write: Option<u64>,
 }
@@ -76,6 +81,7 @@ impl StorePlan {
             write_errors: 0,
             full: 0,
             sync_errors: 0,
+            mapped: None,
             lose_write: None,
         }
     }
@@ -127,6 +133,9 @@ impl SimStore {
         let medium = match plan.door {
             Door::Memory if plan.full > 0 => {
                 Medium::Lent(Region::mapped(bytes, bytes / 2).expect("address space for a small store"))
+            }
+            Door::Memory if plan.mapped.is_some() => {
+                Medium::Lent(Region::mapped(bytes, u64::MAX).expect("address space for a small store"))
             }
             Door::Memory => Medium::Lent(Region::heap(bytes as usize)),
             Door::File => {
@@ -228,6 +237,12 @@ impl SimStore {
         self.state().current.older_of(session, since)
     }
 
+    /// An operation of a command under way, by [`crate::model::command_of`], if there is one.
+    #[must_use]
+    pub fn of_command(&self, command: u64) -> Option<String> {
+        self.state().current.of_command(command)
+    }
+
     /// A rule of the task set that the operations so far have broken.
     #[must_use]
     pub fn broken(&self) -> Option<String> {
@@ -281,6 +296,27 @@ impl SimStore {
             }
             Medium::Lent(_) => {}
         }
+    }
+
+    /// The first byte of a piece of 1 MiB that devices have registered, although less than three quarters of it are
+    /// written, and how much is: of a store whose memory is mapped.
+    #[must_use]
+    pub fn pinned(&self) -> Option<(u64, u64)> {
+        let mapped = self.state().plan.mapped.is_some();
+        let region = self.1.as_ref().filter(|_| mapped)?;
+        let pieces = (0..region.len()).step_by(PIECE as usize).filter(|start| region.is_registered(*start));
+        pieces.map(|start| (start, written(region, start))).find(|(start, written)| {
+            let len = PIECE.min(region.len() - start);
+            written * 4 < len * 3
+        })
+    }
+
+    /// Something is on the medium from the start.
+    ///
+    /// # Panics
+    /// If it has no room for it.
+    pub fn preset(&self, lba: u64, data: &[u8]) {
+        self.state().write(lba, data).expect("room for what is there from the start");
     }
 
     /// What lies on the medium.
@@ -467,6 +503,19 @@ fn opened(file: SimFile, geometry: Geometry, unmap: bool) -> FileMedium<SimFile>
     FileMedium::new(file, geometry, Abilities { unmap, unmapped_reads_zero: unmap, ..Abilities::default() })
 }
 
+/// Bytes of a piece that were written.
+fn written(region: &Region, start: u64) -> u64 {
+    let end = (start + PIECE).min(region.len());
+    let (mut at, mut bytes) = (start, 0);
+    while at < end {
+        let (is_written, next) = region.extent(at);
+        let next = next.min(end);
+        bytes += if is_written { next - at } else { 0 };
+        at = next;
+    }
+    bytes
+}
+
 fn buf_of(data: &[u8]) -> Buf {
     let mut buf = Buf::zeroed(data.len());
     buf.copy_from_slice(data);
@@ -512,6 +561,7 @@ impl Backstore for SimStore {
     }
 
     async fn read(&self, lba: u64, data: &mut [u8]) -> Result<(), StoreError> {
+        self.state().current.moves(data.len());
         self.wait(false, lba, None).await;
         self.state().try_read(lba, data)
     }
@@ -569,6 +619,9 @@ impl StoreQueue for SimQueue {
         for request in batch.drain(..) {
             let due = state.due();
             let now = state.now;
+            if let StoreOp::Read { buf, .. } = &request.op {
+                state.current.moves(buf.len());
+            }
             let id = match &request.op {
                 StoreOp::Write { lba, buf } => {
                     let at = state.at(*lba) as u64;

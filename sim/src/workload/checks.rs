@@ -3,14 +3,19 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use initiator_core::application::ControlAnswer;
 use initiator_core::command::{Completion, Failure, Outcome};
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::pdu::{Residual, TaskFunction};
+use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
 use iscsi_proto::scsi::SenseKey;
 use iscsi_proto::time::Instant;
 
 use super::{Failed, Happened, Kind, Operation, Workload};
 use crate::disk::SharedDisk;
+use crate::model::{command_of, first_value};
+
+/// The status of a task that another nexus has ended.
+const TASK_ABORTED: u8 = 0x40;
 
 impl Workload {
     pub(super) fn check_buffers(&self, operation: &Operation, completion: &Completion) {
@@ -32,6 +37,27 @@ impl Workload {
         let took = self.trace.now() - at;
         if self.plan.within.is_some_and(|within| took > within) {
             self.broken(&format!("{} took {took:?}", operation.name));
+        }
+    }
+
+    /// Where a session cannot be held up, its functions are answered as soon, and with success.
+    pub(super) fn check_answer(&self, function: TaskFunction, answer: &ControlAnswer, at: Instant) {
+        let Some(within) = self.plan.within else { return };
+        let took = self.trace.now() - at;
+        let is_answered = matches!(answer, ControlAnswer::TaskManagement(TaskResponse::Complete));
+        if took > within || !is_answered {
+            self.broken(&format!("{function:?} took {took:?}: {answer:?}"));
+        }
+    }
+
+    /// TASK ABORTED is told when nothing of the task is under way any more (SAM-5 5.3.1).
+    pub(super) fn check_terminated(&self, token: u64, operation: &Operation, disk: &SharedDisk, outcome: &Outcome) {
+        let command = command_of(first_value(self.number, token));
+        if outcome.status == TASK_ABORTED
+            && !self.plan.untrusted
+            && let Some(op) = disk.parts.iter().find_map(|part| part.of_command(command))
+        {
+            self.broken(&format!("{} {token} is aborted, and {op} is still under way", operation.name));
         }
     }
 

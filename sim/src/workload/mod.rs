@@ -397,6 +397,7 @@ impl Application for Workload {
             Ok(outcome) => {
                 self.check_status(&operation, &disk, outcome);
                 self.check_flush(&operation, &disk, outcome, dropped..failed_flushes);
+                self.check_terminated(token, &operation, &disk, outcome);
                 if login == self.logins {
                     self.check_attentions(&operation, &disk, at, outcome);
                 }
@@ -427,10 +428,11 @@ impl Application for Workload {
         let Some(asked) = self.controls.remove(&id) else {
             return self.broken(&format!("control request {id} was answered twice, or never asked"));
         };
-        if answer == ControlAnswer::TaskManagement(TaskResponse::Complete)
-            && let Some((function, disk)) = asked.function
-        {
-            self.check_function(function, disk, asked.at);
+        if let Some((function, disk)) = asked.function {
+            if answer == ControlAnswer::TaskManagement(TaskResponse::Complete) {
+                self.check_function(function, disk, asked.at);
+            }
+            self.check_answer(function, &answer, asked.at);
         }
     }
 

@@ -262,7 +262,9 @@ impl Workload {
         }
         self.choose();
         let (lba, blocks) = self.range();
-        if self.rng.permille(self.plan.others) {
+        if self.plan.unmaps > 0 && self.rng.permille(self.plan.unmaps) {
+            self.unmap(lba, blocks)
+        } else if self.rng.permille(self.plan.others) {
             self.other()
         } else if self.rng.permille(self.plan.reads) {
             self.read(lba, blocks)

@@ -38,6 +38,8 @@ pub struct WorkPlan {
     pub reads: u64,
     /// So many in 1000 are neither read nor write.
     pub others: u64,
+    /// So many in 1000 are UNMAPs, beside those among the others.
+    pub unmaps: u64,
     /// So often in 1000 operations a task management function is asked for.
     pub functions: u64,
     /// The functions that may be.

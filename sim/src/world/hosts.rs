@@ -13,7 +13,7 @@ use super::{Fate, World};
 use crate::disk::{Disk, DiskPlan};
 use crate::fabric::FabricPlan;
 use crate::link::{LinkPlan, Side};
-use crate::pipe::{Bytes, Completions, DriveInitiator, Exchange, Pipe};
+use crate::pipe::{Bytes, Completions, DriveInitiator, Exchange, Pipe, Polls};
 use crate::rng::Rng;
 use crate::scenario::{Chap, SessionPlan};
 use crate::store::{Door, StorePlan};
@@ -162,6 +162,13 @@ impl World<'_> {
                 let plan = if self.calm { FabricPlan::calm() } else { weather.fabric(&mut host.rng) };
                 match self.connect_loopback(at, plan) {
                     Some((link, mover)) => Ok(self.begin::<_, Completions>(at, engine, mover, link)),
+                    None => Err(engine),
+                }
+            }
+            Transport::Verbs => {
+                let plan = if self.calm { FabricPlan::calm() } else { weather.fabric(&mut host.rng) };
+                match self.connect_verbs(at, plan) {
+                    Some((link, mover)) => Ok(self.begin::<_, Polls>(at, engine, mover, link)),
                     None => Err(engine),
                 }
             }

@@ -14,6 +14,7 @@ use initiator_core::Recovery;
 use iscsi_memory::WorkerPool;
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::time::Instant;
+use iser_transport::verbs::simulated::Device;
 use target_core::lu::LogicalUnit;
 use target_core::session::Target;
 
@@ -49,6 +50,8 @@ struct World<'a> {
     target: Arc<Target>,
     /// Of the one worker that there is.
     pool: WorkerPool,
+    /// The target's RDMA device, for verbs.
+    device: Option<Device>,
     disks: Vec<SharedDisk>,
     /// The units of the disks, in their order.
     units: Vec<Arc<LogicalUnit>>,
@@ -140,6 +143,7 @@ impl<'a> World<'a> {
             rng: Rng::new(seed, 3),
             verdict: Verdict::default(),
             pool: target.worker_pool(1),
+            device: World::device(scenario),
             target,
             disks,
             units,
@@ -346,6 +350,7 @@ impl<'a> World<'a> {
                 return Err(what);
             }
             self.check_promises()?;
+            self.check_pinned()?;
             if done(self) {
                 return Ok(());
             }
@@ -370,6 +375,24 @@ impl<'a> World<'a> {
             }
             let Some(left) = disk.after_crash() else { continue };
             model.survives(&left).map_err(|wrong| format!("after a crash, {wrong}"))?;
+        }
+        Ok(())
+    }
+
+    /// Each piece of memory that the target's device has registered is written for the most part, as long as no work
+    /// request is under way.
+    fn check_pinned(&self) -> Result<(), String> {
+        let is_busy = |network: &Network| network.has_work(Side::Target);
+        if self.device.is_none() || self.networks.iter().flatten().any(is_busy) {
+            return Ok(());
+        }
+        for disk in &self.disks {
+            if let Some((start, written)) = disk.parts.iter().find_map(SimStore::pinned) {
+                let number = disk.number;
+                return Err(format!(
+                    "of the MiB at {start} of LUN {number}, which is registered, {written} are written"
+                ));
+            }
         }
         Ok(())
     }

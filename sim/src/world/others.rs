@@ -21,7 +21,7 @@ impl World<'_> {
             if let Some(link) = self.connect(plan, Rng::new(self.scenario.seed, 600 + left), Transport::Tcp) {
                 self.hostiles.push(Hostile::new(link, &mut rng, OTHER, self.now));
             }
-            if self.scenario.transport == Transport::Loopback {
+            if matches!(self.scenario.transport, Transport::Loopback | Transport::Verbs) {
                 self.connect_hostile_queue(left);
             }
             let wait = Duration::from_millis(rng.magnitude(1, 2000));

@@ -10,6 +10,8 @@ use iscsi_proto::login::ChapAccount;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iser_transport::loopback::{Faults, LoopbackQueue};
 use iser_transport::mover::IserMover;
+use iser_transport::queue::QueuePair;
+use iser_transport::verbs::simulated::{Device, Make, SimulatedQueue};
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Attributes, Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
@@ -22,11 +24,12 @@ use crate::fabric::{FabricLink, FabricPlan};
 use crate::hostile_queue::HostileQueue;
 use crate::link::{Link, LinkPlan, Side};
 use crate::network::Network;
-use crate::pipe::{Bytes, Completions, Exchange, Pipe};
+use crate::pipe::{Bytes, Completions, Exchange, Pipe, Polls};
 use crate::rng::Rng;
 use crate::scenario::{Chap, Scenario};
 use crate::store::SimStore;
 use crate::transport::Transport;
+use crate::watch::Watch;
 
 /// The target node of the honest sessions.
 pub(super) const HONEST: &str = "iqn.2026-11.example.sim:disk";
@@ -91,11 +94,11 @@ impl World<'_> {
         let tasks = self.target_tasks();
         if transport == Transport::Iwarp {
             let mover = self.scenario.iser.target.over_iwarp(tasks, self.rng.u64());
-            return self.serve::<_, Bytes>(mover, link);
+            return self.serve(mover, link, Bytes::default());
         }
         let config = TcpMoverConfig { max_tasks: tasks, ..self.scenario.mover };
         let mover = TcpMover::with_buffers(Role::Target, config, self.pool.session());
-        self.serve::<_, Bytes>(mover, link)
+        self.serve(mover, link, Bytes::watched(Watch::new(HONEST)))
     }
 
     /// Queue pairs to the target; the initiator's mover.
@@ -105,28 +108,62 @@ impl World<'_> {
         plan: FabricPlan,
     ) -> Option<(usize, IserMover<LoopbackQueue>)> {
         let (tasks, seed, now) = (self.target_tasks(), self.rng.u64(), self.now);
-        let Host { plan: host, mangle, .. } = &self.hosts[at];
+        let faults = self.faults(at);
+        let Host { plan: host, .. } = &self.hosts[at];
         let end = (&host.iser, host.limits.commands);
-        let mut faults = if self.calm { Faults::default() } else { self.scenario.iser.loopback.faults };
-        if let (Some(mangle), false) = (*mangle, self.calm) {
-            faults.mangle = mangle as u32 * 1000;
-        }
         let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, faults, seed);
         let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
         let trace = (self.trace.clone(), self.networks.len());
         let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now).traced(trace.0, trace.1)));
-        let number = self.serve::<_, Completions>(target, network)?;
+        let number = self.serve(target, network, Completions)?;
         Some((number, initiator))
+    }
+
+    /// The device that the target has from its start on.
+    pub(super) fn device(scenario: &Scenario) -> Option<Device> {
+        let make = Make { zeroes_are_unwritten: scenario.unwritten_is_zero(), ..scenario.iser.target.device.clone() };
+        (scenario.transport == Transport::Verbs).then(|| Device::new(make))
+    }
+
+    /// Queue pairs of verbs to the target; the initiator's mover.
+    pub(super) fn connect_verbs(&mut self, at: usize, plan: FabricPlan) -> Option<(usize, IserMover<SimulatedQueue>)> {
+        let (tasks, seed, now) = (self.target_tasks(), self.rng.u64(), self.now);
+        let device = self.device.clone()?;
+        let faults = self.faults(at);
+        let Host { plan: host, .. } = &self.hosts[at];
+        let end = (&host.iser, host.limits.commands);
+        let (initiator, target, fabric) = self.scenario.iser.over_verbs(end, (&device, tasks), faults, seed);
+        let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
+        let trace = (self.trace.clone(), self.networks.len());
+        let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now).traced(trace.0, trace.1)));
+        let number = self.serve(target, network, Polls::default())?;
+        Some((number, initiator))
+    }
+
+    /// What goes wrong on the next network of a host's.
+    fn faults(&self, at: usize) -> Faults {
+        let mut faults = if self.calm { Faults::default() } else { self.scenario.iser.loopback.faults };
+        if let (Some(mangle), false) = (self.hosts[at].mangle, self.calm) {
+            faults.mangle = mangle as u32 * 1000;
+        }
+        faults
     }
 
     pub(super) fn connect_hostile_queue(&mut self, left: u64) {
         let (tasks, seed, now) = (self.target_tasks(), self.rng.u64(), self.now);
-        let (queue, target, fabric) = self.scenario.iser.toward_target(tasks, seed);
         let mut rng = Rng::new(self.scenario.seed, 700 + left);
         let plan = FabricPlan { cut_after: None, ..self.scenario.weather.fabric(&mut rng) };
         let fabric_rng = Rng::new(self.scenario.seed, 800 + left);
-        let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, fabric_rng, now)));
-        if let Some(link) = self.serve::<_, Completions>(target, network) {
+        let (link, queue): (_, Box<dyn QueuePair>) = if let Some(device) = self.device.clone() {
+            let (queue, target, fabric) = self.scenario.iser.toward_target_over_verbs(&device, tasks, seed);
+            let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, fabric_rng, now)));
+            (self.serve(target, network, Polls::default()), Box::new(queue))
+        } else {
+            let (queue, target, fabric) = self.scenario.iser.toward_target(tasks, seed);
+            let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, fabric_rng, now)));
+            (self.serve(target, network, Completions), Box::new(queue))
+        };
+        if let Some(link) = link {
             self.hostile_queues.push(HostileQueue::new(link, queue, rng, OTHER, now));
         }
     }
@@ -136,7 +173,7 @@ impl World<'_> {
     }
 
     /// The target takes a connection, if it does, over a network of which it has one end.
-    fn serve<M, X>(&mut self, mover: M, network: impl FnOnce() -> Network) -> Option<usize>
+    fn serve<M, X>(&mut self, mover: M, network: impl FnOnce() -> Network, exchange: X) -> Option<usize>
     where
         M: Datamover + 'static,
         X: Exchange<TargetConnection<M>> + 'static,
@@ -155,7 +192,7 @@ impl World<'_> {
         self.rng.fill(&mut entropy);
         let connection = TargetConnection::new(self.target.clone(), mover, endpoints, entropy, self.now)?;
         self.networks.push(Some(network()));
-        self.served.push(Box::new(Pipe::<_, X>::new(connection, number, Side::Target)));
+        self.served.push(Box::new(Pipe::new(connection, number, Side::Target).by(exchange)));
         Some(number)
     }
 
@@ -205,6 +242,7 @@ impl World<'_> {
         if left.strong_count() != 0 {
             return Err("something of the target outlives its connections".into());
         }
+        self.device = Self::device(self.scenario);
         self.disks.iter().for_each(|disk| disk.crash());
         let down = Duration::from_millis(self.rng.magnitude(1, 10_000));
         self.down_until = Some(self.now + down);

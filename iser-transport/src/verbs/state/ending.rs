@@ -5,7 +5,6 @@
 //! after the queue pair is destroyed; if that fails, the memory is lost on purpose.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::super::jobs;
 use super::super::port::Port;
@@ -31,7 +30,7 @@ impl<P: Port> State<P> {
         }
         self.port.fail();
         self.phase = Phase::Draining;
-        self.deadline = Some(Instant::now() + self.linger / 2);
+        self.deadline = Some(self.port.now() + self.linger / 2);
         self.activity.is_ending.store(true, Ordering::Relaxed);
         if !stood {
             // Nothing was ever started on this queue pair.
@@ -41,14 +40,14 @@ impl<P: Port> State<P> {
 
     /// Goes on with an end that is under way. `any`: whether something happened just now.
     pub(super) fn move_on(&mut self, any: bool) {
-        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_late = self.deadline.is_some_and(|deadline| self.port.now() >= deadline);
         let has_work = self.posted.len() > self.refused;
         match self.phase {
             Phase::Closing if is_late => self.end(Some(EndCause::Closed)),
             Phase::Closing if !has_work && self.pending.is_empty() => {
                 self.port.disconnect();
                 self.phase = Phase::Parting;
-                self.deadline = Some(Instant::now() + self.linger);
+                self.deadline = Some(self.port.now() + self.linger);
                 self.activity.is_ending.store(true, Ordering::Relaxed);
             }
             // The peer has not answered.
