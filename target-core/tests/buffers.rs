@@ -237,14 +237,8 @@ fn five_hundred_sessions_that_read_nothing_leave_room_for_one_that_does() {
 #[test]
 fn writers_that_do_not_send_give_way_to_one_that_does() {
     let mut world = World::new(limits());
-    let mut hogs: Vec<_> = (0..300).map(|number| world.peer(number)).collect();
-    for hog in &mut hogs {
-        for _ in 0..20 {
-            hog.command(WRITE_10, (LEN / 512) as u16, world.now);
-        }
-        hog.take(world.now);
-        world.within_budget();
-    }
+    let mut hogs = hogs(&world);
+    world.within_budget();
     let mut writer = world.peer(1000);
     writer.command(WRITE_10, (LEN / 512) as u16, world.now);
     assert!(writer.take(world.now).is_empty(), "it waits");
@@ -270,4 +264,62 @@ fn writers_that_do_not_send_give_way_to_one_that_does() {
     assert_eq!(status, Some(0));
     drop((hogs, writer, small));
     assert_eq!(world.target.buffers().out(), 0);
+}
+
+/// Three hundred initiators that send nothing of what they were asked for.
+fn hogs(world: &World) -> Vec<Peer> {
+    let mut hogs: Vec<_> = (0..300).map(|number| world.peer(number)).collect();
+    for hog in &mut hogs {
+        for _ in 0..20 {
+            hog.command(WRITE_10, (LEN / 512) as u16, world.now);
+        }
+        hog.take(world.now);
+    }
+    hogs
+}
+
+fn opcodes(headers: &[Bhs]) -> Vec<Opcode> {
+    headers.iter().map(|bhs| bhs.opcode().unwrap()).collect()
+}
+
+#[test]
+fn one_command_of_a_session_waits_whatever_else_it_has() {
+    let world = World::new(limits());
+    let hogs = hogs(&world);
+    let mut writer = world.peer(1000);
+    writer.command(WRITE_10, 1, world.now);
+    writer.command(WRITE_10, (LEN / 512) as u16, world.now);
+    assert_eq!(opcodes(&writer.take(world.now)), [Opcode::R2t], "the second waits");
+    writer.command(WRITE_10, (LEN / 512) as u16, world.now);
+    let told = writer.take(world.now);
+    assert_eq!(opcodes(&told), [Opcode::ScsiResponse], "one waits for all");
+    assert_eq!(told[0].0[3], 0x28, "TASK SET FULL");
+    drop(hogs);
+}
+
+#[test]
+fn who_let_others_wait_gets_no_more_than_its_own_meanwhile() {
+    let mut world = World::new(limits());
+    let mut hogs = hogs(&world);
+    let failed = |headers: &[Bhs]| headers.iter().any(|bhs| bhs.0[3] == 0x02);
+    let mut seconds = 0;
+    while !failed(&hogs[0].take(world.now)) {
+        seconds += 1;
+        assert!(seconds < 10, "its data did not come, and others wait");
+        world.now = world.now + Duration::from_secs(1);
+    }
+    assert!(world.target.buffers().waiting() > 0);
+    hogs[0].command(WRITE_10, (LEN / 512) as u16, world.now);
+    let told = hogs[0].take(world.now);
+    assert_eq!(opcodes(&told), [Opcode::ScsiResponse], "it does not wait with those who have not had their turn");
+    assert!(matches!(told[0].0[3], 0x08 | 0x28), "{told:?}");
+    // Its own it has.
+    hogs[0].command(WRITE_10, 1, world.now);
+    let asked = hogs[0].take(world.now);
+    assert_eq!(hogs[0].serve(&asked, world.now), Some(0));
+    // And all when nobody waits.
+    hogs.truncate(1);
+    hogs[0].command(WRITE_10, (LEN / 512) as u16, world.now);
+    let asked = hogs[0].take(world.now);
+    assert_eq!(hogs[0].serve(&asked, world.now), Some(0));
 }
