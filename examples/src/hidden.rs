@@ -5,6 +5,7 @@
 //! superuser may read. For the moment before that, and in the history of the shell, they are to be seen: a file or the
 //! environment is the better place.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -15,29 +16,27 @@ const STRUCK_OUT: &str = "***";
 /// The arguments of this program, its name first. `shown` says how an argument is to be shown, given the one before
 /// it; `None` for one that has no secret.
 #[must_use]
-pub fn arguments(shown: impl Fn(Option<&str>, &str) -> Option<String>) -> Vec<String> {
+pub fn arguments(shown: impl Fn(Option<&str>, &str) -> Option<String>) -> Vec<OsString> {
     let own = std::process::id();
     if let Ok(text) = std::env::var(VARIABLE)
         && let Ok((process, arguments)) = serde_json::from_str::<(u32, Vec<String>)>(&text)
         && process == own
     {
+        return arguments.into_iter().map(OsString::from).collect();
+    }
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // Those that are no text stay as they are, and so do all others then.
+    let Some(texts) = arguments.iter().map(|argument| argument.to_str()).collect::<Option<Vec<_>>>() else {
         return arguments;
-    }
-    let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let mut is_secret = false;
-    let mut before = None;
-    let mut visible = Vec::new();
-    for argument in &arguments {
-        let instead = shown(before, argument);
-        is_secret |= instead.is_some();
-        visible.push(instead.unwrap_or_else(|| argument.clone()));
-        before = Some(argument.as_str());
-    }
-    if is_secret
+    };
+    let before = std::iter::once(None).chain(texts.iter().copied().map(Some));
+    let instead: Vec<_> = texts.iter().zip(before).map(|(argument, before)| shown(before, argument)).collect();
+    if instead.iter().any(Option::is_some)
         && let Ok(program) = std::env::current_exe()
-        && let Ok(text) = serde_json::to_string(&(own, &arguments))
+        && let Ok(text) = serde_json::to_string(&(own, &texts))
     {
-        let name = visible.remove(0);
+        let mut visible = instead.into_iter().zip(&texts).map(|(instead, own)| instead.unwrap_or((*own).to_owned()));
+        let name = visible.next().unwrap_or_default();
         // It returns only where it fails; then they are shown, as they were before.
         let _ = Command::new(program).arg0(name).args(visible).env(VARIABLE, text).exec();
     }

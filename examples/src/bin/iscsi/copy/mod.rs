@@ -14,6 +14,7 @@ use examples::progress::Progress;
 use examples::report::bytes;
 use examples::{say, tell};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use iscsi_proto::scsi::BlockRanges;
 use serde_json::json;
 
 use crate::args::{Cli, CopyArgs};
@@ -116,13 +117,16 @@ impl Copying<'_> {
                 lost.push(0..size);
             } else {
                 lost.extend(self.to.lost().await?.into_iter().map(|part| part.start..part.end.min(size)));
-                lost.retain(|part| !part.is_empty());
                 // It is known what it has lost.
                 self.to.power_was_off();
             }
-            let again = bytes(lost.iter().map(|part| part.end - part.start).sum());
+            // What was never written for the loss is among what was written and lost.
+            let mut parts = BlockRanges::default();
+            lost.into_iter().for_each(|part| parts.add(part));
+            let parts = parts.into_vec();
+            let again = bytes(parts.iter().map(|part| part.end - part.start).sum());
             tell!("iscsi: the disk lost its power, and what it had not made durable: {again} are copied again");
-            lost = self.parts(&lost, size, None).await?;
+            lost = self.parts(&parts, size, None).await?;
         }
     }
 
