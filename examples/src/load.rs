@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use initiator_core::{BlockCompletion, BlockRequest, Direction, Next, Session, SessionEvent, Workload, run_load};
+use initiator_core::run_load;
+use initiator_core::{BlockCompletion, BlockRequest, ConfigError, Direction, Next, Session, SessionEvent, Workload};
 use initiator_core::{Error, SessionConfig};
 use iscsi_memory::Buf;
 use iscsi_proto::time::Instant;
@@ -81,11 +82,9 @@ impl Generator {
         let block_size = u64::from(block_size.max(1));
         let span = load.span.unwrap_or(u64::MAX).min(blocks.saturating_mul(block_size));
         if load.block_bytes == 0 || !load.block_bytes.is_multiple_of(block_size) || load.block_bytes > span {
-            return Err(Error::Config(format!(
-                "a request of {} bytes does not fit the disk: use a multiple of its block size of {block_size} bytes, \
-                 at most {span}",
-                load.block_bytes
-            )));
+            let block_size = block_size as u32;
+            let error = ConfigError::RequestSize { bytes: load.block_bytes, block_size, most: span };
+            return Err(error.into());
         }
         let len = usize::try_from(load.block_bytes).unwrap_or(usize::MAX);
         let idle = (0..load.depth as u32).map(|token| (token, Buf::zeroed(len))).collect();

@@ -25,7 +25,7 @@ impl Watcher {
             }
             SessionEvent::Lost { reason, tried_for, .. } => {
                 let reason = match reason {
-                    Error::Broken { reason, .. } => reason.clone(),
+                    Error::Broken { source, .. } => source.to_string(),
                     other => other.to_string(),
                 };
                 let at = self.portal.map_or_else(String::new, |portal| format!(" at {portal}"));
@@ -71,6 +71,8 @@ pub fn watch(session: &Session) {
 mod tests {
     use std::time::Duration;
 
+    use initiator_core::{ConnectionEnd, Portal};
+
     use super::*;
 
     #[test]
@@ -79,12 +81,15 @@ mod tests {
         let portal = "127.0.0.1:3260".parse().unwrap();
         let logged_in = |before| SessionEvent::LoggedIn { portal, transport: "tcp", before };
         assert_eq!(watcher.sentence(&logged_in(0)), None);
-        let reason = Error::Broken { portal: "127.0.0.1:3260".into(), reason: "the stream ended".into() };
+        let reason = Error::Broken {
+            portal: Portal { host: "127.0.0.1".into(), port: 3260 },
+            source: ConnectionEnd::KeepaliveTimeout,
+        };
         let (next_in, tried_for) = (Duration::ZERO, Duration::from_millis(119_990));
         let lost = SessionEvent::Lost { reason: reason.clone(), next_in, tried_for };
         assert_eq!(
             watcher.sentence(&lost).unwrap(),
-            "lost the target at 127.0.0.1:3260 (the stream ended), trying again for 120 s"
+            "lost the target at 127.0.0.1:3260 (the target did not answer a NOP-Out: it is gone, or the network is), trying again for 120 s"
         );
         assert_eq!(watcher.sentence(&SessionEvent::AttemptFailed { reason, next_in, tried_for }), None);
         assert_eq!(watcher.sentence(&logged_in(1)).unwrap(), "the target is back, at 127.0.0.1:3260");

@@ -1,13 +1,13 @@
 //! Random bytes from the system's cryptographic generator. The core has none of its own: a login is given them
 //! ([`LoginConfig::random`](crate::LoginConfig::random)).
 
-use alloc::string::ToString;
+use alloc::sync::Arc;
 
 use crate::error::Error;
 
 /// So many random bytes.
 pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Error::NoRandomness(error.to_string()))?;
+    getrandom::fill(&mut bytes).map_err(|error| Error::NoRandomness(Arc::new(error)))?;
     Ok(bytes)
 }

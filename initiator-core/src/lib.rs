@@ -46,7 +46,7 @@ pub use application::Application;
 pub use config::{DiscoveryConfig, IserConfig, Limits, ReconnectPolicy, SessionConfig, Timeouts};
 pub use connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 pub use engine::Engine;
-pub use error::Error;
+pub use error::{Cause, ConfigError, Error};
 pub use identity::{Difference, Identity, KnownDisk};
 pub use login::LoginConfig;
 #[cfg(feature = "std")]

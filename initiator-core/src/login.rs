@@ -1,16 +1,17 @@
 //! What a connection logs in with: this session's names, secrets and wishes, for the login machine of `iscsi-proto`
 //! (RFC 7143 6.3).
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use iscsi_proto::chap::{Algorithm, ChapPolicy, TargetProof};
 use iscsi_proto::datamover::{Caps, MoverReport};
 use iscsi_proto::login::{ChapLogin, InitiatorGrant, InitiatorLogin, InitiatorLoginConfig, Offer};
+use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::SessionType;
 
 use crate::connection::LoginSummary;
 use crate::engine::StartNumbers;
-use crate::error::Error;
+use crate::error::ConfigError;
 use crate::url::Credentials;
 
 /// Who logs in to what, and with which wishes.
@@ -64,21 +65,14 @@ impl LoginConfig {
     /// Finds what no target could accept.
     ///
     /// # Errors
-    /// [`Error::Config`] with what is wrong.
-    pub fn check(&self) -> Result<(), Error> {
-        let name = |what: &str, name: &str| {
-            iscsi_proto::name::IscsiName::new(name)
-                .map(|_| ())
-                .map_err(|error| Error::Config(alloc::format!("the {what} name: {error}")))
-        };
-        name("initiator's", &self.initiator_name)?;
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        IscsiName::new(&self.initiator_name).map_err(ConfigError::InitiatorName)?;
         if let Some(target) = &self.target_name {
-            name("target's", target)?;
+            IscsiName::new(target).map_err(ConfigError::TargetName)?;
         }
         match (&self.credentials, &self.target_credentials) {
-            (None, Some(_)) => Err(Error::Config(
-                "mutual CHAP needs both sides' secrets, and there is no user and secret of our own".to_string(),
-            )),
+            (None, Some(_)) => Err(ConfigError::NoOwnSecret),
             _ => Ok(()),
         }
     }

@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn none() -> Result<[u8; 6], Error> {
-        Err(Error::NoRandomness("there is none".into()))
+        Err(Error::NoRandomness(crate::error::words("there is none")))
     }
 
     #[test]

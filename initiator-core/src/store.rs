@@ -73,23 +73,18 @@ impl RemoteStore {
 /// What an error of the remote disk is to the target that serves it again.
 fn store_error(error: &Error, write: bool) -> StoreError {
     let sense = match error {
-        Error::Scsi { outcome, .. } => outcome.sense,
+        Error::Scsi { .. } => error.sense(),
         Error::Miscompare(offset) => return StoreError::Miscompare(u32::try_from(*offset).unwrap_or(u32::MAX)),
         Error::Unsupported(_) => return StoreError::Unsupported,
-        Error::Lost { .. }
-        | Error::LoggedOut
-        | Error::Command { .. }
-        | Error::Broken { .. }
-        | Error::TimedOut { .. } => {
-            return StoreError::NotReady;
-        }
+        Error::LoggedOut | Error::Command { .. } | Error::TimedOut { .. } => return StoreError::NotReady,
+        error if error.is_transport() => return StoreError::NotReady,
         _ => return StoreError::Failed,
     };
     match sense {
         Some(Sense { code: AdditionalSense::SPACE_ALLOCATION_FAILED_WRITE_PROTECT, .. }) => StoreError::NoSpace,
         Some(Sense { key: SenseKey::DataProtect, .. }) => StoreError::ReadOnly,
-        Some(Sense { key: SenseKey::MediumError, information, .. }) if write => StoreError::Write(information),
-        Some(Sense { key: SenseKey::MediumError, information, .. }) => StoreError::Read(information),
+        Some(Sense { key: SenseKey::MediumError, information, .. }) if write => StoreError::Write(*information),
+        Some(Sense { key: SenseKey::MediumError, information, .. }) => StoreError::Read(*information),
         Some(Sense { key: SenseKey::NotReady, .. }) => StoreError::NotReady,
         Some(Sense { code: AdditionalSense::INVALID_COMMAND_OPERATION_CODE, .. }) => StoreError::Unsupported,
         _ => StoreError::Failed,

@@ -203,7 +203,10 @@ async fn chap_over_iser() {
         // A secret that is wrong over iSER is no less wrong over TCP.
         for config in [with(own.clone(), None), SessionConfig { credentials: own, ..auto(&portal) }] {
             let error = Session::connect(config).await.unwrap_err();
-            assert!(matches!(error, Error::Login { status: LoginStatus::AUTHENTICATION_FAILURE, .. }), "{error:?}");
+            assert!(
+                matches!(error, Error::LoginRefused { status: LoginStatus::AUTHENTICATION_FAILURE, .. }),
+                "{error:?}"
+            );
         }
     }
 }

@@ -109,3 +109,33 @@ async fn names_and_secrets_that_cannot_be() {
     let error = Session::connect(config).await.unwrap_err();
     assert!(error.to_string().contains("mutual CHAP needs both sides' secrets"), "{error}");
 }
+
+#[tokio::test]
+async fn a_connect_that_is_dropped_ends_its_connection() {
+    let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let portal = peer(move |mut stream| {
+        let told = told.clone();
+        async move {
+            // It reads the login request and never answers.
+            let mut bytes = [0; 4096];
+            let mut first = true;
+            while matches!(stream.read(&mut bytes).await, Ok(n) if n > 0) {
+                if std::mem::take(&mut first) {
+                    told.send("login").unwrap();
+                }
+            }
+            told.send("end").unwrap();
+        }
+    })
+    .await;
+    {
+        let connecting = Session::connect(config(portal));
+        tokio::pin!(connecting);
+        tokio::select! {
+            session = &mut connecting => panic!("{session:?}"),
+            seen = seen.recv() => assert_eq!(seen, Some("login")),
+        }
+    }
+    let end = tokio::time::timeout(PATIENCE / 6, seen.recv()).await;
+    assert_eq!(end.expect("the target sees the end long before the login's time is over"), Some("end"));
+}

@@ -129,13 +129,13 @@ async fn chap_in_all_its_outcomes() {
         (alice(), credentials("other", "a-secret-of-real"), "the target did not prove who it is"),
     ] {
         let error = Session::connect(with(own, target)).await.unwrap_err();
-        assert!(matches!(error, Error::Login { status: LoginStatus::AUTHENTICATION_FAILURE, .. }), "{error:?}");
+        assert_eq!(error.login_status(), Some(LoginStatus::AUTHENTICATION_FAILURE), "{error:?}");
         assert!(error.to_string().contains(part), "{error}");
     }
     let ask = |credentials| DiscoveryConfig { credentials, ..DiscoveryConfig::default() };
     assert_eq!(discover(&portal, &ask(alice())).await.unwrap().targets[0].name, NAME);
     let error = discover(&portal, &ask(credentials("alice", "another-secret"))).await.unwrap_err();
-    assert!(matches!(error, Error::Login { .. }), "{error:?}");
+    assert!(matches!(error, Error::LoginRefused { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn what_is_not_there() {
     let (_server, portal, _) = serve(None);
     let other = SessionConfig { target_name: "iqn.2026-11.example:other".into(), ..config(&portal) };
     let error = Session::connect(other).await.unwrap_err();
-    assert!(matches!(error, Error::Login { status: LoginStatus::NOT_FOUND, .. }), "{error:?}");
+    assert!(matches!(error, Error::LoginRefused { status: LoginStatus::NOT_FOUND, .. }), "{error:?}");
     let session = Session::connect(config(&portal)).await.unwrap();
     let error = session.disk(1).await.unwrap_err();
     assert!(matches!(error, Error::NoSuchLun { lun: 1, .. }), "{error:?}");

@@ -1,5 +1,6 @@
 //! SendTargets discovery (RFC 7143 appendix C).
 
+use std::sync::Arc;
 use std::task::Waker;
 
 use iscsi_proto::login::Offer;
@@ -16,7 +17,7 @@ use crate::command::{Command, Completion};
 use crate::config::{DiscoveryConfig, ReconnectPolicy};
 use crate::engine::Engine;
 use crate::entropy;
-use crate::error::Error;
+use crate::error::{Cause, Error, words};
 use crate::login::LoginConfig;
 use crate::own_name::default_initiator_name;
 use crate::url::Portal;
@@ -115,13 +116,13 @@ pub(super) fn question(value: &str) -> Vec<u8> {
 
 /// Reads an answer of the portal `asked`.
 pub(super) fn parse(answer: &[u8], asked: &Portal, group: Option<u16>) -> Result<Discovered, Error> {
-    let bad = |reason: String| Error::BadAnswer { command: "SendTargets", reason };
-    let pairs: Vec<_> = Pairs::new(answer).collect::<Result<_, _>>().map_err(|error| bad(error.to_string()))?;
+    let bad = |source: Cause| Error::BadAnswer { command: "SendTargets", source };
+    let pairs: Vec<_> = Pairs::new(answer).collect::<Result<_, _>>().map_err(|error| bad(Arc::new(error)))?;
     let list = parse_targets(pairs);
     if list.records.is_empty()
         && let Some(odd) = list.odd.first()
     {
-        return Err(bad(odd.to_string()));
+        return Err(bad(words(odd.to_string())));
     }
     let portal = |address: TargetAddress| DiscoveredPortal {
         addr: address.host,

@@ -19,6 +19,8 @@ use super::transport::Attempt;
 use super::transport::{self, Carrier};
 use crate::entropy;
 use crate::error::Error;
+#[cfg(all(feature = "verbs", target_os = "linux"))]
+use crate::error::words;
 
 /// Buffers that a session advertises at a time: two for each command that goes both ways, and the queue's slots are 16
 /// bits.
@@ -62,15 +64,15 @@ pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<Is
 pub(super) async fn verbs_queue(attempt: &Attempt<'_>) -> Result<(Arc<Verbs>, VerbsQueue, Carrier), Error> {
     let mover = mover(attempt);
     let no_iser = |error: VerbsError| {
-        let portal = attempt.portal.to_string();
+        let portal = attempt.portal.clone();
         match error {
             VerbsError::Library(_) | VerbsError::NoRdma(_) | VerbsError::NoDevice(_) => {
-                Error::NoRdma { portal, reason: error.to_string() }
+                Error::NoRdma { portal, source: Arc::new(error) }
             }
             VerbsError::Register(_) | VerbsError::Refused(..) => {
-                Error::RdmaUnusable { portal, reason: error.to_string() }
+                Error::RdmaUnusable { portal, source: Arc::new(error) }
             }
-            error => Error::NoIser { portal, reason: error.to_string() },
+            error => Error::NoIser { portal, source: Arc::new(error) },
         }
     };
     let verbs = Verbs::open(VerbsConfig {
@@ -96,7 +98,7 @@ pub(super) async fn verbs_queue(attempt: &Attempt<'_>) -> Result<(Arc<Verbs>, Ve
         let device = Some(queue.device().name.clone());
         return Ok((verbs, queue, Carrier { local, peer, transport: "iser", provider: "verbs", device }));
     }
-    Err(last.unwrap_or(Error::Resolve { host: attempt.portal.host.clone(), reason: "no address".into() }))
+    Err(last.unwrap_or(Error::Resolve { host: attempt.portal.host.clone(), source: words("no address") }))
 }
 
 /// A mover over an RDMA device.

@@ -154,10 +154,7 @@ impl<W: Workload> Application for Load<W> {
         let place = completion.token as usize;
         let Some(pending) = self.pending.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place as u32);
-        let name = || {
-            let code = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
-            opcode::name(code).to_string()
-        };
+        let opcode = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
         let short = completion.short_out().or(completion.short_in());
         let buf = match (completion.data_in, completion.data_out) {
             (Some(Sink::Buf(buf)), _) | (_, Some(CommandData::Buf(buf))) => buf,
@@ -165,16 +162,16 @@ impl<W: Workload> Application for Load<W> {
         };
         let result = match completion.result {
             Ok(outcome) if outcome.is_good() => match short {
-                Some(short) => Err(Error::Short { command: name(), lun: pending.lun, short }),
+                Some(short) => Err(Error::Short { opcode, lun: pending.lun, short }),
                 None => Ok(()),
             },
-            Ok(outcome) => Err(Error::Scsi { command: name(), lun: pending.lun, outcome }),
+            Ok(outcome) => Err(Error::Scsi { opcode, lun: pending.lun, outcome }),
             Err(Failure::LostWrites) => Err(Error::LostWrites { lun: pending.lun }),
             Err(failure) => Err(match self.differences.iter().find(|(lun, _)| lun.number() == Some(pending.lun)) {
                 Some((_, difference)) if failure == Failure::OtherDisk => {
                     Error::OtherDisk { lun: pending.lun, difference: difference.clone() }
                 }
-                _ => Error::Command { command: name(), lun: pending.lun, failure },
+                _ => Error::Command { opcode, lun: pending.lun, failure },
             }),
         };
         let latency = now - pending.since;

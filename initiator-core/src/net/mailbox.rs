@@ -16,7 +16,6 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use iscsi_memory::{Buf, BufPool};
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::scsi::opcode;
 use iscsi_proto::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError, oneshot};
@@ -211,9 +210,9 @@ impl Shared {
             Err(TryAcquireError::NoPermits) => match self.wait_for_place().await? {
                 Some(permit) => permit,
                 None => {
-                    let (lun, name) = (command.lun.number().unwrap_or_default(), command.cdb.as_cdb().opcode());
+                    let (lun, opcode) = (command.lun.number().unwrap_or_default(), command.cdb.as_cdb().opcode());
                     let failure = Failure::NotSent(WaitsFor::Place);
-                    return Err(Error::Command { command: opcode::name(name).to_string(), lun, failure });
+                    return Err(Error::Command { opcode, lun, failure });
                 }
             },
         };

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iscsi_driver::Clock;
-use iscsi_proto::chap::ChapError;
 use iscsi_proto::datamover::MoverError;
 use iscsi_proto::login::LoginError;
 use iscsi_proto::pdu::LoginStatus;
@@ -66,24 +65,15 @@ fn chokes_on_chap(end: &ConnectionEnd) -> bool {
 
 /// What an end of a connection means to a person.
 fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -> Error {
-    let name = portal.to_string();
+    let name = portal.clone();
     match end {
         ConnectionEnd::LoggedOut | ConnectionEnd::LogoutTimeout => Error::LoggedOut,
-        ConnectionEnd::Login(error) => {
-            let reason = match error {
-                // Our own machine found it, so it is the target's proof that is wrong.
-                LoginError::Chap(chap @ (ChapError::Failed { .. } | ChapError::TargetName(_))) => {
-                    format!(
-                        "the target did not prove who it is ({chap}): check the target's CHAP name and secret on both \
-                         sides"
-                    )
-                }
-                _ => error.to_string(),
-            };
-            Error::Login { portal: name, target: plan.target(), status: error.status(), reason }
+        ConnectionEnd::Login(LoginError::Refused { status }) => {
+            Error::LoginRefused { portal: name, target: plan.target(), status: *status }
         }
+        ConnectionEnd::Login(error) => Error::Login { portal: name, target: plan.target(), source: error.clone() },
         ConnectionEnd::LoginTimeout => Error::Silent { portal: name, after: plan.timeouts.login },
-        ConnectionEnd::NotEstablished => Error::NoIser { portal: name, reason: end.to_string() },
+        ConnectionEnd::NotEstablished => Error::NoIser { portal: name, source: Arc::new(end.clone()) },
         ConnectionEnd::Lost(MoverError::NotIscsi) => Error::NotIscsi { portal: name },
         // Before the first login response, what does not parse is no iSCSI.
         ConnectionEnd::BadPdu(_)
@@ -93,7 +83,7 @@ fn explain(plan: &Plan, portal: &Portal, end: &ConnectionEnd, logged_in: bool) -
             Error::NotIscsi { portal: name }
         }
         ConnectionEnd::Lost(_) if !logged_in => Error::ClosedInLogin { portal: name },
-        other => Error::Broken { portal: name, reason: other.to_string() },
+        other => Error::Broken { portal: name, source: other.clone() },
     }
 }
 
@@ -199,7 +189,7 @@ pub(super) async fn run<A: Application>(
             let error = if ended.established {
                 explain(plan, &portal, &end, logged_in)
             } else {
-                unusable.unwrap_or_else(|| Error::NoIser { portal: portal.to_string(), reason: end.to_string() })
+                unusable.unwrap_or_else(|| Error::NoIser { portal: portal.clone(), source: Arc::new(end.clone()) })
             };
             let now = clock.now();
             if end.is_logout() {
@@ -261,7 +251,7 @@ mod tests {
         let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let config = SessionConfig::new(portal, "iqn.2004-10.com.example:disk");
         let mut plan = plan(&config).unwrap();
-        plan.random = || Err(Error::NoRandomness("there is none".into()));
+        plan.random = || Err(Error::NoRandomness(crate::error::words("there is none")));
         let engine = Engine::new(Nothing, config.timeouts, config.limits, plan.seed);
         let (_, result) = run(&plan, engine, None, |_, _| ()).await;
         assert!(matches!(result, Err(Error::NoRandomness(_))), "{result:?}");

@@ -8,8 +8,9 @@ use iscsi_proto::isid::Isid;
 use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
 use iscsi_proto::scsi::command::ReportLuns;
-use iscsi_proto::scsi::{CdbBuf, Lun, Sense, opcode, report};
+use iscsi_proto::scsi::{CdbBuf, Lun, Sense, report};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use super::discovery;
 use super::disk::Disk;
@@ -23,7 +24,7 @@ use crate::command::{Command, Completion, Failure, Repeat, Short};
 use crate::config::SessionConfig;
 use crate::engine::Engine;
 use crate::entropy;
-use crate::error::Error;
+use crate::error::{ConfigError, Error};
 use crate::login::LoginConfig;
 use crate::own_name::default_initiator_name;
 use crate::url::{Portal, Url};
@@ -60,6 +61,17 @@ impl Drop for Handle {
 #[derive(Debug, Clone)]
 pub struct Session {
     handle: Arc<Handle>,
+}
+
+/// Ends the task of a session that nobody waits for before it is logged in, and with it its connection.
+struct EndOnDrop(Option<AbortHandle>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
 }
 
 /// The data of a raw command.
@@ -125,6 +137,8 @@ impl Session {
     ///
     /// # Errors
     /// Connection and login errors of [`Error`]. The first connection is tried once.
+    ///
+    /// Dropping the future ends the connection at once, wherever the login stands.
     pub async fn connect(config: SessionConfig) -> Result<Self, Error> {
         let plan = plan(&config)?;
         let shared = Shared::new(&config.limits, &config.timeouts);
@@ -137,7 +151,7 @@ impl Session {
         let (sender, ready) = oneshot::channel();
         mailbox.ready = Some(sender);
         let engine = Engine::new(mailbox, config.timeouts, config.limits, plan.seed);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let draft = |mailbox: &mut Mailbox, carrier: Carrier| {
                 mailbox.reporter.carried_by(&carrier);
                 mailbox.draft = Some(SessionInfo {
@@ -167,11 +181,13 @@ impl Session {
             shared.end(result.err().unwrap_or(Error::LoggedOut));
             engine.fail_all(Failure::SessionEnded, iscsi_driver::Clock::process().now());
         });
+        let mut unwanted = EndOnDrop(Some(task.abort_handle()));
         // The sender goes away without a word, and after the reason is known, when the session ends before its first
         // login is done.
         if ready.await.is_err() {
             return Err(handle.shared.end_reason().unwrap_or(Error::LoggedOut));
         }
+        unwanted.0 = None;
         Ok(Self { handle })
     }
 
@@ -252,7 +268,7 @@ impl Session {
                 continue;
             }
             let luns = report::parse_luns(&answer)
-                .map_err(|error| Error::BadAnswer { command: "REPORT LUNS", reason: error.to_string() })?;
+                .map_err(|error| Error::BadAnswer { command: "REPORT LUNS", source: Arc::new(error) })?;
             let mut luns: Vec<u16> = luns.into_iter().filter_map(|lun| lun.ok()?.number()).collect();
             luns.sort_unstable();
             luns.dedup();
@@ -288,7 +304,7 @@ impl Session {
         transfer: Transfer<'_>,
         repeat: Repeat,
     ) -> Result<Answer, Error> {
-        let cdb = CdbBuf::new(cdb).map_err(|error| Error::Config(error.to_string()))?;
+        let cdb = CdbBuf::new(cdb).map_err(ConfigError::Cdb)?;
         let lun = to_lun(lun)?;
         let mut command = Command::new(0, lun, cdb);
         command.repeat = repeat;
@@ -337,11 +353,9 @@ impl Session {
                 Some(short) => Err(short_error(cdb, lun, short)),
                 None => Ok(()),
             },
-            Ok(outcome) => Err(Error::Scsi {
-                command: opcode::name(cdb.as_cdb().opcode()).to_string(),
-                lun: lun.number().unwrap_or_default(),
-                outcome,
-            }),
+            Ok(outcome) => {
+                Err(Error::Scsi { opcode: cdb.as_cdb().opcode(), lun: lun.number().unwrap_or_default(), outcome })
+            }
             Err(failure) => Err(self.failed(cdb, lun, failure)),
         }
     }
@@ -352,11 +366,7 @@ impl Session {
         {
             return reason;
         }
-        Error::Command {
-            command: opcode::name(cdb.as_cdb().opcode()).to_string(),
-            lun: lun.number().unwrap_or_default(),
-            failure,
-        }
+        Error::Command { opcode: cdb.as_cdb().opcode(), lun: lun.number().unwrap_or_default(), failure }
     }
 
     /// Sends a task management function for a LUN: ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM
@@ -367,7 +377,7 @@ impl Session {
     /// [`Error::Declined`] when no answer came, [`Error::Config`] for a function that names a single task.
     pub async fn task_management(&self, function: TaskFunction, lun: u16) -> Result<TaskResponse, Error> {
         if matches!(function, TaskFunction::AbortTask | TaskFunction::TaskReassign | TaskFunction::QueryTask) {
-            return Err(Error::Config(format!("{function:?} names a single task: drop its future to let go of it")));
+            return Err(ConfigError::SingleTask(function).into());
         }
         let lun = to_lun(lun)?;
         match self.shared().ask(|id| Control::TaskManagement { id, function, lun }).await? {
@@ -420,20 +430,17 @@ impl Session {
 const MOST_LUN_BYTES: u32 = 8 + 8 * 16384;
 
 pub(super) fn to_lun(lun: u16) -> Result<Lun, Error> {
-    Lun::new(lun).ok_or_else(|| Error::Config(format!("{lun} is no LUN: it has to be a number from 0 to 16383")))
+    Lun::new(lun).ok_or(Error::Config(ConfigError::Lun(lun)))
 }
 
 pub(super) fn declined(what: &'static str, answer: &ControlAnswer) -> Error {
-    let reason = match answer {
-        ControlAnswer::Failed(failure) => failure.to_string(),
-        other => format!("{other:?}"),
-    };
-    Error::Declined { what, reason }
+    // No other answer comes to such a question.
+    let failure = if let ControlAnswer::Failed(failure) = answer { *failure } else { Failure::Aborted };
+    Error::Declined { what, failure }
 }
 
 pub(super) fn short_error(cdb: &CdbBuf, lun: Lun, short: Short) -> Error {
-    let command = opcode::name(cdb.as_cdb().opcode()).to_string();
-    Error::Short { command, lun: lun.number().unwrap_or_default(), short }
+    Error::Short { opcode: cdb.as_cdb().opcode(), lun: lun.number().unwrap_or_default(), short }
 }
 
 /// The data that came with a completion.

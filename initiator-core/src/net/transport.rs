@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use iscsi_driver::{Clock, Limits as DriverLimits, drive_with};
@@ -16,7 +17,7 @@ use super::runner::Plan;
 use crate::application::Application;
 use crate::connection::{ConnectionEnd, InitiatorConnection};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Cause, Error, words};
 use crate::login::LoginConfig;
 use crate::url::{Portal, Rdma, Transport};
 
@@ -161,8 +162,8 @@ pub(super) async fn connection<A: Application>(
         }
         #[cfg(not(all(feature = "verbs", target_os = "linux")))]
         _ => {
-            let reason = "it is not built into this program".into();
-            (engine, Outcome::Unreached(Error::NoIser { portal: attempt.portal.to_string(), reason }))
+            let source = words("it is not built into this program");
+            (engine, Outcome::Unreached(Error::NoIser { portal: attempt.portal.clone(), source }))
         }
     }
 }
@@ -215,10 +216,10 @@ async fn connect(
     provider: &'static str,
 ) -> Result<(TcpStream, Carrier), Error> {
     let after = attempt.plan.timeouts.connect.min(attempt.within).min(LONGEST);
-    let name = attempt.portal.to_string();
+    let portal = attempt.portal;
     let end = tokio::time::Instant::now() + after;
     let addresses = resolve(attempt.portal, after).await?;
-    let mut last = Error::Resolve { host: attempt.portal.host.clone(), reason: "no address".into() };
+    let mut last = Error::Resolve { host: attempt.portal.host.clone(), source: words("no address") };
     for (left, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
         // An address that is silent leaves the others their share of the time.
         let share = end.saturating_duration_since(tokio::time::Instant::now()) / left;
@@ -228,14 +229,14 @@ async fn connect(
                     return Ok((stream, Carrier { local, peer, transport, provider, device: None }));
                 }
                 (Err(error), _) | (_, Err(error)) => {
-                    Error::Unreachable { portal: name.clone(), reason: error.to_string() }
+                    Error::Unreachable { portal: portal.clone(), source: Arc::new(error) }
                 }
             },
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Error::Refused { portal: name.clone() }
+                Error::Refused { portal: portal.clone() }
             }
-            Ok(Err(error)) => Error::Unreachable { portal: name.clone(), reason: error.to_string() },
-            Err(_) => Error::ConnectTimeout { portal: name.clone(), after },
+            Ok(Err(error)) => Error::Unreachable { portal: portal.clone(), source: Arc::new(error) },
+            Err(_) => Error::ConnectTimeout { portal: portal.clone(), after },
         };
     }
     Err(last)
@@ -243,10 +244,10 @@ async fn connect(
 
 /// The addresses of a portal's host.
 pub(super) async fn resolve(portal: &Portal, within: Duration) -> Result<Vec<SocketAddr>, Error> {
-    let failed = |reason: String| Error::Resolve { host: portal.host.clone(), reason };
+    let failed = |source: Cause| Error::Resolve { host: portal.host.clone(), source };
     match timeout(within, tokio::net::lookup_host((portal.host.as_str(), portal.port))).await {
         Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer within {within:?}"))),
+        Ok(Err(error)) => Err(failed(Arc::new(error))),
+        Err(_) => Err(failed(words(format!("no answer within {within:?}")))),
     }
 }

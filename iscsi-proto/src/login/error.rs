@@ -13,7 +13,7 @@ use super::Refusal;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
     /// The target refused (initiator's side).
-    #[error("login refused: {}", refusal_sentence(*status))]
+    #[error("login refused: {}", status.advice())]
     Refused {
         /// What the target answered.
         status: LoginStatus,
@@ -103,9 +103,17 @@ impl LoginError {
     }
 }
 
-/// What a person can do about a refusal.
-fn refusal_sentence(status: LoginStatus) -> RefusalSentence {
-    RefusalSentence(status)
+impl LoginStatus {
+    /// The status, and what a person can do about it.
+    ///
+    /// ```
+    /// use iscsi_proto::pdu::LoginStatus;
+    /// assert!(LoginStatus::NOT_FOUND.advice().to_string().contains("check the name"));
+    /// ```
+    #[must_use]
+    pub fn advice(self) -> impl core::fmt::Display {
+        RefusalSentence(self)
+    }
 }
 
 struct RefusalSentence(LoginStatus);

@@ -13,7 +13,7 @@ use crate::secrets;
 pub(crate) fn ending(error: Error) -> Ending {
     let why = match &error {
         Error::Url(_) | Error::Config(_) => Why::Usage,
-        Error::Login { .. } => Why::Refused,
+        Error::LoginRefused { .. } | Error::Login { .. } => Why::Refused,
         Error::Resolve { .. }
         | Error::Refused { .. }
         | Error::Unreachable { .. }

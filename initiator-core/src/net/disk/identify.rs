@@ -1,5 +1,7 @@
 //! What a disk tells about itself.
 
+use std::sync::Arc;
+
 use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
 use iscsi_proto::scsi::command::{Inquiry, ModeSense, PageControl, ReadCapacity16 as AskCapacity16, read_capacity_10};
 use iscsi_proto::scsi::inquiry::StandardInquiry;
@@ -10,17 +12,16 @@ use iscsi_proto::scsi::{AdditionalSense, CdbBuf, DataError, Lun, SenseKey};
 use super::super::session::to_lun;
 use super::super::{DiskInfo, Session};
 use crate::command::Failure;
-use crate::error::Error;
+use crate::error::{Error, words};
 use crate::identity::Identity;
 
 fn bad(command: &'static str) -> impl Fn(DataError) -> Error {
-    move |error| Error::BadAnswer { command, reason: error.to_string() }
+    move |error| Error::BadAnswer { command, source: Arc::new(error) }
 }
 
 /// Whether the device server says that it does not know the command or the page.
 fn is_refused(error: &Error) -> bool {
-    let Error::Scsi { outcome, .. } = error else { return false };
-    outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest)
+    error.sense().is_some_and(|sense| sense.key == SenseKey::IllegalRequest)
 }
 
 /// The answer to a question that a device may refuse, or answer badly: that costs what it would have told, and no more.
@@ -196,7 +197,7 @@ async fn read_capacity(session: &Session, lun: Lun, info: &mut DiskInfo) -> Resu
     if let Some(capacity) = told {
         info.blocks = capacity.blocks().ok_or_else(|| Error::BadAnswer {
             command: "READ CAPACITY(16)",
-            reason: "the disk has more than 2^64 - 1 blocks".into(),
+            source: words("the disk has more than 2^64 - 1 blocks"),
         })?;
         info.block_size = capacity.block_length;
         info.physical_block_size =
@@ -208,16 +209,16 @@ async fn read_capacity(session: &Session, lun: Lun, info: &mut DiskInfo) -> Resu
         let capacity = ReadCapacity10::parse(&answer).map_err(bad("READ CAPACITY(10)"))?;
         // SBC-4 5.20.2: READ CAPACITY(16) would tell.
         if capacity.last_lba == u32::MAX {
-            let reason = "the disk has more blocks than it can tell".into();
-            return Err(Error::BadAnswer { command: "READ CAPACITY(10)", reason });
+            let source = words("the disk has more blocks than it can tell");
+            return Err(Error::BadAnswer { command: "READ CAPACITY(10)", source });
         }
         info.blocks = u64::from(capacity.last_lba) + 1;
         info.block_size = capacity.block_length;
         info.physical_block_size = capacity.block_length;
     }
     if !info.block_size.is_power_of_two() || !(256..=1 << 16).contains(&info.block_size) {
-        let reason = format!("a logical block length of {} bytes", info.block_size);
-        return Err(Error::BadAnswer { command: "READ CAPACITY", reason });
+        let source = words(format!("a logical block length of {} bytes", info.block_size));
+        return Err(Error::BadAnswer { command: "READ CAPACITY", source });
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use super::session::{declined, received, to_lun};
 use super::{DiskInfo, Extent, Session};
 use crate::application::{Control, ControlAnswer};
 use crate::command::{Command, Completion, Failure};
-use crate::error::Error;
+use crate::error::{Cause, Error, words};
 use crate::identity::{Identity, KnownDisk};
 use replay::Replay;
 
@@ -163,8 +163,8 @@ impl Disk {
     pub async fn refresh(&self) -> Result<DiskInfo, Error> {
         let (info, _) = self.within(identify::identify(&self.session, self.lun())).await?;
         if info.block_size != self.block_size {
-            let reason = format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size);
-            return Err(Error::BadAnswer { command: "READ CAPACITY", reason });
+            let words = words(format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size));
+            return Err(Error::BadAnswer { command: "READ CAPACITY", source: words });
         }
         *self.info.write().unwrap_or_else(PoisonError::into_inner) = info.clone();
         Ok(info)
@@ -337,12 +337,12 @@ impl Disk {
             answer
         };
         let answer = self.within(ask).await.map_err(|error| self.explain(error))?;
-        let bad = |reason: String| Error::BadAnswer { command: "GET LBA STATUS", reason };
-        let runs = provisioning::parse_lba_status_data(&answer).map_err(|error| bad(error.to_string()))?;
+        let bad = |source: Cause| Error::BadAnswer { command: "GET LBA STATUS", source };
+        let runs = provisioning::parse_lba_status_data(&answer).map_err(|error| bad(Arc::new(error)))?;
         let run = runs
             .iter()
             .find(|run| run.extent.lba <= lba && lba - run.extent.lba < run.extent.blocks.into())
-            .ok_or_else(|| bad("it does not tell of the block that was asked for".into()))?;
+            .ok_or_else(|| bad(words("it does not tell of the block that was asked for")))?;
         let blocks = u64::from(run.extent.blocks) - (lba - run.extent.lba);
         let mapped = !matches!(run.provisioning, Provisioning::Deallocated | Provisioning::Anchored);
         Ok(Extent { offset, len: blocks.saturating_mul(block).min(self.size() - offset), mapped })
