@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use iscsi_proto::chap::Algorithm;
 use iscsi_proto::login::Offer;
 
 use crate::url::{Credentials, Portal, Rdma, Transport, Url};
@@ -164,6 +165,8 @@ pub struct SessionConfig {
     pub credentials: Option<Credentials>,
     /// Who the target has to prove to be (mutual CHAP).
     pub target_credentials: Option<Credentials>,
+    /// The only algorithm of CHAP that we offer; `None` offers all.
+    pub auth: Option<Algorithm>,
     /// What we offer in the negotiation.
     pub offer: Offer,
     /// Times.
@@ -191,6 +194,7 @@ impl SessionConfig {
             isid: None,
             credentials: None,
             target_credentials: None,
+            auth: None,
             offer: Offer {
                 // The larger DefaultTime2Wait of both sides holds (RFC 7143 13.15); a new session in place of the old
                 // needs none.
@@ -214,6 +218,7 @@ impl SessionConfig {
         let mut config = Self::new(url.portal.clone(), url.target.clone());
         config.credentials = url.credentials.clone();
         config.target_credentials = url.target_credentials.clone();
+        config.auth = url.auth;
         config.transport = url.transport;
         config.iser.rdma = url.rdma;
         if let Some(name) = &url.initiator {

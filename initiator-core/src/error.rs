@@ -237,6 +237,15 @@ pub enum Error {
         #[source]
         last: Arc<Error>,
     },
+    /// No path to a disk was up for as long as an operation may wait for one.
+    #[error("no path to the disk was up within {after:?}; a last attempt: {last}")]
+    NoPath {
+        /// How long it waited.
+        after: Duration,
+        /// What a path was lost with, or could not be brought up with.
+        #[source]
+        last: Arc<Error>,
+    },
     /// The connection broke where nothing is repeated (discovery, logout).
     #[error("the connection to {portal} broke: {source}")]
     Broken {
@@ -432,6 +441,7 @@ impl Error {
             | Self::RdmaUnusable { .. }
             | Self::Lost { .. }
             | Self::Time2Wait { .. }
+            | Self::NoPath { .. }
             | Self::Broken { .. }
             | Self::RuntimeGone => true,
             Self::Command { failure, .. } | Self::Declined { failure, .. } => matches!(

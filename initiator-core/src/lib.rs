@@ -7,6 +7,8 @@
 //! | layer | what |
 //! |---|---|
 //! | [`Session`], [`Disk`], [`discover`] (feature `tokio`) | what applications hold |
+//! | [`Multipath`] (feature `tokio`) | a disk by several sessions |
+//! | [`DiskIo`] (feature `tokio`) | a disk as a stream of bytes |
 //! | [`Events`] (feature `tokio`) | what happens in a session |
 //! | [`run_load`] (feature `tokio`) | the engine without a hop between tasks, for load generators |
 //! | [`Recovery`] | when to connect anew |

@@ -33,6 +33,8 @@ pub struct LoginConfig {
     pub target_credentials: Option<Credentials>,
     /// Wishes for the negotiation.
     pub offer: Offer,
+    /// The only algorithm of CHAP to offer.
+    pub auth: Option<Algorithm>,
     /// Offer MD5 alone. Some targets cannot read a list of algorithms, and some mean SHA-1 by the number of SHA-256.
     pub md5_only: bool,
     /// Bytes of a cryptographic random number generator for this one login: the challenge of mutual CHAP.
@@ -57,6 +59,7 @@ impl LoginConfig {
             credentials: None,
             target_credentials: None,
             offer: Offer::default(),
+            auth: None,
             md5_only: false,
             random,
         }
@@ -89,7 +92,9 @@ impl LoginConfig {
         });
         // A secret that is shorter than the RFC's 96 bits is the target's choice to refuse.
         let mut chap = ChapPolicy { min_secret: 1, ..ChapPolicy::default() };
-        if self.md5_only {
+        if let Some(algorithm) = self.auth {
+            chap.algorithms = alloc::vec![algorithm];
+        } else if self.md5_only {
             chap.algorithms = alloc::vec![Algorithm::Md5];
         }
         let config = InitiatorLoginConfig {

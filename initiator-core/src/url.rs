@@ -1,5 +1,9 @@
 //! iSCSI URLs, in the spelling that libiscsi and QEMU made common:
 //! `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`, and `iser://` likewise for iSER.
+//!
+//! What libiscsi reads is read alike, with these differences: a LUN may be left out; percent escapes hold in secrets and
+//! option values too, where libiscsi takes them as they stand, so that a percent sign of a secret is written `%25` here;
+//! a name with escapes (`a%40b:secret`) is a name, unless it begins as the iSCSI names do, which need none.
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
@@ -7,7 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use iscsi_proto::chap::ChapSecret;
+use iscsi_proto::chap::{Algorithm, ChapSecret};
 use iscsi_proto::parameters::Digest;
 
 /// The port that IANA gave to iSCSI (RFC 7143 14).
@@ -38,14 +42,19 @@ pub enum UrlError {
     Lun(String),
     /// A percent sign without two hexadecimal digits, or bytes that are no UTF-8.
     #[error(
-        "\"{0}\" has a percent sign that is followed by no two hexadecimal digits of UTF-8; write a percent sign \
-         itself as %25"
+        "the {part} of the URL has a percent sign, at its byte {at}, that is followed by no two hexadecimal digits of \
+         UTF-8; write a percent sign itself as %25"
     )]
-    Percent(String),
+    Percent {
+        /// What has it: a secret is not shown.
+        part: &'static str,
+        /// Where in it, in bytes.
+        at: usize,
+    },
     /// An option that is not known.
     #[error(
-        "the URL option \"{0}\" is not known: there are header-digest, data-digest, target_user, target_password, \
-         initiator, transport and rdma"
+        "the URL option \"{0}\" is not known: there are header_digest, data_digest, auth, target_user, target_password, \
+         initiator, iser, transport and rdma"
     )]
     UnknownOption(String),
     /// The option `rdma`, where TCP carries the session.
@@ -196,6 +205,8 @@ pub struct Url {
     pub header_digest: Option<Vec<Digest>>,
     /// Option `data-digest`: values in order of preference.
     pub data_digest: Option<Vec<Digest>>,
+    /// Option `auth`: the only algorithm of CHAP that is offered; all of them without.
+    pub auth: Option<Algorithm>,
     /// Option `initiator`: the initiator's name.
     pub initiator: Option<String>,
     /// Option `transport`: `tcp`, `iser` or `auto`. `iser://` says it with the scheme, where TCP is no choice.
@@ -211,20 +222,27 @@ impl FromStr for Url {
         let (transport, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iscsi") => (Transport::Tcp, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iser") => (Transport::Iser, rest),
-            _ => return Err(UrlError::Scheme(text.to_owned())),
+            // What stands behind the scheme may hold a secret.
+            Some((scheme, _)) => return Err(UrlError::Scheme(alloc::format!("{scheme}://"))),
+            None => return Err(UrlError::Scheme(text.to_owned())),
         };
         let (rest, options) = match rest.split_once('?') {
             Some((rest, options)) => (rest, options),
             None => (rest, ""),
         };
-        // The last @ before the path ends the user: a secret may hold one. A secret may also hold a slash, so the @ is
-        // looked for in front of the first slash first.
+        // The last @ before the path ends the user: a secret may hold one. A secret may also hold a slash; names of
+        // targets hold no @ (RFC 3722), so that one behind the first slash ends a user too.
         let (authority, path) = split_path(rest);
-        let (user, portal) = match authority.rsplit_once('@') {
-            Some((user, portal)) => (Some(user), portal),
-            None => (None, authority),
+        let (user, portal, path) = match (authority.rsplit_once('@'), rest.rsplit_once('@')) {
+            (Some((user, portal)), _) => (Some(user), portal, path),
+            (None, Some((user, behind))) => {
+                let (portal, path) = split_path(behind);
+                (Some(user), portal, path)
+            }
+            (None, None) => (None, authority, path),
         };
-        let portal = portal.parse()?;
+        // RFC 6874 writes the percent sign before an IPv6 scope as %25.
+        let portal = portal.replacen("%25", "%", 1).parse()?;
         let credentials = user.map(parse_user).transpose()?;
         let path = path.unwrap_or("").trim_end_matches('/');
         let (target, lun) = match path.split_once('/') {
@@ -236,12 +254,13 @@ impl FromStr for Url {
         }
         let mut url = Self {
             portal,
-            target: decode(target)?,
+            target: decode(target, "target's name")?,
             lun,
             credentials,
             target_credentials: None,
             header_digest: None,
             data_digest: None,
+            auth: None,
             initiator: None,
             transport,
             rdma: Rdma::Auto,
@@ -262,34 +281,45 @@ fn parse_lun(text: &str) -> Result<u16, UrlError> {
     text.parse().ok().filter(|lun| *lun <= 0x3fff).ok_or_else(|| UrlError::Lun(text.to_owned()))
 }
 
+/// Whether a user begins as an iSCSI name does (RFC 7143 4.2.7).
+fn is_iscsi_name(text: &str) -> bool {
+    let begins = |kind: &&str| text.get(..kind.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(kind));
+    ["iqn.", "eui.", "naa."].iter().any(begins)
+}
+
 /// `user%secret` as libiscsi has it, or `user:secret` where each percent sign before the colon is an encoded character.
+/// iSCSI names as users hold colons and no escapes (RFC 7143 4.2.7.2), so that the first percent sign ends them.
 fn parse_user(text: &str) -> Result<Credentials, UrlError> {
-    let (user, secret) = match text.split_once(':') {
-        Some((user, secret)) if decode(user).is_ok() => (decode(user)?, decode(secret)?),
-        _ => match text.split_once('%') {
-            Some((user, secret)) => (user.to_owned(), decode(secret)?),
-            None => (text.to_owned(), String::new()),
-        },
+    let is_name = is_iscsi_name(text);
+    let by_percent = text.split_once('%');
+    let (user, secret) = match (text.split_once(':'), by_percent) {
+        (_, Some((user, secret))) if is_name => (user.to_owned(), decode(secret, "secret")?),
+        (Some((user, secret)), _) if decode(user, "user").is_ok() => (decode(user, "user")?, decode(secret, "secret")?),
+        (_, Some((user, secret))) => (user.to_owned(), decode(secret, "secret")?),
+        (_, None) => (text.to_owned(), String::new()),
     };
     Ok(Credentials { user, secret: ChapSecret::new(secret) })
 }
 
-fn decode(text: &str) -> Result<String, UrlError> {
-    let bad = || UrlError::Percent(text.to_owned());
+fn decode(text: &str, part: &'static str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
+    let mut last = 0;
     while let [byte, tail @ ..] = rest {
+        let at = text.len() - rest.len();
         rest = tail;
         if *byte != b'%' {
             bytes.push(*byte);
             continue;
         }
+        last = at;
+        let bad = || UrlError::Percent { part, at };
         let [high, low, tail @ ..] = tail else { return Err(bad()) };
         let digit = |c: u8| (c as char).to_digit(16).ok_or_else(bad);
         bytes.push((digit(*high)? << 4 | digit(*low)?) as u8);
         rest = tail;
     }
-    String::from_utf8(bytes).map_err(|_| bad())
+    String::from_utf8(bytes).map_err(|_| UrlError::Percent { part, at: last })
 }
 
 fn encode(text: &str, out: &mut String) {
@@ -319,6 +349,14 @@ fn parse_digests(option: &'static str, value: &str) -> Result<Vec<Digest>, UrlEr
         .collect()
 }
 
+/// The words of libiscsi for the algorithms of CHAP.
+const AUTH: [(&str, Algorithm); 4] = [
+    ("md5", Algorithm::Md5),
+    ("sha1", Algorithm::Sha1),
+    ("sha-256", Algorithm::Sha256),
+    ("sha3-256", Algorithm::Sha3_256),
+];
+
 const fn digest_name(digest: Digest) -> &'static str {
     match digest {
         Digest::None => "none",
@@ -331,12 +369,20 @@ impl Url {
         let (mut target_user, mut target_secret, mut says_rdma) = (None, None, false);
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let value = decode(value)?;
+            let value = decode(value, "options")?;
             match name {
                 "header-digest" | "header_digest" => {
                     self.header_digest = Some(parse_digests("header-digest", &value)?);
                 }
                 "data-digest" | "data_digest" => self.data_digest = Some(parse_digests("data-digest", &value)?),
+                "auth" => {
+                    let known = AUTH.iter().find(|(word, _)| *word == value);
+                    let expected = "md5, sha1, sha-256 or sha3-256";
+                    let Some((_, algorithm)) = known else {
+                        return Err(UrlError::OptionValue { option: "auth", value, expected });
+                    };
+                    self.auth = Some(*algorithm);
+                }
                 "target_user" => target_user = Some(value),
                 "target_password" => target_secret = Some(value),
                 "initiator" => self.initiator = Some(value),
@@ -397,12 +443,24 @@ impl Url {
     fn write(&self, secrets: bool) -> String {
         let mut out = String::from(if self.transport == Transport::Iser { "iser://" } else { "iscsi://" });
         if let Some(Credentials { user, secret }) = &self.credentials {
-            encode(user, &mut out);
+            // A colon of an iSCSI name is no separator as long as a percent sign follows.
+            let plain =
+                is_iscsi_name(user) && user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte));
+            if plain {
+                out.push_str(user);
+            } else {
+                encode(user, &mut out);
+            }
             let secret = core::str::from_utf8(secret.as_bytes()).unwrap_or("");
-            if secrets && (!secret.is_empty() || out.contains('%')) {
+            let escaped = out.contains('%');
+            if plain && (!secrets || secret.is_empty()) && user.contains(':') {
+                // Without a secret the colon would separate.
+                out.push('%');
+            }
+            if secrets && (!secret.is_empty() || escaped) {
                 // A name with encoded characters takes the form with a colon, in which its percent signs are no
                 // separator.
-                out.push(if out.contains('%') { ':' } else { '%' });
+                out.push(if escaped { ':' } else { '%' });
                 encode(secret, &mut out);
             }
             out.push('@');
@@ -434,6 +492,9 @@ impl Url {
         }
         if let Some(list) = &self.data_digest {
             option("data-digest", &digests(list));
+        }
+        if let Some((word, _)) = AUTH.iter().find(|(_, algorithm)| Some(*algorithm) == self.auth) {
+            option("auth", word);
         }
         if let Some(Credentials { user, secret }) = self.target_credentials.as_ref().filter(|_| secrets) {
             option("target_user", user);
@@ -521,7 +582,9 @@ mod tests {
             ("iscsi://h/t/x", "\"x\" is no LUN"),
             ("iscsi://h/t/16384", "from 0 to 16383"),
             ("iscsi://h/t/0/1", "is no LUN"),
-            ("iscsi://h/t%zz/0", "%25"),
+            ("iscsi://h/t%zz/0", "the target's name of the URL has a percent sign, at its byte 1"),
+            ("iscsi://joe%ab%4@h/t/0", "the secret of the URL has a percent sign, at its byte 2"),
+            ("iscsi://h/t/0?auth=rot13", "md5, sha1, sha-256 or sha3-256"),
             ("iscsi://h/t/0?colour=red", "\"colour\" is not known"),
             ("iscsi://h/t/0?header-digest=md5", "none, crc32c"),
             ("iscsi://h/t/0?target_user=a", "target_password"),
@@ -532,7 +595,38 @@ mod tests {
     }
 
     #[test]
+    fn what_libiscsi_reads_is_read_alike() {
+        let me = "iqn.2004-10.com.example:me";
+        for (text, user, secret) in [
+            ("iscsi://iqn.2004-10.com.example:me%secret@h/t/0", me, "secret"),
+            ("iscsi://iqn.2004-10.com.example:me%25abc:d@h/t/0", me, "25abc:d"),
+            ("iscsi://joe%a/b@h/t/0", "joe", "a/b"),
+            ("iscsi://joe:secret@h/t/0", "joe", "secret"),
+        ] {
+            let url = parse(text).unwrap();
+            let own = url.credentials.clone().unwrap();
+            assert_eq!((own.user.as_str(), own.secret.as_bytes()), (user, secret.as_bytes()), "{text}");
+            assert_eq!((url.target.as_str(), url.portal.host.as_str()), ("t", "h"), "{text}");
+            assert_eq!(parse(&url.to_string_with_secrets()), Ok(url), "{text}");
+        }
+        for text in ["iscsi://[fe80::1%eth0]:99/t/0", "iscsi://[fe80::1%25eth0]:99/t/0"] {
+            let url = parse(text).unwrap();
+            assert_eq!((url.portal.host.as_str(), url.portal.port), ("fe80::1%eth0", 99));
+            assert_eq!(parse(&url.to_string()), Ok(url));
+        }
+        let url = parse("iscsi://u%p@h/t/0?header_digest=crc32c&data_digest=none&auth=sha-256&iser").unwrap();
+        assert_eq!((url.auth, url.transport), (Some(Algorithm::Sha256), Transport::Iser));
+        // A user without a secret keeps its colon.
+        let url = Url { credentials: Some(Credentials { user: me.to_owned(), secret: ChapSecret::new("") }), ..url };
+        assert_eq!(parse(&url.to_string_with_secrets()), Ok(url));
+    }
+
+    #[test]
     fn secrets_are_not_displayed() {
+        for bad in ["http://joe%hidden@h/t/0", "iscsi://joe%hidden%@h/t/0", "iscsi://joe%hidden@/t/0"] {
+            let error = parse(bad).unwrap_err();
+            assert!(!error.to_string().contains("hidden"), "{error}");
+        }
         let url = parse("iscsi://joe%hidden@h/t/0?target_user=x&target_password=unseen").unwrap();
         for text in [url.to_string(), alloc::format!("{url:?}")] {
             assert!(!text.contains("hidden") && !text.contains("unseen"), "{text}");
@@ -554,6 +648,7 @@ mod tests {
                 credentials: Some(credentials),
                 header_digest: Some(alloc::vec![Digest::Crc32c]),
                 data_digest: None,
+                auth: mutual.then_some(Algorithm::Sha256),
                 initiator: Some("iqn.2004-10.com.example:me".to_owned()),
                 transport,
                 rdma: if transport == Transport::Tcp { Rdma::Auto } else { rdma },

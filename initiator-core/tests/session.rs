@@ -60,6 +60,23 @@ async fn what_a_target_leaves_of_a_write_is_written_anew_or_told() {
     assert!(target.blocks.lock().unwrap()[..65536] == data);
 }
 
+#[tokio::test]
+async fn a_lun_is_spelled_as_the_target_lists_it() {
+    for (number, spelled) in [(256, 0x0100u64), (256, 0x4100), (300, 0x012c), (300, 0x412c), (7, 0x0007), (7, 0x4007)] {
+        let (portal, target) = start();
+        target.lun.store(spelled << 48, Ordering::Relaxed);
+        let session = Session::connect(config(&portal)).await.unwrap();
+        let disk = session.disk(number).await.unwrap_or_else(|error| panic!("{spelled:#06x}: {error}"));
+        assert_eq!(disk.lun(), number);
+        disk.write(0, &pattern(4096, u64::from(number))).await.unwrap();
+        assert!(target.blocks.lock().unwrap()[..4096] == pattern(4096, u64::from(number)));
+        session.command(number, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], Transfer::None).await.unwrap();
+        assert_eq!(session.luns().await.unwrap(), [number]);
+        assert!(matches!(session.disk(8).await, Err(Error::NoSuchLun { lun: 8, .. })));
+        session.logout().await.unwrap();
+    }
+}
+
 #[test]
 fn a_session_whose_runtime_is_gone_says_so() {
     let lasting = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -166,6 +183,35 @@ async fn a_dropped_operation_leaves_no_trace() {
     let mut block = [0; 512];
     tokio::time::timeout(Duration::from_secs(60), disk.read(0, &mut block)).await.unwrap().unwrap();
     session.logout().await.unwrap();
+}
+
+#[tokio::test]
+async fn buffers_come_back_from_dropped_operations_and_from_failed_ones() {
+    let (portal, _) = start();
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    let buf = disk.buf(3 << 20);
+    let address = buf.as_ptr();
+    {
+        let write = disk.write_buf(0, buf);
+        tokio::pin!(write);
+        // Polled once: it is handed over and not done.
+        assert!(futures::poll!(&mut write).is_pending());
+    }
+    let back = async {
+        loop {
+            let buf = disk.buf(3 << 20);
+            if buf.as_ptr() == address {
+                break buf;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let buf = tokio::time::timeout(Duration::from_secs(60), back).await.expect("it comes back");
+    session.logout().await.unwrap();
+    let (buf, result) = disk.write_buf(0, buf).await;
+    assert!(matches!(result, Err(Error::LoggedOut)));
+    assert_eq!((buf.as_ptr(), buf.len()), (address, 3 << 20), "it comes back with the error");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,6 +82,7 @@ pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Disco
             credentials: config.credentials.clone(),
             target_credentials: config.target_credentials.clone(),
             offer: Offer { max_recv_data_segment_length: 32 << 10, ..Offer::default() },
+            auth: None,
             md5_only: false,
             // The runner draws those of each login.
             random: [0; 64],

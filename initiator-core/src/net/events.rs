@@ -196,6 +196,14 @@ impl Events {
         std::future::poll_fn(|cx| self.poll_event(cx)).await
     }
 
+    /// An event that waits.
+    pub(super) fn at_hand(&self) -> Option<SessionEvent> {
+        match self.poll_event(&Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
+        }
+    }
+
     fn poll_event(&self, cx: &Context<'_>) -> Poll<Option<SessionEvent>> {
         self.queue.waker.register(cx.waker());
         let mut waiting = self.queue.lock();

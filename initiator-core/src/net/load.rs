@@ -130,7 +130,9 @@ impl<W: Workload> Application for Load<W> {
         self.pending[place as usize] = Some(Pending { token, lun, direction, since: now });
         let io = BlockIo::new(lba, blocks);
         let lun = Lun::new(lun).unwrap_or_default();
-        let guard = self.guards.iter().find(|(other, _)| *other == lun).map(|(_, guard)| *guard);
+        // A guard's LUN is spelled as the target lists it.
+        let found = self.guards.iter().find(|(other, _)| *other == lun);
+        let (lun, guard) = found.map_or((lun, None), |(lun, guard)| (*lun, Some(*guard)));
         let command = |cdb| Command { guard, ..Command::new(place.into(), lun, cdb) };
         Some(match direction {
             Direction::Read => Command { data_in: Some(Sink::Buf(buf)), ..command(io.read()) },

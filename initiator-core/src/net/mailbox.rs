@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use iscsi_memory::{Buf, BufPool};
 use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_proto::scsi::Lun;
 use iscsi_proto::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError, oneshot};
@@ -84,6 +85,8 @@ pub(super) struct Shared {
     pub(super) ending: tokio::sync::Notify,
     pub(super) ended: tokio::sync::Notify,
     pub(super) listeners: Listeners,
+    /// LUNs that the target spells in a way of its own.
+    spelled: Mutex<Vec<Lun>>,
 }
 
 fn split(token: u64) -> (usize, u32) {
@@ -122,6 +125,7 @@ impl Shared {
             ending: tokio::sync::Notify::new(),
             ended: tokio::sync::Notify::new(),
             listeners: Listeners::default(),
+            spelled: Mutex::new(Vec::new()),
         })
     }
 
@@ -191,6 +195,18 @@ impl Shared {
         self.lock().stats.reconnects + 1
     }
 
+    /// The target lists these LUNs.
+    pub(super) fn listed(&self, luns: impl Iterator<Item = Lun>) {
+        let odd = |lun: &Lun| lun.number().and_then(Lun::new).is_some_and(|plain| !lun.is_spelled_as(plain));
+        *self.spelled.lock().unwrap_or_else(PoisonError::into_inner) = luns.filter(odd).collect();
+    }
+
+    /// A LUN as the target spells it, as far as that is known.
+    pub(super) fn spelled(&self, lun: Lun) -> Lun {
+        let spelled = self.spelled.lock().unwrap_or_else(PoisonError::into_inner);
+        spelled.iter().find(|other| **other == lun).copied().unwrap_or(lun)
+    }
+
     /// Tells listeners of an answer that can be lived with.
     pub(super) fn odd(&self, command: &str, reason: String) {
         self.listeners.tell(SessionEvent::OddAnswer { command: command.to_owned(), reason });
@@ -202,28 +218,23 @@ impl Shared {
         }
     }
 
-    /// Hands a command over and waits for its end. The token is set here.
-    pub(super) async fn execute(&self, mut command: Command) -> Result<Completion, Error> {
+    /// Hands a command over and waits for its end, which brings its buffers back. The token is set here.
+    pub(super) async fn execute(&self, mut command: Command) -> Completion {
         let permit = match self.permits.try_acquire() {
             Ok(permit) => permit,
-            Err(TryAcquireError::Closed) => return Err(self.end_reason().unwrap_or(Error::LoggedOut)),
-            Err(TryAcquireError::NoPermits) => match self.wait_for_place().await? {
-                Some(permit) => permit,
-                None => {
-                    let (lun, opcode) = (command.lun.number().unwrap_or_default(), command.cdb.as_cdb().opcode());
-                    let failure = Failure::NotSent(WaitsFor::Place);
-                    return Err(Error::Command { opcode, lun, failure });
-                }
+            Err(TryAcquireError::Closed) => return unsent(command, Failure::SessionEnded),
+            Err(TryAcquireError::NoPermits) => match self.wait_for_place().await {
+                Ok(Some(permit)) => permit,
+                Ok(None) => return unsent(command, Failure::NotSent(WaitsFor::Place)),
+                Err(_) => return unsent(command, Failure::SessionEnded),
             },
         };
         let token = {
             let mut inner = self.lock();
-            if let Some(error) = &inner.ended {
-                let error = error.clone();
-                inner.recycle_command(command);
-                return Err(error);
+            if inner.ended.is_some() {
+                return unsent(command, Failure::SessionEnded);
             }
-            let Some(index) = inner.free.pop() else { return Err(Error::LoggedOut) };
+            let Some(index) = inner.free.pop() else { return unsent(command, Failure::SessionEnded) };
             permit.forget();
             let place = &mut inner.places[index as usize];
             place.generation = place.generation.wrapping_add(1);
@@ -234,7 +245,7 @@ impl Shared {
             token
         };
         self.signal(&self.work);
-        Ok(Operation { shared: self, token, done: false }.await)
+        Operation { shared: self, token, done: false }.await
     }
 
     /// Waits for a place in the table; `None` when none becomes free within the limit.
@@ -327,11 +338,12 @@ impl Inner {
             self.pool.give(buf);
         }
     }
+}
 
-    fn recycle_command(&mut self, command: Command) {
-        let Command { token, data_out, data_in, .. } = command;
-        self.recycle(Completion::failed(token, Failure::SessionEnded, data_out, data_in));
-    }
+/// A command that nobody has taken.
+fn unsent(command: Command, failure: Failure) -> Completion {
+    let Command { token, data_out, data_in, .. } = command;
+    Completion::failed(token, failure, data_out, data_in)
 }
 
 /// A command under way. Dropping it lets go of the command: it is not sent if it has not been, and not repeated.
@@ -574,11 +586,11 @@ impl Application for Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use iscsi_proto::scsi::{BlockIo, Lun};
+    use iscsi_proto::scsi::BlockIo;
 
     use super::*;
 
-    fn under_way(shared: &Shared) -> Pin<Box<impl Future<Output = Result<Completion, Error>> + '_>> {
+    fn under_way(shared: &Shared) -> Pin<Box<impl Future<Output = Completion> + '_>> {
         let mut command = Command::new(0, Lun::ZERO, BlockIo::new(0, 1).write());
         command.data_out = Some(CommandData::Buf(Buf::zeroed(512)));
         let mut operation = Box::pin(shared.execute(command));
@@ -586,9 +598,9 @@ mod tests {
         operation
     }
 
-    fn end_of(mut operation: Pin<Box<impl Future<Output = Result<Completion, Error>>>>) -> Completion {
+    fn end_of(mut operation: Pin<Box<impl Future<Output = Completion>>>) -> Completion {
         match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(completion)) => completion,
+            Poll::Ready(completion) => completion,
             other => panic!("{other:?}"),
         }
     }
@@ -623,7 +635,7 @@ mod tests {
         assert!(timeout(short * 20, read()).await.is_err());
         shared.lock().stats.connected = true;
         match read().await {
-            Err(Error::Command { failure, .. }) => assert_eq!(failure, Failure::NotSent(WaitsFor::Place)),
+            Completion { result: Err(failure), .. } => assert_eq!(failure, Failure::NotSent(WaitsFor::Place)),
             other => panic!("{other:?}"),
         }
         mailbox.complete(Completion::failed(command.token, Failure::Aborted, None, None), Instant::ZERO);
@@ -644,6 +656,10 @@ mod tests {
         assert!(second.as_mut().poll(&mut cx).is_pending(), "there is one place");
         drop(mailbox);
         assert_eq!(end_of(operation).result, Err(Failure::SessionEnded));
-        assert!(matches!(second.as_mut().poll(&mut cx), Poll::Ready(Err(Error::RuntimeGone))));
+        assert!(matches!(
+            second.as_mut().poll(&mut cx),
+            Poll::Ready(Completion { result: Err(Failure::SessionEnded), .. })
+        ));
+        assert!(matches!(shared.end_reason(), Some(Error::RuntimeGone)));
     }
 }

@@ -2,12 +2,14 @@
 
 mod discovery;
 mod disk;
+mod disk_io;
 mod events;
 mod info;
 #[cfg(feature = "iser")]
 mod iser;
 mod load;
 mod mailbox;
+mod multipath;
 mod portals;
 mod runner;
 mod session;
@@ -15,9 +17,11 @@ mod transport;
 
 pub use discovery::discover;
 pub use disk::Disk;
+pub use disk_io::{DiskIo, DiskIoOptions};
 pub use events::{Events, SessionEvent};
 pub use info::{
     Authentication, Discovered, DiscoveredPortal, DiscoveredTarget, DiskInfo, Extent, SessionInfo, SessionStats,
 };
 pub use load::{BlockCompletion, BlockRequest, Direction, Next, Workload, run_load};
+pub use multipath::{Access, Multipath, MultipathConfig, PathInfo, PathPolicy};
 pub use session::{Answer, Session, Transfer};

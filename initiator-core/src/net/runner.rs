@@ -178,7 +178,12 @@ pub(super) async fn run<A: Application>(
                 revision_two = false;
                 continue 'attempts;
             }
-            if !md5_only && !logged_in && ended.established && plan.login.credentials.is_some() && chokes_on_chap(&end)
+            if !md5_only
+                && plan.login.auth.is_none()
+                && !logged_in
+                && ended.established
+                && plan.login.credentials.is_some()
+                && chokes_on_chap(&end)
             {
                 md5_only = true;
                 continue 'attempts;

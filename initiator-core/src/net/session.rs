@@ -116,6 +116,7 @@ pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
             credentials: config.credentials.clone(),
             target_credentials: config.target_credentials.clone(),
             offer: config.offer.clone(),
+            auth: config.auth,
             md5_only: false,
             // The runner draws those of each login.
             random: [0; 64],
@@ -211,6 +212,16 @@ impl Session {
         &self.handle.runtime
     }
 
+    /// Whether it is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.shared().end_reason().is_some()
+    }
+
+    /// Whether both are handles of one session.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+
     pub(super) fn target_name(&self) -> &str {
         &self.handle.target_name
     }
@@ -269,6 +280,7 @@ impl Session {
             }
             let luns = report::parse_luns(&answer)
                 .map_err(|error| Error::BadAnswer { command: "REPORT LUNS", source: Arc::new(error) })?;
+            self.shared().listed(luns.iter().filter_map(|lun| lun.as_ref().ok()).copied());
             let mut luns: Vec<u16> = luns.into_iter().filter_map(|lun| lun.ok()?.number()).collect();
             luns.sort_unstable();
             luns.dedup();
@@ -276,12 +288,35 @@ impl Session {
         }
     }
 
-    /// The disk at a LUN.
+    /// The disk at a LUN. Above 255 the LUN is spelled as the target lists it (SAM-5 4.7.6: 01 00 or 41 00 for 256),
+    /// below too where the target does not know the common spelling.
     ///
     /// # Errors
     /// [`Error::NoSuchLun`], [`Error::NotADisk`], and what its inquiry fails with.
     pub async fn disk(&self, lun: u16) -> Result<Disk, Error> {
-        Disk::open(self.clone(), lun).await
+        match Disk::open(self.clone(), self.lun(lun).await?).await {
+            Err(Error::NoSuchLun { .. }) if lun <= 0xff => {
+                let asked = self.shared().spelled(to_lun(lun)?);
+                let listed = self.luns().await.is_ok_and(|luns| luns.contains(&lun));
+                let spelled = self.shared().spelled(asked);
+                if !listed || spelled.is_spelled_as(asked) {
+                    return Err(Error::NoSuchLun { target: self.target_name().to_owned(), lun });
+                }
+                Disk::open(self.clone(), spelled).await
+            }
+            result => result,
+        }
+    }
+
+    /// A LUN as the target spells it.
+    async fn lun(&self, number: u16) -> Result<Lun, Error> {
+        let plain = to_lun(number)?;
+        let known = self.shared().spelled(plain);
+        if number > 0xff && known.is_spelled_as(plain) {
+            // A target that lists nothing may know the common spelling all the same.
+            let _ = self.luns().await;
+        }
+        Ok(self.shared().spelled(plain))
     }
 
     /// Sends any CDB. The answer is reported as it comes, unit attentions and BUSY included. After a lost connection it
@@ -305,7 +340,7 @@ impl Session {
         repeat: Repeat,
     ) -> Result<Answer, Error> {
         let cdb = CdbBuf::new(cdb).map_err(ConfigError::Cdb)?;
-        let lun = to_lun(lun)?;
+        let lun = self.lun(lun).await?;
         let mut command = Command::new(0, lun, cdb);
         command.repeat = repeat;
         command.retry = false;
@@ -320,14 +355,14 @@ impl Session {
                 command.data_in = Some(Sink::Buf(self.shared().take_buf(len))).filter(|_| len > 0);
             }
         }
-        let completion = self.execute(command).await?;
+        let completion = self.execute(command).await;
         let outcome = completion.result.map_err(|failure| self.failed(&cdb, lun, failure))?;
         let (data, taken) = (received(&completion).to_vec(), completion.data_out_len);
         self.shared().give_back(completion);
         Ok(Answer { status: outcome.status, sense: outcome.sense, residual: outcome.residual, taken, data })
     }
 
-    pub(super) async fn execute(&self, command: Command) -> Result<Completion, Error> {
+    pub(super) async fn execute(&self, command: Command) -> Completion {
         self.shared().execute(command).await
     }
 
@@ -340,7 +375,7 @@ impl Session {
     pub(super) async fn query_with(&self, mut command: Command, room: usize) -> Result<Vec<u8>, Error> {
         let (lun, cdb) = (command.lun, command.cdb);
         command.data_in = Some(Sink::Buf(self.shared().take_buf(room)));
-        let completion = self.execute(command).await?;
+        let completion = self.execute(command).await;
         let result = self.good(&cdb, lun, &completion).map(|()| received(&completion).to_vec());
         self.shared().give_back(completion);
         result
@@ -379,7 +414,7 @@ impl Session {
         if matches!(function, TaskFunction::AbortTask | TaskFunction::TaskReassign | TaskFunction::QueryTask) {
             return Err(ConfigError::SingleTask(function).into());
         }
-        let lun = to_lun(lun)?;
+        let lun = self.lun(lun).await?;
         match self.shared().ask(|id| Control::TaskManagement { id, function, lun }).await? {
             ControlAnswer::TaskManagement(response) => Ok(response),
             other => Err(declined("the task management function", &other)),

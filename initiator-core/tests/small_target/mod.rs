@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use initiator_core::{Portal, SessionConfig};
@@ -39,6 +39,8 @@ pub(crate) struct Disk {
     pub(crate) untaken: AtomicU32,
     /// Whether it answers questions that need no answer, and badly.
     pub(crate) babbles: AtomicBool,
+    /// Its LUN as it spells it: other spellings are no LUN of its.
+    pub(crate) lun: AtomicU64,
 }
 
 /// Starts it on a port of the system's choice.
@@ -49,6 +51,7 @@ pub(crate) fn start() -> (Portal, Arc<Disk>) {
         blocks: Mutex::new(vec![0; BYTES]),
         untaken: AtomicU32::new(0),
         babbles: AtomicBool::new(false),
+        lun: AtomicU64::new(0),
     });
     let shared = disk.clone();
     std::thread::spawn(move || {
@@ -217,7 +220,7 @@ impl Connection {
         match cdb.opcode() {
             opcode::INQUIRY if command.cdb[1] == 0 => {
                 let mut data = [b' '; 36];
-                let present = command.lun == 0;
+                let present = command.lun == self.disk.lun.load(Ordering::Relaxed);
                 data[..8].copy_from_slice(&[if present { 0 } else { 0x7f }, 0, 6, 2, 31, 0, 0, 2]);
                 self.answer(command, &data, Status::Good, &[]);
             }
@@ -229,7 +232,14 @@ impl Connection {
             opcode::MODE_SENSE_6 | opcode::MODE_SENSE_10 if self.disk.babbles.load(Ordering::Relaxed) => {
                 self.answer(command, &[200, 0], Status::Good, &[]);
             }
-            opcode::REPORT_LUNS => self.answer(command, &report::luns([Lun::ZERO]), Status::Good, &[]),
+            opcode::REPORT_LUNS => {
+                let own = Lun::parse(self.disk.lun.load(Ordering::Relaxed).to_be_bytes()).unwrap();
+                self.answer(command, &report::luns([own]), Status::Good, &[]);
+            }
+            _ if command.lun != self.disk.lun.load(Ordering::Relaxed) => {
+                let sense = refused(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);
+                self.answer(command, &[], Status::CheckCondition, &sense);
+            }
             opcode::SERVICE_ACTION_IN_16 => {
                 let capacity = ReadCapacity16 {
                     last_lba: BYTES as u64 / 512 - 1,

@@ -5,17 +5,61 @@ use core::fmt;
 /// A logical unit number of the single level structure: one of 16384 logical units, or a well-known one.
 ///
 /// On the wire a LUN is eight bytes (SAM-5 4.7). This stack serves single level targets, so the peripheral device
-/// addressing method and the flat space addressing method are read alike, with all 14 bits for the number, and
-/// peripheral is written up to 255, flat above.
+/// addressing method and the flat space addressing method are read alike, with all 14 bits for the number. One that was
+/// read is written as it was spelled; one that was made of a number is written peripheral up to 255, flat above. Two
+/// spellings of one number are equal.
 ///
 /// ```
 /// use iscsi_proto::scsi::Lun;
 /// let lun = Lun::new(300).unwrap();
 /// assert_eq!(lun.to_bytes(), [0x41, 0x2c, 0, 0, 0, 0, 0, 0]);
-/// assert_eq!(Lun::parse([0x41, 0x2c, 0, 0, 0, 0, 0, 0]), Ok(lun));
+/// let peripheral = Lun::parse([0x01, 0x2c, 0, 0, 0, 0, 0, 0]).unwrap();
+/// assert_eq!(peripheral, lun);
+/// assert_eq!(peripheral.to_bytes(), [0x01, 0x2c, 0, 0, 0, 0, 0, 0]);
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Lun(u16);
+#[derive(Clone, Copy, Default)]
+pub struct Lun {
+    number: u16,
+    spelling: Spelling,
+}
+
+/// The addressing method of an ordinary LUN (SAM-5 4.7.6).
+#[derive(Clone, Copy, Default)]
+enum Spelling {
+    /// Peripheral device up to 255, flat space above.
+    #[default]
+    ByNumber,
+    /// Peripheral device, with the high bits where bus identifiers have their place.
+    Peripheral,
+    /// Flat space.
+    Flat,
+}
+
+impl PartialEq for Lun {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Lun {}
+
+impl core::hash::Hash for Lun {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
+    }
+}
+
+impl PartialOrd for Lun {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Lun {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.number.cmp(&other.number)
+    }
+}
 
 /// An eight-byte LUN that addresses nothing on a single level target.
 ///
@@ -36,25 +80,29 @@ const WELL_KNOWN: u16 = 0xc100;
 
 impl Lun {
     /// Logical unit 0, which every target answers for, be it with an empty place (SAM-5 4.7.3).
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self::of(0);
     /// The largest logical unit number of the flat space addressing method.
-    pub const MAX: Self = Self(0x3fff);
+    pub const MAX: Self = Self::of(0x3fff);
     /// The REPORT LUNS well-known logical unit.
-    pub const REPORT_LUNS: Self = Self(WELL_KNOWN | 0x01);
+    pub const REPORT_LUNS: Self = Self::of(WELL_KNOWN | 0x01);
+
+    const fn of(number: u16) -> Self {
+        Self { number, spelling: Spelling::ByNumber }
+    }
 
     /// Logical unit `number`, if it is at most 16383.
     pub const fn new(number: u16) -> Option<Self> {
-        if number <= Self::MAX.0 { Some(Self(number)) } else { None }
+        if number <= Self::MAX.number { Some(Self::of(number)) } else { None }
     }
 
     /// The number of an ordinary logical unit; `None` for a well-known one.
     pub const fn number(self) -> Option<u16> {
-        if self.is_well_known() { None } else { Some(self.0) }
+        if self.is_well_known() { None } else { Some(self.number) }
     }
 
     /// Whether this is a well-known logical unit (W-LUN).
     pub const fn is_well_known(self) -> bool {
-        self.0 > Self::MAX.0
+        self.number > Self::MAX.number
     }
 
     /// Reads the eight bytes of a PDU's LUN field or of a REPORT LUNS entry.
@@ -67,27 +115,36 @@ impl Lun {
             return Err(LunError::SecondLevel(bytes));
         }
         match first {
-            0x00 => Ok(Self(second as u16)),
+            0x00 => Ok(Self::of(second as u16)),
             // Bus identifiers, where a target has no buses, are taken for the high part of the number: initiators write
             // LUN 256 as 01 00, as if it were flat.
-            0x01..=0x3f => Ok(Self((first as u16) << 8 | second as u16)),
-            0x40..=0x7f => Ok(Self(((first & 0x3f) as u16) << 8 | second as u16)),
-            0xc1 => Ok(Self(WELL_KNOWN | second as u16)),
+            0x01..=0x3f => Ok(Self { number: (first as u16) << 8 | second as u16, spelling: Spelling::Peripheral }),
+            0x40..=0x7f => Ok(Self { number: ((first & 0x3f) as u16) << 8 | second as u16, spelling: Spelling::Flat }),
+            0xc1 => Ok(Self::of(WELL_KNOWN | second as u16)),
             _ => Err(LunError::Method(bytes)),
         }
     }
 
-    /// The eight bytes for the wire: peripheral addressing up to 255, flat space addressing above.
+    /// Whether two LUNs that may be of one number are the same eight bytes on the wire.
+    pub fn is_spelled_as(self, other: Self) -> bool {
+        self.to_bytes() == other.to_bytes()
+    }
+
+    /// The eight bytes for the wire: as it was read, else peripheral addressing up to 255, flat space addressing above.
     pub const fn to_bytes(self) -> [u8; 8] {
-        let [high, low] =
-            if self.0 <= 0xff || self.is_well_known() { self.0.to_be_bytes() } else { (0x4000 | self.0).to_be_bytes() };
+        let flat = match self.spelling {
+            Spelling::ByNumber => self.number > 0xff && !self.is_well_known(),
+            Spelling::Peripheral => false,
+            Spelling::Flat => true,
+        };
+        let [high, low] = if flat { (0x4000 | self.number).to_be_bytes() } else { self.number.to_be_bytes() };
         [high, low, 0, 0, 0, 0, 0, 0]
     }
 }
 
 impl From<u8> for Lun {
     fn from(number: u8) -> Self {
-        Self(number.into())
+        Self::of(number.into())
     }
 }
 
@@ -95,7 +152,7 @@ impl fmt::Display for Lun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.number() {
             Some(number) => number.fmt(f),
-            None => write!(f, "W-LUN {:02x}h", self.0 & 0xff),
+            None => write!(f, "W-LUN {:02x}h", self.number & 0xff),
         }
     }
 }
@@ -144,9 +201,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_names_the_unit_it_emits(bytes: [u8; 8]) {
+        fn what_parses_is_written_as_it_was_read(bytes: [u8; 8]) {
             if let Ok(lun) = Lun::parse(bytes) {
-                prop_assert_eq!(Lun::parse(lun.to_bytes()), Ok(lun));
+                prop_assert_eq!(lun.to_bytes(), bytes);
             }
         }
     }

@@ -9,7 +9,6 @@ use iscsi_proto::scsi::mode::{ModeData, ModePage, page_code};
 use iscsi_proto::scsi::vpd::{self, DesignatorId, VpdPage};
 use iscsi_proto::scsi::{AdditionalSense, CdbBuf, DataError, Lun, SenseKey};
 
-use super::super::session::to_lun;
 use super::super::{DiskInfo, Session};
 use crate::command::Failure;
 use crate::error::{Error, words};
@@ -73,9 +72,8 @@ fn number(lun: Lun) -> u16 {
     lun.number().unwrap_or_default()
 }
 
-pub(super) async fn identify(session: &Session, number: u16) -> Result<(DiskInfo, Identity), Error> {
-    let lun = to_lun(number)?;
-    let mut info = DiskInfo { lun: number, ..DiskInfo::default() };
+pub(super) async fn identify(session: &Session, lun: Lun) -> Result<(DiskInfo, Identity), Error> {
+    let mut info = DiskInfo { lun: lun.number().unwrap_or_default(), ..DiskInfo::default() };
     inquire(session, lun, &mut info).await?;
     let mut identity = Identity::default();
     read_vpd(session, lun, &mut info, &mut identity).await?;

@@ -17,7 +17,7 @@ use iscsi_proto::scsi::provisioning::{self, Provisioning};
 use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
 
 use super::mailbox::Shared;
-use super::session::{declined, received, to_lun};
+use super::session::{declined, received};
 use super::{DiskInfo, Extent, Session};
 use crate::application::{Control, ControlAnswer};
 use crate::command::{Command, Completion, Failure};
@@ -83,12 +83,11 @@ impl Drop for Guard {
 }
 
 impl Disk {
-    pub(super) async fn open(session: Session, number: u16) -> Result<Self, Error> {
+    pub(super) async fn open(session: Session, lun: Lun) -> Result<Self, Error> {
         let login = session.shared().logins();
-        let (info, identity) = identify::identify(&session, number).await?;
+        let (info, identity) = identify::identify(&session, lun).await?;
         let most = MOST_BYTES / info.block_size;
         let most_blocks = if info.max_transfer_blocks == 0 { most } else { most.min(info.max_transfer_blocks) };
-        let lun = to_lun(number)?;
         let known = known(lun, &info, identity.clone());
         let shared = session.shared_handle();
         let number = shared.guard(known, login).await?;
@@ -150,6 +149,11 @@ impl Disk {
         &self.session
     }
 
+    /// Its LUN as the target spells it.
+    pub(in crate::net) const fn wire_lun(&self) -> Lun {
+        self.lun
+    }
+
     /// Its LUN.
     #[must_use]
     pub fn lun(&self) -> u16 {
@@ -161,7 +165,7 @@ impl Disk {
     /// # Errors
     /// See [`Error`].
     pub async fn refresh(&self) -> Result<DiskInfo, Error> {
-        let (info, _) = self.within(identify::identify(&self.session, self.lun())).await?;
+        let (info, _) = self.within(identify::identify(&self.session, self.lun)).await?;
         if info.block_size != self.block_size {
             let words = words(format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size));
             return Err(Error::BadAnswer { command: "READ CAPACITY", source: words });
@@ -351,7 +355,7 @@ impl Disk {
     /// Has a command done, and what the disk has lost before it written anew, where that is kept.
     async fn perform(&self, command: Command) -> Result<Completion, Error> {
         match &self.replay {
-            None => self.session.execute(command).await,
+            None => Ok(self.session.execute(command).await),
             Some(replay) => replay.perform(self, command).await,
         }
     }

@@ -124,7 +124,7 @@ impl Replay {
         loop {
             let running = self.running.read().await;
             let before = self.count();
-            let completion = disk.session.execute(command).await?;
+            let completion = disk.session.execute(command).await;
             if completion.result != Err(Failure::LostWrites) {
                 if completion.result.as_ref().is_ok_and(Outcome::is_good) {
                     match (&reserved, &completion.data_out) {
@@ -249,7 +249,7 @@ impl Replay {
                         replay: true,
                         ..disk.guarded(cdb)
                     })
-                    .await?;
+                    .await;
                 let (done, short) = (completion.result, completion.short_out().is_some());
                 disk.session.shared().give_back(completion);
                 match done {

@@ -63,8 +63,20 @@ impl Disk {
         running.try_collect().await
     }
 
-    /// Reads into an own buffer, which comes back; nothing is copied if one command can hold it. If the session ends in
-    /// the middle of the transfer, or the operation's time limit passes, an empty buffer may come back with the error.
+    /// Reads into an own buffer, which comes back with the result, be it an error; nothing is copied if one command can
+    /// hold it. The buffer of a future that is dropped, or whose time limit passes, goes to the session's pool once the
+    /// target is done with it, where [`Disk::buf`] finds it; an empty one comes back with [`Error::TimedOut`], and where
+    /// the session's runtime goes away.
+    ///
+    /// ```no_run
+    /// # async fn example(disk: initiator_core::Disk) -> Result<(), initiator_core::Error> {
+    /// let buf = disk.buf(4096);
+    /// let (buf, result) = disk.read_buf(0, buf).await;
+    /// result?;
+    /// disk.give(buf);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_buf(&self, offset: u64, mut buf: Buf) -> (Buf, Result<(), Error>) {
         match self.blocks(offset, buf.len() as u64) {
             Err(error) => (buf, Err(error)),
@@ -90,6 +102,18 @@ impl Disk {
                 (buf, result)
             }
         }
+    }
+
+    /// A buffer out of the session's pool, where those of dropped operations come back to. Its content is unspecified.
+    #[must_use]
+    pub fn buf(&self, len: usize) -> Buf {
+        self.session.shared().take_buf(len)
+    }
+
+    /// Gives a buffer to the session's pool, which keeps as many bytes as
+    /// [`Limits::pool_bytes`](crate::Limits::pool_bytes) says.
+    pub fn give(&self, buf: Buf) {
+        self.session.shared().give_buf(buf);
     }
 
     async fn read_piece(&self, lba: u64, data: &mut [u8]) -> Result<(), Error> {
@@ -165,18 +189,17 @@ impl Disk {
     }
 
     async fn finish(&self, cdb: CdbBuf, command: Command) -> (Buf, Result<(), Error>) {
-        match self.perform(command).await {
-            Err(error) => (Buf::zeroed(0), Err(error)),
-            Ok(completion) => {
-                let mut result = self.session.good(&cdb, self.lun, &completion).map_err(|error| self.explain(error));
-                // GOOD with fewer bytes than the blocks hold would leave old bytes in the buffer for data.
-                if let Some(short) = completion.short_in()
-                    && result.is_ok()
-                {
-                    result = Err(short_error(&cdb, self.lun, short));
-                }
-                (into_buf(completion).unwrap_or_else(|| Buf::zeroed(0)), result)
-            }
+        let completion = match self.perform(command).await {
+            Ok(completion) => completion,
+            Err(error) => return (Buf::zeroed(0), Err(error)),
+        };
+        let mut result = self.session.good(&cdb, self.lun, &completion).map_err(|error| self.explain(error));
+        // GOOD with fewer bytes than the blocks hold would leave old bytes in the buffer for data.
+        if let Some(short) = completion.short_in()
+            && result.is_ok()
+        {
+            result = Err(short_error(&cdb, self.lun, short));
         }
+        (into_buf(completion).unwrap_or_else(|| Buf::zeroed(0)), result)
     }
 }
