@@ -141,6 +141,13 @@ pub(crate) struct BenchArgs {
 pub(crate) struct VerifyArgs {
     /// The LUN.
     pub(crate) url: String,
+    /// Another path to the same LUN; any number of them. I/O goes over all, and goes on while one is left.
+    #[arg(long, value_name = "URL")]
+    pub(crate) path: Vec<String>,
+    /// Write and check so many times.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) passes: u32,
     /// Use only the first SIZE bytes.
     #[arg(long, value_name = "SIZE")]
     pub(crate) size: Option<String>,
