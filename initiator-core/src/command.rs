@@ -114,7 +114,8 @@ pub struct Command {
     /// where that is due, and once by START STOP UNIT where the unit asks for that (04h/02h). Else they are reported as
     /// they come.
     pub retry: bool,
-    /// Time for the answer, from its sending on; `None` takes the session's.
+    /// Time for the answer, from its sending on, however its data move; `None` takes the session's
+    /// ([`Timeouts::command`](crate::Timeouts::command)).
     pub timeout: Option<Duration>,
     /// The blocks that it changes, where its CDB does not say: those of the parameter list of an UNMAP.
     pub blocks: Option<Range<u64>>,

@@ -16,7 +16,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the whole login, from the first request on. Default 15 s.
     pub login: Duration,
-    /// For a command, from its sending on; then it is aborted. Default 60 s.
+    /// For a command, from its sending on; then it is aborted. One whose data, or those of commands sent before it, are
+    /// on the move then has the same time once more, and so on up to nine times: a slow link is no dead target. (Over
+    /// iSER the transport does not tell of data, and of commands before it those count that were answered of late.)
+    /// Default 60 s.
     pub command: Duration,
     /// For a command or another request that waits to be sent: for the target's command window, for a place in the
     /// session's tables, for the transport to take more. So long may a session that is connected stand still, nothing

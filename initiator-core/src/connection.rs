@@ -416,6 +416,10 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
         self.mover.handle_sent(n);
     }
 
+    fn peer_acknowledged(&mut self, now: Instant) {
+        self.engine.sign_of_life(now);
+    }
+
     fn go_on(&mut self, now: Instant) {
         // The socket is full and took some all the same: the peer acknowledges.
         if self.mover.backlog() > 0 {

@@ -96,6 +96,12 @@ fn lio_tgt_and_libiscsi_understand_us_over_soft_roce() -> Result<()> {
 }
 
 #[test]
+fn no_session_is_lost_to_responses_that_isert_swaps() -> Result<()> {
+    const CHECKS: &[&str] = &["LIO serves iSER", "fault-free runs", "no reconnect", "LIO's kernel lives"];
+    run(Job::named("isert.sh").with("RUNS", "8"), CHECKS, &[])
+}
+
+#[test]
 fn a_small_memlock_limit_is_named_at_either_end() -> Result<()> {
     const CHECKS: &[&str] = &[
         "enough at both ends",

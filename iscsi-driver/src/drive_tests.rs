@@ -44,6 +44,8 @@ struct Echo {
     moved: usize,
     most_moved: usize,
     wakes: usize,
+    /// How often it heard that the peer had acknowledged data.
+    acknowledged: usize,
 }
 
 impl Default for Echo {
@@ -64,6 +66,7 @@ impl Default for Echo {
             moved: 0,
             most_moved: 0,
             wakes: 0,
+            acknowledged: 0,
         }
     }
 }
@@ -143,6 +146,10 @@ impl StreamConnection for Echo {
                 break;
             }
         }
+    }
+
+    fn peer_acknowledged(&mut self, _: Instant) {
+        self.acknowledged += 1;
     }
 
     fn go_on(&mut self, _: Instant) {}
@@ -310,6 +317,33 @@ async fn a_peer_that_resets_a_full_socket_ends_the_connection_too() {
     });
     assert!(driven.is_err());
     assert_eq!(echo.ends.last(), Some(&StreamEnd::Broken));
+}
+
+#[tokio::test]
+async fn what_a_peer_acknowledges_is_told_and_what_no_data_are_is_not() {
+    let clock = Clock::process();
+    let step = Duration::from_millis(1);
+    for (frame_len, reads) in [(40, 0), (400_000, 0), (40, 32)] {
+        let (ours, mut peer) = tcp_pair().await;
+        let mut echo =
+            Echo { endless: reads > 0, timeout: Some(clock.now() + step), timeout_step: Some(step), ..Echo::default() };
+        let (_, ()) = tokio::join!(drive(ours, &mut echo, clock), async {
+            if reads == 0 {
+                let frame = frame(&vec![1; frame_len]);
+                peer.write_all(&frame).await.unwrap();
+                peer.read_exact(&mut vec![0; frame.len()]).await.unwrap();
+                // Some more timeouts, which look at what was acknowledged.
+                tokio::time::sleep(step * 20).await;
+            }
+            for _ in 0..reads {
+                peer.read_exact(&mut vec![0; 1 << 18]).await.unwrap();
+                tokio::time::sleep(step * 2).await;
+            }
+            drop(peer);
+        });
+        assert!(!echo.timeouts.is_empty());
+        assert_eq!(echo.acknowledged > 0, frame_len > 40 || reads > 0, "{frame_len} {reads}");
+    }
 }
 
 #[tokio::test]

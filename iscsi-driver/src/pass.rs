@@ -17,6 +17,9 @@ use crate::{Clock, Limits, StreamSocket};
 /// Tokio's timer does not tell apart what is closer together.
 const TIMER_GRAIN: Duration = Duration::from_millis(1);
 
+/// The most bytes of a PDU without data: the acknowledgement of a NOP-Out says no more than that the machine is there.
+const MOST_OF_A_PDU: u64 = 128;
+
 /// Result of one read.
 enum Received {
     /// So many bytes came.
@@ -39,13 +42,25 @@ pub(crate) struct Pass {
     broken: Option<io::Error>,
     /// When the timer fires: never later than the connection's timeout.
     armed: Option<Instant>,
+    /// Bytes that the socket took, and those of them that the peer was known to have acknowledged.
+    sent: u64,
+    acknowledged: u64,
     /// The timer is not armed before this: a timeout that stays in the past does not spin.
     not_before: Instant,
 }
 
 impl Pass {
     pub(crate) fn new(clock: Clock, limits: Limits) -> Self {
-        Self { clock, limits, peer_closed: false, broken: None, armed: None, not_before: Instant::ZERO }
+        Self {
+            clock,
+            limits,
+            peer_closed: false,
+            broken: None,
+            armed: None,
+            sent: 0,
+            acknowledged: 0,
+            not_before: Instant::ZERO,
+        }
     }
 
     /// Runs one pass. Ready when the connection is finished: whether the peer has closed its side.
@@ -63,6 +78,7 @@ impl Pass {
         let now = self.clock.now();
         connection.handle_wake(cx, now);
         if connection.poll_timeout().is_some_and(|due| due <= now) {
+            self.tell_acknowledged(socket, connection, now);
             connection.handle_timeout(now);
             self.not_before = now + TIMER_GRAIN;
         }
@@ -82,6 +98,20 @@ impl Pass {
             }
         }
         Poll::Pending
+    }
+
+    /// Tells the connection whether the peer has acknowledged data since the last look.
+    fn tell_acknowledged<S, C>(&mut self, socket: &S, connection: &mut C, now: Instant)
+    where
+        S: StreamSocket,
+        C: StreamConnection + ?Sized,
+    {
+        let Some(waits) = socket.unacknowledged() else { return };
+        let acknowledged = self.sent.saturating_sub(waits as u64);
+        if acknowledged - self.acknowledged.min(acknowledged) > MOST_OF_A_PDU {
+            connection.peer_acknowledged(now);
+        }
+        self.acknowledged = acknowledged;
     }
 
     /// Reads and sends until the socket gives no more. Returns true when the budget ended it instead.
@@ -109,7 +139,7 @@ impl Pass {
                 }
             };
             let mut unsent = budget;
-            if let Err(error) = send(cx, socket, connection, now, &mut unsent) {
+            if let Err(error) = send(cx, socket, connection, now, (&mut unsent, &mut self.sent)) {
                 self.receive_rest(cx, socket, connection, now);
                 self.break_off(error, connection, now);
                 break;
@@ -215,8 +245,14 @@ impl Pass {
     }
 }
 
-/// Sends until nothing is left, the socket is full, or `budget` bytes are used up.
-fn send<S, C>(cx: &mut Context<'_>, socket: &S, connection: &mut C, now: Instant, budget: &mut usize) -> io::Result<()>
+/// Sends until nothing is left, the socket is full, or `budget` bytes are used up. `total` counts what was sent.
+fn send<S, C>(
+    cx: &mut Context<'_>,
+    socket: &S,
+    connection: &mut C,
+    now: Instant,
+    (budget, total): (&mut usize, &mut u64),
+) -> io::Result<()>
 where
     S: StreamSocket,
     C: StreamConnection + ?Sized,
@@ -243,6 +279,7 @@ where
         if sent > 0 {
             connection.go_on(now);
             *budget = budget.saturating_sub(sent);
+            *total += sent as u64;
         }
         match result {
             Ok(()) => {}

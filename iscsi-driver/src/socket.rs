@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
+use iscsi_memory::socket;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -25,6 +26,11 @@ pub trait StreamSocket: AsFd + AsyncRead + AsyncWrite + Unpin {
     /// The error of `io`, or `WouldBlock` when the socket is not ready.
     fn try_io(&self, interest: Interest, io: impl FnMut() -> io::Result<()>) -> io::Result<()>;
 
+    /// Bytes that were sent and that the peer's transport has not acknowledged, where the system tells.
+    fn unacknowledged(&self) -> Option<usize> {
+        None
+    }
+
     /// Sets the socket's options for request and response traffic, once, before the first byte.
     ///
     /// # Errors
@@ -45,6 +51,10 @@ impl StreamSocket for TcpStream {
 
     fn try_io(&self, interest: Interest, io: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         Self::try_io(self, interest, io)
+    }
+
+    fn unacknowledged(&self) -> Option<usize> {
+        socket::unacknowledged(self).ok()
     }
 
     /// The driver gathers what belongs together by itself, so Nagle's algorithm would only delay it.

@@ -85,8 +85,21 @@ pub fn segment_size(socket: impl AsFd) -> io::Result<u32> {
     u32::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// Bytes that were sent and that the peer's TCP has not acknowledged yet (`SIOCOUTQ` of tcp(7)).
+///
+/// # Errors
+/// The errno of `ioctl`.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: the request writes one int, which `value` is, and which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut value) };
+    checked(result as isize)?;
+    usize::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     #[test]
@@ -95,5 +108,25 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let segment = super::segment_size(&stream).unwrap();
         assert!((500..=65_535).contains(&segment), "{segment}");
+    }
+
+    #[test]
+    fn what_a_peer_has_not_taken_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert_eq!(super::unacknowledged(&stream).unwrap(), 0);
+        stream.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(n) = stream.write(&[0; 65536]) {
+            sent += n;
+        }
+        let waits = super::unacknowledged(&stream).unwrap();
+        assert!(waits > 0 && waits < sent, "{waits} of {sent}");
+        // The peer takes it all, and its TCP says so.
+        peer.read_exact(&mut vec![0; sent]).unwrap();
+        while super::unacknowledged(&stream).unwrap() > 0 {
+            std::thread::yield_now();
+        }
     }
 }

@@ -70,6 +70,13 @@ pub trait StreamConnection: Connection {
     /// that is let go.
     fn take_sent(&mut self, n: usize);
 
+    /// The peer's transport has acknowledged data since this was called last, more of them than a PDU without data has.
+    /// Told before [`handle_timeout`](Connection::handle_timeout), where the socket knows: between two times at which
+    /// it takes more there may be megabytes.
+    fn peer_acknowledged(&mut self, now: Instant) {
+        let _ = now;
+    }
+
     /// Goes on with what bytes that were sent make possible.
     fn go_on(&mut self, now: Instant);
 

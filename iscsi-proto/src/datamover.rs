@@ -532,6 +532,12 @@ pub trait Datamover {
     /// Target: bytes of a [`get_data`](Self::get_data) under way that have come. Zero for an unknown handle.
     fn fetched(&self, task: TaskHandle) -> u32;
 
+    /// Initiator: bytes of a command under way that have come or gone, as far as the mover can tell: none where a
+    /// transport places data by itself, nor for an unknown handle. It grows as long as the command gets on.
+    fn moved(&self, _task: TaskHandle) -> u64 {
+        0
+    }
+
     /// Bytes queued to be sent: what back-pressure is measured by. Bytes that are still to be fetched are none of them.
     fn backlog(&self) -> usize;
 

@@ -35,6 +35,8 @@ mod given_up;
 mod guards;
 #[path = "logout_tests.rs"]
 mod logout;
+#[path = "slow_tests.rs"]
+mod slow;
 #[path = "start_tests.rs"]
 mod start;
 #[path = "statuses_tests.rs"]

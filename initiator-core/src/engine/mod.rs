@@ -84,6 +84,8 @@ pub struct Engine<A> {
     last_sign: Instant,
     /// When commands last got on: one was sent, or the target was done with one.
     last_moved: Instant,
+    /// The last command that was answered after it had moved data: its CmdSN, and when.
+    last_served: Option<(Serial, Instant)>,
     keepalive_check: Option<Instant>,
     /// Why the connection is to end, once that is known.
     end: Option<ConnectionEnd>,
@@ -131,6 +133,7 @@ impl<A: Application> Engine<A> {
             earliest_deadline: None,
             last_sign: Instant::ZERO,
             last_moved: Instant::ZERO,
+            last_served: None,
             keepalive_check: None,
             end: None,
             time2wait: None,
@@ -188,6 +191,7 @@ impl<A: Application> Engine<A> {
         self.time2wait = None;
         self.last_sign = now;
         self.last_moved = now;
+        self.last_served = None;
         self.controls.begin_waiting(now);
         self.earliest_deadline = None;
         self.keepalive_check =
@@ -298,6 +302,8 @@ impl<A: Application> Engine<A> {
             handed_over: now,
             deadline: now,
             cmd_sn: Serial(0),
+            moved: 0,
+            spared: 0,
             attempts: 0,
             abandoned: false,
             given_up: false,
@@ -317,6 +323,7 @@ impl<A: Application> Engine<A> {
         self.last_moved = now;
         let command = &mut task.command;
         task.cmd_sn = self.cmd_sn;
+        (task.moved, task.spared) = (0, 0);
         task.deadline = now + command.timeout.unwrap_or(self.timeouts.command);
         if task.attempts > 0 {
             self.counters.repeated += 1;

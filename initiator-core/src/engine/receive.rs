@@ -189,7 +189,11 @@ impl<A: Application> Engine<A> {
         // A status for a task that is no more (aborted, or answered twice) has done its work with its StatSN.
         let Some(index) = self.slots.by_tag(itt) else { return };
         let mut moved = self.reclaim(mover, self.slots.handle(index));
-        let expected_out = self.slots.get_mut(index).map_or(0, |task| task.expected_out);
+        let (expected_out, cmd_sn) =
+            self.slots.get_mut(index).map_or((0, self.cmd_sn), |task| (task.expected_out, task.cmd_sn));
+        if moved != Moved::NOTHING {
+            self.last_served = Some((cmd_sn, now));
+        }
         if let Ok(Outcome { residual: Residual::Underflow(missing), .. }) = result
             && expected_out > 0
         {

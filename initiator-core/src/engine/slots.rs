@@ -82,6 +82,10 @@ pub(super) struct Task {
     /// When an answer is due; meaningful while in flight.
     pub(super) deadline: Instant,
     pub(super) cmd_sn: Serial,
+    /// Bytes of it that had moved when it was last looked at.
+    pub(super) moved: u64,
+    /// How often it was given its time again.
+    pub(super) spared: u8,
     pub(super) attempts: u8,
     /// Nobody waits for it any more.
     pub(super) abandoned: bool,

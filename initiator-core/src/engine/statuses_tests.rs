@@ -151,6 +151,26 @@ fn data_that_flow_keep_the_connection_alive() {
     assert_eq!(net.end().1, ConnectionEnd::KeepaliveTimeout, "silence is still silence");
 }
 
+#[test]
+fn data_that_the_peer_acknowledges_keep_the_connection_alive() {
+    let timeouts = Timeouts::default();
+    let mut net = Net::with(INFINITE, timeouts, Limits::default());
+    net.tick();
+    net.expect(Opcode::NopOut);
+    // It stands behind data in the socket, which takes no more for long.
+    let initiator = net.initiator.as_mut().unwrap();
+    let mut now = net.now;
+    for _ in 0..15 {
+        now = now + Duration::from_secs(5);
+        initiator.peer_acknowledged(now);
+        initiator.handle_timeout(now);
+        assert!(!initiator.is_finished());
+    }
+    initiator.handle_timeout(now + timeouts.keepalive);
+    net.now = now;
+    assert_eq!(net.end().1, ConnectionEnd::KeepaliveTimeout);
+}
+
 /// The answer to a ping, with this StatSN.
 fn pong(net: &mut Net, ping: &Bhs, stat_sn: u32) {
     let (_, exp_cmd_sn, max_cmd_sn) = net.numbers();

@@ -1,6 +1,9 @@
 //! What is due when: deadlines of commands and of control requests, back-off, keepalive.
 
+use core::time::Duration;
+
 use iscsi_proto::datamover::Datamover;
+use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 
 use super::slots::{Moved, State};
@@ -8,6 +11,12 @@ use super::{Engine, Flow, SEND_BACKLOG};
 use crate::application::Application;
 use crate::command::{Failure, WaitsFor};
 use crate::connection::ConnectionEnd;
+
+/// How often a command is given its time again while data move.
+const MOST_SPARED: u8 = 9;
+/// How long ago a command with data was answered that still shows that the target gets on: the next may not have begun
+/// to move, or moves where the mover cannot see it.
+const OF_LATE: Duration = Duration::from_secs(10);
 
 impl<A: Application> Engine<A> {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -89,14 +98,45 @@ impl<A: Application> Engine<A> {
         self.keep_alive(mover, now);
     }
 
+    /// The first CmdSN of the commands under way whose data have moved since they were last looked at.
+    fn first_on_the_move<M: Datamover>(&mut self, mover: &M) -> Option<Serial> {
+        let mut first: Option<Serial> = None;
+        for index in 0..self.slots.size() {
+            let handle = self.slots.handle(index);
+            let Some(task) = self.slots.get_mut(index).filter(|task| task.state == State::InFlight) else { continue };
+            let moved = mover.moved(handle);
+            if moved > core::mem::replace(&mut task.moved, moved) {
+                first = Some(first.map_or(task.cmd_sn, |first| if task.cmd_sn < first { task.cmd_sn } else { first }));
+            }
+        }
+        first
+    }
+
+    /// Whether commands get on that a command sent with this CmdSN waits behind, or itself. Those sent after it show
+    /// nothing: the target may have lost it.
+    fn gets_on(&self, cmd_sn: Serial, first_on_the_move: Option<Serial>, now: Instant) -> bool {
+        first_on_the_move.is_some_and(|first| first <= cmd_sn)
+            || self.last_served.is_some_and(|(served, at)| served < cmd_sn && now - at <= OF_LATE)
+    }
+
     fn abort_overdue<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         let mut earliest: Option<Instant> = None;
+        let first_on_the_move = self.first_on_the_move(mover);
         for index in 0..self.slots.size() {
             let Some(task) = self.slots.get_mut(index) else { continue };
             if task.state != State::InFlight {
                 continue;
             }
             let mut deadline = task.deadline;
+            if deadline <= now && task.command.timeout.is_none() && task.spared < MOST_SPARED {
+                let cmd_sn = task.cmd_sn;
+                if self.gets_on(cmd_sn, first_on_the_move, now) {
+                    deadline = now + self.timeouts.command;
+                    if let Some(task) = self.slots.get_mut(index) {
+                        (task.deadline, task.spared) = (deadline, task.spared + 1);
+                    }
+                }
+            }
             if deadline <= now {
                 if self.send_abort(mover, index, now) {
                     continue;

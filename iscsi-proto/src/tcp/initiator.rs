@@ -244,6 +244,14 @@ impl TcpMover {
         }
     }
 
+    pub(super) fn moved_bytes(&self, task: TaskHandle) -> u64 {
+        let is_it = |command: &&Command| command.active && command.generation == task.generation;
+        let Some(command) = self.initiator.commands.get(usize::from(task.slot)).filter(is_it) else { return 0 };
+        // As below: too few rather than too many.
+        let queued = command.gone_at.saturating_sub(self.send.sent_bytes());
+        u64::from(command.in_len) + u64::from(command.out_len - command.unsent).saturating_sub(queued)
+    }
+
     pub(super) fn deallocate_command(&mut self, task: TaskHandle) -> TaskBuffers {
         let sent = self.send.sent_bytes();
         let Some((slot, command)) = self.initiator.named(task.to_itt()) else { return TaskBuffers::default() };

@@ -437,6 +437,10 @@ impl Datamover for TcpMover {
         self.fetched_bytes(task)
     }
 
+    fn moved(&self, task: TaskHandle) -> u64 {
+        self.moved_bytes(task)
+    }
+
     #[inline]
     fn backlog(&self) -> usize {
         self.send.backlog()
