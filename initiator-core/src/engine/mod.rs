@@ -86,6 +86,8 @@ pub struct Engine<A> {
     last_moved: Instant,
     /// The last command that was answered after it had moved data: its CmdSN, and when.
     last_served: Option<(Serial, Instant)>,
+    /// The first command whose data were found to have moved, by its CmdSN, and when.
+    last_moving: Option<(Serial, Instant)>,
     keepalive_check: Option<Instant>,
     /// Why the connection is to end, once that is known.
     end: Option<ConnectionEnd>,
@@ -134,6 +136,7 @@ impl<A: Application> Engine<A> {
             last_sign: Instant::ZERO,
             last_moved: Instant::ZERO,
             last_served: None,
+            last_moving: None,
             keepalive_check: None,
             end: None,
             time2wait: None,
@@ -192,6 +195,7 @@ impl<A: Application> Engine<A> {
         self.last_sign = now;
         self.last_moved = now;
         self.last_served = None;
+        self.last_moving = None;
         self.controls.begin_waiting(now);
         self.earliest_deadline = None;
         self.keepalive_check =

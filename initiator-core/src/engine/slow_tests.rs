@@ -75,6 +75,29 @@ fn commands_behind_one_whose_data_move_wait_and_later_ones_show_nothing() {
 }
 
 #[test]
+fn commands_sent_one_after_the_other_are_spared_one_after_the_other() {
+    let mut net = Net::new(INFINITE);
+    let start = net.now;
+    let step = Duration::from_millis(1);
+    for token in 1..=3 {
+        net.app().commands.push_back(read_of(token, 2048));
+        net.run();
+        net.now = net.now + step;
+    }
+    let commands: Vec<_> = (0..3).map(|_| net.expect_command()).collect();
+    for n in 0..4 {
+        // None is done, and their data come in turn.
+        for command in &commands {
+            bring(&mut net, command, n * 512);
+        }
+        pass(&mut net, start + TIME * (n + 1) + step * 10);
+        assert!(net.got.is_empty(), "minute {n}");
+    }
+    pass(&mut net, start + TIME * 5 + step * 10);
+    net.expect_function();
+}
+
+#[test]
 fn a_command_with_a_time_of_its_own_keeps_to_it() {
     let mut net = Net::new(INFINITE);
     let start = net.now;

@@ -98,30 +98,31 @@ impl<A: Application> Engine<A> {
         self.keep_alive(mover, now);
     }
 
-    /// The first CmdSN of the commands under way whose data have moved since they were last looked at.
-    fn first_on_the_move<M: Datamover>(&mut self, mover: &M) -> Option<Serial> {
-        let mut first: Option<Serial> = None;
+    /// Looks which commands under way have moved data since the last look. Commands that were sent one after the other
+    /// are overdue one after the other: what was found of late holds for all of them.
+    fn look_what_moves<M: Datamover>(&mut self, mover: &M, now: Instant) {
+        let mut first = self.last_moving.filter(|(_, at)| now - *at <= OF_LATE);
         for index in 0..self.slots.size() {
             let handle = self.slots.handle(index);
             let Some(task) = self.slots.get_mut(index).filter(|task| task.state == State::InFlight) else { continue };
             let moved = mover.moved(handle);
             if moved > core::mem::replace(&mut task.moved, moved) {
-                first = Some(first.map_or(task.cmd_sn, |first| if task.cmd_sn < first { task.cmd_sn } else { first }));
+                first = first.filter(|(first, _)| *first <= task.cmd_sn).or(Some((task.cmd_sn, now)));
             }
         }
-        first
+        self.last_moving = first;
     }
 
     /// Whether commands get on that a command sent with this CmdSN waits behind, or itself. Those sent after it show
     /// nothing: the target may have lost it.
-    fn gets_on(&self, cmd_sn: Serial, first_on_the_move: Option<Serial>, now: Instant) -> bool {
-        first_on_the_move.is_some_and(|first| first <= cmd_sn)
+    fn gets_on(&self, cmd_sn: Serial, now: Instant) -> bool {
+        self.last_moving.is_some_and(|(first, at)| first <= cmd_sn && now - at <= OF_LATE)
             || self.last_served.is_some_and(|(served, at)| served < cmd_sn && now - at <= OF_LATE)
     }
 
     fn abort_overdue<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
         let mut earliest: Option<Instant> = None;
-        let first_on_the_move = self.first_on_the_move(mover);
+        self.look_what_moves(mover, now);
         for index in 0..self.slots.size() {
             let Some(task) = self.slots.get_mut(index) else { continue };
             if task.state != State::InFlight {
@@ -130,7 +131,7 @@ impl<A: Application> Engine<A> {
             let mut deadline = task.deadline;
             if deadline <= now && task.command.timeout.is_none() && task.spared < MOST_SPARED {
                 let cmd_sn = task.cmd_sn;
-                if self.gets_on(cmd_sn, first_on_the_move, now) {
+                if self.gets_on(cmd_sn, now) {
                     deadline = now + self.timeouts.command;
                     if let Some(task) = self.slots.get_mut(index) {
                         (task.deadline, task.spared) = (deadline, task.spared + 1);
