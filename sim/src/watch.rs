@@ -1,9 +1,9 @@
-//! What a listener at the target's end of a TCP connection can tell: whether what the target says keeps to the order that
-//! RFC 7143 gives it.
+//! What a listener at the target's end of a TCP connection can tell: whether what the target says keeps to the order
+//! that RFC 7143 gives it.
 //!
 //! - StatSN counts each response (4.2.2.2), DataSN and R2TSN each PDU of a task (11.7.5, 11.8.3).
-//! - No status is told before the last of the data that the initiator owes: what comes unasked, and what an R2T asked for
-//!   (11.4.2); but for data that do not come, and for tasks that a task management function ends.
+//! - No status is told before the last of the data that the initiator owes: what comes unasked, and what an R2T asked
+//!   for (11.4.2); but for data that do not come, and for tasks that a task management function ends.
 //! - A command whose immediate data fail their digest is rejected, and not answered beside that (7.3, 7.8).
 
 use std::collections::BTreeMap;

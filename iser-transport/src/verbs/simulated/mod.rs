@@ -150,7 +150,8 @@ impl Device {
 }
 
 /// Two connected queue pairs, the active end first, and what moves them, by a seed. Of the network, all counts that a
-/// device can do; buffers that are advertised cannot be invalidated by the peer, so that private data must not allow it.
+/// device can do; buffers that are advertised cannot be invalidated by the peer, so that private data must not allow
+/// it.
 ///
 /// # Errors
 /// When a device's budget has no room for the buffers that a queue pair cannot do without.

@@ -150,7 +150,7 @@ impl Wire {
             match taken.operation {
                 Operation::Send(_) if is_open => {
                     let has_room = !other.receives.is_empty() || self.network.no_receive == NoReceive::Ends;
-                    // The end that accepts may hear a message before it hears that the connection stands; not the other.
+                    // The end that accepts may hear a message before it hears that the connection stands.
                     let is_known = other.is_told || end == End::Active;
                     if !writes && arrives && has_room && is_known {
                         steps.push(Step::Delivered(end, index));
