@@ -63,6 +63,8 @@ pub(super) struct Uses {
     abandoned: Vec<u64>,
     given_up: Vec<WriteId>,
     take_lost: bool,
+    /// A flush has ended without success: what it covered may be lost, and no later one is good.
+    flush_failed: bool,
     waker: Waker,
     pub(super) logins: u64,
     pub(super) completed: u64,
@@ -95,6 +97,7 @@ impl Uses {
             abandoned: Vec::new(),
             given_up: Vec::new(),
             take_lost: false,
+            flush_failed: false,
             waker: Waker::noop().clone(),
             logins: 0,
             completed: 0,
@@ -180,7 +183,7 @@ impl Uses {
             Failure::TimedOut => plan.late.0 > 0 || plan.closes_window.is_some() || abandoned,
             Failure::NotSent(_) => plan.closes_window.is_some(),
             Failure::OtherDisk => self.told_other,
-            Failure::LostWrites => plan.has(|how| how == Comeback::Forgetful || how.is_other()),
+            Failure::LostWrites => self.flush_failed || plan.has(|how| how == Comeback::Forgetful || how.is_other()),
             _ => false,
         };
         if !expected {
@@ -212,6 +215,7 @@ impl Uses {
                 self.model.end_read(read, &durable[..told]).map_err(|wrong| format!("flushed, {wrong}"))
             }
             Doing::Read(read) | Doing::Flush(read) => {
+                self.flush_failed |= matches!(doing, Doing::Flush(_));
                 self.model.forget(read);
                 Ok(())
             }
