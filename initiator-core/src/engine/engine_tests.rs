@@ -10,7 +10,7 @@ use iscsi_proto::connection::{Connection as _, StreamConnection, StreamEnd, Stre
 use iscsi_proto::datamover::{
     CommandData, Datamover, GetData, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
 };
-use iscsi_proto::parameters::Parameters;
+use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, LogoutResult, NopIn,
     NopOut, Opcode, RESERVED_TAG, Reject, RejectReason, Residual, ResponseCode, ScsiCommand, ScsiResponse,
@@ -27,6 +27,8 @@ use crate::command::{Command, Completion, Failure, Outcome};
 use crate::config::{Limits, Timeouts};
 use crate::connection::{ConnectionEnd, InitiatorConnection, LoginSummary};
 
+#[path = "digest_tests.rs"]
+mod digests;
 #[path = "escalation_tests.rs"]
 mod escalation;
 #[path = "given_up_tests.rs"]
@@ -101,6 +103,10 @@ struct Net {
     tasks: u16,
     /// MaxOutstandingUnexpectedPDUs of the target.
     unexpected: u32,
+    /// DataDigest of the next connection.
+    data_digest: Digest,
+    /// The last bit of what the target sends next flips.
+    spoil: bool,
 }
 
 const INFINITE: u32 = 1000;
@@ -133,6 +139,8 @@ impl Net {
             written: Vec::new(),
             tasks: 0,
             unexpected,
+            data_digest: Digest::None,
+            spoil: false,
         };
         net.connect(engine);
         net
@@ -146,7 +154,7 @@ impl Net {
             exp_stat_sn: Serial(100),
             unexpected: self.unexpected,
         };
-        let parameters = parameters();
+        let parameters = Parameters { data_digest: self.data_digest, ..parameters() };
         self.target = TcpMover::new(Role::Target, TcpMoverConfig::default());
         let mut mover = TcpMover::new(Role::Initiator, TcpMoverConfig::default());
         greet(&mut mover, &mut self.target);
@@ -188,6 +196,9 @@ impl Net {
             if !back.is_empty() {
                 self.target.handle_sent(back.len());
                 self.notified();
+                if core::mem::take(&mut self.spoil) {
+                    *back.last_mut().unwrap() ^= 1;
+                }
             }
             let initiator = self.initiator.as_mut().unwrap();
             let mut rest = &back[..];
