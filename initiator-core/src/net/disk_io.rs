@@ -107,7 +107,7 @@ impl Piece {
     }
 
     /// Writes it. Blocks that it holds a part of are read first.
-    async fn write(self, under: Under, block: usize) -> (Range<u64>, Result<(), Error>) {
+    async fn write(self, under: Under, block: usize) -> Written {
         let blocks = self.blocks(block);
         let result = self.write_whole(&under, block, &blocks).await;
         (blocks, result)
@@ -134,6 +134,9 @@ impl Piece {
         under.write(blocks.start, rest).await
     }
 }
+
+/// The blocks of a write, in bytes, and how it went.
+type Written = (Range<u64>, Result<(), Error>);
 
 enum Reading {
     UnderWay(BoxFuture<'static, Result<Buf, Error>>),
@@ -194,7 +197,7 @@ pub struct DiskIo {
     /// Pieces that wait for others that overlap them.
     waiting: VecDeque<Piece>,
     /// Writes under way, and the blocks of each.
-    behind: FuturesUnordered<BoxFuture<'static, (Range<u64>, Result<(), Error>)>>,
+    behind: FuturesUnordered<BoxFuture<'static, Written>>,
     claimed: Vec<Range<u64>>,
     flushing: Option<BoxFuture<'static, Result<(), Error>>>,
     failed: Option<Error>,

@@ -23,7 +23,8 @@ pub(crate) fn ending(error: Error) -> Ending {
         | Error::NoRdma { .. }
         | Error::RdmaUnusable { .. }
         | Error::Silent { .. }
-        | Error::ClosedInLogin { .. } => Why::Unreachable,
+        | Error::ClosedInLogin { .. }
+        | Error::NoPath { .. } => Why::Unreachable,
         _ => Why::Failed,
     };
     Ending::new(why, error)
