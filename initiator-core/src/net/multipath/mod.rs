@@ -102,6 +102,8 @@ struct Path {
 #[derive(Debug, Default)]
 struct Durability {
     written: BlockRanges,
+    /// What each flush that is under way covers, by its number.
+    flushing: Vec<(u64, BlockRanges)>,
     lost: BlockRanges,
     flushes: u64,
 }
@@ -185,7 +187,9 @@ impl Core {
         if state.disk.take().is_some() {
             state.losses += 1;
             let durability = lock(&self.durability);
-            state.suspect = Some((durability.flushes, durability.written.clone()));
+            let mut suspect = durability.written.clone();
+            durability.flushing.iter().for_each(|(_, ranges)| suspect.extend(ranges.clone()));
+            state.suspect = Some((durability.flushes, suspect));
         }
         drop(state);
         self.changed.notify_waiters();
@@ -311,6 +315,41 @@ async fn settle_doubts(core: Arc<Core>) {
                 core.claims.resolve(number);
             }
         }
+    }
+}
+
+/// A flush that is under way.
+struct Flush<'a> {
+    core: &'a Core,
+    number: u64,
+}
+
+impl Flush<'_> {
+    fn take(&self) -> BlockRanges {
+        let mut durability = lock(&self.core.durability);
+        match durability.flushing.iter().position(|(number, _)| *number == self.number) {
+            Some(at) => durability.flushing.swap_remove(at).1,
+            None => BlockRanges::default(),
+        }
+    }
+
+    /// What it covers is durable.
+    fn done(self) {
+        self.take();
+        for path in 0..self.core.paths.len() {
+            let mut state = self.core.state(path);
+            // What was acknowledged after the flush was sent is not covered by it.
+            if state.suspect.as_ref().is_some_and(|(begun, _)| *begun < self.number) {
+                state.suspect = None;
+            }
+        }
+    }
+}
+
+impl Drop for Flush<'_> {
+    fn drop(&mut self) {
+        let covered = self.take();
+        lock(&self.core.durability).written.extend(covered);
     }
 }
 
@@ -582,11 +621,15 @@ impl Multipath {
     /// # Errors
     /// As [`Multipath::write`].
     pub async fn flush(&self) -> Result<(), Error> {
-        let (number, written) = {
+        let number = {
             let mut durability = lock(&self.core.durability);
             durability.flushes += 1;
-            (durability.flushes, std::mem::take(&mut durability.written))
+            let (number, written) = (durability.flushes, std::mem::take(&mut durability.written));
+            durability.flushing.push((number, written));
+            number
         };
+        // Also where this future is dropped: what was not seen to be flushed is not.
+        let flush = Flush { core: &self.core, number };
         let mut tries = 0;
         let result = loop {
             let on = match self.core.path().await {
@@ -603,15 +646,7 @@ impl Multipath {
             }
         };
         if result.is_ok() {
-            for number_of_path in 0..self.core.paths.len() {
-                let mut state = self.core.state(number_of_path);
-                // What was acknowledged after the flush was sent is not covered by it.
-                if state.suspect.as_ref().is_some_and(|(begun, _)| *begun < number) {
-                    state.suspect = None;
-                }
-            }
-        } else {
-            lock(&self.core.durability).written.extend(written);
+            flush.done();
         }
         result
     }
