@@ -52,6 +52,8 @@ pub(super) struct Connection<M> {
     pub(super) flush_told: Option<Serial>,
     /// Until when the session is known for data that did not come in time.
     pub(super) late_until: Instant,
+    /// When data of some command were last seen to have come.
+    pub(super) data_moved: Instant,
     /// How often sessions had been told to wait for buffers at the last look.
     pub(super) refusals: usize,
     /// When to look whether all is silent, so that memory is given back; none when that is done.
@@ -83,6 +85,7 @@ impl<M> Connection<M> {
             data_check: None,
             flush_told: None,
             late_until: Instant::ZERO,
+            data_moved: Instant::ZERO,
             refusals: 0,
             silence_at: None,
             waker: Waker::noop().clone(),

@@ -68,7 +68,8 @@ pub struct Limits {
     pub owed_data_wait: Duration,
     /// How long data that a command waits for may not get on, once the initiator has taken what asks for them. Then the
     /// command ends with CHECK CONDITION (RFC 7143 11.4.7.2: INCORRECT AMOUNT OF DATA), or, over RDMA, the session
-    /// ends, because the data could still land. It is looked at four times in that time, or more often. A session that
+    /// ends, because the data could still land. While data of other commands of its session come, it has up to ten
+    /// times as long. It is looked at four times in that time, or more often. A session that
     /// holds more of [`buffered`](Self::buffered) than its own while others wait in line for some has
     /// [`owed_data_wait`](Self::owed_data_wait) instead. Default 30 s.
     pub data_timeout: Duration,

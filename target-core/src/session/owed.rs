@@ -7,6 +7,9 @@ use super::connection::Connection;
 use super::session::Session;
 use super::task_table::Flags;
 
+/// How many times as long a command may have nothing, while data of other commands of its session come.
+const TURNS: u32 = 10;
+
 impl Session {
     /// Ends the commands whose data do not get on: nobody's silence keeps a buffer, a place in the command window, or
     /// other tasks.
@@ -38,18 +41,16 @@ impl Session {
         {
             executor.set_late(false);
         }
+        if self.note_data_that_get_on(connection) {
+            connection.data_moved = connection.now;
+        }
         let mut from = 0;
         while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;
-            let fetched = connection.mover.fetched(handle);
-            let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
-            let since = match task.progress {
-                Some((before, since)) if before == fetched => since,
-                _ => {
-                    task.progress = Some((fetched, connection.now));
-                    continue;
-                }
-            };
+            let since = self.commands.tasks.get_mut(handle).and_then(|task| task.progress);
+            let Some((_, own)) = since else { continue };
+            // On a slow line its data come behind those of others, but it is not to live on them for ever.
+            let since = if awaited { own } else { own.max(connection.data_moved.min(own + limit * TURNS)) };
             // What asks for the data may wait itself, behind what the initiator takes slowly.
             let taking = connection.mover.backlog() != 0 && connection.now < connection.keepalive.taken() + limit;
             if taking || connection.now < since + limit {
@@ -58,6 +59,7 @@ impl Session {
             if connection.mover.caps().rdma_extensions {
                 return Err(EndReason::DataTimeout);
             }
+            let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
             let itt = task.itt;
             let sink = connection.mover.deallocate_task_resources(handle).data_in;
             connection.mover.forget_command(itt);
@@ -71,6 +73,24 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Takes down what has come for each command since the last look. Whether something has come for any.
+    fn note_data_that_get_on<M: Datamover>(&mut self, connection: &mut Connection<M>) -> bool {
+        let (mut any, mut from) = (false, 0);
+        while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
+            from = handle.slot + 1;
+            let fetched = connection.mover.fetched(handle);
+            let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
+            match task.progress {
+                Some((before, _)) if before == fetched => {}
+                before => {
+                    any |= before.is_some();
+                    task.progress = Some((fetched, connection.now));
+                }
+            }
+        }
+        any
     }
 
     /// A peer that does not answer an RDMA Read of an aborted task holds up who waits for the task's end, and its

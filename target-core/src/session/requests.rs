@@ -43,6 +43,7 @@ impl Session {
                 self.request(connection, &bhs)
             }
             Notification::GetDataComplete { task, sink } => {
+                connection.data_moved = connection.now;
                 if let Some(sink) = self.fetched(connection, task, sink)
                     && let Some(executor) = &mut self.executor
                 {

@@ -485,6 +485,43 @@ fn data_that_do_not_come_end_their_command_in_time() {
     assert_eq!(peer.status(1), 0, "the tag is free");
 }
 
+/// On a slow line the data of one command come behind those of another.
+#[test]
+fn data_that_come_in_turn_are_waited_for() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let mut peer = ready(&world, ME);
+    let r2ts: Vec<_> = (1..5).map(|itt| unfinished_write(&mut peer, itt, 0)).collect();
+    let limit = world.target.limits().data_timeout;
+    for (itt, r2t) in (1..).zip(&r2ts[..3]) {
+        peer.pass(limit * 3 / 4);
+        data_out(&mut peer, r2t);
+        assert_eq!(peer.status(itt), 0);
+    }
+    peer.pass(limit);
+    peer.pass(limit);
+    assert_eq!(peer.sense(4), Some((0x0c, 0x0d)), "nothing comes any more");
+}
+
+/// Nobody keeps a command for ever by sending the data of others.
+#[test]
+fn data_of_others_do_not_keep_a_command_for_ever() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let mut peer = ready(&world, ME);
+    unfinished_write(&mut peer, 1, 0);
+    let limit = world.target.limits().data_timeout;
+    for itt in 2..20 {
+        let r2t = unfinished_write(&mut peer, itt, 0);
+        peer.pass(limit * 3 / 4);
+        data_out(&mut peer, &r2t);
+        let pdu = peer.expect(Opcode::ScsiResponse);
+        if pdu.bhs.itt() == 1 {
+            assert!(itt > 12, "it has ten times the limit");
+            return;
+        }
+    }
+    panic!("it lives on");
+}
+
 #[test]
 fn late_data_of_an_aborted_task_are_dropped() {
     let world = World::new();
