@@ -245,7 +245,10 @@ impl Guards {
         let at = guard.flushing.iter().position(|(other, _)| *other == issue);
         match (end, at) {
             // What flushes that were sent before it cover, it covers too.
-            (Flushed::Good, Some(at)) => drop(guard.flushing.drain(..=at)),
+            (Flushed::Good, Some(at)) => {
+                guard.flushing.iter_mut().take(at).for_each(|(_, ranges)| drop(take(ranges)));
+                guard.flushing.remove(at);
+            }
             // All that it covers is lost, or may be, since it was sent.
             (Flushed::Good, None) => return false,
             (Flushed::NotRun, Some(at)) => {
@@ -350,6 +353,18 @@ mod tests {
         guards.acknowledged(Some(0), 8..9, 8);
         assert!(guards.flush_done(Some(0), 7, Flushed::Good, 9));
         assert_eq!(lost(&mut guards), vec![8..9; 1]);
+    }
+
+    #[test]
+    fn flushes_are_good_in_whatever_order_they_end() {
+        let mut guards = guards();
+        guards.acknowledged(Some(0), 0..4, 6);
+        guards.flush_sent(Some(0), 7);
+        guards.acknowledged(Some(0), 8..9, 8);
+        guards.flush_sent(Some(0), 9);
+        assert!(guards.flush_done(Some(0), 9, Flushed::Good, 10));
+        assert!(guards.flush_done(Some(0), 7, Flushed::Good, 10));
+        assert!(lost(&mut guards).is_empty());
     }
 
     #[test]
