@@ -469,6 +469,12 @@ impl SessionBuffers {
         }
     }
 
+    /// Whether the session waits in line.
+    #[must_use]
+    pub fn is_in_line(&self) -> bool {
+        self.0.waits.load(Ordering::Relaxed)
+    }
+
     /// The session waits no more: the task that did is gone.
     pub fn wait_no_more(&self) {
         self.0.leave_line();

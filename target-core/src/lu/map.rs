@@ -112,17 +112,26 @@ impl LunMap {
             }
         }
         *luns = changed.into();
+        let mapped = luns.clone();
+        drop(luns);
         self.generation.fetch_add(1, Ordering::Release);
+        if let Some(user) = self.users.present().first() {
+            mapped.iter().for_each(|lun| user.inherit(&lun.unit));
+        }
     }
 
     /// Sessions of `registry` see it from now on: resets of its units reach them, of those too that come later.
     pub(crate) fn join(&self, registry: &Arc<Registry>) {
         let luns = self.luns.lock();
-        if self.users.add(registry) {
-            for lun in luns.iter() {
-                lun.unit.users().add(registry);
-            }
+        if !self.users.add(registry) {
+            return;
         }
+        for lun in luns.iter() {
+            lun.unit.users().add(registry);
+        }
+        let mapped = luns.clone();
+        drop(luns);
+        mapped.iter().for_each(|lun| registry.inherit(&lun.unit));
     }
 
     /// Grows with each change.

@@ -5,17 +5,21 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use crate::lock::Lock;
-use crate::registry::Registry;
+use crate::registry::{Estate, Registry};
 
 /// The registries whose sessions see a unit, or have seen it: an operation may outlast the LUN that it came by. They
 /// are as many as servers have been given the unit.
 #[derive(Debug, Default)]
-pub(crate) struct Users(Lock<Vec<Weak<Registry>>>);
+pub(crate) struct Users {
+    registries: Lock<Vec<Weak<Registry>>>,
+    /// What the last of them has left behind. It keeps the unit as long as it is here.
+    estates: Lock<Vec<Arc<Estate>>>,
+}
 
 impl Users {
     /// Adds a registry. False when it is there already.
     pub(crate) fn add(&self, registry: &Arc<Registry>) -> bool {
-        self.0.with(|users| {
+        self.registries.with(|users| {
             let new = users.iter().all(|user| user.as_ptr() != Arc::as_ptr(registry));
             if new {
                 users.retain(|user| user.strong_count() != 0);
@@ -27,6 +31,16 @@ impl Users {
 
     /// Those that are still there.
     pub(crate) fn present(&self) -> Vec<Arc<Registry>> {
-        self.0.with(|users| users.iter().filter_map(Weak::upgrade).collect())
+        self.registries.with(|users| users.iter().filter_map(Weak::upgrade).collect())
+    }
+
+    /// Keeps what a registry has left that is gone.
+    pub(crate) fn leave(&self, estate: &Arc<Estate>) {
+        self.estates.with(|estates| estates.push(estate.clone()));
+    }
+
+    /// What is left, for one who looks after it.
+    pub(crate) fn estates(&self) -> Vec<Arc<Estate>> {
+        self.estates.with(core::mem::take)
     }
 }

@@ -31,6 +31,7 @@ pub use session_entry::{Carrier, SessionEntry, SessionInfo};
 pub(crate) use unfinished::Departure;
 
 use event::Observer;
+pub(crate) use unfinished::Estate;
 use unfinished::{Unfinished, UnfinishedSessions};
 
 /// The connections and sessions of one target.
@@ -184,6 +185,10 @@ impl Registry {
         new: NewSession,
         barrier: &Arc<Barrier>,
     ) -> Result<Arc<SessionEntry>, LoginStatus> {
+        // Before its first task, and before it is looked who else is of its nexus.
+        if let Some((_, _, luns)) = &new.normal {
+            luns.join(self);
+        }
         let mut inner = self.inner.lock();
         if inner.stopping.is_some() {
             return Err(LoginStatus::SERVICE_UNAVAILABLE);
@@ -220,14 +225,36 @@ impl Registry {
         let entry = Arc::new(SessionEntry::new(NexusId::unique(), tsih, new));
         inner.sessions.push(Member { entry: entry.clone(), replaced: false });
         drop(inner);
-        // Before its first task.
-        if let Some((_, _, luns)) = &entry.session.normal {
-            luns.join(self);
+        // One target port may be served by several servers of the process, and its nexuses are the same in each. Of two
+        // that log in at the same time the later one stays, by its number.
+        for other in entry.reach().registries().iter().filter(|other| !Arc::ptr_eq(other, self)) {
+            older.extend(other.replace(&entry));
         }
         for old in older {
             old.mailbox.post(SessionEvent::End { cause: EndCause::Reinstated, ticket: barrier.ticket() });
         }
         Ok(entry)
+    }
+
+    /// Marks those of the nexus of `new` that were entered before it.
+    fn replace(&self, new: &SessionEntry) -> Vec<Arc<SessionEntry>> {
+        self.inner.with(|inner| {
+            let older = |member: &&mut Member| member.entry.id < new.id && member.entry.is_nexus_of(&new.session);
+            let older = inner.sessions.iter_mut().filter(older);
+            older
+                .map(|member| {
+                    member.replaced = true;
+                    member.entry.clone()
+                })
+                .collect()
+        })
+    }
+
+    /// Takes over what is left of a session of a registry that is gone.
+    pub(crate) fn adopt(&self, session: Unfinished) {
+        let member = Member { entry: session.entry().clone(), replaced: true };
+        self.inner.with(|inner| inner.sessions.push(member));
+        self.unfinished.add(session);
     }
 
     /// Nothing of a session is left.
@@ -310,6 +337,13 @@ impl Registry {
         sessions.iter().map(|session| session.info()).collect()
     }
 
+    /// Sessions that are entered: those that [`sessions`](Self::sessions) lists, those that a later login has replaced
+    /// and that still end, and those without a connection of which operations at a store are left.
+    #[must_use]
+    pub fn entered(&self) -> usize {
+        self.inner.with(|inner| inner.sessions.len())
+    }
+
     /// Ends a session as if its connection broke. Returns false when there is none of that TSIH.
     pub fn end_session(&self, tsih: u16) -> bool {
         let Some(session) = self.by_tsih(tsih) else { return false };
@@ -321,13 +355,16 @@ impl Registry {
 
 impl Drop for Registry {
     /// The server is gone, and operations that it began may still land: who shares the logical units with it looks
-    /// after them from now on.
+    /// after them from now on, or the next one who is given them. Until then nobody writes where they write.
     fn drop(&mut self) {
         for session in self.unfinished.take() {
-            if let Some(heir) = Reach::of(session.units()).any() {
-                let member = Member { entry: session.entry().clone(), replaced: true };
-                heir.inner.with(|inner| inner.sessions.push(member));
-                heir.unfinished.add(session);
+            let units = session.units();
+            match Reach::of(units.clone()).registries().first() {
+                Some(heir) => heir.adopt(session),
+                None => {
+                    let estate = Estate::new(session);
+                    units.iter().for_each(|unit| unit.users().leave(&estate));
+                }
             }
         }
     }

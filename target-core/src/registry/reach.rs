@@ -27,9 +27,17 @@ impl Reach {
         Self { units, registries }
     }
 
-    /// One of them, if there is any.
-    pub(super) fn any(&self) -> Option<&Arc<Registry>> {
-        self.registries.first()
+    /// All of them.
+    pub(super) fn registries(&self) -> &[Arc<Registry>] {
+        &self.registries
+    }
+
+    /// The sessions of `registry` too, whether they use any of the units or not.
+    pub(crate) fn and(mut self, registry: &Arc<Registry>) -> Self {
+        if self.registries.iter().all(|known| !Arc::ptr_eq(known, registry)) {
+            self.registries.push(registry.clone());
+        }
+        self
     }
 
     /// Has every session but `except` abort its tasks on the units, those too that are ending or replaced; `barrier`
@@ -39,6 +47,16 @@ impl Reach {
         // Whether a session has tasks there it knows itself: its LUN map may have changed since they came.
         for session in self.registries.iter().flat_map(|registry| registry.others(except)) {
             session.mailbox.post(SessionEvent::Abort { attention, ticket: barrier.ticket_of(&self.units) });
+        }
+    }
+
+    /// The same for a reset of the target node `name`: its sessions abort all that they have, what came by a LUN that the
+    /// node has no more as well; those of other nodes what they have on the units.
+    pub(crate) fn abort_target(&self, except: NexusId, name: &str, barrier: &Arc<Barrier>) {
+        for session in self.registries.iter().flat_map(|registry| registry.others(except)) {
+            let own = session.target_name() == Some(name);
+            let ticket = if own { barrier.ticket() } else { barrier.ticket_of(&self.units) };
+            session.mailbox.post(SessionEvent::Abort { attention: None, ticket });
         }
     }
 

@@ -7,7 +7,7 @@ use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::Parameters;
 
-use super::{Endpoints, Mailbox};
+use super::{Endpoints, Mailbox, Reach};
 use crate::lu::{LunMap, NexusId};
 use crate::node::TargetNode;
 use crate::stats::{MoverGauge, SessionCounters, SessionStatistics};
@@ -71,6 +71,12 @@ impl SessionEntry {
             && self.session.initiator == new.initiator
             && tag == new_tag
             && node.name() == new_node.name()
+    }
+
+    /// The registries that meet at its logical units.
+    pub(crate) fn reach(&self) -> Reach {
+        let luns = self.session.normal.iter().flat_map(|(_, _, luns)| luns.iter());
+        Reach::of(luns.map(|lun| lun.unit).collect())
     }
 
     pub(super) fn target_name(&self) -> Option<&str> {

@@ -54,7 +54,7 @@ impl Drop for Departure {
 
 /// What is left of a session: operations of aborted tasks, and who waits until they have ended.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(crate) struct Unfinished {
     entry: Arc<SessionEntry>,
     executor: TaskExecutor,
     tickets: Tickets,
@@ -106,6 +106,31 @@ impl Unfinished {
         // A ticket may have come since the last look.
         entry.mailbox.close();
         drop(tickets);
+    }
+}
+
+/// What a registry that is gone has left to logical units that nobody serves: whoever serves one of them next takes it
+/// over.
+#[derive(Debug)]
+pub(crate) struct Estate(Lock<Option<Unfinished>>);
+
+impl Estate {
+    pub(super) fn new(session: Unfinished) -> Arc<Self> {
+        Arc::new(Self(Lock::new(Some(session))))
+    }
+
+    /// What is left, for the first who asks.
+    fn take(&self) -> Option<Unfinished> {
+        self.0.with(Option::take)
+    }
+}
+
+impl Registry {
+    /// Takes over what others that are gone have left to a unit.
+    pub(crate) fn inherit(&self, unit: &LogicalUnit) {
+        for session in unit.users().estates().iter().filter_map(|estate| estate.take()) {
+            self.adopt(session);
+        }
     }
 }
 

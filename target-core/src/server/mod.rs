@@ -44,6 +44,7 @@
 
 #[cfg(feature = "iser")]
 mod iser;
+mod left;
 mod worker;
 
 #[cfg(test)]
@@ -420,17 +421,22 @@ impl ServerHandle {
     }
 
     /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the
-    /// time that connections may take to close ([`Limits::close_timeout`]) at the latest. All threads have ended then.
+    /// time that connections may take to close ([`Limits::close_timeout`]) at the latest. All workers have ended then. Where a
+    /// store has not given back an operation, a thread waits for it: nobody writes where it writes until then.
     pub fn stop(mut self, grace: Duration) {
         self.end(grace);
     }
 
     fn end(&mut self, grace: Duration) {
+        let ran = !self.threads.is_empty();
         self.target.registry().stop(grace);
         let _ = self.stop.send(Some(grace + self.hard_stop));
         for thread in self.threads.drain(..) {
             // A worker that panicked has ended too.
             let _ = thread.join();
+        }
+        if ran {
+            left::look_after(&self.target);
         }
     }
 }

@@ -68,7 +68,8 @@ impl Session {
         // Those too that came by a LUN which names another unit since, or none.
         let wait = !self.parameters().fast_abort;
         let executor = self.executor.iter();
-        let rest: Vec<_> = executor.flat_map(|executor| executor.tasks_on(scope.units())).collect();
+        let named = |unit: &Arc<LogicalUnit>| scope.units().iter().any(|other| Arc::ptr_eq(other, unit));
+        let rest: Vec<_> = executor.flat_map(|executor| executor.tasks_where(named)).collect();
         rest.into_iter().for_each(|handle| self.abort(connection, handle, wait));
         connection.announce(&self.commands.window);
     }
@@ -80,8 +81,8 @@ impl Session {
         connection.reset_text();
     }
 
-    /// Another session's function aborts our tasks on these units. All those that a function of our own has aborted,
-    /// and whose data are still to come, go too.
+    /// Another session's function aborts our tasks on the ticket's units, or all that there are. Those that a function
+    /// of our own has aborted, and whose data are still to come, go too.
     pub(super) fn abort_units<M: Datamover>(
         &mut self,
         connection: &mut Connection<M>,
@@ -89,16 +90,16 @@ impl Session {
         ticket: Ticket,
     ) {
         let tells = |unit: &LogicalUnit| unit.attributes().emulate_tas;
-        let units = ticket.units().unwrap_or_default();
+        let units = ticket.units();
+        let reached =
+            |unit: &Arc<LogicalUnit>| units.is_none_or(|units| units.iter().any(|other| Arc::ptr_eq(other, unit)));
         let numbers: Vec<_> = match &self.entry.session.normal {
-            Some((_, _, luns)) => luns
-                .iter()
-                .filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)))
-                .map(|lun| (lun.number, lun.unit))
-                .collect(),
+            Some((_, _, luns)) => {
+                luns.iter().filter(|lun| reached(&lun.unit)).map(|lun| (lun.number, lun.unit)).collect()
+            }
             None => return,
         };
-        let tasks: Vec<_> = self.executor.iter().flat_map(|executor| executor.tasks_on(units)).collect();
+        let tasks: Vec<_> = self.executor.iter().flat_map(|executor| executor.tasks_where(reached)).collect();
         let mut hit = Vec::new();
         for handle in tasks {
             if let Some(task) = self.commands.tasks.get_mut(handle) {

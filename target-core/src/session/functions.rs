@@ -254,7 +254,9 @@ impl Session {
         };
         self.abort_scope(connection, &scope);
         let mut others = None;
-        if !units.is_empty() {
+        let target_reset =
+            matches!(request.function, Ok(TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset));
+        if target_reset || !units.is_empty() {
             // Whoever loses tasks hears of it, whatever becomes of this function and of its sender: it is told with the
             // abort, not with the answer.
             if let Some(cause) = reset {
@@ -262,12 +264,16 @@ impl Session {
             }
             let cleared = reset.is_none().then_some(UnitAttention::CommandsCleared);
             let gone = Barrier::new(self.entry.mailbox.clone());
-            let reach = Reach::of(units.into());
-            reach.abort(self.entry.id, cleared, &gone);
-            if matches!(then, Then::ColdReset)
-                && let Some((node, ..)) = &self.entry.session.normal
-            {
-                reach.end_all(self.entry.id, node.name().as_str(), EndCause::ColdReset, &gone);
+            let reach = Reach::of(units.into()).and(&self.target.registry);
+            match &self.entry.session.normal {
+                Some((node, ..)) if target_reset => {
+                    let name = node.name().as_str();
+                    reach.abort_target(self.entry.id, name, &gone);
+                    if matches!(then, Then::ColdReset) {
+                        reach.end_all(self.entry.id, name, EndCause::ColdReset, &gone);
+                    }
+                }
+                _ => reach.abort(self.entry.id, cleared, &gone),
             }
             others = Some(Others { gone, reach });
         }

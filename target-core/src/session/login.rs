@@ -246,6 +246,7 @@ impl LoggedIn {
     pub(super) fn may_go_on(&self, registry: &Registry, waker: &Waker) -> bool {
         self.barrier.is_open() || {
             registry.poll_unfinished(waker);
+            self.entry.reach().poll_unfinished(waker);
             self.barrier.is_open()
         }
     }

@@ -222,7 +222,9 @@ impl<M: Datamover> TargetConnection<M> {
         let lingers = matches!(reason, EndReason::LoggedOut) && !self.connection.mover.caps().half_closes;
         let lingering = lingers.then(|| now + limits.logout_linger);
         let closes = lingering.unwrap_or(now);
-        let (flushing, until) = (Some(closes + limits.close_timeout), closes + limits.drain_timeout);
+        // A connection that is cut off at the end of its flush still has some time to give its buffers back.
+        let drains = limits.drain_timeout.max(limits.close_timeout * 2);
+        let (flushing, until) = (Some(closes + limits.close_timeout), closes + drains);
         self.phase = Phase::Ending(Ending { session, lingering, flushing, until });
         if lingers {
             // The initiator's turn.

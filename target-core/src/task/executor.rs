@@ -411,9 +411,9 @@ impl TaskExecutor {
         }
     }
 
-    /// The tasks on these logical units, also where the session no longer sees them.
-    pub(crate) fn tasks_on<'a>(&'a self, units: &'a [Arc<LogicalUnit>]) -> impl Iterator<Item = TaskHandle> + 'a {
-        let on = |lun: u16| self.luns.get(lun).is_some_and(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));
+    /// The tasks on the logical units that `reached` likes, also where the session no longer sees them.
+    pub(crate) fn tasks_where(&self, reached: impl Fn(&Arc<LogicalUnit>) -> bool) -> impl Iterator<Item = TaskHandle> {
+        let on = move |lun: u16| self.luns.get(lun).is_some_and(|lun| reached(&lun.unit));
         let busy = self.slots.iter().enumerate().filter(move |(_, slot)| !slot.is_free() && on(slot.lun));
         busy.map(|(index, slot)| slot.handle(index))
     }

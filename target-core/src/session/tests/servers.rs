@@ -6,7 +6,7 @@ use core::time::Duration;
 use iscsi_proto::pdu::{Opcode, TaskFunction, TaskResponse};
 
 use super::functions::{ready, run};
-use super::{ME, OTHER, World};
+use super::{ME, OTHER, TARGET, World};
 use crate::registry::EndCause;
 use crate::session::{EndReason, Limits};
 
@@ -163,4 +163,82 @@ fn a_server_that_is_gone_leaves_its_writes_to_the_one_beside_it() {
     assert!(peer.expect(Opcode::DataIn).data.iter().all(|byte| *byte == 8), "the older write came last");
     assert_eq!(world.target.registry().poll_unfinished(Waker::noop()), 0);
     assert_eq!(world.target.registry().sessions().len(), 1);
+}
+
+/// Where none is beside it, the unit keeps what its store has still to do: the next server that has the unit finds it.
+#[test]
+fn the_last_server_leaves_its_writes_to_the_next() {
+    let world = patient();
+    let next = world.beside(|node| node);
+    let mut old = ready(&world, ME);
+    world.stores[0].shut();
+    old.write(1, 0, &[9; 512]);
+    drop(old);
+    drop(world);
+    let mut peer = ready(&next, OTHER);
+    run(&mut peer, TaskFunction::LogicalUnitReset, 0, 50);
+    peer.expect_nothing();
+    peer.clear_attention(0);
+    peer.write(1, 0, &[8; 512]);
+    peer.expect_nothing();
+    next.stores[0].open();
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+    assert_eq!(peer.status(1), 0);
+    peer.read(2, 0);
+    assert!(peer.expect(Opcode::DataIn).data.iter().all(|byte| *byte == 8), "the older write came last");
+    assert_eq!(next.target.registry().entered(), 1);
+}
+
+/// Servers of one node and portal group are one target port: a login at one of them reinstates the session of the other.
+#[test]
+fn a_login_at_another_server_of_the_same_port_waits_for_the_old_session() {
+    let world = patient();
+    let beside = world.beside(|node| node);
+    let another = world.beside(|node| node.name("iqn.2026-11.example:another"));
+    let mut stranger = another.connect();
+    stranger.log_in(ME, "iqn.2026-11.example:another");
+    let mut old = ready(&world, ME);
+    world.stores[0].shut();
+    old.write(1, 0, &[9; 512]);
+    let mut new = beside.connect();
+    let keys = [("InitiatorName", ME), ("SessionType", "Normal"), ("TargetName", TARGET)];
+    assert!(new.try_log_in(&keys).is_none(), "the write of the old session may still land");
+    old.wake();
+    assert_eq!(old.end(), Some(&EndReason::Told(EndCause::Reinstated)));
+    stranger.wake();
+    assert_eq!(stranger.end(), None, "it is another nexus");
+    world.stores[0].open();
+    old.wake();
+    assert!(old.is_finished());
+    new.wake();
+    new.expect(Opcode::LoginResponse);
+    assert_eq!((world.target.registry().entered(), beside.target.registry().entered()), (0, 1));
+}
+
+/// A target reset ends what came by LUNs that the node has no more.
+#[test]
+fn a_target_reset_reaches_the_tasks_of_a_lun_that_was_taken_away() {
+    for function in [TaskFunction::TargetWarmReset, TaskFunction::TargetColdReset] {
+        for luns in 1..=2 {
+            let world = World::new();
+            let (mut peer, mut other) = (ready(&world, ME), ready(&world, OTHER));
+            other.clear_attention(1);
+            world.stores[1].shut();
+            other.write(1, 1, &[9; 512]);
+            let map = world.target.config().nodes()[0].luns().clone();
+            (0..luns).for_each(|lun| map.remove(1 - lun));
+            run(&mut peer, function, 0, 50);
+            other.wake();
+            peer.wake();
+            peer.expect_nothing();
+            world.stores[1].open();
+            other.wake();
+            peer.wake();
+            assert_eq!(peer.function_response(50), TaskResponse::Complete);
+            while let Some(pdu) = other.next() {
+                assert_ne!(pdu.bhs.opcode(), Ok(Opcode::ScsiResponse), "{function:?}: its task was ended");
+            }
+        }
+    }
 }
