@@ -18,13 +18,15 @@ pub(super) struct Staging {
     most: usize,
     /// The last bytes that came filled it to its end.
     crowded: bool,
+    /// Bytes that have to fit for the PDU at hand, from the first unread one on; 0 when it is gone.
+    need: usize,
 }
 
 impl Staging {
     /// Staging of `size` bytes that is to grow out of `buffers`.
     pub(super) fn new(size: usize, buffers: SessionBuffers) -> Self {
         let small = alloc::vec![0; size].into_boxed_slice();
-        Self { buffers, small, bulk: None, head: 0, tail: 0, most: size, crowded: false }
+        Self { buffers, small, bulk: None, head: 0, tail: 0, most: size, crowded: false, need: 0 }
     }
 
     /// From now on it takes up to `most` bytes when they come in bulk.
@@ -39,7 +41,8 @@ impl Staging {
 
     /// Gives memory for bulk back, when what is unread has room without it.
     pub(super) fn trim(&mut self) {
-        if self.bulk.is_none() || self.len() > self.small.len() {
+        // A PDU that has come in part would take it again with the next look.
+        if self.bulk.is_none() || self.len().max(self.need) > self.small.len() {
             return;
         }
         let len = self.len();
@@ -122,6 +125,7 @@ impl Staging {
     pub(super) fn consume(&mut self, n: usize) {
         debug_assert!(n <= self.len());
         self.head += n;
+        self.need = 0;
     }
 
     /// The last `N` bytes that were consumed, if they are still there.
@@ -163,6 +167,7 @@ impl Staging {
     /// Sees to it that `need` bytes from the first unread on fit. The caller bounds `need`.
     #[cold]
     pub(super) fn make_room(&mut self, need: usize) {
+        self.need = need;
         if self.size() - self.head >= need {
             return;
         }

@@ -336,7 +336,13 @@ impl Session {
             }
             State::Aborting { scope, others, owed_until, until, .. } => (scope, others, *owed_until, *until),
         };
-        let owed = |task: &Task| task.flags.has(Flags::ABORTED) && scope.covers(task);
+        // What came by a LUN that the node has no more may be of any unit.
+        let luns = self.entry.session.normal.as_ref().map(|(_, _, luns)| luns.clone());
+        let strays = |task: &Task| {
+            let mapped = lun_number(task.lun).zip(luns.as_ref()).and_then(|(number, luns)| luns.get(number));
+            mapped.is_none()
+        };
+        let owed = |task: &Task| task.flags.has(Flags::ABORTED) && (scope.covers(task) || strays(task));
         if now >= owed_until {
             self.abort_where(connection, false, owed);
         }

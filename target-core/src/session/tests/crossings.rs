@@ -265,6 +265,26 @@ fn a_function_covers_the_tasks_of_its_unit_by_every_lun() {
     }
 }
 
+/// A write whose data are owed, and whose LUN is gone, is ended by a function on its unit before that is complete.
+#[test]
+fn a_function_awaits_the_owed_data_of_a_lun_that_is_gone() {
+    let world = World::new();
+    let twice = world.beside(|node| node.lun(7, world.units[0].clone()));
+    for function in [TaskFunction::AbortTaskSet, TaskFunction::ClearTaskSet, TaskFunction::LogicalUnitReset] {
+        let mut peer = ready(&twice, ME);
+        peer.clear_attention(7);
+        let r2t = unfinished_write(&mut peer, 1, 7);
+        let luns = twice.target.config().nodes()[0].luns().clone();
+        luns.remove(7);
+        run(&mut peer, function, 0, 50);
+        peer.expect_nothing();
+        data_out(&mut peer, &r2t);
+        assert_eq!(peer.function_response(50), TaskResponse::Complete);
+        peer.expect_nothing();
+        luns.insert(7, world.units[0].clone(), false);
+    }
+}
+
 /// Where a reset is answered "rejected", the operator hears whose operations the store holds, be it another session's.
 #[test]
 fn the_operator_hears_of_operations_that_keep_another_sessions_reset() {
