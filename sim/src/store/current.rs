@@ -49,6 +49,11 @@ fn named(data: &[u8]) -> Option<Value> {
 }
 
 impl Current {
+    /// The process that had them under way is gone.
+    pub(super) fn forget(&mut self) {
+        self.ops.clear();
+    }
+
     /// A command is to be sent that is not SIMPLE.
     pub(super) fn announce(&mut self, command: u64, attribute: TaskAttribute) {
         self.attributes.insert(command, attribute);

@@ -282,6 +282,8 @@ impl SimStore {
                 state.current.end(id);
             }
         }
+        // What a server has left to a unit that nobody has served since is gone with the process.
+        state.current.forget();
         state.timers.clear();
         while let Some((_, at, data)) = state.cached.pop_front() {
             if state.rng.permille(500) {

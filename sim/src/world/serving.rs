@@ -234,6 +234,7 @@ impl World<'_> {
         self.units.clear();
         let (next, units) = start(self.scenario, &self.disks, &self.other);
         let old = std::mem::replace(&mut self.target, next);
+        self.pool = self.target.worker_pool(1);
         self.units = units;
         // Each worker of the next one looks after its sessions from the start.
         self.attendants.iter().for_each(|(_, waker)| waker.wake_by_ref());
