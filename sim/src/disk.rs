@@ -10,7 +10,8 @@ use iscsi_proto::time::Instant;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::store::{Backstore, LinearStore, StripeStore};
 
-use crate::model::{Model, fill_block, first_value};
+use crate::careless::CarelessWrites;
+use crate::model::{Model, Value, fill_block, first_value};
 use crate::rng::Rng;
 use crate::store::{Door, SimStore, StorePlan};
 use crate::transport::Transport;
@@ -63,12 +64,16 @@ pub struct Disk {
     pub lun: Lun,
     /// Its number.
     pub number: u16,
+    /// Another LUN that names the same unit.
+    pub second_lun: Option<u16>,
     /// What it is like.
     pub plan: DiskPlan,
     /// Its stores.
     pub parts: Vec<SimStore>,
     /// What it may hold.
     pub model: RefCell<Model>,
+    /// What careless initiators have written to it, or begun to.
+    pub careless: CarelessWrites,
     /// It was taken away from the target node, at least for a time.
     pub was_away: Cell<bool>,
     /// Flushes that failed and dropped data, as the model knows of them.
@@ -86,7 +91,12 @@ impl Disk {
     /// # Panics
     /// If there is no such LUN.
     #[must_use]
-    pub fn new(number: u16, plan: DiskPlan, transport: Transport, mut rng: Rng) -> SharedDisk {
+    pub fn new(
+        (number, second_lun): (u16, Option<u16>),
+        plan: DiskPlan,
+        transport: Transport,
+        mut rng: Rng,
+    ) -> SharedDisk {
         let parts = plan.parts();
         let of_part = StorePlan { blocks: plan.store.blocks / parts, ..plan.store.clone() };
         let parts: Vec<_> = if parts == 1 {
@@ -97,9 +107,11 @@ impl Disk {
         let mut disk = Self {
             lun: Lun::new(number).expect("a LUN that exists"),
             number,
+            second_lun,
             model: RefCell::new(Model::new(1, 512, false)),
             plan,
             parts,
+            careless: CarelessWrites::default(),
             was_away: Cell::new(false),
             dropped: Cell::new(0),
             crashes: Cell::new(0),
@@ -224,6 +236,44 @@ impl Disk {
             Some(session) => part.older_of(session, since),
             None => part.older(since),
         })
+    }
+
+    /// Whether a block holds this, as far as that can be seen at any time: only where the store lends its memory.
+    #[must_use]
+    pub fn holds(&self, lba: u64, value: Value) -> bool {
+        if self.plan.store.door != Door::Memory || self.plan.build != Build::Single {
+            return true;
+        }
+        let size = self.plan.store.block_size as usize;
+        let (mut data, mut wanted) = (vec![0; size], vec![0; size]);
+        self.parts[0].peek(lba, &mut data);
+        fill_block(value, &mut wanted);
+        data == wanted
+    }
+
+    /// What came to it before `since`, of a session or of anybody, is of tasks that are aborted: nobody writes over it.
+    pub fn aborted(&self, session: Option<u64>, since: Instant) {
+        self.parts.iter().for_each(|part| part.aborted(session, since));
+    }
+
+    /// Whether something was under way at it not long before `now`.
+    #[must_use]
+    pub fn was_busy(&self, now: Instant) -> bool {
+        self.parts.iter().any(|part| part.was_busy(now))
+    }
+
+    /// Sessions that have a write under way which came before `since`, and when that came: of one, or all.
+    #[must_use]
+    pub fn holders(&self, session: Option<u64>, since: Instant) -> Vec<(u64, Instant)> {
+        let all = self.parts.iter().flat_map(|part| part.holders(since));
+        all.filter(|(holder, _)| session.is_none_or(|session| *holder == session)).collect()
+    }
+
+    /// Commands, by [`crate::model::command_of`], that had a write under way at `since` which has ended, and when that
+    /// came.
+    #[must_use]
+    pub fn ended_since(&self, since: Instant) -> Vec<(u64, Instant)> {
+        self.parts.iter().flat_map(|part| part.ended_since(since)).collect()
     }
 }
 

@@ -199,6 +199,12 @@ impl Hostile {
         Self { link, script, close_at, closed: false }
     }
 
+    /// A connection that says nothing.
+    #[must_use]
+    pub const fn silent(link: usize) -> Self {
+        Self { link, script: VecDeque::new(), close_at: None, closed: false }
+    }
+
     /// Sends what is due, and reads what came without looking at it. Returns whether anything was done.
     pub fn run(&mut self, link: &mut Link, now: Instant) -> bool {
         let mut any = false;

@@ -15,8 +15,10 @@
 //! | [`disk`] | a disk, made of one store or several, and what serves it |
 //! | [`model`] | the oracle |
 //! | [`watch`] | what the target says over TCP, and whether it may say it then |
+//! | [`told`] | what operators hear |
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
+//! | [`careless`] | an initiator that does what few do, and checks what it is answered |
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
 //! | [`odd`] | an initiator against a target that is odd |
 //! | [`served`] | a target with one disk, for one connection at a time |
@@ -24,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod by_hand;
+pub mod careless;
 pub mod disk;
 pub mod fabric;
 pub mod fuzzed;
@@ -39,6 +42,7 @@ pub mod rng;
 pub mod scenario;
 pub mod served;
 pub mod store;
+pub mod told;
 pub mod trace;
 pub mod transport;
 pub mod watch;

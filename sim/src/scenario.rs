@@ -1,5 +1,6 @@
 //! What a seed means: the parameters of both sides, the links, the store, the work, and who else is there.
 
+mod sharing;
 mod sizes;
 
 use std::time::Duration;
@@ -33,11 +34,13 @@ pub enum Kind {
     Silence,
     /// One initiator, over TCP, and a target that is odd: [`odd`](crate::odd).
     Odd,
+    /// Several servers share their disks, stores are slow, and servers and LUNs come and go.
+    Sharing,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd];
+    pub const ALL: [Self; 6] = [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd, Self::Sharing];
 
     /// How the command line says it, if it does.
     #[must_use]
@@ -48,6 +51,7 @@ impl Kind {
             Self::Meeting => Some("--meeting"),
             Self::Silence => Some("--silence"),
             Self::Odd => Some("--odd"),
+            Self::Sharing => Some("--sharing"),
         }
     }
 
@@ -60,6 +64,7 @@ impl Kind {
             Self::Meeting => Scenario::meeting(seed, transport),
             Self::Silence => Scenario::silence(seed, transport),
             Self::Odd => Scenario { kind: Self::Odd, ..Scenario::over(seed, transport) },
+            Self::Sharing => Scenario::sharing(seed, transport),
         }
     }
 }
@@ -181,6 +186,20 @@ pub struct Scenario {
     pub crashes: (u64, Duration),
     /// How often LUNs come, go and grow, and within which time.
     pub changes: (u64, Duration),
+    /// Servers in the process, each with all disks.
+    pub servers: usize,
+    /// They serve one target node.
+    pub one_node: bool,
+    /// By one portal group tag.
+    pub one_port: bool,
+    /// Each disk has a second LUN.
+    pub second_luns: bool,
+    /// The second server and those after it get all disks but the first one later.
+    pub late_luns: bool,
+    /// Nobody looks after the sessions of those servers that have lost their connection.
+    pub unattended: bool,
+    /// How often a server stops and starts again, and within which time.
+    pub stops: (u64, Duration),
     /// Links of the honest sessions.
     pub weather: Weather,
     /// The honest sessions.
@@ -189,6 +208,10 @@ pub struct Scenario {
     pub mangled: Option<u64>,
     /// How many connections a peer makes that sends anything.
     pub hostile: u64,
+    /// How many connections are made that say nothing.
+    pub silent: u64,
+    /// Initiators that do what few do.
+    pub careless: u64,
 }
 
 fn mover(rng: &mut Rng) -> TcpMoverConfig {
@@ -309,6 +332,13 @@ impl Scenario {
             twins: false,
             crashes: (0, Duration::ZERO),
             changes: (0, Duration::ZERO),
+            servers: 1,
+            one_node: true,
+            one_port: false,
+            second_luns: false,
+            late_luns: false,
+            unattended: false,
+            stops: (0, Duration::ZERO),
             transport: Transport::Tcp,
             limits,
             iser: IserPlan::any(&mut Rng::new(seed, 10), faulty),
@@ -319,6 +349,8 @@ impl Scenario {
             sessions,
             mangled: rng.permille(200).then(|| rng.magnitude(1, 200)),
             hostile: if rng.permille(300) { rng.between(1, 4) } else { 0 },
+            silent: 0,
+            careless: 0,
         }
     }
 
@@ -488,10 +520,8 @@ impl Scenario {
         self.seed.is_multiple_of(4)
     }
 
-    /// The same without faults: only sizes and limits are the seed's.
-    #[must_use]
-    pub fn calm(mut self) -> Self {
-        self.kind = Kind::Calm;
+    /// The same over links without faults.
+    fn undisturbed(mut self) -> Self {
         self.weather = Weather {
             delay: self.weather.delay.min(Duration::from_millis(1)),
             stalls: (0, Duration::ZERO),
@@ -504,9 +534,17 @@ impl Scenario {
             ..self.weather
         };
         self.iser.loopback.faults = Faults::default();
-        self.store.slow = (0, Duration::ZERO);
         self.mangled = None;
         self.hostile = 0;
+        self
+    }
+
+    /// The same without faults: only sizes and limits are the seed's.
+    #[must_use]
+    pub fn calm(mut self) -> Self {
+        self = self.undisturbed();
+        self.kind = Kind::Calm;
+        self.store.slow = (0, Duration::ZERO);
         self.limits.nop_in_timeout = Duration::from_secs(10);
         let short = self.is_short_of_buffers();
         for session in &mut self.sessions {
@@ -547,6 +585,11 @@ impl Scenario {
             wrong: 0,
             leaves: false,
             undisturbed: false,
+            patience: Duration::ZERO,
+            one_node: true,
+            simple: false,
+            function_within: None,
+            drain: TargetLimits::default().drain_timeout,
             within: None,
         };
         SessionPlan {

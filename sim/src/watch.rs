@@ -70,7 +70,7 @@ impl Stream {
 #[derive(Debug)]
 pub struct Watch {
     /// The target that it listens to.
-    target: &'static str,
+    target: String,
     comes: Stream,
     goes: Stream,
     /// The login is over.
@@ -89,9 +89,9 @@ fn word(pdu: &[u8], at: usize) -> u32 {
 impl Watch {
     /// A listener that hears sessions with one target node.
     #[must_use]
-    pub fn new(target: &'static str) -> Self {
+    pub fn new(target: &str) -> Self {
         Self {
-            target,
+            target: target.to_owned(),
             comes: Stream::default(),
             goes: Stream::default(),
             is_full: false,

@@ -91,3 +91,10 @@ pieces! {
     odd_targets_1_of_2 Tcp 1.0 0 2,
     odd_targets_2_of_2 Tcp 1.0 1 2,
 }
+
+pieces! {
+    Sharing;
+    sharing_over_tcp Tcp 0.3 0 1,
+    sharing_over_loopback Loopback 0.2 0 1,
+    sharing_over_iwarp Iwarp 0.1 0 1,
+}

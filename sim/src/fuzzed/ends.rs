@@ -51,11 +51,16 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
         wrong: 0,
         leaves: false,
         undisturbed: false,
+        patience: Duration::ZERO,
+        one_node: true,
+        simple: false,
+        function_within: None,
+        drain: session::Limits::default().drain_timeout,
         within: None,
     };
     let verdict = Verdict::default();
     let store = StorePlan { blocks: 128, ..StorePlan::sound(Door::Memory) };
-    let disk = Disk::new(0, DiskPlan::single(store), Transport::Loopback, Rng::new(0, 0));
+    let disk = Disk::new((0, None), DiskPlan::single(store), Transport::Loopback, Rng::new(0, 0));
     let outside = (Trace::default(), verdict.clone());
     let rng = Rng::new(seed.into(), 4);
     let app = Workload::new(("fuzzed", 0), vec![disk], work, rng, outside, Default::default());

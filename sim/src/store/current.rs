@@ -1,7 +1,8 @@
 //! The operations under way at a store, and what they tell of the task set above: the blocks that they write name the session, the command and its task
 //! attribute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::time::Instant;
@@ -13,6 +14,11 @@ const MOST_IN_A_TURN: u64 = 2 << 20;
 
 /// Bytes that one operation moves at most: what a store that answers at once does in well under a millisecond.
 const MOST_AT_ONCE: usize = 1 << 20;
+
+/// Operations that have ended and are kept.
+const KEPT: usize = 512;
+/// How much later than it was so a thing may be heard of.
+const NOT_LONG: Duration = Duration::from_secs(2);
 
 /// Names an operation under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +33,8 @@ struct Op {
     value: Option<Value>,
     /// The first byte, and how many.
     place: (u64, u64),
+    /// Its task was aborted, for certain.
+    aborted: bool,
 }
 
 /// All of them.
@@ -34,6 +42,8 @@ struct Op {
 pub(super) struct Current {
     ops: BTreeMap<OpId, Op>,
     next: u64,
+    /// Those that have ended, and when.
+    ended: VecDeque<(Op, Instant)>,
     most: usize,
     broken: Option<String>,
     /// What commands have written in this turn.
@@ -71,6 +81,7 @@ impl Current {
         if let Some(value) = value {
             self.check_order(value);
             self.check_alone(value, place);
+            self.check_gate(value, place);
             let written = self.turn.entry(command_of(value)).or_default();
             *written += data.map_or(0, |data| data.len() as u64);
             if *written > MOST_IN_A_TURN {
@@ -79,7 +90,7 @@ impl Current {
         }
         self.next += 1;
         let id = OpId(self.next);
-        self.ops.insert(id, Op { came: now, changes, value, place });
+        self.ops.insert(id, Op { came: now, changes, value, place, aborted: false });
         self.most = self.most.max(self.ops.len());
         id
     }
@@ -119,8 +130,45 @@ impl Current {
         }
     }
 
-    pub(super) fn end(&mut self, id: OpId) {
-        self.ops.remove(&id);
+    /// What an aborted task has left at the store may land at any time: nobody writes there until it has.
+    fn check_gate(&mut self, value: Value, (at, len): (u64, u64)) {
+        let in_the_way = |op: &&Op| op.aborted && at < op.place.0 + op.place.1 && op.place.0 < at + len;
+        if let Some(Op { value: Some(older), came, .. }) = self.ops.values().find(in_the_way) {
+            let what = format!("{value:#x} is written where an aborted task has {older:#x} under way since {came:?}");
+            self.broken.get_or_insert(what);
+        }
+    }
+
+    pub(super) fn end(&mut self, id: OpId, now: Instant) {
+        let Some(op) = self.ops.remove(&id) else { return };
+        if self.ended.len() == KEPT {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((op, now));
+    }
+
+    /// What came before `since`, of a session or of anybody, is of tasks that are aborted.
+    pub(super) fn abort(&mut self, session: Option<u64>, since: Instant) {
+        for op in self.ops.values_mut().filter(|op| op.came < since && op.value.is_some()) {
+            op.aborted |= session.is_none() || op.value.and_then(session_of) == session;
+        }
+    }
+
+    /// Whether something was under way not long ago.
+    pub(super) fn was_busy(&self, now: Instant) -> bool {
+        !self.ops.is_empty() || self.ended.iter().any(|(_, at)| now < *at + NOT_LONG)
+    }
+
+    /// Sessions that have something under way which came before `since`, and when that came.
+    pub(super) fn holders(&self, since: Instant) -> Vec<(u64, Instant)> {
+        let older = self.ops.values().filter(|op| op.came < since);
+        older.filter_map(|op| Some((op.value.and_then(session_of)?, op.came))).collect()
+    }
+
+    /// Commands that had something under way at `since` which has ended, and when that came.
+    pub(super) fn ended_since(&self, since: Instant) -> Vec<(u64, Instant)> {
+        let ended = self.ended.iter().filter(|(op, at)| op.came < since && *at > since);
+        ended.filter_map(|(op, _)| Some((command_of(op.value?), op.came))).collect()
     }
 
     /// How many there are, and the most there ever were.

@@ -243,6 +243,29 @@ impl SimStore {
         self.state().current.of_command(command)
     }
 
+    /// See [`Disk::aborted`](crate::disk::Disk::aborted).
+    pub fn aborted(&self, session: Option<u64>, since: Instant) {
+        self.state().current.abort(session, since);
+    }
+
+    /// See [`Disk::was_busy`](crate::disk::Disk::was_busy).
+    #[must_use]
+    pub fn was_busy(&self, now: Instant) -> bool {
+        self.state().current.was_busy(now)
+    }
+
+    /// See [`Disk::holders`](crate::disk::Disk::holders).
+    #[must_use]
+    pub fn holders(&self, since: Instant) -> Vec<(u64, Instant)> {
+        self.state().current.holders(since)
+    }
+
+    /// See [`Disk::ended_since`](crate::disk::Disk::ended_since).
+    #[must_use]
+    pub fn ended_since(&self, since: Instant) -> Vec<(u64, Instant)> {
+        self.state().current.ended_since(since)
+    }
+
     /// A rule of the task set that the operations so far have broken.
     #[must_use]
     pub fn broken(&self) -> Option<String> {
@@ -279,7 +302,7 @@ impl SimStore {
             if state.rng.permille(500) {
                 state.apply(op, id);
             } else {
-                state.current.end(id);
+                state.end(id);
             }
         }
         // What a server has left to a unit that nobody has served since is gone with the process.
@@ -365,6 +388,10 @@ impl State {
         }
         let most = if self.rng.permille(self.plan.slow.0) { self.plan.slow.1 } else { self.plan.delay };
         self.now + most.mul_f64(self.rng.below(1000) as f64 / 1000.0)
+    }
+
+    fn end(&mut self, id: OpId) {
+        self.current.end(id, self.now);
     }
 
     fn at(&self, lba: u64) -> usize {
@@ -472,7 +499,7 @@ impl State {
     }
 
     fn apply(&mut self, op: StoreOp, id: OpId) {
-        self.current.end(id);
+        self.end(id);
         let _ = match op {
             StoreOp::Write { lba, buf } => self.try_write(lba, &buf),
             StoreOp::Unmap { lba, blocks } => self.unmap(lba, blocks),
@@ -481,7 +508,7 @@ impl State {
     }
 
     fn complete(&mut self, request: StoreRequest, changes: u64, id: OpId) -> StoreCompletion {
-        self.current.end(id);
+        self.end(id);
         let mut completion = StoreCompletion { token: request.token, buf: None, lba_status: None, result: Ok(()) };
         match request.op {
             StoreOp::Read { lba, mut buf } => {
@@ -547,7 +574,7 @@ impl Future for Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.store.state().current.end(self.id);
+        self.store.state().end(self.id);
     }
 }
 

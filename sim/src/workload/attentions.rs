@@ -2,9 +2,12 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use iscsi_proto::scsi::AdditionalSense;
 use iscsi_proto::time::Instant;
+
+use crate::model::session_of;
 
 /// What happened to a logical unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum Happened {
     LunsChanged,
     /// It grew.
     Grown,
+    /// Another I_T nexus has ended tasks of this one, without an answer to each.
+    Cleared,
 }
 
 impl Happened {
@@ -31,6 +36,7 @@ impl Happened {
         let own = match self {
             Self::Reset => false,
             Self::LunsChanged => lost || code == AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED,
+            Self::Cleared => lost || code == AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
             Self::Grown => lost || code == AdditionalSense::CAPACITY_DATA_HAS_CHANGED,
         };
         own || resets.contains(&code)
@@ -47,6 +53,8 @@ struct Posted {
     from: Instant,
     /// By then it had.
     by: Instant,
+    /// Only one session is told: the one of this command, if that was ended; see [`crate::model::command_of`].
+    only: Option<u64>,
 }
 
 /// What happened in a world, for all of its sessions.
@@ -56,7 +64,14 @@ pub struct Attentions(Rc<RefCell<Vec<Posted>>>);
 impl Attentions {
     /// Something happened, not before `from`, and by `by` for certain.
     pub fn post(&self, lun: Option<u16>, what: Happened, from: Instant, by: Instant) {
-        self.0.borrow_mut().push(Posted { lun, what, from, by });
+        self.0.borrow_mut().push(Posted { lun, what, from, by, only: None });
+    }
+
+    /// A function was complete at `by` that ends tasks of others, and had found this command at the store, since
+    /// `from`.
+    pub fn post_cleared(&self, lun: u16, command: u64, from: Instant, by: Instant) {
+        let posted = Posted { lun: Some(lun), what: Happened::Cleared, from, by, only: Some(command) };
+        self.0.borrow_mut().push(posted);
     }
 }
 
@@ -69,14 +84,17 @@ pub(super) struct Heard {
     owed: Vec<Posted>,
     heard: Vec<(Instant, u16, AdditionalSense)>,
     logged_in_at: Instant,
+    number: u64,
 }
 
+/// A command whose operation has ended at the store is answered in this time, where links are calm.
+const ANSWERED_IN: Duration = Duration::from_secs(2);
 /// Codes that are kept.
 const KEPT: usize = 256;
 
 impl Heard {
-    pub(super) fn of(world: Attentions) -> Self {
-        Self { world, ..Self::default() }
+    pub(super) fn of(world: Attentions, number: u64) -> Self {
+        Self { world, number, ..Self::default() }
     }
 
     /// A session begins. What happened before is told by its first attention.
@@ -95,22 +113,39 @@ impl Heard {
         self.heard.push((now, lun, code));
     }
 
+    /// Takes over what the world has posted since. `clears` says of a command, and since when it was at the store,
+    /// whether it had to be answered if nobody else ended it.
+    pub(super) fn look(&mut self, clears: impl Fn(u64, &Instant) -> bool) {
+        let world = self.world.0.borrow();
+        let (logged_in_at, number) = (self.logged_in_at, self.number);
+        let concerns = |posted: &&Posted| match posted.only {
+            Some(command) => session_of(command << 20) == Some(number) && clears(command, &posted.from),
+            None => true,
+        };
+        let new = world[self.read..].iter().filter(|posted| posted.from > logged_in_at).filter(concerns);
+        self.owed.extend(new);
+        self.read = world.len();
+    }
+
+    /// One of our commands is answered: if that is so soon after another's function, it was not ended by it.
+    pub(super) fn answered(&mut self, command: u64, now: Instant) {
+        self.owed.retain(|posted| posted.only != Some(command) || now > posted.by + ANSWERED_IN);
+    }
+
     /// A command that was handed in at `at`, in this session, was done by the unit of `lun`, which tells first what it has to tell.
     ///
     /// # Errors
     /// What it has not told.
-    pub(super) fn check(&mut self, lun: u16, at: Instant) -> Result<(), String> {
-        let world = self.world.0.borrow();
-        let (heard, logged_in_at) = (&self.heard, self.logged_in_at);
-        self.owed.extend(world[self.read..].iter().filter(|posted| posted.from > logged_in_at));
-        self.read = world.len();
+    pub(super) fn check(&mut self, (disk, lun): (u16, u16), at: Instant) -> Result<(), String> {
+        let heard = &self.heard;
         let is_heard = |posted: &Posted| {
             let mut codes = heard.iter().filter(|(at, of, _)| *at >= posted.from && *of == lun);
             codes.any(|(.., code)| posted.what.is_told_by(*code))
         };
         let mut lost = None;
         self.owed.retain(|posted| {
-            let due = posted.lun.is_none_or(|of| of == lun) && posted.by < at;
+            let due = posted.lun.is_none_or(|of| of == disk)
+                && posted.by + posted.only.map_or(Duration::ZERO, |_| ANSWERED_IN) < at;
             if due && !is_heard(posted) {
                 lost = Some(*posted);
             }

@@ -65,14 +65,14 @@ impl Workload {
     pub(super) fn check_attentions(
         &mut self,
         operation: &Operation,
-        disk: &SharedDisk,
+        (disk, lun): (&SharedDisk, u16),
         at: Instant,
         outcome: &Outcome,
     ) {
         if !outcome.is_good() || self.plan.untrusted || operation.name == "inquiry" {
             return;
         }
-        if let Err(lost) = self.heard.check(disk.number, at) {
+        if let Err(lost) = self.heard.check((disk.number, lun), at) {
             self.broken(&format!("{} {lost}", operation.name));
         }
     }
@@ -82,24 +82,77 @@ impl Workload {
         if self.plan.untrusted {
             return;
         }
-        // A target reset reaches the units that are its LUNs at the time.
-        let reached: Vec<_> = match function {
+        let reached = self.reached(function, disk);
+        let session = (function == TaskFunction::AbortTaskSet).then_some(self.number);
+        // Of its own node a target reset ends what came by LUNs that are gone as well.
+        let is_target_reset = matches!(function, TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset);
+        let removed = self.disks.iter().filter(|_| is_target_reset && self.plan.one_node);
+        if let Some(older) = reached.iter().copied().chain(removed).find_map(|disk| disk.older(session, asked)) {
+            self.broken(&format!("{function:?} is complete, and {older} is still under way"));
+        }
+        if function != TaskFunction::AbortTaskSet {
+            reached.iter().for_each(|disk| disk.careless.end(disk, None, asked));
+        }
+        if function == TaskFunction::ClearTaskSet {
+            for disk in &reached {
+                for (command, came) in disk.ended_since(asked) {
+                    self.attentions.post_cleared(disk.number, command, came, self.trace.now());
+                }
+            }
+        }
+        if !matches!(function, TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet) {
+            for disk in reached {
+                self.attentions.post(Some(disk.number), Happened::Reset, asked, self.trace.now());
+            }
+        }
+    }
+
+    /// A store that is never slow keeps nobody, whatever those of other disks do.
+    pub(super) fn check_function_time(&self, function: TaskFunction, disk: usize, asked: Instant) {
+        let took = self.trace.now() - asked;
+        let of_unit = !matches!(function, TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset);
+        let is_fast = of_unit && self.disks[disk].plan.store.slow.0 == 0;
+        if is_fast && self.plan.function_within.is_some_and(|within| took > within) {
+            self.broken(&format!("{function:?} of a disk that is never slow took {took:?}"));
+        }
+    }
+
+    /// "Function rejected", after as long as a target waits for its stores: one of them did hold something back until
+    /// then, and the operators have heard whose operations it held.
+    pub(super) fn check_rejection(&self, function: TaskFunction, disk: usize, asked: Instant) {
+        let now = self.trace.now();
+        if self.plan.untrusted || now - asked < self.plan.drain {
+            return;
+        }
+        let is_calm = self.plan.function_within.is_some();
+        let is_busy = |disk: &SharedDisk| disk.was_busy(now);
+        let was_busy = match function {
+            // A task may be there whose LUN is gone.
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => self.disks.iter().any(is_busy),
+            _ => is_busy(&self.disks[disk]),
+        };
+        if is_calm && !was_busy {
+            self.broken(&format!("{function:?} is rejected, and nothing is under way"));
+        }
+        let session = (function == TaskFunction::AbortTaskSet).then_some(self.number);
+        for disk in self.reached(function, disk) {
+            disk.aborted(session, asked);
+            for (session, came) in disk.holders(session, asked) {
+                self.told.must_tell(function, session, came);
+            }
+        }
+    }
+
+    /// The disks that a function of ours is about: those of a target reset are its LUNs at the time.
+    fn reached(&self, function: TaskFunction, disk: usize) -> Vec<&SharedDisk> {
+        match function {
             TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => {
                 self.disks.iter().filter(|disk| !disk.was_away.get()).collect()
             }
             TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset => {
                 vec![&self.disks[disk]]
             }
-            _ => return,
-        };
-        let session = (function == TaskFunction::AbortTaskSet).then_some(self.number);
-        if let Some(older) = reached.iter().find_map(|disk| disk.older(session, asked)) {
-            self.broken(&format!("{function:?} is complete, and {older} is still under way"));
-        }
-        if !matches!(function, TaskFunction::AbortTaskSet | TaskFunction::ClearTaskSet) {
-            for disk in reached {
-                self.attentions.post(Some(disk.number), Happened::Reset, asked, self.trace.now());
-            }
+            _ => Vec::new(),
         }
     }
 

@@ -22,8 +22,9 @@ pub use attentions::{Attentions, Happened};
 pub use plan::{Verdict, WorkPlan};
 
 use crate::disk::SharedDisk;
-use crate::model::{FlushId, Once, ReadId, Value, WriteId};
+use crate::model::{FlushId, Once, ReadId, Value, WriteId, command_of, first_value};
 use crate::rng::Rng;
+use crate::told::Told;
 use crate::trace::Trace;
 use attentions::Heard;
 
@@ -65,6 +66,8 @@ struct Submitted {
     operation: Operation,
     /// Which of the disks.
     disk: usize,
+    /// By which of its LUNs.
+    lun: u16,
     at: Instant,
     /// In which login.
     login: u32,
@@ -130,12 +133,16 @@ pub struct Workload {
     controls: BTreeMap<u32, Asked>,
     control_wanted: Option<(Control, usize)>,
     next_control: u32,
+    /// When it asked last for something that is no command.
+    asked_at: Instant,
     /// Failed writes of which something may still be under way in the target: until the connection is known to live on, or the next login.
     fresh: Vec<Failed>,
     limbo: NexusShare,
     given_up: Vec<(usize, WriteId)>,
     heard: Heard,
     attentions: Attentions,
+    /// What operators hear.
+    told: Told,
     /// When the connection that stands, or logs in, began.
     connected_at: Instant,
     waker: Waker,
@@ -154,7 +161,7 @@ impl Workload {
         plan: WorkPlan,
         rng: Rng,
         (trace, verdict): (Trace, Verdict),
-        (limbo, attentions): (NexusShare, Attentions),
+        (limbo, attentions, told): (NexusShare, Attentions, Told),
     ) -> Self {
         Self {
             name,
@@ -175,11 +182,13 @@ impl Workload {
             controls: BTreeMap::new(),
             control_wanted: None,
             next_control: 0,
+            asked_at: Instant::ZERO,
             fresh: Vec::new(),
             limbo,
             given_up: Vec::new(),
-            heard: Heard::of(attentions.clone()),
+            heard: Heard::of(attentions.clone(), number),
             attentions,
+            told,
             connected_at: Instant::ZERO,
             waker: Waker::noop().clone(),
             digests: false,
@@ -266,6 +275,20 @@ impl Workload {
         }
     }
 
+    /// Looks at what has happened since. A command that another's function has found at the store is known to be ended
+    /// by that only where links are calm, and where the session itself had no reason to end it.
+    fn look_for_attentions(&mut self) {
+        let (number, is_calm, asked_at, asks) =
+            (self.number, self.plan.function_within.is_some(), self.asked_at, !self.controls.is_empty());
+        let now = self.trace.now();
+        let (under_way, patience) = (&self.under_way, self.plan.patience);
+        self.heard.look(|command, came| {
+            let mut own = under_way.iter().filter(|(token, _)| command_of(first_value(number, **token)) == command);
+            let waits = own.any(|(_, submitted)| now - submitted.at < patience);
+            is_calm && waits && !asks && asked_at < *came
+        });
+    }
+
     fn broken(&self, what: &str) {
         self.verdict.broken(format!("{}: {what}", self.name));
     }
@@ -299,7 +322,7 @@ impl Application for Workload {
                     self.next_control += 1;
                     let function = self.rng.pick(self.plan.function_kinds);
                     self.choose();
-                    let lun = self.disk().lun;
+                    let lun = self.any_lun();
                     let control = Control::TaskManagement { id: self.next_control, function, lun };
                     self.control_wanted = Some((control, self.chosen));
                 } else if self.rng.permille(self.plan.texts) {
@@ -364,6 +387,7 @@ impl Application for Workload {
                 return Some(control);
             }
         };
+        self.asked_at = self.trace.now();
         self.controls.insert(id, Asked { name, function, at: self.trace.now() });
         Some(control)
     }
@@ -383,10 +407,12 @@ impl Application for Workload {
 
     fn complete(&mut self, completion: Completion, _now: Instant) {
         let token = completion.token;
-        let Some(Submitted { operation, disk, at, login, dropped }) = self.under_way.remove(&token) else {
+        let Some(Submitted { operation, disk, lun, at, login, dropped }) = self.under_way.remove(&token) else {
             return self.broken(&format!("command {token} completed twice, or was never submitted"));
         };
         self.completed += 1;
+        self.look_for_attentions();
+        self.heard.answered(command_of(first_value(self.number, token)), self.trace.now());
         let name = operation.name;
         self.trace.event(format_args!("{} completes {token} {name}: {:?}", self.name, completion.result));
         self.check_buffers(&operation, &completion);
@@ -399,7 +425,7 @@ impl Application for Workload {
                 self.check_flush(&operation, &disk, outcome, dropped..failed_flushes);
                 self.check_terminated(token, &operation, &disk, outcome);
                 if login == self.logins {
-                    self.check_attentions(&operation, &disk, at, outcome);
+                    self.check_attentions(&operation, (&disk, lun), at, outcome);
                 }
             }
             Err(failure) => self.check_failure(&operation, *failure),
@@ -429,8 +455,13 @@ impl Application for Workload {
             return self.broken(&format!("control request {id} was answered twice, or never asked"));
         };
         if let Some((function, disk)) = asked.function {
-            if answer == ControlAnswer::TaskManagement(TaskResponse::Complete) {
-                self.check_function(function, disk, asked.at);
+            if let ControlAnswer::TaskManagement(response) = answer {
+                self.check_function_time(function, disk, asked.at);
+                match response {
+                    TaskResponse::Complete => self.check_function(function, disk, asked.at),
+                    TaskResponse::Rejected => self.check_rejection(function, disk, asked.at),
+                    _ => {}
+                }
             }
             self.check_answer(function, &answer, asked.at);
         }

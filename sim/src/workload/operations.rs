@@ -6,7 +6,7 @@ use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::scsi::command::{GetLbaStatus, Inquiry, Unmap};
 use iscsi_proto::scsi::provisioning::{Extent, unmap_list};
-use iscsi_proto::scsi::{BlockIo, CdbBuf, command, opcode};
+use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, command, opcode};
 
 use super::{Kind, Operation, Submitted, Workload};
 use crate::model::{Value, command_of, fill_block, first_value};
@@ -42,12 +42,12 @@ impl Workload {
 
     fn command(&mut self, cdb: CdbBuf, operation: Operation, out: Option<&[u8]>) -> Command {
         self.next_token += 1;
-        let mut command = Command::new(self.next_token, self.disk().lun, cdb);
+        let mut command = Command::new(self.next_token, self.any_lun(), cdb);
         command.data_out = out.map(|data| self.buffer_out(data));
         command.data_in = operation.into.map(|(len, _)| self.buffer_in(len));
         command.attribute = match self.rng.below(20) {
-            0 => TaskAttribute::Ordered,
-            1 => TaskAttribute::HeadOfQueue,
+            0 if !self.plan.simple => TaskAttribute::Ordered,
+            1 if !self.plan.simple => TaskAttribute::HeadOfQueue,
             _ => TaskAttribute::Simple,
         };
         if command.attribute == TaskAttribute::Ordered && self.plan.undisturbed && self.completed > 0 {
@@ -58,7 +58,7 @@ impl Workload {
             let id = command_of(first_value(self.number, self.next_token));
             disk.parts.iter().for_each(|part| part.announce(id, command.attribute));
         }
-        self.submits(operation);
+        self.submits(operation, command.lun);
         if command.attribute != TaskAttribute::Simple {
             self.trace.event(format_args!("{} makes it {:?}", self.name, command.attribute));
         }
@@ -78,11 +78,21 @@ impl Workload {
         }
     }
 
-    fn submits(&mut self, operation: Operation) {
+    /// One of the LUNs of the disk.
+    pub(super) fn any_lun(&mut self) -> Lun {
+        let disk = self.disk();
+        match disk.second_lun.filter(|_| self.rng.permille(500)) {
+            Some(second) => Lun::new(second).expect("a LUN that exists"),
+            None => disk.lun,
+        }
+    }
+
+    fn submits(&mut self, operation: Operation, lun: Lun) {
         let Operation { name, range: (lba, blocks), .. } = operation;
         self.trace.event(format_args!("{} submits {} {name} {lba}+{blocks}", self.name, self.next_token));
-        let dropped = self.disk().has_dropped().0;
-        let submitted = Submitted { operation, disk: self.chosen, at: self.trace.now(), login: self.logins, dropped };
+        let (lun, dropped) = (lun.number().unwrap_or_default(), self.disk().has_dropped().0);
+        let (disk, at, login) = (self.chosen, self.trace.now(), self.logins);
+        let submitted = Submitted { operation, disk, lun, at, login, dropped };
         self.under_way.insert(self.next_token, submitted);
     }
 
@@ -213,11 +223,11 @@ impl Workload {
         let operation =
             Operation { kind, out: Some(data.len()), into: None, name: "compare and write", range: (lba, blocks) };
         self.next_token += 1;
-        let mut command = Command::new(self.next_token, self.disk().lun, cdb);
+        let mut command = Command::new(self.next_token, self.any_lun(), cdb);
         let mut buf = Buf::zeroed(data.len());
         buf.copy_from_slice(&data);
         command.data_out = Some(CommandData::Buf(buf));
-        self.submits(operation);
+        self.submits(operation, command.lun);
         command
     }
 

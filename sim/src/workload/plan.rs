@@ -62,6 +62,16 @@ pub struct WorkPlan {
     pub leaves: bool,
     /// Nothing disturbs its connection, and nobody aborts its commands: their order is that of their making.
     pub undisturbed: bool,
+    /// How long it waits for a command before it has it aborted.
+    pub patience: Duration,
+    /// All sessions are of one target node.
+    pub one_node: bool,
+    /// All its commands are SIMPLE.
+    pub simple: bool,
+    /// What a function on a disk whose store is never slow may take, to its answer, whatever other disks do.
+    pub function_within: Option<Duration>,
+    /// How long a target waits for operations before it answers a function "rejected".
+    pub drain: Duration,
     /// What each command may take, from where it is handed in to its end, whatever other sessions do.
     pub within: Option<Duration>,
 }

@@ -3,13 +3,8 @@
 use std::time::Duration;
 
 use super::World;
-use super::serving::HONEST;
-use crate::link::Side;
 use crate::rng::Rng;
 use crate::workload::Happened;
-use iscsi_proto::name::IscsiName;
-use std::sync::Arc;
-use target_core::lu::LunMap;
 
 /// What becomes of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +26,12 @@ pub(super) enum Happening {
     Remove(usize),
     /// It comes back.
     Restore(usize),
+    /// A server stops, and starts again.
+    Stop(usize),
+    /// What is left of a server that has stopped goes.
+    EndStopped(usize),
+    /// A server gets the disks that it had not from the start.
+    Late(usize),
     /// The disk grows.
     Grow(usize),
 }
@@ -50,6 +51,13 @@ impl World<'_> {
             }
         };
         add(rng, self.scenario.crashes, &|_| Happening::Crash);
+        let servers = self.servers.len() as u64;
+        add(rng, self.scenario.stops, &|rng| Happening::Stop(rng.below(servers) as usize));
+        if self.scenario.late_luns {
+            for server in 1..servers {
+                add(rng, (1, Duration::from_secs(60)), &|_| Happening::Late(server as usize));
+            }
+        }
         add(rng, self.scenario.changes, &|rng| match rng.below(4) {
             0 => Happening::Remove(rng.below(disks) as usize),
             1 => Happening::Grow(rng.below(disks) as usize),
@@ -74,11 +82,6 @@ impl World<'_> {
         }
     }
 
-    fn luns(&self) -> Arc<LunMap> {
-        let name = IscsiName::new(HONEST).expect("a name");
-        self.target.config().node(&name).expect("the node of the disks").luns().clone()
-    }
-
     /// What is to happen by now happens.
     pub(super) fn happen(&mut self) -> Result<(), String> {
         let now = self.now;
@@ -92,29 +95,46 @@ impl World<'_> {
     fn change(&mut self, happening: Happening) -> Result<(), String> {
         let now = self.now;
         self.trace.event(format_args!("{happening:?}"));
-        let luns = self.luns();
         let changed = match happening {
-            Happening::Crash => {
-                drop(luns);
-                return self.crash();
+            Happening::Crash => return self.crash(),
+            Happening::Stop(server) => {
+                self.stop(server);
+                None
+            }
+            Happening::EndStopped(server) => {
+                self.end_stopped(server);
+                None
+            }
+            Happening::Late(server) => {
+                self.complete_luns(server);
+                // Of this one only, and the others are told of nothing.
+                self.changes += 1;
+                None
             }
             Happening::SpareLun => {
-                if luns.get(SPARE).is_some() {
-                    luns.remove(SPARE);
-                } else {
-                    luns.insert(SPARE, self.units[0].clone(), true);
+                for server in &self.servers {
+                    let luns = server.luns();
+                    if luns.get(SPARE).is_some() {
+                        luns.remove(SPARE);
+                    } else {
+                        luns.insert(SPARE, self.units[0].clone(), true);
+                    }
                 }
                 Some((None, Happened::LunsChanged))
             }
             Happening::Remove(at) => {
-                luns.remove(self.disks[at].number);
+                for server in &self.servers {
+                    server.luns().remove(self.disks[at].number);
+                }
                 self.disks[at].was_away.set(true);
                 let away = Duration::from_millis(self.rng.magnitude(1, 10_000));
                 self.events_at.push((now + away, Happening::Restore(at)));
                 Some((None, Happened::LunsChanged))
             }
             Happening::Restore(at) => {
-                luns.insert(self.disks[at].number, self.units[at].clone(), false);
+                for server in &self.servers {
+                    server.luns().insert(self.disks[at].number, self.units[at].clone(), false);
+                }
                 Some((None, Happened::LunsChanged))
             }
             Happening::Grow(at) => {
@@ -133,15 +153,22 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Every LUN is there again.
-    pub(super) fn settle_changes(&mut self) {
-        let luns = self.luns();
+    /// A server has every LUN.
+    fn complete_luns(&self, server: usize) {
+        let luns = self.servers[server].luns();
         for (disk, unit) in self.disks.iter().zip(&self.units) {
             if luns.get(disk.number).is_none() {
                 luns.insert(disk.number, unit.clone(), false);
             }
         }
-        self.down_until = None;
-        let _ = Side::Initiator;
+    }
+
+    /// Every server is there, and every LUN.
+    pub(super) fn settle_changes(&mut self) {
+        for server in 0..self.servers.len() {
+            self.end_stopped(server);
+            self.complete_luns(server);
+            self.servers[server].come_up();
+        }
     }
 }

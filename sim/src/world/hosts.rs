@@ -8,7 +8,7 @@ use iscsi_proto::datamover::Datamover;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
 
-use super::serving::{SECRET, TARGET_SECRET, TARGET_USER, USER};
+use super::server::{OTHER, SECRET, TARGET_SECRET, TARGET_USER, USER};
 use super::{Fate, World};
 use crate::disk::{Disk, DiskPlan};
 use crate::fabric::FabricPlan;
@@ -38,6 +38,8 @@ pub(super) enum State {
 pub(super) struct Host {
     pub(super) plan: SessionPlan,
     login: LoginConfig,
+    /// The server that it uses.
+    pub(super) server: usize,
     pub(super) recovery: Recovery,
     pub(super) state: State,
     rng: Rng,
@@ -65,19 +67,15 @@ impl Host {
 }
 
 impl World<'_> {
-    pub(super) fn add_host(
-        &mut self,
-        number: u64,
-        name: &'static str,
-        plan: SessionPlan,
-        target: &str,
-        mangle: Option<u64>,
-    ) {
+    pub(super) fn add_host(&mut self, number: u64, name: &'static str, plan: SessionPlan, mangle: Option<u64>) {
         let seed = self.scenario.seed;
+        // Twins are one I_T nexus, as far as the target can tell: at two servers only where these are one target port.
+        let twin = number == 1 && self.scenario.twins;
+        let apart = mangle.is_none() && (!twin || self.scenario.one_port);
+        let server = if apart { number as usize % self.servers.len() } else { 0 };
+        let target = if mangle.is_some() { OTHER } else { self.servers[server].name() };
         let credentials = |user: &str, secret: &str| Credentials { user: user.into(), secret: ChapSecret::new(secret) };
         let chap = if mangle.is_some() { Chap::No } else { self.scenario.chap };
-        // Twins are one I_T nexus, as far as the target can tell.
-        let twin = number == 1 && self.scenario.twins;
         let (nexus, share) = match self.hosts.first() {
             Some(first) if twin => (0, first.share.clone()),
             _ => (number, NexusShare::default()),
@@ -87,22 +85,25 @@ impl World<'_> {
             credentials: (chap != Chap::No).then(|| credentials(USER, SECRET)),
             target_credentials: (chap == Chap::Mutual).then(|| credentials(TARGET_USER, TARGET_SECRET)),
             offer: plan.offer.clone(),
-            ..LoginConfig::new(initiator, target, [0x80, 0, 0, 0, 0, nexus as u8], [number as u8 + 1; 64])
+            ..LoginConfig::new(initiator.clone(), target, [0x80, 0, 0, 0, 0, nexus as u8], [number as u8 + 1; 64])
         };
         let (disks, attentions) = if mangle.is_some() {
             let disk = DiskPlan::single(StorePlan { blocks: 128, ..StorePlan::sound(Door::Memory) });
-            (vec![Disk::new(0, disk, self.scenario.transport, Rng::new(seed, 20))], Attentions::default())
+            (vec![Disk::new((0, None), disk, self.scenario.transport, Rng::new(seed, 20))], Attentions::default())
         } else {
             (self.disks.clone(), self.attentions.clone())
         };
+        self.told.name(number, &initiator);
         let rng = Rng::new(seed, 100 + number);
         let outside = (self.trace.clone(), self.verdict.clone());
         let work = plan.work.clone();
-        let app = Workload::new((name, number), disks, work, rng, outside, (share.clone(), attentions));
+        let app =
+            Workload::new((name, number), disks, work, rng, outside, (share.clone(), attentions, self.told.clone()));
         let mut host = Host {
             recovery: Recovery::new(plan.reconnect, seed),
             plan,
             login,
+            server,
             state: State::Moving,
             rng: Rng::new(seed, 200 + number),
             mangle,
@@ -155,7 +156,7 @@ impl World<'_> {
         host.guarded = false;
         let number = self.networks.len() as u64;
         let rng = Rng::new(self.scenario.seed, 1000 + number);
-        let commands = host.plan.limits.commands;
+        let (commands, server) = (host.plan.limits.commands, host.server);
         let up = match transport {
             _ if refused => Err(engine),
             Transport::Loopback => {
@@ -172,14 +173,14 @@ impl World<'_> {
                     None => Err(engine),
                 }
             }
-            Transport::Iwarp => match self.connect(plan, rng, transport) {
+            Transport::Iwarp => match self.connect(server, plan, rng, transport) {
                 Some(link) => {
                     let mover = self.hosts[at].plan.iser.over_iwarp(commands, self.rng.u64());
                     Ok(self.begin::<_, Bytes>(at, engine, mover, link))
                 }
                 None => Err(engine),
             },
-            Transport::Tcp => match self.connect(plan, rng, transport) {
+            Transport::Tcp => match self.connect(server, plan, rng, transport) {
                 Some(link) => {
                     let config = TcpMoverConfig { max_tasks: commands, ..self.hosts[at].plan.mover };
                     Ok(self.begin::<_, Bytes>(at, engine, TcpMover::new(Role::Initiator, config), link))

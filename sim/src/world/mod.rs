@@ -4,6 +4,7 @@ mod events;
 mod hosts;
 mod others;
 mod report;
+mod server;
 mod serving;
 
 use std::sync::Arc;
@@ -11,29 +12,29 @@ use std::task::Waker;
 use std::time::Duration;
 
 use initiator_core::Recovery;
-use iscsi_memory::WorkerPool;
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::time::Instant;
 use iser_transport::verbs::simulated::Device;
 use target_core::lu::LogicalUnit;
-use target_core::session::Target;
 
 pub use report::{Failure, Report};
 
+use crate::careless::Careless;
 use crate::disk::{Disk, DiskPlan, SharedDisk};
 use crate::hostile::Hostile;
 use crate::hostile_queue::HostileQueue;
 use crate::link::Side;
 use crate::network::Network;
-use crate::pipe::{DriveTarget, Flag};
+use crate::pipe::DriveTarget;
 use crate::rng::Rng;
 use crate::scenario::{Kind, Scenario};
 use crate::store::{Door, SimStore, StorePlan};
+use crate::told::Told;
 use crate::trace::Trace;
 use crate::workload::{Attentions, Verdict, Workload};
 use events::{Fate, Happening};
 use hosts::{Host, NAMES, State};
-use serving::{HONEST, OTHER};
+use server::Server;
 
 /// Rounds of a run at most: more is a livelock. A slow link that takes a few bytes a time needs some three million for
 /// its data.
@@ -41,16 +42,19 @@ const MOST_ROUNDS: u64 = 30_000_000;
 /// Virtual time of a run at most.
 const MOST_TIME: Duration = Duration::from_secs(4 * 3600);
 
+/// From the LUN of a disk to its second one.
+const SECOND: u16 = 1000;
+
 struct World<'a> {
     scenario: &'a Scenario,
     now: Instant,
     rng: Rng,
     trace: Trace,
     verdict: Verdict,
-    target: Arc<Target>,
-    /// Of the one worker that there is.
-    pool: WorkerPool,
-    /// The target's RDMA device, for verbs.
+    /// All that are in the one process.
+    servers: Vec<Server>,
+    told: Told,
+    /// The process's RDMA device, for verbs.
     device: Option<Device>,
     disks: Vec<SharedDisk>,
     /// The units of the disks, in their order.
@@ -58,15 +62,15 @@ struct World<'a> {
     /// The disk of hostile peers.
     other: SimStore,
     attentions: Attentions,
-    /// One of each worker of the target.
-    attendants: Vec<(Arc<Flag>, Waker)>,
     networks: Vec<Option<Network>>,
     hosts: Vec<Host>,
-    served: Vec<Box<dyn DriveTarget>>,
+    /// With the server that each is of.
+    served: Vec<(usize, Box<dyn DriveTarget>)>,
     /// Sides whose connection is over: what still comes for them is dropped.
     closed: Vec<(usize, Side, Instant)>,
     hostiles: Vec<Hostile>,
     hostile_queues: Vec<HostileQueue>,
+    careless: Vec<Careless>,
     hostile_at: Option<(u64, Instant)>,
     /// What becomes of links at a time.
     fates: Vec<(Instant, usize, Fate)>,
@@ -74,8 +78,6 @@ struct World<'a> {
     deafened: Vec<usize>,
     /// What happens to the target at a time.
     events_at: Vec<(Instant, Happening)>,
-    /// The target is not there until then.
-    down_until: Option<Instant>,
     calm: bool,
     rounds: u64,
     cuts: u64,
@@ -126,41 +128,46 @@ impl<'a> World<'a> {
         };
         let other = SimStore::new(of_other, Rng::new(seed, 2));
         let first = DiskPlan { store: scenario.store.clone(), build: scenario.build };
-        let mut disks = vec![Disk::new(0, first, scenario.transport, Rng::new(seed, 1))];
+        let second = |lun: u16| scenario.second_luns.then_some(lun + SECOND);
+        let mut disks = vec![Disk::new((0, second(0)), first, scenario.transport, Rng::new(seed, 1))];
         for (number, plan) in (1..).zip(&scenario.more_disks) {
             // LUNs of both ways to address them.
             let lun = number * if scenario.far_luns { 200 } else { 1 };
-            disks.push(Disk::new(lun, plan.clone(), scenario.transport, Rng::new(seed, 30 + u64::from(number))));
+            let rng = Rng::new(seed, 30 + u64::from(number));
+            disks.push(Disk::new((lun, second(lun)), plan.clone(), scenario.transport, rng));
         }
         for disk in &disks {
             trace.event(format_args!("LUN {}: {:?}", disk.number, disk.plan));
         }
-        let (target, units) = serving::start(scenario, &disks, &other);
-        let workers = 1 + seed % 3;
+        let units: Vec<_> = disks.iter().map(server::unit).collect();
+        let told = Told::default();
+        let servers =
+            (0..scenario.servers).map(|number| Server::start(scenario, number, &disks, &units, &other, &told));
+        let servers = servers.collect();
         let mut world = Self {
             scenario,
             now: Instant::ZERO,
             rng: Rng::new(seed, 3),
             verdict: Verdict::default(),
-            pool: target.worker_pool(1),
+            servers,
+            told,
             device: World::device(scenario),
-            target,
             disks,
             units,
             other,
             attentions: Attentions::default(),
-            attendants: (0..workers).map(|_| Flag::raised()).collect(),
             networks: Vec::new(),
             hosts: Vec::new(),
             served: Vec::new(),
             closed: Vec::new(),
             hostiles: Vec::new(),
             hostile_queues: Vec::new(),
-            hostile_at: (scenario.hostile > 0).then_some((scenario.hostile, Instant::ZERO)),
+            careless: Vec::new(),
+            hostile_at: (scenario.hostile + scenario.silent > 0)
+                .then_some((scenario.hostile + scenario.silent, Instant::ZERO)),
             fates: Vec::new(),
             deafened: Vec::new(),
             events_at: Vec::new(),
-            down_until: None,
             calm: false,
             rounds: 0,
             cuts: 0,
@@ -172,14 +179,15 @@ impl<'a> World<'a> {
         };
         world.plan_events();
         for (at, plan) in scenario.sessions.iter().enumerate() {
-            world.add_host(at as u64, NAMES[at.min(NAMES.len() - 1)], plan.clone(), HONEST, None);
+            world.add_host(at as u64, NAMES[at.min(NAMES.len() - 1)], plan.clone(), None);
         }
+        world.add_careless();
         if let (Some(mangle), Some(plan)) = (scenario.mangled, scenario.sessions.first()) {
             let mut plan = plan.clone();
             plan.work.untrusted = true;
             plan.offer.header_digest = vec![Digest::None];
             plan.offer.data_digest = vec![Digest::None];
-            world.add_host(8, "mangled", plan, OTHER, Some(mangle));
+            world.add_host(8, "mangled", plan, Some(mangle));
         }
         world
     }
@@ -209,8 +217,12 @@ impl<'a> World<'a> {
         self.find_silence();
         self.until(|world| {
             let over = world.hostiles.iter().all(Hostile::is_over);
+            let over = over && world.careless.iter().all(Careless::is_over);
             over && world.served.is_empty() && world.hostile_queues.iter().all(HostileQueue::is_over)
         })?;
+        self.until(|world| world.stores().all(|store| store.under_way().0 == 0))?;
+        // Where nobody looks after what connections have left behind, whoever ends a server does.
+        self.servers.iter().for_each(|server| _ = server.target().registry().poll_unfinished(Waker::noop()));
         self.check_rest()?;
         let mut report = Report {
             cuts: self.cuts,
@@ -267,6 +279,7 @@ impl<'a> World<'a> {
         for hostile in &mut self.hostile_queues {
             hostile.close();
         }
+        self.careless.iter_mut().for_each(Careless::leave);
         self.hostile_at = None;
         self.events_at.clear();
         self.settle_changes();
@@ -302,7 +315,7 @@ impl<'a> World<'a> {
         if self.scenario.limits.nop_in_idle.is_some() {
             return;
         }
-        for pipe in &self.served {
+        for (_, pipe) in &self.served {
             if let Some(link) = self.networks[pipe.link()].as_mut().filter(|link| link.is_cut()) {
                 link.tell_of_cut(Side::Target, self.now);
             }
@@ -311,18 +324,7 @@ impl<'a> World<'a> {
 
     /// What must be so when all are gone.
     fn check_rest(&mut self) -> Result<(), String> {
-        let registry = self.target.registry();
-        if !registry.sessions().is_empty() || registry.connections() != 0 {
-            return Err(format!(
-                "{} sessions and {} connections are left",
-                registry.sessions().len(),
-                registry.connections()
-            ));
-        }
-        let budget = self.target.buffers();
-        if (budget.out(), budget.waiting(), self.pool.active(), self.pool.idle()) != (0, 0, 0, 0) {
-            return Err(format!("memory of sessions that have gone is left: {budget:?}, {:?}", self.pool));
-        }
+        self.servers.iter().try_for_each(Server::check_rest)?;
         for store in self.stores() {
             let (now, most) = store.under_way();
             if now != 0 || most > 4096 {
@@ -360,12 +362,20 @@ impl<'a> World<'a> {
             }
             self.now = next.max(self.now);
             self.trace.at(self.now);
+            self.told.at(self.now);
         }
     }
 
     /// What was promised to survive a crash survives one at this moment.
     fn check_promises(&self) -> Result<(), String> {
+        if let Some(broken) = self.told.broken() {
+            return Err(format!("an operator heard: {broken}"));
+        }
+        self.servers.iter().try_for_each(|server| server.check_bounds())?;
         for disk in &self.disks {
+            if let Some(landed) = disk.careless.landed(disk) {
+                return Err(format!("LUN {}: {landed}", disk.number));
+            }
             if let Some(broken) = disk.parts.iter().find_map(SimStore::broken) {
                 return Err(format!("LUN {}: {broken}", disk.number));
             }
@@ -402,16 +412,10 @@ impl<'a> World<'a> {
         self.disks.iter().flat_map(|disk| &disk.parts).chain([&self.other])
     }
 
-    /// Looks after sessions whose connection has gone, as each worker of the server does.
+    /// Each server looks after its sessions whose connection has gone.
     fn attend(&mut self) -> bool {
-        let mut any = false;
-        for (flag, waker) in &self.attendants {
-            if flag.take() {
-                self.target.registry().poll_unfinished(waker);
-                any = true;
-            }
-        }
-        any
+        // Each of them has its turn.
+        self.servers.iter().filter(|server| server.attend()).count() != 0
     }
 
     /// Does everything that can be done now.
@@ -433,7 +437,7 @@ impl<'a> World<'a> {
                 any |= self.run_served()?;
             }
             any |= self.attend();
-            any |= self.run_hostiles();
+            any |= self.run_hostiles() | self.run_careless();
             any |= self.clear_closed();
             if !any {
                 return Ok(());
@@ -456,11 +460,14 @@ impl<'a> World<'a> {
             };
             next.push(due);
         }
-        for pipe in &self.served {
+        for (_, pipe) in &self.served {
             next.push(self.networks[pipe.link()].as_ref().and_then(|link| pipe.next(link, now)));
         }
         for hostile in &self.hostiles {
             next.push(self.networks[hostile.link].as_ref().and_then(|link| hostile.next(link, now)));
+        }
+        for careless in self.careless.iter().filter(|careless| !careless.is_over()) {
+            next.push(self.networks[careless.link].as_ref().and_then(|link| careless.next(link, now)));
         }
         for hostile in self.hostile_queues.iter().filter(|hostile| !hostile.is_over()) {
             let fabric = self.networks[hostile.link].as_mut().and_then(Network::as_fabric);

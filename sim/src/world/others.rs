@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::World;
-use super::serving::OTHER;
+use super::events::Happening;
+use super::server::OTHER;
+use crate::careless::{Careless, Wish};
 use crate::hostile::Hostile;
 use crate::link::{LinkPlan, Side};
 use crate::network::Network;
@@ -11,14 +13,71 @@ use crate::rng::Rng;
 use crate::transport::Transport;
 
 impl World<'_> {
+    /// Somebody connects and says nothing.
+    fn connect_silent(&mut self, left: u64) {
+        let server = left as usize % self.servers.len();
+        let rng = Rng::new(self.scenario.seed, 600 + left);
+        if let Some(link) = self.connect(server, LinkPlan::calm(), rng, Transport::Tcp) {
+            self.hostiles.push(Hostile::silent(link));
+        }
+    }
+
+    /// The careless connect, while their servers are up.
+    pub(super) fn add_careless(&mut self) {
+        for at in 0..self.scenario.careless {
+            let number = 10 + at;
+            let (server, seed) = (at as usize % self.servers.len(), self.scenario.seed);
+            let rng = Rng::new(seed, 900 + at);
+            let Some(link) = self.connect(server, LinkPlan::calm(), Rng::new(seed, 950 + at), Transport::Tcp) else {
+                continue;
+            };
+            let name = format!("iqn.2026-11.example.sim:careless-{number}");
+            self.told.name(number, &name);
+            let outside = (self.trace.clone(), self.verdict.clone());
+            let (disks, target) = (self.disks.clone(), self.servers[server].name());
+            self.careless.push(Careless::new((link, server, number), (&name, target), disks, rng, outside, self.now));
+        }
+    }
+
+    pub(super) fn run_careless(&mut self) -> bool {
+        let mut any = false;
+        for at in 0..self.careless.len() {
+            let careless = &mut self.careless[at];
+            let number = careless.link;
+            if careless.is_over() {
+                continue;
+            }
+            let Some(link) = self.networks[number].as_mut().and_then(Network::as_link) else { continue };
+            any |= careless.run(link, self.now);
+            let (wish, server) = (careless.take_wish().filter(|_| !self.calm), careless.server);
+            if careless.is_over() {
+                self.close(number, Side::Initiator);
+            }
+            if let Some(Wish::Remove(disk)) = wish {
+                self.trace.event(format_args!("LUN {} goes at server {server}", self.disks[disk].number));
+                self.servers[server].luns().remove(self.disks[disk].number);
+                self.disks[disk].was_away.set(true);
+                let away = Duration::from_millis(self.rng.magnitude(1, 10_000));
+                self.events_at.push((self.now + away, Happening::Late(server)));
+            }
+        }
+        any
+    }
+
     pub(super) fn run_hostiles(&mut self) -> bool {
         let mut any = false;
         if let Some((left, at)) = self.hostile_at
             && at <= self.now
         {
             let mut rng = Rng::new(self.scenario.seed, 500 + left);
+            if left <= self.scenario.silent {
+                self.connect_silent(left);
+                let wait = Duration::from_millis(rng.magnitude(1, 1000));
+                self.hostile_at = (left > 1).then_some((left - 1, self.now + wait));
+                return true;
+            }
             let plan = LinkPlan { cut_after: None, flip: None, ..self.scenario.weather.link(&mut rng) };
-            if let Some(link) = self.connect(plan, Rng::new(self.scenario.seed, 600 + left), Transport::Tcp) {
+            if let Some(link) = self.connect(0, plan, Rng::new(self.scenario.seed, 600 + left), Transport::Tcp) {
                 self.hostiles.push(Hostile::new(link, &mut rng, OTHER, self.now));
             }
             if matches!(self.scenario.transport, Transport::Loopback | Transport::Verbs) {
