@@ -7,11 +7,11 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`plan`] | what a seed means |
-//! | [`disk`] | the disk, with a volatile cache |
-//! | [`target`] | the target |
-//! | [`session`] | what uses the initiator's session |
-//! | [`world`] | all of it on virtual time |
+//! | `plan` | what a seed means |
+//! | `disk` | the disk, with a volatile cache |
+//! | `target` | the target |
+//! | `session` | what uses the initiator's session |
+//! | `world` | all of it on virtual time |
 
 mod disk;
 mod plan;
