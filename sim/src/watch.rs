@@ -34,6 +34,8 @@ struct Task {
     next: u32,
     /// Since when nothing of its data has come.
     since: Instant,
+    /// They came when they may have been given up already.
+    was_late: bool,
     /// It was rejected.
     is_rejected: bool,
     /// A function may have ended it.
@@ -163,6 +165,7 @@ impl Watch {
                     asked: Vec::new(),
                     next: 0,
                     since: now,
+                    was_late: false,
                     is_rejected: false,
                     may_be_ended: false,
                 };
@@ -173,6 +176,7 @@ impl Watch {
             0x05 => {
                 let asked = word(pdu, 20);
                 if let Some(task) = self.tasks.get_mut(&tag) {
+                    task.was_late |= now.saturating_since(task.since) >= PATIENCE;
                     task.since = now;
                     if flags & 0x80 != 0 {
                         task.owes_unasked &= asked != NO_TAG;
@@ -247,7 +251,7 @@ impl Watch {
         let last = self.comes.held.first_chunk::<BHS>().filter(|head| head[0] & 0x3f == 0x05 && head[1] & 0x80 != 0);
         let last = last.filter(|head| word(&head[..], 16) == tag).map(|head| word(&head[..], 20));
         let owes = task.owes_unasked && last != Some(NO_TAG) || task.asked.iter().any(|asked| last != Some(*asked));
-        let is_late = now.saturating_since(task.since) >= PATIENCE;
+        let is_late = task.was_late || now.saturating_since(task.since) >= PATIENCE;
         if owes && !task.may_be_ended && !is_late && status != TASK_ABORTED {
             return Err(format!("status {status:#x} of task {tag:#x} is told while data of it are owed: {task:?}"));
         }

@@ -52,6 +52,11 @@ pub(super) struct Current {
     attributes: BTreeMap<u64, TaskAttribute>,
 }
 
+/// What the command of a block has written into its first one.
+const fn first_of(value: Value) -> Value {
+    command_of(value) << 20
+}
+
 /// The value of a block that names its writer.
 fn named(data: &[u8]) -> Option<Value> {
     let value = Value::from_le_bytes(*data.first_chunk()?);
@@ -103,6 +108,8 @@ impl Current {
         for other in self.ops.values().filter_map(|op| op.value).filter(of_session) {
             let passed = match self.attribute_of(other) {
                 TaskAttribute::Ordered => new != TaskAttribute::HeadOfQueue,
+                // It may have come between two pieces of the ordered one.
+                TaskAttribute::HeadOfQueue if value != first_of(value) => false,
                 _ => new == TaskAttribute::Ordered,
             };
             if passed {

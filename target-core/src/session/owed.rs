@@ -48,12 +48,18 @@ impl Session {
         while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;
             let since = self.commands.tasks.get_mut(handle).and_then(|task| task.progress);
-            let Some((_, own)) = since else { continue };
+            let Some((fetched, own)) = since else { continue };
             // On a slow line its data come behind those of others, but it is not to live on them for ever.
             let since = if awaited { own } else { own.max(connection.data_moved.min(own + limit * TURNS)) };
-            // What asks for the data may wait itself, behind what the initiator takes slowly.
+            // What asks for the data may wait itself, behind what the initiator takes slowly: the time begins after that.
             let taking = connection.mover.backlog() != 0 && connection.now < connection.keepalive.taken() + limit;
-            if taking || connection.now < since + limit {
+            if taking {
+                if let Some(task) = self.commands.tasks.get_mut(handle) {
+                    task.progress = Some((fetched, connection.now));
+                }
+                continue;
+            }
+            if connection.now < since + limit {
                 continue;
             }
             if connection.mover.caps().rdma_extensions {

@@ -502,6 +502,25 @@ fn data_that_come_in_turn_are_waited_for() {
     assert_eq!(peer.sense(4), Some((0x0c, 0x0d)), "nothing comes any more");
 }
 
+/// The time for data begins when the initiator has taken what asks for them, not when that is queued.
+#[test]
+fn data_are_waited_for_from_when_they_are_asked_for() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let mut peer = ready(&world, ME);
+    let limit = world.target.limits().data_timeout;
+    peer.takes = false;
+    let command = peer.command(1, 0, write10(0, 1), 512);
+    peer.cmd_sn = peer.cmd_sn.next();
+    peer.send(command.emit(), &[]);
+    peer.pass(limit * 9 / 10);
+    peer.takes = true;
+    peer.wake();
+    let r2t = R2t::parse(&peer.expect(Opcode::R2t).bhs).unwrap();
+    peer.pass(limit * 6 / 10);
+    data_out(&mut peer, &r2t);
+    assert_eq!(peer.status(1), 0);
+}
+
 /// Nobody keeps a command for ever by sending the data of others.
 #[test]
 fn data_of_others_do_not_keep_a_command_for_ever() {
