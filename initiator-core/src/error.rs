@@ -282,7 +282,7 @@ pub enum Error {
     /// The device server answered with a status other than GOOD.
     #[error("{} on LUN {lun} ended with {outcome}", opcode::name(*opcode))]
     Scsi {
-        /// The command's OPERATION CODE; [`opcode::name`](iscsi_proto::scsi::opcode::name) has its name.
+        /// The command's OPERATION CODE; [`opcode::name`] has its name.
         opcode: u8,
         /// The LUN.
         lun: u16,
@@ -292,7 +292,7 @@ pub enum Error {
     /// The device server says that the command is done, and has moved less than it was to.
     #[error("{} on LUN {lun}: {short}", opcode::name(*opcode))]
     Short {
-        /// The command's OPERATION CODE; [`opcode::name`](iscsi_proto::scsi::opcode::name) has its name.
+        /// The command's OPERATION CODE; [`opcode::name`] has its name.
         opcode: u8,
         /// The LUN.
         lun: u16,
@@ -322,7 +322,7 @@ pub enum Error {
     /// The command has no status.
     #[error("{} on LUN {lun}: {failure}", opcode::name(*opcode))]
     Command {
-        /// The command's OPERATION CODE; [`opcode::name`](iscsi_proto::scsi::opcode::name) has its name.
+        /// The command's OPERATION CODE; [`opcode::name`] has its name.
         opcode: u8,
         /// The LUN.
         lun: u16,
