@@ -1,9 +1,9 @@
 //! iSCSI URLs, in the spelling that libiscsi and QEMU made common:
 //! `iscsi://[user[%secret]@]host[:port]/target[/lun][?option=value&...]`, and `iser://` likewise for iSER.
 //!
-//! What libiscsi reads is read alike, with these differences: a LUN may be left out; percent escapes hold in secrets and
-//! option values too, where libiscsi takes them as they stand, so that a percent sign of a secret is written `%25` here;
-//! a name with escapes (`a%40b:secret`) is a name, unless it begins as the iSCSI names do, which need none.
+//! What libiscsi reads is read alike, with these differences: a LUN may be left out; percent escapes hold in secrets
+//! and option values too, where libiscsi takes them as they stand, so that a percent sign of a secret is written `%25`
+//! here; a name with escapes (`a%40b:secret`) is a name, unless it begins as the iSCSI names do, which need none.
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};

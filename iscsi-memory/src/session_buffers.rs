@@ -145,8 +145,8 @@ impl BufferBudget {
         self.line.with(|line| line.len())
     }
 
-    /// Whether sessions are told to wait, or to be content with less, while less than half of the budget is free, for the
-    /// first time since that was free. Told once.
+    /// Whether sessions are told to wait, or to be content with less, while less than half of the budget is free, for
+    /// the first time since that was free. Told once.
     pub fn has_become_short(&self) -> bool {
         self.state.load(Ordering::Relaxed) == SHORT && self.state.swap(KNOWN, Ordering::Relaxed) == SHORT
     }
@@ -410,9 +410,9 @@ impl SessionBuffers {
         if own >= len.min(budget.own / 2) { wanted.min(own) } else { 0 }
     }
 
-    /// How many bytes the session may take of its own now, of `wanted` at most, if `held` of those that it has out did not
-    /// count: they come back only when what takes these has gone on. 0 when it is to wait. Each session may pass the budget
-    /// by its own in this way.
+    /// How many bytes the session may take of its own now, of `wanted` at most, if `held` of those that it has out did
+    /// not count: they come back only when what takes these has gone on. 0 when it is to wait. Each session may pass
+    /// the budget by its own in this way.
     #[must_use]
     pub fn room_beside(&self, wanted: usize, held: usize) -> usize {
         let Some(budget) = self.budget() else { return wanted };

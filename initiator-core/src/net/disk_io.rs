@@ -150,14 +150,14 @@ struct Ahead {
     reading: Reading,
 }
 
-/// A disk as a stream of bytes with a position: [`AsyncRead`], [`AsyncWrite`] and [`AsyncSeek`] of tokio. Bytes need not
-/// be whole blocks: of a block of which only a part is written, the rest is read first.
+/// A disk as a stream of bytes with a position: [`AsyncRead`], [`AsyncWrite`] and [`AsyncSeek`] of tokio. Bytes need
+/// not be whole blocks: of a block of which only a part is written, the rest is read first.
 ///
 /// # Reads
 ///
 /// Pieces are read ahead, one at first and more with each piece that is used up, up to
-/// [`DiskIoOptions::read_ahead`]. The stream ends at the disk's size. What this stream has written it reads; what others
-/// write may be hidden by what was read ahead.
+/// [`DiskIoOptions::read_ahead`]. The stream ends at the disk's size. What this stream has written it reads; what
+/// others write may be hidden by what was read ahead.
 ///
 /// # Writes
 ///

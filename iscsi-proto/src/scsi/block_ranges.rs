@@ -7,8 +7,8 @@ use core::ops::Range;
 /// Ranges that the set holds at most. Beyond that neighbours are joined, and the set covers more than was put in.
 const MOST: usize = 1024;
 
-/// Blocks, as ranges that neither touch nor overlap, in ascending order. It holds 1024 ranges at most: where there would
-/// be more, the two that are nearest to each other are joined, and it covers what lies between them as well.
+/// Blocks, as ranges that neither touch nor overlap, in ascending order. It holds 1024 ranges at most: where there
+/// would be more, the two that are nearest to each other are joined, and it covers what lies between them as well.
 ///
 /// ```
 /// use iscsi_proto::scsi::BlockRanges;

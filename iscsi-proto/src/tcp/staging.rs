@@ -92,7 +92,8 @@ impl Staging {
     fn grow(&mut self) {
         self.crowded = false;
         let (size, most) = (self.size(), self.most);
-        // A session that waits in line for buffers would give these back at once, and be woken by that, again and again.
+        // A session that waits in line for buffers would give these back at once, and be woken by that, again and
+        // again.
         if size < most && !self.buffers.is_in_line() && self.buffers.room(most) == most {
             self.enlarge(most);
         }

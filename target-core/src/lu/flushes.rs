@@ -1,10 +1,10 @@
 //! Flushes that failed, and who has heard of them.
 //!
-//! A flush that fails may have lost what any I_T nexus had written, and the system below the store may call the next one
-//! good. So no flush, and no write with FUA, is good for a nexus before it has heard of every failure: MEDIUM ERROR,
-//! WRITE ERROR. It has heard when it has acknowledged the status by its ExpStatSN: what it sent before that gets the
-//! same answer, for it cannot know better, and so does what it sends after a new login, if its connection was lost in
-//! between.
+//! A flush that fails may have lost what any I_T nexus had written, and the system below the store may call the next
+//! one good. So no flush, and no write with FUA, is good for a nexus before it has heard of every failure: MEDIUM
+//! ERROR, WRITE ERROR. It has heard when it has acknowledged the status by its ExpStatSN: what it sent before that gets
+//! the same answer, for it cannot know better, and so does what it sends after a new login, if its connection was lost
+//! in between.
 
 use super::LogicalUnit;
 use crate::store::StoreError;
@@ -34,8 +34,8 @@ impl FlushesHeard {
     }
 
     /// A flush that this nexus asked for has ended at the store: what it is to be told. `before`: what
-    /// [`count`](Self::count) was when the command came. What a command has written, or was to make durable, may have gone
-    /// with any flush that failed since.
+    /// [`count`](Self::count) was when the command came. What a command has written, or was to make durable, may have
+    /// gone with any flush that failed since.
     pub(crate) fn ended(
         &mut self,
         unit: &LogicalUnit,

@@ -50,8 +50,8 @@ impl Reach {
         }
     }
 
-    /// The same for a reset of the target node `name`: its sessions abort all that they have, what came by a LUN that the
-    /// node has no more as well; those of other nodes what they have on the units.
+    /// The same for a reset of the target node `name`: its sessions abort all that they have, what came by a LUN that
+    /// the node has no more as well; those of other nodes what they have on the units.
     pub(crate) fn abort_target(&self, except: NexusId, name: &str, barrier: &Arc<Barrier>) {
         for session in self.registries.iter().flat_map(|registry| registry.others(except)) {
             let own = session.target_name() == Some(name);

@@ -421,8 +421,8 @@ impl ServerHandle {
     }
 
     /// Accepts nobody any more, asks the initiators to log out, and returns when all are gone: after `grace` and the
-    /// time that connections may take to close ([`Limits::close_timeout`]) at the latest. All workers have ended then. Where a
-    /// store has not given back an operation, a thread waits for it: nobody writes where it writes until then.
+    /// time that connections may take to close ([`Limits::close_timeout`]) at the latest. All workers have ended then.
+    /// Where a store has not given back an operation, a thread waits for it: nobody writes where it writes until then.
     pub fn stop(mut self, grace: Duration) {
         self.end(grace);
     }

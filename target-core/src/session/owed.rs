@@ -51,7 +51,8 @@ impl Session {
             let Some((fetched, own)) = since else { continue };
             // On a slow line its data come behind those of others, but it is not to live on them for ever.
             let since = if awaited { own } else { own.max(connection.data_moved.min(own + limit * TURNS)) };
-            // What asks for the data may wait itself, behind what the initiator takes slowly: the time begins after that.
+            // What asks for the data may wait itself, behind what the initiator takes slowly: the time begins after
+            // that.
             let taking = connection.mover.backlog() != 0 && connection.now < connection.keepalive.taken() + limit;
             if taking {
                 if let Some(task) = self.commands.tasks.get_mut(handle) {

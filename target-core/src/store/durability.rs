@@ -3,10 +3,10 @@
 //! Linux tells an error of writing back once, to the next `fsync` (2), and the pages are clean after it: a later
 //! `fsync` is good though the data never reached the medium, and what is read may be the new data, as long as the page
 //! stays in memory, or the old ones after that ("Can Applications Recover from fsync Failures?", Rebello and others,
-//! USENIX ATC 2020: ext4 and XFS leave the new data in the cache, Btrfs the old ones). So nothing that was written since
-//! the last good flush can be relied on after one that failed, and nothing brings it back but to write it again: the
-//! blocks are *lost*. Reading them is an error until somebody has written or unmapped them anew. The failure is counted,
-//! so that whoever serves the store tells it to everyone who may have written there.
+//! USENIX ATC 2020: ext4 and XFS leave the new data in the cache, Btrfs the old ones). So nothing that was written
+//! since the last good flush can be relied on after one that failed, and nothing brings it back but to write it again:
+//! the blocks are *lost*. Reading them is an error until somebody has written or unmapped them anew. The failure is
+//! counted, so that whoever serves the store tells it to everyone who may have written there.
 //!
 //! This knowledge ends with the process. Whoever starts it anew reads what the medium has, as after a power failure.
 

@@ -97,8 +97,8 @@ impl BlockFile for File {
 /// A file as a medium of blocks, with blocking operations. [`FileStore`](super::FileStore) has threads that perform
 /// them.
 ///
-/// After a flush that failed, the blocks that were written since the last good one cannot be read until they are written
-/// or unmapped again: the system has dropped what it could not write, and calls the next flush good.
+/// After a flush that failed, the blocks that were written since the last good one cannot be read until they are
+/// written or unmapped again: the system has dropped what it could not write, and calls the next flush good.
 ///
 /// ```
 /// use target_core::store::{Abilities, FileMedium, Geometry, StoreOp};

@@ -194,8 +194,8 @@ pub trait Backstore: Send + Sync + 'static {
     }
 
     /// How many flushes have failed so far, where the store counts them: one that failed is counted before a later one
-    /// can succeed. With it the device server tells every I_T nexus of each failure, as what it had written may be lost,
-    /// too. `None`: the device server counts those that it hears of.
+    /// can succeed. With it the device server tells every I_T nexus of each failure, as what it had written may be
+    /// lost, too. `None`: the device server counts those that it hears of.
     fn failed_flushes(&self) -> Option<u64> {
         None
     }

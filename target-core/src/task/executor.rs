@@ -232,7 +232,8 @@ impl TaskExecutor {
         self.short != 0 || self.in_line.is_some()
     }
 
-    /// Whether a task was told to come again for want of buffers, since that was last [forgotten](Self::forget_refusals).
+    /// Whether a task was told to come again for want of buffers, since that was last
+    /// [forgotten](Self::forget_refusals).
     pub(crate) fn was_refused(&self) -> bool {
         self.was_refused
     }

@@ -151,8 +151,8 @@ impl TaskExecutor {
     }
 
     /// No room for `len` bytes of the task's data now. One task of each session that has no more than its own waits for
-    /// its turn among all sessions; the initiator is told to come again with the others (SAM-5 5.3.1), and where data that
-    /// came with a task could not be asked for once more, or [did not come in time](Self::set_late) before.
+    /// its turn among all sessions; the initiator is told to come again with the others (SAM-5 5.3.1), and where data
+    /// that came with a task could not be asked for once more, or [did not come in time](Self::set_late) before.
     pub(super) fn full(&mut self, work: Work, cdb: &[u8], len: usize) -> Reply {
         let others = self.slots.iter().enumerate().any(|(index, slot)| index != work.slot && !slot.is_free());
         let waits = self.in_line == Some(work.slot);

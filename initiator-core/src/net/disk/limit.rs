@@ -16,8 +16,9 @@ impl Disk {
     /// operation, also where it goes out in several commands. What is overdue ends with [`Error::TimedOut`], and is
     /// given up as if its future had been dropped (see [`Disk`]): nothing of a write lands after a later one.
     ///
-    /// The limit is kept to within a millisecond, as far as the runtime of [`Session::connect`](crate::Session::connect)
-    /// and that of the caller have time. [`Timeouts::command`](crate::Timeouts) holds beside it, for each command.
+    /// The limit is kept to within a millisecond, as far as the runtime of
+    /// [`Session::connect`](crate::Session::connect) and that of the caller have time.
+    /// [`Timeouts::command`](crate::Timeouts) holds beside it, for each command.
     ///
     /// ```no_run
     /// # async fn example(disk: initiator_core::Disk) -> Result<(), initiator_core::Error> {

@@ -42,8 +42,8 @@ use replay::Replay;
 /// another block length ends its operations with [`Error::OtherDisk`]. A disk with a volatile write cache that tells of
 /// a power failure has lost what it acknowledged after the last [`flush`](Self::flush): each operation fails with
 /// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. After a flush that failed, later
-/// ones fail so, until then or until what it covered is written anew. [`with_replay`](Self::with_replay) has the session
-/// write anew by itself what was lost. A disk that says that it has no such cache is
+/// ones fail so, until then or until what it covered is written anew. [`with_replay`](Self::with_replay) has the
+/// session write anew by itself what was lost. A disk that says that it has no such cache is
 /// believed.
 /// One that tells of a reset (29h/00h) at every login, as tgt does, tells nothing by it.
 #[derive(Debug, Clone)]
@@ -264,8 +264,8 @@ impl Disk {
         self.within(self.same(lba, blocks, block, false)).await
     }
 
-    /// Writes zeros over a range, without sending them (WRITE SAME(16)). Where the disk gives space back by it and reads
-    /// zeros after that (LBPWS and LBPRZ), it gives the blocks' space back; they read as zeros whether it
+    /// Writes zeros over a range, without sending them (WRITE SAME(16)). Where the disk gives space back by it and
+    /// reads zeros after that (LBPWS and LBPRZ), it gives the blocks' space back; they read as zeros whether it
     /// does or not (SBC-4 5.49).
     ///
     /// # Errors

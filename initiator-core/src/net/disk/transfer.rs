@@ -65,8 +65,8 @@ impl Disk {
 
     /// Reads into an own buffer, which comes back with the result, be it an error; nothing is copied if one command can
     /// hold it. The buffer of a future that is dropped, or whose time limit passes, goes to the session's pool once the
-    /// target is done with it, where [`Disk::buf`] finds it; an empty one comes back with [`Error::TimedOut`], and where
-    /// the session's runtime goes away.
+    /// target is done with it, where [`Disk::buf`] finds it; an empty one comes back with [`Error::TimedOut`], and
+    /// where the session's runtime goes away.
     ///
     /// ```no_run
     /// # async fn example(disk: initiator_core::Disk) -> Result<(), initiator_core::Error> {

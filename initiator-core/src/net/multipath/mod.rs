@@ -363,14 +363,14 @@ impl Drop for Keepers {
     }
 }
 
-/// A disk by several paths: sessions through several portals, targets' ports or transports to one logical unit, known by
-/// its names (VPD 83h) to be one. Clones share it; any number of operations may be under way.
+/// A disk by several paths: sessions through several portals, targets' ports or transports to one logical unit, known
+/// by its names (VPD 83h) to be one. Clones share it; any number of operations may be under way.
 ///
 /// Commands go over the paths whose target port groups are active/optimized, else over those that are
 /// active/non-optimized (REPORT TARGET PORT GROUPS; SPC-5 5.15.2), by a [`PathPolicy`]. What a lost path held is issued
 /// anew on another one, and the caller notices the time that it took to find the path lost
-/// ([`Timeouts::keepalive`](crate::Timeouts::keepalive) and the like), and no error while another is up. A path that comes back is used again, once it is
-/// seen to lead to the same disk.
+/// ([`Timeouts::keepalive`](crate::Timeouts::keepalive) and the like), and no error while another is up. A path that
+/// comes back is used again, once it is seen to lead to the same disk.
 ///
 /// # Writes
 ///
@@ -610,8 +610,8 @@ impl Multipath {
     /// Writes `new` if the blocks hold `expected`, in one step; see [`Disk::compare_and_write`].
     ///
     /// # Errors
-    /// As [`Disk::compare_and_write`] and [`Multipath::write`]. With [`Failure::NotRepeatable`] the outcome is unknown: a
-    /// path was lost while it was under way.
+    /// As [`Disk::compare_and_write`] and [`Multipath::write`]. With [`Failure::NotRepeatable`] the outcome is unknown:
+    /// a path was lost while it was under way.
     pub async fn compare_and_write(&self, offset: u64, expected: &[u8], new: &[u8]) -> Result<(), Error> {
         self.change(Change::Compare { offset, expected: expected.to_vec(), new: new.to_vec() }).await
     }
