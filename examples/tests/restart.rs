@@ -41,8 +41,16 @@ fn halfway(source: &TempFile, lun: &str, more: &[&str]) -> Halfway {
 impl Halfway {
     /// The target is killed, and another one is in its place.
     fn replaced(self, lun: &str) -> Ended {
+        self.replaced_after(|| (), lun)
+    }
+
+    /// The target is killed, something is done to what it served, and another one is in its place.
+    ///
+    /// What is done comes after the end of the first target, because that one may still be writing what it was sent.
+    fn replaced_after(self, meanwhile: impl FnOnce(), lun: &str) -> Ended {
         let Self { copy, server, relay } = self;
         drop(server);
+        meanwhile();
         let server = serve(lun);
         relay.lead_to(&server.portal());
         relay.cut();
@@ -105,8 +113,7 @@ fn another_disk_gets_not_one_byte() {
     // Nor one that has taken its name.
     let third = TempFile::new("other-third", &noise(BYTES, 5));
     let halfway = halfway(&source, &file_lun(&disk), &[]);
-    std::fs::rename(third.path(), disk.path()).unwrap();
-    let ended = halfway.replaced(&file_lun(&disk));
+    let ended = halfway.replaced_after(|| std::fs::rename(third.path(), disk.path()).unwrap(), &file_lun(&disk));
     assert!(ended.code == Some(1) && ended.stderr.contains("shows another disk"), "{ended:?}");
     assert!(disk.read() == noise(BYTES, 5));
 }
@@ -116,9 +123,12 @@ fn a_disk_that_is_smaller_now_gets_not_one_byte() {
     let source = TempFile::new("smaller-source", &noise(BYTES, 6));
     let disk = TempFile::new("smaller-disk", &vec![0; BYTES]);
     let halfway = halfway(&source, &file_lun(&disk), &[]);
-    File::options().write(true).open(disk.path()).unwrap().set_len(BYTES as u64 - 512).unwrap();
-    let before = disk.read();
-    let ended = halfway.replaced(&file_lun(&disk));
+    let mut before = Vec::new();
+    let cut_short = || {
+        File::options().write(true).open(disk.path()).unwrap().set_len(BYTES as u64 - 512).unwrap();
+        before = disk.read();
+    };
+    let ended = halfway.replaced_after(cut_short, &file_lun(&disk));
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("it had 32768 blocks and has 32767; nothing was sent to it"), "{ended:?}");
     assert!(disk.read() == before);

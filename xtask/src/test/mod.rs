@@ -82,4 +82,10 @@ fn print_table(rows: &[Row], whole: Duration) {
     let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
     let verdict = if failed == 0 { "all passed".to_owned() } else { format!("{failed} FAILED") };
     println!("{:<10} {:<6} {:>8.1}  {} steps, {verdict}", "whole", "", whole.as_secs_f64(), rows.len());
+    // Once more at the end, because the middle of a long log is what a viewer leaves out.
+    for row in rows {
+        if let Err(failure) = &row.outcome {
+            println!("\n{}: {failure}", row.step.name);
+        }
+    }
 }
