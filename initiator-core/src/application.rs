@@ -7,8 +7,8 @@ use core::time::Duration;
 
 use iscsi_proto::datamover::MoverReport;
 use iscsi_proto::pdu::{TaskFunction, TaskResponse};
-use iscsi_proto::scsi::{AdditionalSense, Lun};
 use iscsi_proto::time::Instant;
+use scsi_proto::{AdditionalSense, Lun};
 
 use crate::command::{Command, Completion, Failure};
 use crate::connection::{ConnectionEnd, LoginSummary};

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::{RejectReason, Residual, TaskAttribute};
-use iscsi_proto::scsi::{AdditionalSense, CdbBuf, Lun, Sense, SenseKey, Status, opcode};
+use scsi_proto::{AdditionalSense, CdbBuf, Lun, Sense, SenseKey, Status, opcode};
 
 /// Whether a command may be sent again when nobody knows what became of it: its connection was lost, or the target lost
 /// it, before its status came.
@@ -43,7 +43,7 @@ impl Repeat {
 }
 
 fn is_repeatable(cdb: &CdbBuf) -> bool {
-    use iscsi_proto::scsi::service_action::{READ_32, VERIFY_32, WRITE_32, WRITE_AND_VERIFY_32, WRITE_SAME_32};
+    use scsi_proto::service_action::{READ_32, VERIFY_32, WRITE_32, WRITE_AND_VERIFY_32, WRITE_SAME_32};
     let cdb = cdb.as_cdb();
     match cdb.opcode() {
         opcode::TEST_UNIT_READY
@@ -338,7 +338,7 @@ impl Completion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iscsi_proto::scsi::BlockIo;
+    use scsi_proto::BlockIo;
 
     #[test]
     fn what_must_not_be_done_twice_is_not_repeated() {

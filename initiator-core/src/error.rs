@@ -10,7 +10,7 @@ use core::time::Duration;
 use iscsi_proto::login::LoginError;
 use iscsi_proto::name::NameError;
 use iscsi_proto::pdu::{LoginStatus, TaskFunction};
-use iscsi_proto::scsi::{CdbError, Sense, opcode};
+use scsi_proto::{CdbError, Sense, opcode};
 
 use crate::command::{Failure, Outcome, Short};
 use crate::connection::ConnectionEnd;
@@ -459,7 +459,7 @@ mod tests {
     use core::error::Error as _;
 
     use iscsi_proto::pdu::Residual;
-    use iscsi_proto::scsi::{AdditionalSense, SenseKey, Status};
+    use scsi_proto::{AdditionalSense, SenseKey, Status};
 
     use super::*;
 

@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use iscsi_proto::scsi::Lun;
-use iscsi_proto::scsi::vpd::{Association, Designator, VpdPage};
+use scsi_proto::Lun;
+use scsi_proto::vpd::{Association, Designator, VpdPage};
 
 /// The names, the size and the block length of a logical unit.
 ///
@@ -140,7 +140,7 @@ impl Identity {
 mod tests {
     use super::*;
     use alloc::string::ToString;
-    use iscsi_proto::scsi::vpd::DesignatorId;
+    use scsi_proto::vpd::DesignatorId;
 
     fn disk(name: u8) -> Identity {
         let names = [Designator::of_unit(DesignatorId::Naa16([name; 16]))].into();

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
-use iscsi_proto::scsi::{AdditionalSense, Sense, SenseKey};
+use scsi_proto::{AdditionalSense, Sense, SenseKey};
 use target_core::store::{
     Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest,
 };

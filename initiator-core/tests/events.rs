@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use initiator_core::{Error, Events, Session, SessionConfig, SessionEvent, Transfer};
-use iscsi_proto::scsi::AdditionalSense;
+use scsi_proto::AdditionalSense;
 use target_core::lu::{Identity, LogicalUnit, UnitAttention};
 use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};

@@ -1,8 +1,8 @@
 //! The iSCSI protocol without I/O: bytes, completions and time go in, work comes out.
 //!
 //! The crate holds what both roles share: the PDU codecs ([`pdu`]), the text grammar and the negotiation of its keys,
-//! the login machines, CHAP, names, serial-number arithmetic, SCSI wire types, the [`datamover`] seam of RFC 5047 and
-//! the TCP mover behind it. It opens no socket, reads no clock and starts no thread; it builds without `std`.
+//! the login machines, CHAP, names, serial-number arithmetic, the [`datamover`] seam of RFC 5047 and the TCP mover
+//! behind it. SCSI, which travels in the PDUs, is in the crate `scsi-proto`. It opens no socket, reads no clock and starts no thread; it builds without `std`.
 //!
 //! # The driving contract
 //!
@@ -32,7 +32,6 @@ pub mod login;
 pub mod name;
 pub mod parameters;
 pub mod pdu;
-pub mod scsi;
 pub mod serial;
 pub mod tcp;
 pub mod text;

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use iscsi_proto::scsi::Lun;
 use iscsi_proto::time::Instant;
+use scsi_proto::Lun;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::store::{Backstore, LinearStore, StripeStore};
 

@@ -16,10 +16,10 @@ use iscsi_proto::pdu::{
     NopOut, Opcode, RESERVED_TAG, Reject, RejectReason, Residual, ResponseCode, ScsiCommand, ScsiResponse,
     TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
 };
-use iscsi_proto::scsi::{AdditionalSense, BlockIo, CdbBuf, Lun, Sense, SenseFormat, SenseKey, Status, opcode};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
+use scsi_proto::{AdditionalSense, BlockIo, CdbBuf, Lun, Sense, SenseFormat, SenseKey, Status, opcode};
 
 use super::{Engine, StartNumbers};
 use crate::application::{Application, Control, ControlAnswer};

@@ -1,6 +1,6 @@
 //! Which blocks a command touches: what keeps a later command waiting behind an earlier one whose fate is open.
 
-use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, opcode};
+use scsi_proto::{BlockIo, CdbBuf, Lun, opcode};
 
 use crate::command::Repeat;
 

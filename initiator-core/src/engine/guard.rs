@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use core::mem::take;
 use core::ops::Range;
 
-use iscsi_proto::scsi::{BlockRanges, Lun};
+use scsi_proto::{BlockRanges, Lun};
 
 use crate::command::Failure;
 use crate::identity::Identity;

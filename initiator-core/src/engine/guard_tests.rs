@@ -2,9 +2,9 @@
 
 use alloc::string::String;
 
-use iscsi_proto::scsi::capacity::ReadCapacity16;
-use iscsi_proto::scsi::inquiry::Peripheral;
-use iscsi_proto::scsi::vpd::{Designator, DesignatorId, VpdPage};
+use scsi_proto::capacity::ReadCapacity16;
+use scsi_proto::inquiry::Peripheral;
+use scsi_proto::vpd::{Designator, DesignatorId, VpdPage};
 
 use super::*;
 use crate::{Identity, KnownDisk};

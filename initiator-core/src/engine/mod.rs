@@ -20,10 +20,10 @@ use core::time::Duration;
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{CommandData, Datamover, MoverReport, SendCommand, SequenceNumbers, Sink, TaskHandle};
 use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extended_cdb};
-use iscsi_proto::scsi::{BlockIo, Cdb, opcode};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use iscsi_proto::unexpected::UnexpectedPdus;
+use scsi_proto::{BlockIo, Cdb, opcode};
 
 use crate::application::{Application, Counters, Event};
 use crate::command::{Command, Completion, Failure, Outcome};

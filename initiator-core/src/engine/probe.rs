@@ -2,11 +2,11 @@
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::Sink;
-use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
-use iscsi_proto::scsi::command::{Inquiry, ReadCapacity16 as AskCapacity16, read_capacity_10};
-use iscsi_proto::scsi::vpd::{self, VpdPage};
-use iscsi_proto::scsi::{AdditionalSense, CdbBuf, Lun, SenseKey};
 use iscsi_proto::time::Instant;
+use scsi_proto::capacity::{ReadCapacity10, ReadCapacity16};
+use scsi_proto::command::{Inquiry, ReadCapacity16 as AskCapacity16, read_capacity_10};
+use scsi_proto::vpd::{self, VpdPage};
+use scsi_proto::{AdditionalSense, CdbBuf, Lun, SenseKey};
 
 use super::Engine;
 use super::guard::Standing;

@@ -7,9 +7,9 @@ use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, NopIn, NopOut, Opcode, PduError, RESERVED_TAG, Reject, RejectReason,
     Residual, ResponseCode, ScsiCommand, ScsiResponse,
 };
-use iscsi_proto::scsi::{AdditionalSense, Lun, Sense, SenseKey, Status};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
+use scsi_proto::{AdditionalSense, Lun, Sense, SenseKey, Status};
 
 use super::slots::{After, Errand, Moved};
 use super::{Engine, Flow};

@@ -3,9 +3,9 @@
 //! A command that meets it has not run. The unit is started, once, and the command sent again; what it then meets is
 //! its answer. Commands of one unit share one START STOP UNIT.
 
-use iscsi_proto::scsi::Lun;
-use iscsi_proto::scsi::command::StartStopUnit;
 use iscsi_proto::time::Instant;
+use scsi_proto::Lun;
+use scsi_proto::command::StartStopUnit;
 
 use super::Engine;
 use super::slots::{Errand, State};

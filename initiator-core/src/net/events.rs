@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::Stream;
 use futures::task::AtomicWaker;
 use iscsi_driver::Clock;
-use iscsi_proto::scsi::{AdditionalSense, Lun};
 use iscsi_proto::time::Instant;
+use scsi_proto::{AdditionalSense, Lun};
 
 use super::transport::Carrier;
 use crate::application::Event;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::scsi::{BlockIo, Lun, opcode};
 use iscsi_proto::time::Instant;
+use scsi_proto::{BlockIo, Lun, opcode};
 
 use super::events::{Reporter, SessionEvent};
 use super::runner::run;

@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use iscsi_memory::{Buf, BufPool};
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::scsi::Lun;
 use iscsi_proto::time::Instant;
+use scsi_proto::Lun;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError, oneshot};
 use tokio::time::timeout;
@@ -586,7 +586,7 @@ impl Application for Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use iscsi_proto::scsi::BlockIo;
+    use scsi_proto::BlockIo;
 
     use super::*;
 

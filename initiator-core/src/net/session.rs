@@ -7,8 +7,8 @@ use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::isid::Isid;
 use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
-use iscsi_proto::scsi::command::ReportLuns;
-use iscsi_proto::scsi::{CdbBuf, Lun, Sense, report};
+use scsi_proto::command::ReportLuns;
+use scsi_proto::{CdbBuf, Lun, Sense, report};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 

@@ -19,11 +19,11 @@ use iscsi_proto::pdu::{
     LoginRequest, LoginResponse, LoginStatus, LogoutRequest, LogoutResponse, LogoutResult, NopIn, NopOut, Opcode,
     RESERVED_TAG, Residual, ScsiCommand, Stage,
 };
-use iscsi_proto::scsi::capacity::ReadCapacity16;
-use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Lun, Sense, SenseFormat, Status, opcode, report};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::text::{Pairs, TextWriter};
+use scsi_proto::capacity::ReadCapacity16;
+use scsi_proto::{AdditionalSense, BlockIo, Cdb, Lun, Sense, SenseFormat, Status, opcode, report};
 
 /// Its one target.
 pub(crate) const NAME: &str = "iqn.2004-10.com.example:small";

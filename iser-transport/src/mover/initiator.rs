@@ -22,7 +22,7 @@ use alloc::vec::Vec;
 use iscsi_memory::{Buf, Memory};
 use iscsi_proto::datamover::{MoverError, Notification, SendCommand, TaskBuffers, TaskHandle};
 use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse, TaskFunction, TaskManagementRequest};
-use iscsi_proto::scsi::{Sense, SenseKey, Status};
+use scsi_proto::{Sense, SenseKey, Status};
 
 use super::{IserMover, State};
 use crate::header::{ControlHeader, HEADER_LEN, Header, Hello, HelloReply, VERSION};

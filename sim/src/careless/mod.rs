@@ -12,9 +12,9 @@ use iscsi_proto::pdu::{
     BHS_LEN, Bhs, LoginRequest, LoginResponse, LoginStatus, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, RejectReason,
     ScsiResponse, TaskFunction, TaskManagementResponse, TaskResponse, padding,
 };
-use iscsi_proto::scsi::Lun;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
+use scsi_proto::Lun;
 
 pub use writes::CarelessWrites;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use iscsi_proto::pdu::{
     DataOut, LogoutReason, LogoutRequest, R2t, RESERVED_TAG, ScsiCommand, TaskFunction, TaskManagementRequest,
 };
-use iscsi_proto::scsi::{Lun, opcode};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
+use scsi_proto::{Lun, opcode};
 
 use super::{ANSWERED_IN, Asked, Careless, Late, Sent, What, Wish};
 use crate::hostile::wire;

@@ -1,17 +1,17 @@
 //! Every SCSI parser over any bytes, and back where a type goes both ways.
 
-use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
-use iscsi_proto::scsi::command::{
+use scsi_proto::capacity::{ReadCapacity10, ReadCapacity16};
+use scsi_proto::command::{
     GetLbaStatus, Inquiry, ModeSelect, ModeSense, PersistentReserveIn, PersistentReserveOut, PreventAllow,
     ReadCapacity16 as ReadCapacity16Command, ReportLuns, ReportSupportedOpcodes, ReportSupportedTmfs,
     ReportTargetPortGroups, RequestSense, StartStopUnit, Unmap,
 };
-use iscsi_proto::scsi::inquiry::{Peripheral, StandardInquiry};
-use iscsi_proto::scsi::mode::ModeData;
-use iscsi_proto::scsi::provisioning::{UnmapList, lba_status_data, parse_lba_status_data, unmap_list};
-use iscsi_proto::scsi::report::{self, OneCommand, SupportedTmfs};
-use iscsi_proto::scsi::vpd::VpdPage;
-use iscsi_proto::scsi::{BlockIo, Cdb, CdbBuf, Lun, Sense, SenseFormat, Status, TaskAttribute, opcode};
+use scsi_proto::inquiry::{Peripheral, StandardInquiry};
+use scsi_proto::mode::ModeData;
+use scsi_proto::provisioning::{UnmapList, lba_status_data, parse_lba_status_data, unmap_list};
+use scsi_proto::report::{self, OneCommand, SupportedTmfs};
+use scsi_proto::vpd::VpdPage;
+use scsi_proto::{BlockIo, Cdb, CdbBuf, Lun, Sense, SenseFormat, Status, TaskAttribute, opcode};
 
 /// All bytes are taken for each kind of data in turn.
 pub fn scsi(data: &[u8]) {

@@ -1,8 +1,8 @@
 //! A disk with a volatile cache, which knows what it is called.
 
 use initiator_core::{Identity, KnownDisk};
-use iscsi_proto::scsi::Lun;
-use iscsi_proto::scsi::vpd::{Designator, DesignatorId};
+use scsi_proto::Lun;
+use scsi_proto::vpd::{Designator, DesignatorId};
 
 use super::plan::Comeback;
 

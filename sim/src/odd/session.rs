@@ -9,8 +9,8 @@ use initiator_core::application::{Application, Control, ControlAnswer, Event};
 use initiator_core::command::{Command, Completion, Failure};
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun};
 use iscsi_proto::time::Instant;
+use scsi_proto::{BlockIo, CdbBuf, Lun};
 
 use super::disk::{BLOCK, OddDisk};
 use super::plan::{Comeback, Plan};

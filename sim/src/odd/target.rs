@@ -8,12 +8,12 @@ use iscsi_proto::pdu::{
     LogoutResult, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, Residual, ScsiCommand, ScsiResponse, TaskFunction,
     TaskManagementRequest, TaskManagementResponse, TaskResponse, padding,
 };
-use iscsi_proto::scsi::capacity::ReadCapacity16;
-use iscsi_proto::scsi::inquiry::Peripheral;
-use iscsi_proto::scsi::vpd::{self, VpdPage};
-use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense, SenseFormat, opcode};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
+use scsi_proto::capacity::ReadCapacity16;
+use scsi_proto::inquiry::Peripheral;
+use scsi_proto::vpd::{self, VpdPage};
+use scsi_proto::{AdditionalSense, BlockIo, Cdb, Sense, SenseFormat, opcode};
 
 use super::disk::{BLOCK, OddDisk};
 use super::plan::Plan;

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use initiator_core::{Engine, InitiatorConnection, LoginConfig, Recovery};
-use iscsi_proto::scsi::AdditionalSense;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
+use scsi_proto::AdditionalSense;
 
 use super::disk::OddDisk;
 use super::plan::{Comeback, Plan};

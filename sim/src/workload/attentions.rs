@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use iscsi_proto::scsi::AdditionalSense;
 use iscsi_proto::time::Instant;
+use scsi_proto::AdditionalSense;
 
 use crate::model::session_of;
 

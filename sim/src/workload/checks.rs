@@ -7,8 +7,8 @@ use initiator_core::application::ControlAnswer;
 use initiator_core::command::{Completion, Failure, Outcome};
 use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
-use iscsi_proto::scsi::SenseKey;
 use iscsi_proto::time::Instant;
+use scsi_proto::SenseKey;
 
 use super::{Failed, Happened, Kind, Operation, Workload};
 use crate::disk::SharedDisk;

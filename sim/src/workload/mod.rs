@@ -15,8 +15,8 @@ use initiator_core::application::{Application, Control, ControlAnswer, Event};
 use initiator_core::command::{Command, Completion, Outcome, Repeat};
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::{TaskAttribute, TaskFunction, TaskResponse};
-use iscsi_proto::scsi::AdditionalSense;
 use iscsi_proto::time::Instant;
+use scsi_proto::AdditionalSense;
 
 pub use attentions::{Attentions, Happened};
 pub use plan::{Verdict, WorkPlan};

@@ -4,9 +4,9 @@ use initiator_core::command::Command;
 use iscsi_memory::{Buf, Region};
 use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::TaskAttribute;
-use iscsi_proto::scsi::command::{GetLbaStatus, Inquiry, Unmap};
-use iscsi_proto::scsi::provisioning::{Extent, unmap_list};
-use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, command, opcode};
+use scsi_proto::command::{GetLbaStatus, Inquiry, Unmap};
+use scsi_proto::provisioning::{Extent, unmap_list};
+use scsi_proto::{BlockIo, CdbBuf, Lun, command, opcode};
 
 use super::{Kind, Operation, Submitted, Workload};
 use crate::model::{Value, command_of, fill_block, first_value};

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use iscsi_proto::scsi::command::RequestSense;
-use iscsi_proto::scsi::inquiry::{Peripheral, StandardInquiry};
-use iscsi_proto::scsi::{AdditionalSense, Cdb, Sense, SenseFormat, opcode};
+use scsi_proto::command::RequestSense;
+use scsi_proto::inquiry::{Peripheral, StandardInquiry};
+use scsi_proto::{AdditionalSense, Cdb, Sense, SenseFormat, opcode};
 
 use super::report;
 use crate::lu::LunMap;

@@ -1,8 +1,8 @@
 //! READ CAPACITY (SBC-4 5.20, 5.21).
 
-use iscsi_proto::scsi::Sense;
-use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
-use iscsi_proto::scsi::command;
+use scsi_proto::Sense;
+use scsi_proto::capacity::{ReadCapacity10, ReadCapacity16};
+use scsi_proto::command;
 
 use super::{Outcome, Request};
 

@@ -1,7 +1,7 @@
 //! What went wrong, as sense data: the store's errors and those of data transfer.
 
 use iscsi_proto::datamover::DataError;
-use iscsi_proto::scsi::{AdditionalSense, Sense, SenseKey};
+use scsi_proto::{AdditionalSense, Sense, SenseKey};
 
 use crate::store::StoreError;
 

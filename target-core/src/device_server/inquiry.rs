@@ -4,10 +4,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use iscsi_proto::scsi::Sense;
-use iscsi_proto::scsi::command::Inquiry;
-use iscsi_proto::scsi::inquiry::{Peripheral, StandardInquiry};
-use iscsi_proto::scsi::vpd::{
+use scsi_proto::Sense;
+use scsi_proto::command::Inquiry;
+use scsi_proto::inquiry::{Peripheral, StandardInquiry};
+use scsi_proto::vpd::{
     self, BlockCharacteristics, BlockLimits, BlockProvisioning, Designator, DesignatorId, ExtendedInquiry, VpdPage,
 };
 
@@ -56,7 +56,7 @@ fn page_data(request: &Request<'_>, code: u8) -> Option<VpdPage> {
         vpd::DEVICE_IDENTIFICATION => VpdPage::DeviceIdentification(designators(request)),
         vpd::EXTENDED_INQUIRY => VpdPage::ExtendedInquiry(ExtendedInquiry {
             volatile_cache: unit.abilities().volatile_cache,
-            max_sense_length: iscsi_proto::scsi::SenseBytes::MAX as u8,
+            max_sense_length: scsi_proto::SenseBytes::MAX as u8,
             ..ExtendedInquiry::TASK_ATTRIBUTES
         }),
         vpd::BLOCK_LIMITS => VpdPage::BlockLimits(block_limits(unit)),

@@ -1,6 +1,6 @@
 //! The commands that read, write and compare blocks (SBC-4 5).
 
-use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense};
+use scsi_proto::{AdditionalSense, BlockIo, Cdb, Sense};
 
 use super::{Outcome, Plan, Request, Then, fault};
 use crate::lu::LogicalUnit;

@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_proto::scsi::{AdditionalSense, Cdb, Sense, SenseKey};
+use scsi_proto::{AdditionalSense, Cdb, Sense, SenseKey};
 
 use crate::lu::{Attentions, LogicalUnit, LunMap};
 use crate::task::Nexus;

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use iscsi_proto::scsi::command::{ModeSelect, ModeSense, PageControl};
-use iscsi_proto::scsi::mode::{
+use scsi_proto::command::{ModeSelect, ModeSense, PageControl};
+use scsi_proto::mode::{
     BlockDescriptor, Caching, Control, ControlExtension, InformationalExceptions, ModeData, ModeHeader, ModePage,
     ReadWriteErrorRecovery, page_code,
 };
-use iscsi_proto::scsi::{AdditionalSense, Sense, SenseBytes};
+use scsi_proto::{AdditionalSense, Sense, SenseBytes};
 
 use super::{Outcome, Plan, Request, Then};
 use crate::lu::mode_bits;

@@ -1,7 +1,7 @@
 //! Readiness, sense on request, and the commands that start and stop (SPC-5 6.39, 6.47; SBC-4 5.14, 5.31).
 
-use iscsi_proto::scsi::command::{RequestSense, StartStopUnit};
-use iscsi_proto::scsi::{AdditionalSense, Sense, SenseFormat, SenseKey};
+use scsi_proto::command::{RequestSense, StartStopUnit};
+use scsi_proto::{AdditionalSense, Sense, SenseFormat, SenseKey};
 
 use super::{Outcome, Plan, Request};
 use crate::task::job::Job;

@@ -1,8 +1,8 @@
 //! UNMAP, WRITE SAME and GET LBA STATUS (SBC-4 5.35, 5.49, 5.9).
 
-use iscsi_proto::scsi::command::{GetLbaStatus, Unmap};
-use iscsi_proto::scsi::provisioning::UnmapList;
-use iscsi_proto::scsi::{AdditionalSense, Sense, opcode};
+use scsi_proto::command::{GetLbaStatus, Unmap};
+use scsi_proto::provisioning::UnmapList;
+use scsi_proto::{AdditionalSense, Sense, opcode};
 
 use super::medium::{check_range, fields, length_field};
 use super::{Outcome, Plan, Request, Then, fault};

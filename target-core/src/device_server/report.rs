@@ -2,14 +2,14 @@
 
 use alloc::vec::Vec;
 
-use iscsi_proto::scsi::command::{
+use scsi_proto::command::{
     ReportLuns, ReportSupportedOpcodes, ReportSupportedTmfs, ReportTargetPortGroups, ReportingOptions,
 };
-use iscsi_proto::scsi::report::{
+use scsi_proto::report::{
     CommandTimeouts, OneCommand, Support, SupportedCommand, SupportedTmfs, TargetPortGroup, all_commands,
     luns as emit_luns, target_port_groups as emit_groups,
 };
-use iscsi_proto::scsi::{AdditionalSense, Cdb, Lun, Sense};
+use scsi_proto::{AdditionalSense, Cdb, Lun, Sense};
 
 use super::table::{self, COMMANDS, Command};
 use super::{Outcome, Request};

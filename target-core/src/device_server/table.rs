@@ -1,6 +1,6 @@
 //! The dispatch table: every command of the device server, one entry each.
 
-use iscsi_proto::scsi::{AdditionalSense, Sense, opcode, service_action};
+use scsi_proto::{AdditionalSense, Sense, opcode, service_action};
 
 use super::{Outcome, Request, capacity, inquiry, medium, mode, power, provisioning, report};
 use crate::lu::LogicalUnit;

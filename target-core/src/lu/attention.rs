@@ -7,7 +7,7 @@
 use alloc::collections::VecDeque;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use iscsi_proto::scsi::AdditionalSense;
+use scsi_proto::AdditionalSense;
 
 use super::NexusId;
 use crate::lock::Lock;

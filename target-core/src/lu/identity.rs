@@ -3,8 +3,8 @@
 use alloc::string::String;
 use core::fmt::Write;
 
-use iscsi_proto::scsi::Ascii;
-use iscsi_proto::scsi::vpd::naa_6_from_seed;
+use scsi_proto::Ascii;
+use scsi_proto::vpd::naa_6_from_seed;
 
 /// The lasting names of a logical unit. Two logical units that an initiator can see must not share one, nor must one
 /// change while in use: multipath software and operating systems know the disk by it.

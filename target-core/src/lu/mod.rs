@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use iscsi_memory::Region;
-use iscsi_proto::scsi::SenseFormat;
+use scsi_proto::SenseFormat;
 
 use crate::store::{Abilities, Backstore, Geometry};
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use iscsi_proto::datamover::{Datamover, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{AsyncEvent, Residual};
-use iscsi_proto::scsi::Status;
+use scsi_proto::Status;
 
 use super::connection::Connection;
 use super::scope::{Scope, lun_field, lun_number};

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iscsi_proto::scsi::Lun;
+use scsi_proto::Lun;
 
 use super::session::Session;
 use super::task_table::Task;

@@ -2,7 +2,7 @@
 
 use iscsi_proto::datamover::Sink;
 use iscsi_proto::pdu::TaskAttribute;
-use iscsi_proto::scsi::{AdditionalSense, Cdb, Sense, SenseFormat, Status, opcode};
+use scsi_proto::{AdditionalSense, Cdb, Sense, SenseFormat, Status, opcode};
 
 use super::NewTask;
 use super::executor::{Data, Reply, Sending, TaskExecutor, Work};

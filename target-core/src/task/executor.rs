@@ -15,7 +15,7 @@ use futures::task::AtomicWaker;
 use iscsi_memory::{Buf, SessionBuffers};
 use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
-use iscsi_proto::scsi::{Sense, SenseBytes, Status};
+use scsi_proto::{Sense, SenseBytes, Status};
 
 use super::lun::Luns;
 use super::progress::TURN;

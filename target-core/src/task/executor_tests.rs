@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use iscsi_memory::Region;
 use iscsi_proto::pdu::TaskAttribute;
-use iscsi_proto::scsi::mode::{ModeData, ModePage};
-use iscsi_proto::scsi::report::{OneCommand, Support, parse_all_commands, parse_luns, parse_target_port_groups};
-use iscsi_proto::scsi::vpd::{DesignatorId, VpdPage};
-use iscsi_proto::scsi::{AdditionalSense, BlockIo, Cdb, Sense, SenseKey, capacity, inquiry, opcode, provisioning};
 use proptest::prelude::*;
+use scsi_proto::mode::{ModeData, ModePage};
+use scsi_proto::report::{OneCommand, Support, parse_all_commands, parse_luns, parse_target_port_groups};
+use scsi_proto::vpd::{DesignatorId, VpdPage};
+use scsi_proto::{AdditionalSense, BlockIo, Cdb, Sense, SenseKey, capacity, inquiry, opcode, provisioning};
 
 use super::super::slot::State;
 use super::*;

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use iscsi_memory::{Buf, SessionBuffers};
-use iscsi_proto::scsi::Sense;
-use iscsi_proto::scsi::provisioning::Extent;
+use scsi_proto::Sense;
+use scsi_proto::provisioning::Extent;
 
 use super::progress::TURN;
 use crate::device_server::fault;

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use core::task::Waker;
 
 use iscsi_memory::{Landing, RegionSlice};
-use iscsi_proto::scsi;
 
 use super::Nexus;
 use super::landing::UnitLanding;
@@ -202,7 +201,7 @@ impl Luns {
     }
 
     fn search(&self, lun: u64) -> Option<u16> {
-        let number = scsi::Lun::parse(lun.to_be_bytes()).ok()?.number()?;
+        let number = scsi_proto::Lun::parse(lun.to_be_bytes()).ok()?.number()?;
         let at = self.order.binary_search_by_key(&number, |(number, _)| *number).ok()?;
         self.order.get(at).map(|(_, position)| *position)
     }
@@ -246,7 +245,7 @@ impl Luns {
 
     /// Operations of aborted tasks under way for one LUN number, also of a unit that had the number before, or for all.
     pub(super) fn orphans(&self, lun: Option<u64>) -> usize {
-        let number = lun.map(|lun| scsi::Lun::parse(lun.to_be_bytes()).ok().and_then(scsi::Lun::number));
+        let number = lun.map(|lun| scsi_proto::Lun::parse(lun.to_be_bytes()).ok().and_then(scsi_proto::Lun::number));
         self.luns
             .iter()
             .filter(|lun| number.is_none_or(|number| number == Some(lun.number)))

@@ -2,7 +2,7 @@
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{Sink, TaskHandle};
-use iscsi_proto::scsi::{Cdb, Status};
+use scsi_proto::{Cdb, Status};
 
 use super::executor::{Data, Reply, TaskExecutor, Work};
 use super::job::{Hold, Job, Next, UNMAP_PIECE};

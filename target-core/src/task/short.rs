@@ -6,7 +6,7 @@
 
 use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
-use iscsi_proto::scsi::{Status, opcode};
+use scsi_proto::{Status, opcode};
 
 use super::NewTask;
 use super::executor::TaskExecutor;

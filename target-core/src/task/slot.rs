@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::pdu::{Residual, TaskAttribute};
-use iscsi_proto::scsi::{SenseBytes, Status};
+use scsi_proto::{SenseBytes, Status};
 
 use super::NewTask;
 use super::job::Job;

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::Sink;
 use iscsi_proto::pdu::TaskAttribute;
-use iscsi_proto::scsi::{Sense, SenseFormat, Status};
+use scsi_proto::{Sense, SenseFormat, Status};
 
 use super::NewTask;
 use super::begin::keep;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use iscsi_proto::scsi::capacity::{ReadCapacity10, ReadCapacity16};
-use iscsi_proto::scsi::command::{Inquiry, ModeSense, PageControl, ReadCapacity16 as AskCapacity16, read_capacity_10};
-use iscsi_proto::scsi::inquiry::StandardInquiry;
-use iscsi_proto::scsi::mode::{ModeData, ModePage, page_code};
-use iscsi_proto::scsi::vpd::{self, DesignatorId, VpdPage};
-use iscsi_proto::scsi::{AdditionalSense, CdbBuf, DataError, Lun, SenseKey};
+use scsi_proto::capacity::{ReadCapacity10, ReadCapacity16};
+use scsi_proto::command::{Inquiry, ModeSense, PageControl, ReadCapacity16 as AskCapacity16, read_capacity_10};
+use scsi_proto::inquiry::StandardInquiry;
+use scsi_proto::mode::{ModeData, ModePage, page_code};
+use scsi_proto::vpd::{self, DesignatorId, VpdPage};
+use scsi_proto::{AdditionalSense, CdbBuf, DataError, Lun, SenseKey};
 
 use super::super::{DiskInfo, Session};
 use crate::command::Failure;

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::scsi::command::{GetLbaStatus, Unmap};
-use iscsi_proto::scsi::provisioning::{self, Provisioning};
-use iscsi_proto::scsi::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
+use scsi_proto::command::{GetLbaStatus, Unmap};
+use scsi_proto::provisioning::{self, Provisioning};
+use scsi_proto::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
 
 use super::mailbox::Shared;
 use super::session::{declined, received};

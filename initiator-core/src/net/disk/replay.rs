@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iscsi_proto::datamover::CommandData;
-use iscsi_proto::scsi::{BlockIo, BlockRanges, CdbBuf, opcode};
+use scsi_proto::{BlockIo, BlockRanges, CdbBuf, opcode};
 use tokio::sync::{Notify, RwLock};
 
 use super::Disk;

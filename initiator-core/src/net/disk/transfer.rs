@@ -3,7 +3,7 @@
 use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{CommandData, Sink};
-use iscsi_proto::scsi::{BlockIo, CdbBuf};
+use scsi_proto::{BlockIo, CdbBuf};
 
 use super::super::session::{into_buf, short_error};
 use super::Disk;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use iscsi_memory::Buf;
 use iscsi_proto::isid::Isid;
 use iscsi_proto::pdu::TaskFunction;
-use iscsi_proto::scsi::BlockRanges;
+use scsi_proto::BlockRanges;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};

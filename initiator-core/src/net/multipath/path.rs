@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_proto::scsi::command::{Inquiry, ReportTargetPortGroups};
-use iscsi_proto::scsi::vpd::{self, Association, DesignatorId, VpdPage};
-use iscsi_proto::scsi::{AdditionalSense, report};
+use scsi_proto::command::{Inquiry, ReportTargetPortGroups};
+use scsi_proto::vpd::{self, Association, DesignatorId, VpdPage};
+use scsi_proto::{AdditionalSense, report};
 use tokio::time::sleep;
 
 use super::super::{Disk, Events, Session, SessionEvent};

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use iscsi_proto::pdu::{Opcode, R2t, TaskFunction, TaskResponse};
-use iscsi_proto::scsi::Status;
+use scsi_proto::Status;
 
 use super::peer::{Peer, write10};
 use super::{Gated, ME, OTHER, TARGET, World};

@@ -14,7 +14,7 @@ use examples::progress::Progress;
 use examples::report::bytes;
 use examples::{say, tell};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use iscsi_proto::scsi::BlockRanges;
+use scsi_proto::BlockRanges;
 use serde_json::json;
 
 use crate::args::{Cli, CopyArgs};

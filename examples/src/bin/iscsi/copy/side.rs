@@ -7,7 +7,7 @@ use examples::ending::{Ending, failed};
 use futures::FutureExt;
 use initiator_core::{Disk, Error, Events, Session, SessionEvent};
 use iscsi_memory::Buf;
-use iscsi_proto::scsi::{AdditionalSense, SenseKey};
+use scsi_proto::{AdditionalSense, SenseKey};
 use tokio::sync::Mutex;
 
 use super::file::{NamedFile, Piece};

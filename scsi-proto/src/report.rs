@@ -8,7 +8,7 @@ use super::{DataError, Lun, LunError};
 /// Builds REPORT LUNS data (SPC-5 6.33); the caller cuts it to the allocation length.
 ///
 /// ```
-/// use iscsi_proto::scsi::{Lun, report};
+/// use scsi_proto::{Lun, report};
 /// let data = report::luns([Lun::ZERO, Lun::from(1)]);
 /// assert_eq!(report::parse_luns(&data).unwrap(), [Ok(Lun::ZERO), Ok(Lun::from(1))]);
 /// ```

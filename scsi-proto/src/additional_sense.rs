@@ -7,7 +7,7 @@ use core::fmt;
 /// The constants are those that a disk behind iSCSI sends or meets.
 ///
 /// ```
-/// use iscsi_proto::scsi::AdditionalSense;
+/// use scsi_proto::AdditionalSense;
 /// let code = AdditionalSense::new(0x21, 0x00);
 /// assert_eq!(code, AdditionalSense::LBA_OUT_OF_RANGE);
 /// assert_eq!(code.to_string(), "LOGICAL BLOCK ADDRESS OUT OF RANGE");

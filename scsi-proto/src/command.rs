@@ -5,8 +5,8 @@
 //! to check against its CDB usage data.
 //!
 //! ```
-//! use iscsi_proto::scsi::command::Inquiry;
-//! use iscsi_proto::scsi::vpd;
+//! use scsi_proto::command::Inquiry;
+//! use scsi_proto::vpd;
 //! let ask = Inquiry { page: Some(vpd::BLOCK_LIMITS), allocation_length: 64 };
 //! let cdb = ask.to_cdb();
 //! assert_eq!(cdb.as_bytes(), [0x12, 1, 0xb0, 0, 64, 0]);

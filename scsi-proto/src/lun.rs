@@ -10,7 +10,7 @@ use core::fmt;
 /// spellings of one number are equal.
 ///
 /// ```
-/// use iscsi_proto::scsi::Lun;
+/// use scsi_proto::Lun;
 /// let lun = Lun::new(300).unwrap();
 /// assert_eq!(lun.to_bytes(), [0x41, 0x2c, 0, 0, 0, 0, 0, 0]);
 /// let peripheral = Lun::parse([0x01, 0x2c, 0, 0, 0, 0, 0, 0]).unwrap();

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::designation::{Designator, parse_all};
-use crate::scsi::field::{be16, be32, be64, bit, flag, put, u8_at};
+use crate::field::{be16, be32, be64, bit, flag, put, u8_at};
 
 /// Block limits, page B0h (SBC-4 6.6.4). Lengths are in logical blocks; zero means not limited or not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::scsi::Ascii;
+use crate::Ascii;
 use alloc::vec;
 use proptest::prelude::*;
 

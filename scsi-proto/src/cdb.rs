@@ -11,7 +11,7 @@ use super::opcode;
 /// of commands are in [`BlockIo`](super::BlockIo) and [`command`](super::command).
 ///
 /// ```
-/// use iscsi_proto::scsi::{opcode, BlockIo, Cdb};
+/// use scsi_proto::{opcode, BlockIo, Cdb};
 /// let field = [0x28, 0x08, 0, 0, 0x10, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]; // as in the PDU, padded to 16 bytes
 /// let cdb = Cdb::new(&field).unwrap();
 /// assert_eq!(cdb.opcode(), opcode::READ_10);

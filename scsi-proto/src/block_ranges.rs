@@ -11,7 +11,7 @@ const MOST: usize = 1024;
 /// would be more, the two that are nearest to each other are joined, and it covers what lies between them as well.
 ///
 /// ```
-/// use iscsi_proto::scsi::BlockRanges;
+/// use scsi_proto::BlockRanges;
 /// let mut ranges = BlockRanges::default();
 /// ranges.add(0..4);
 /// ranges.add(8..12);

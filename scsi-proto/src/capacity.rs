@@ -49,7 +49,7 @@ impl ReadCapacity10 {
 /// READ CAPACITY(16) data: 32 bytes.
 ///
 /// ```
-/// use iscsi_proto::scsi::capacity::ReadCapacity16;
+/// use scsi_proto::capacity::ReadCapacity16;
 /// let disk = ReadCapacity16 { last_lba: (50 << 30) / 512 - 1, block_length: 512, thin: true, ..Default::default() };
 /// assert_eq!(ReadCapacity16::parse(&disk.to_bytes()), Ok(disk));
 /// assert_eq!(disk.bytes(), 50 << 30);

@@ -157,7 +157,7 @@ pub enum SenseFormat {
 /// Sense data: what a CHECK CONDITION means.
 ///
 /// ```
-/// use iscsi_proto::scsi::{AdditionalSense, Sense, SenseFormat};
+/// use scsi_proto::{AdditionalSense, Sense, SenseFormat};
 /// let sense = Sense::illegal_request(AdditionalSense::INVALID_FIELD_IN_CDB).at_cdb_byte(2);
 /// let wire = sense.to_bytes(SenseFormat::Fixed);
 /// assert_eq!(Sense::parse(&wire), Ok(sense));

@@ -9,7 +9,7 @@ macro_rules! opcodes {
         /// The command's name in the standard's words, or the number for an operation code not in this list.
         ///
         /// ```
-        /// use iscsi_proto::scsi::opcode;
+        /// use scsi_proto::opcode;
         /// assert_eq!(opcode::name(opcode::READ_10).to_string(), "READ(10)");
         /// assert_eq!(opcode::name(0xd1).to_string(), "operation code D1h");
         /// ```

@@ -1,6 +1,6 @@
 //! Extended INQUIRY data, page 86h (SPC-5 7.7.7).
 
-use crate::scsi::field::{be16, bit, flag, put, u8_at};
+use crate::field::{be16, bit, flag, put, u8_at};
 
 /// Which abilities of SPC a logical unit has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -17,7 +17,7 @@ pub struct Extent {
 /// The UNMAP parameter list as it came (SBC-4 5.35.2); an iterator over its extents that allocates nothing.
 ///
 /// ```
-/// use iscsi_proto::scsi::provisioning::{unmap_list, Extent, UnmapList};
+/// use scsi_proto::provisioning::{unmap_list, Extent, UnmapList};
 /// let extents = [Extent { lba: 8, blocks: 16 }, Extent { lba: 1 << 33, blocks: 1 }];
 /// let list = unmap_list(&extents);
 /// assert!(UnmapList::parse(&list).unwrap().eq(extents));

@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::scsi::Ascii;
-use crate::scsi::field::{array, be16, bit, flag, put, u8_at};
+use crate::Ascii;
+use crate::field::{array, be16, bit, flag, put, u8_at};
 
 /// PROTOCOL IDENTIFIER of iSCSI (SPC-5 7.6.1).
 pub const PROTOCOL_ISCSI: u8 = 0x05;
@@ -107,7 +107,7 @@ pub enum DesignatorId {
 /// The customary text: `naa.6001…`, `eui.…`, `t10.VENDOR id`, or the name itself.
 ///
 /// ```
-/// use iscsi_proto::scsi::vpd::DesignatorId;
+/// use scsi_proto::vpd::DesignatorId;
 /// assert_eq!(DesignatorId::Naa8([0x52, 0, 0, 0, 0, 0, 0, 1]).to_string(), "naa.5200000000000001");
 /// ```
 impl fmt::Display for DesignatorId {
@@ -251,7 +251,7 @@ pub fn naa_6(company_id: u32, vendor_id: u64, extension: u64) -> [u8; 16] {
 /// name.
 ///
 /// ```
-/// use iscsi_proto::scsi::vpd::naa_6_from_seed;
+/// use scsi_proto::vpd::naa_6_from_seed;
 /// let id = naa_6_from_seed(b"iqn.2026-11.example.ramdisk:a/0");
 /// assert_eq!(id[0] >> 4, 6);
 /// assert_eq!(id, naa_6_from_seed(b"iqn.2026-11.example.ramdisk:a/0"));

@@ -5,7 +5,7 @@ use core::fmt;
 /// A left-aligned, space-padded field of `N` printable ASCII bytes (SPC-5 4.3.1).
 ///
 /// ```
-/// use iscsi_proto::scsi::Ascii;
+/// use scsi_proto::Ascii;
 /// let vendor = Ascii::<8>::new("EXAMPLE");
 /// assert_eq!(vendor.as_bytes(), b"EXAMPLE ");
 /// assert_eq!(vendor.to_string(), "EXAMPLE");

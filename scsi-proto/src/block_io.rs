@@ -10,7 +10,7 @@ use super::{opcode, service_action};
 /// COMPARE AND WRITE in all their lengths, and built into any of them:
 ///
 /// ```
-/// use iscsi_proto::scsi::{opcode, BlockIo};
+/// use scsi_proto::{opcode, BlockIo};
 /// let io = BlockIo::new(0x1_0000_0000, 16).with_fua();
 /// let cdb = io.to_cdb(opcode::WRITE_16).unwrap();
 /// assert_eq!(BlockIo::parse(cdb.as_cdb()), Some(io));

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use crate::scsi::DataError;
-use crate::scsi::field::{be16, be32, bit, flag, put, u8_at};
+use crate::DataError;
+use crate::field::{be16, be32, bit, flag, put, u8_at};
 
 /// Page codes, for [`ModePage::code`] and MODE SENSE.
 pub mod page_code {

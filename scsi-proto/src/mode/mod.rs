@@ -74,7 +74,7 @@ impl BlockDescriptor {
 /// Mode parameters as a whole.
 ///
 /// ```
-/// use iscsi_proto::scsi::mode::{Caching, ModeData, ModeHeader, ModePage};
+/// use scsi_proto::mode::{Caching, ModeData, ModeHeader, ModePage};
 /// let data = ModeData {
 ///     header: ModeHeader { dpo_fua: true, ..Default::default() },
 ///     pages: vec![ModePage::Caching(Caching { write_cache: true, ..Default::default() })],

@@ -45,7 +45,7 @@ pub mod version_descriptor {
 /// What a logical unit is, in 96 bytes.
 ///
 /// ```
-/// use iscsi_proto::scsi::{Ascii, inquiry::StandardInquiry};
+/// use scsi_proto::{Ascii, inquiry::StandardInquiry};
 /// let data = StandardInquiry {
 ///     vendor: Ascii::new("EXAMPLE"),
 ///     product: Ascii::new("RAM disk"),

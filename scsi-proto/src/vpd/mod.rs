@@ -35,8 +35,8 @@ pub const BLOCK_PROVISIONING: u8 = 0xb2;
 /// One page.
 ///
 /// ```
-/// use iscsi_proto::scsi::inquiry::Peripheral;
-/// use iscsi_proto::scsi::vpd::{self, VpdPage};
+/// use scsi_proto::inquiry::Peripheral;
+/// use scsi_proto::vpd::{self, VpdPage};
 /// let page = VpdPage::SupportedPages(vec![0x00, 0x80, 0x83]);
 /// let bytes = page.to_bytes(Peripheral::DISK);
 /// assert_eq!(bytes, [0x00, 0x00, 0, 3, 0x00, 0x80, 0x83]);

@@ -19,6 +19,29 @@
 //!   field past the end of data that is long enough to be recognised reads as zero, because a device of an older
 //!   standard sends shorter pages, and an allocation length may cut an answer anywhere.
 //! - **What is parsed can be emitted**: the same type serves both directions, and `parse(emit(x)) == x`.
+//!
+//! ```
+//! use scsi_proto::command::Inquiry;
+//! use scsi_proto::{Cdb, Sense, SenseKey, opcode};
+//!
+//! // A command as an initiator sends it, and as a target reads it.
+//! let sent = Inquiry { page: None, allocation_length: 36 }.to_cdb();
+//! let came = Cdb::new(sent.as_bytes())?;
+//! assert_eq!(came.opcode(), opcode::INQUIRY);
+//! assert_eq!(Inquiry::parse(came).allocation_length, 36);
+//!
+//! // What a target answers a command with that it does not know.
+//! let sense = Sense::parse(&[0x70, 0, 0x05, 0, 0, 0, 0, 0x0a, 0, 0, 0, 0, 0x20, 0x00, 0, 0, 0, 0])?;
+//! assert_eq!(sense.key, SenseKey::IllegalRequest);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod capacity;
 pub mod command;
