@@ -327,11 +327,15 @@ fn encode(text: &str, out: &mut String) {
         if byte.is_ascii_alphanumeric() || b"-._~!$'()*+,;".contains(&byte) {
             out.push(byte.into());
         } else {
-            const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
-            out.push('%');
-            out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            escape(byte, out);
         }
     }
+}
+
+fn escape(byte: u8, out: &mut String) {
+    const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    out.push('%');
+    out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
 }
 
 fn parse_digests(option: &'static str, value: &str) -> Result<Vec<Digest>, UrlError> {
@@ -449,7 +453,14 @@ impl Url {
             if plain {
                 out.push_str(user);
             } else {
-                encode(user, &mut out);
+                let rest = if is_iscsi_name(user) {
+                    // With its first letter encoded it reads as no iSCSI name, whose first percent sign would end it.
+                    escape(user.as_bytes()[0], &mut out);
+                    &user[1..]
+                } else {
+                    user
+                };
+                encode(rest, &mut out);
             }
             let secret = core::str::from_utf8(secret.as_bytes()).unwrap_or("");
             let escaped = out.contains('%');
@@ -635,7 +646,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_parses_back(user in "[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}",
+        fn what_is_written_parses_back(user in "((iqn|EUI|naa)\\.)?[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}",
             target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool,
                 transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Iser), Just(Transport::Auto)],
                     rdma in prop_oneof![Just(Rdma::Auto), Just(Rdma::Iwarp), Just(Rdma::Verbs)]) {
