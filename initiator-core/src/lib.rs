@@ -1,8 +1,8 @@
 //! A generic iSCSI initiator to embed: discovery, sessions with recovery, and a block-device handle.
 //!
 //! The core does no I/O: a connection takes bytes, commands and time, and gives bytes and completions. The features
-//! connect it to the world: `tokio` adds discovery, sessions and disks over sockets, `backstore` makes a remote disk a
-//! store of a target.
+//! connect it to the world: `tokio` adds discovery, sessions and disks over sockets, among them a disk as a
+//! [`Backstore`](backstore::Backstore).
 //!
 //! | layer | what |
 //! |---|---|
@@ -59,8 +59,8 @@ pub use url::{Credentials, DEFAULT_PORT, Portal, Rdma, Transport, Url, UrlError}
 #[cfg(feature = "tokio")]
 pub use net::*;
 
-#[cfg(feature = "backstore")]
+#[cfg(feature = "tokio")]
 mod store;
 
-#[cfg(feature = "backstore")]
+#[cfg(feature = "tokio")]
 pub use store::RemoteStore;

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
+use backstore::{
+    Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest,
+};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
 use scsi_proto::{AdditionalSense, Sense, SenseKey};
-use target_core::store::{
-    Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest,
-};
 
 use crate::error::Error;
 use crate::net::{Disk, DiskInfo};
@@ -20,7 +20,7 @@ use crate::net::{Disk, DiskInfo};
 /// # async fn example(session: initiator_core::Session) -> Result<(), initiator_core::Error> {
 /// use std::sync::Arc;
 /// use initiator_core::RemoteStore;
-/// use target_core::store::Backstore;
+/// use backstore::Backstore;
 /// let store: Arc<dyn Backstore> = Arc::new(RemoteStore::new(session.disk(0).await?)?);
 /// # Ok(())
 /// # }

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backstore::{Backstore, Geometry, RamStore, StoreError};
 use initiator_core::{Error, Events, Session, SessionConfig, SessionEvent, Transfer};
 use scsi_proto::AdditionalSense;
 use target_core::lu::{Identity, LogicalUnit, UnitAttention};
 use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
-use target_core::store::{Backstore, Geometry, RamStore, StoreError};
 
 const NAME: &str = "iqn.2026-11.example:events";
 /// More patience than anything here takes, however busy the machine is.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backstore::{Backstore, Geometry, RamStore, StoreError};
 use futures::future::{Either, select};
 use initiator_core::{Disk, Error, Session, SessionConfig};
 use iscsi_memory::Buf;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
-use target_core::store::{Backstore, Geometry, RamStore, StoreError};
 
 use server::{NAME, config, held, serve};
 

@@ -161,7 +161,7 @@ async fn both_paths_are_used_and_overlapping_writes_keep_their_order() {
 async fn two_disks_are_not_one() {
     let (_one, first, _) = serve(None);
     let unit = target_core::lu::LogicalUnit::new(
-        Arc::new(target_core::store::RamStore::new(BYTES).unwrap()),
+        Arc::new(backstore::RamStore::new(BYTES).unwrap()),
         target_core::lu::Identity::from_seed("another"),
     );
     let group =

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use backstore::{Backstore, FileOptions, FileStore, RamStore, StoreCompletion, StoreOp, StoreRequest};
 use initiator_core::{Credentials, DiscoveryConfig, Error, RemoteStore, Session, SessionConfig, discover};
 use iscsi_memory::Buf;
 use iscsi_proto::chap::ChapSecret;
@@ -15,7 +16,6 @@ use iscsi_proto::pdu::LoginStatus;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
-use target_core::store::{Backstore, FileOptions, FileStore, RamStore, StoreCompletion, StoreOp, StoreRequest};
 
 use cutting_proxy::proxy;
 use server::{BYTES, NAME, config, held, serve};

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backstore::{Abilities, Backstore, Geometry, StoreError};
 use initiator_core::{Disk, Error, Portal, Session, SessionConfig};
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
-use target_core::store::{Abilities, Backstore, Geometry, StoreError};
 
 const NAME: &str = "iqn.2026-11.example:forgetful";
 const BYTES: usize = 16 << 20;

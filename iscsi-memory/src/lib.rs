@@ -13,6 +13,7 @@
 //!   [`RegistrationBudget`], and end before the memory does. [`Advertised`] is memory that a peer may reach.
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without
 //!   copying.
+//! - [`Lock`] is for what threads share, with and without `std`.
 //! - `CountingAllocator` (feature `counting-allocator`) is for tests that assert that a path allocates nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -30,6 +31,7 @@ mod counting;
 #[cfg(feature = "std")]
 mod heap;
 mod lease;
+mod lock;
 #[cfg(feature = "std")]
 mod pinned;
 mod region;
@@ -50,6 +52,7 @@ pub use counting::CountingAllocator;
 #[cfg(feature = "std")]
 pub use heap::trim_heap;
 pub use lease::{Lease, Memory};
+pub use lock::{Lock, LockGuard};
 pub use region::Region;
 pub use registration::{
     Access, BudgetShare, DevicePiece, Direction, DomainId, PieceHold, RegisterFailure, Registrar, Registration,

@@ -6,30 +6,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use core::task::Waker;
 
-use crate::{Buf, BufPool};
-
-/// A value that one thread at a time changes. With `std` it is behind the system's mutex; without, it spins.
-#[derive(Debug, Default)]
-struct Lock<T> {
-    #[cfg(feature = "std")]
-    value: std::sync::Mutex<T>,
-    #[cfg(not(feature = "std"))]
-    value: spin::Mutex<T>,
-}
-
-impl<T> Lock<T> {
-    fn new(value: T) -> Self {
-        Self { value: value.into() }
-    }
-
-    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        #[cfg(feature = "std")]
-        let mut value = self.value.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        #[cfg(not(feature = "std"))]
-        let mut value = self.value.lock();
-        f(&mut value)
-    }
-}
+use crate::{Buf, BufPool, Lock};
 
 /// Most bytes that are a session's own: what reads and writes go on with when all else is out.
 const MOST_OWN: usize = 64 << 10;

@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use backstore::{Backstore, LinearStore, StripeStore};
 use futures::FutureExt as _;
 use iscsi_proto::time::Instant;
 use scsi_proto::Lun;
 use target_core::lu::{Identity, LogicalUnit};
-use target_core::store::{Backstore, LinearStore, StripeStore};
 
 use crate::careless::CarelessWrites;
 use crate::model::{Model, Value, fill_block, first_value};

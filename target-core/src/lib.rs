@@ -9,7 +9,6 @@
 extern crate alloc;
 
 mod device_server;
-mod lock;
 pub mod lu;
 pub mod node;
 pub mod registry;
@@ -17,5 +16,4 @@ pub mod registry;
 pub mod server;
 pub mod session;
 pub mod stats;
-pub mod store;
 pub mod task;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use backstore::{Backstore, NullStore, RamStore};
 use iscsi_memory::{CountingAllocator, SendList, WorkerPool};
 use iscsi_proto::connection::{Connection, StreamConnection};
 use iscsi_proto::digest::crc32c;
@@ -15,7 +16,6 @@ use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::session::{Limits, Target, TargetConnection};
-use target_core::store::{Backstore, NullStore, RamStore};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use backstore::NullStore;
 use iscsi_memory::SendList;
 use iscsi_proto::connection::{Connection, StreamConnection};
 use iscsi_proto::pdu::{BHS_LEN, Bhs, DataIn, DataOut, LoginRequest, Opcode, R2t, ScsiCommand};
@@ -15,7 +16,6 @@ use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{TargetConfig, TargetNode};
 use target_core::registry::{Endpoints, Event};
 use target_core::session::{Limits, Target, TargetConnection};
-use target_core::store::NullStore;
 
 const NAME: &str = "iqn.2026-11.example:buffers";
 const READ_10: u8 = 0x28;

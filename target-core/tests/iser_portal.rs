@@ -7,12 +7,12 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use backstore::NullStore;
 use iscsi_proto::pdu::{LoginRequest, LoginResponse, LoginStatus};
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Portal, PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{IserConfig, Server, ServerBuilder, ServerHandle};
 use target_core::session::{EndReason, Limits};
-use target_core::store::NullStore;
 
 const NAME: &str = "iqn.2026-11.example:both";
 /// Sixteen bytes, flags (CRC and markers refused), revision 1, no private data.

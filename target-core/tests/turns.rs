@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 
 use async_trait::async_trait;
+use backstore::{Backstore, Geometry, StoreError};
 use iscsi_driver::{Clock, drive};
 use iscsi_memory::{ReceiveWindow, SendList};
 use iscsi_proto::connection::{Connection, StreamConnection, StreamEnd};
@@ -22,7 +23,6 @@ use target_core::lu::{Identity, Limits as UnitLimits, LogicalUnit};
 use target_core::node::{TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::session::{Limits, Target, TargetConnection};
-use target_core::store::{Backstore, Geometry, StoreError};
 use tokio::net::{TcpListener, TcpStream};
 
 const NAME: &str = "iqn.2026-11.example:turns";

@@ -4,10 +4,10 @@
 use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
+use backstore::{Backstore, Geometry, StoreError};
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{TargetConfig, TargetNode};
 use target_core::server::Server;
-use target_core::store::{Backstore, Geometry, StoreError};
 
 struct VecStore(RwLock<Vec<u8>>);
 

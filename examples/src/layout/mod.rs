@@ -8,9 +8,9 @@ mod options;
 use std::fmt;
 use std::path::PathBuf;
 
+use backstore::parse_size;
 use clap::ValueEnum;
 use iscsi_proto::chap::{MAX_SECRET, MIN_SECRET};
-use target_core::store::parse_size;
 
 use crate::attributes::Attributes;
 use crate::ending::{Ending, usage};

@@ -16,7 +16,8 @@ use alloc::vec::Vec;
 use core::mem::take;
 use core::ops::Range;
 
-use scsi_proto::{BlockRanges, Lun};
+use backstore::BlockRanges;
+use scsi_proto::Lun;
 
 use crate::command::Failure;
 use crate::identity::Identity;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use backstore::{Backstore, RamStore};
 use initiator_core::{Portal, SessionConfig};
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
@@ -9,7 +10,6 @@ use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
 use target_core::session::Limits;
-use target_core::store::{Backstore, RamStore};
 
 pub(crate) const NAME: &str = "iqn.2026-11.example:real";
 pub(crate) const BYTES: u64 = 64 << 20;

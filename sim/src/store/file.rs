@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use target_core::store::BlockFile;
+use backstore::BlockFile;
 
 use crate::rng::Rng;
 

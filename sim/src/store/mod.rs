@@ -9,13 +9,13 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iscsi_memory::{Buf, Region};
-use iscsi_proto::pdu::TaskAttribute;
-use iscsi_proto::time::Instant;
-use target_core::store::{
+use backstore::{
     Abilities, Backstore, FileMedium, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreQueue,
     StoreRequest,
 };
+use iscsi_memory::{Buf, Region};
+use iscsi_proto::pdu::TaskAttribute;
+use iscsi_proto::time::Instant;
 
 use crate::rng::Rng;
 use current::{Current, OpId};

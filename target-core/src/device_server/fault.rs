@@ -3,7 +3,7 @@
 use iscsi_proto::datamover::DataError;
 use scsi_proto::{AdditionalSense, Sense, SenseKey};
 
-use crate::store::StoreError;
+use backstore::StoreError;
 
 /// The sense data of a store's error.
 pub(crate) fn of_store(error: StoreError) -> Sense {

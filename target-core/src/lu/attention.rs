@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use scsi_proto::AdditionalSense;
 
 use super::NexusId;
-use crate::lock::Lock;
+use iscsi_memory::Lock;
 
 /// A condition that every I_T nexus is to hear of once, in the order of SAM-5's priorities: what comes first is
 /// reported first.

@@ -7,7 +7,7 @@
 //! in between.
 
 use super::LogicalUnit;
-use crate::store::StoreError;
+use backstore::StoreError;
 
 /// What one I_T nexus knows of the failures of one unit.
 #[derive(Debug, Clone, Copy)]

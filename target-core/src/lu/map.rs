@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::LogicalUnit;
 use super::users::Users;
-use crate::lock::Lock;
 use crate::registry::Registry;
+use iscsi_memory::Lock;
 
 /// One LUN of a [`LunMap`].
 #[derive(Debug, Clone)]

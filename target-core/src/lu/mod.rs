@@ -7,15 +7,13 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use backstore::{Abilities, Backstore, Geometry, WriteGate};
 use iscsi_memory::Region;
 use scsi_proto::SenseFormat;
-
-use crate::store::{Abilities, Backstore, Geometry};
 
 mod attention;
 mod attributes;
 mod flushes;
-mod gate;
 mod identity;
 mod map;
 mod users;
@@ -27,7 +25,6 @@ pub use map::{LunMap, LunMapBuilder, MappedLun};
 
 pub(crate) use attention::Attentions;
 pub(crate) use flushes::FlushesHeard;
-pub(crate) use gate::{Stripes, WriteGate};
 
 /// Names an I_T nexus among all of a process: whoever opens sessions gives each another number. Logical units tell
 /// nexuses apart by it, and one may be in several servers.
@@ -114,7 +111,7 @@ pub(crate) mod mode_bits {
 /// ```
 /// use std::sync::Arc;
 /// use target_core::lu::{Identity, LogicalUnit, LunMap};
-/// # use target_core::store::{Backstore, Geometry, StoreError};
+/// # use backstore::{Backstore, Geometry, StoreError};
 /// # struct Disk;
 /// # #[async_trait::async_trait]
 /// # impl Backstore for Disk {

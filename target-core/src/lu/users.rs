@@ -4,8 +4,8 @@
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use crate::lock::Lock;
 use crate::registry::{Estate, Registry};
+use iscsi_memory::Lock;
 
 /// The registries whose sessions see a unit, or have seen it: an operation may outlast the LUN that it came by. They
 /// are as many as servers have been given the unit.

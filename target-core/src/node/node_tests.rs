@@ -14,7 +14,7 @@ use iscsi_proto::name::IscsiName;
 
 use super::*;
 use crate::lu::{Identity, LogicalUnit};
-use crate::store::{Backstore, Geometry, StoreError};
+use backstore::{Backstore, Geometry, StoreError};
 
 struct Blank;
 

@@ -10,9 +10,9 @@ use iscsi_proto::login::ChapAccount;
 use iscsi_proto::name::IscsiName;
 
 use super::{Acl, Attributes, ConfigError, Portal, PortalGroup};
-use crate::lock::Lock;
 use crate::lu::{LogicalUnit, LunMap};
 use crate::task::TargetPort;
+use iscsi_memory::Lock;
 
 /// Initiators that demo mode let in and [`Attributes::cache_dynamic_acls`] keeps in mind; the oldest is forgotten
 /// first.

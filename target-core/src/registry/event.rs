@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
-use crate::lock::Lock;
+use iscsi_memory::Lock;
 
 /// Something that happened in a target.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::Waker;
 use core::time::Duration;
 
-use crate::lock::Lock;
 use crate::lu::{LogicalUnit, UnitAttention};
+use iscsi_memory::Lock;
 
 /// Why a session is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use core::time::Duration;
 use iscsi_memory::BufferBudget;
 use iscsi_proto::pdu::LoginStatus;
 
-use crate::lock::Lock;
 use crate::lu::NexusId;
+use iscsi_memory::Lock;
 
 pub use event::Event;
 pub use mailbox::EndCause;

@@ -10,9 +10,9 @@ use alloc::vec::Vec;
 use core::task::Waker;
 
 use super::{Event, Registry, Seat, SessionEntry, SessionEvent, Tickets};
-use crate::lock::Lock;
 use crate::lu::LogicalUnit;
 use crate::task::TaskExecutor;
+use iscsi_memory::Lock;
 
 /// A connection's way out of the registry: taken when it is dropped, which its owner does when no device can touch
 /// memory for it any more.

@@ -12,7 +12,7 @@
 //! use target_core::lu::{Identity, LogicalUnit};
 //! use target_core::node::{TargetConfig, TargetNode};
 //! use target_core::server::Server;
-//! # use target_core::store::{Backstore, Geometry, StoreError};
+//! # use backstore::{Backstore, Geometry, StoreError};
 //! # struct Ram(Mutex<Vec<u8>>);
 //! # #[async_trait::async_trait]
 //! # impl Backstore for Ram {

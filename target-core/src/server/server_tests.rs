@@ -15,7 +15,7 @@ use iscsi_proto::serial::Serial;
 use super::*;
 use crate::lu::{Identity, LogicalUnit};
 use crate::node::{TargetNode, TargetNodeBuilder};
-use crate::store::{Backstore, Geometry, StoreError};
+use backstore::{Backstore, Geometry, StoreError};
 
 struct Ram(Mutex<Vec<u8>>);
 

@@ -9,8 +9,9 @@ use super::executor::{Data, Reply, Sending, TaskExecutor, Work};
 use super::job::Job;
 use super::slot::{CDB, State, Transfer, Waiting};
 use crate::device_server::{self, Command, Outcome, Plan, Request, Then, absent, fault, flags};
-use crate::lu::{UnitAttention, WriteGate};
-use crate::store::StoreError;
+use crate::lu::UnitAttention;
+use backstore::StoreError;
+use backstore::WriteGate;
 
 impl TaskExecutor {
     #[inline]

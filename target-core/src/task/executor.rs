@@ -23,8 +23,9 @@ use super::short::GOOD;
 use super::slot::{Slot, State, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
-use crate::lu::{LogicalUnit, LunMap, Stripes, UnitAttention};
-use crate::store::StoreCompletion;
+use crate::lu::{LogicalUnit, LunMap, UnitAttention};
+use backstore::StoreCompletion;
+use backstore::Stripes;
 
 /// Passes a store's wake-up on to whoever drives the session now.
 #[derive(Default)]

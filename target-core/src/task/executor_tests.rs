@@ -15,8 +15,8 @@ use super::*;
 use crate::device_server::flags;
 use crate::device_server::table::COMMANDS;
 use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention, UnitAttributes};
-use crate::store::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
 use crate::task::TargetPort;
+use backstore::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
 
 #[path = "memory_tests.rs"]
 mod memory;

@@ -8,8 +8,8 @@ use scsi_proto::provisioning::Extent;
 
 use super::progress::TURN;
 use crate::device_server::fault;
-use crate::lu::WriteGate;
-use crate::store::{LbaStatus, StoreCompletion, StoreOp};
+use backstore::WriteGate;
+use backstore::{LbaStatus, StoreCompletion, StoreOp};
 
 /// Bytes of the medium that a job handles at a time, where the command does not itself move them.
 pub(crate) const CHUNK: usize = 256 << 10;
@@ -211,7 +211,7 @@ impl Job {
     }
 
     /// How the job holds the write gate, and of which stripes.
-    pub(crate) fn hold(&self) -> (Hold, crate::lu::Stripes) {
+    pub(crate) fn hold(&self) -> (Hold, backstore::Stripes) {
         let own = WriteGate::stripes(self.lba, self.left);
         match &self.kind {
             Kind::Write { .. } | Kind::Fill | Kind::FillOrUnmap => (Hold::Shared, own),

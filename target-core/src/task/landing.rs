@@ -6,7 +6,8 @@ use core::task::Waker;
 
 use iscsi_memory::Landing;
 
-use crate::lu::{LogicalUnit, Stripes, WriteGate};
+use crate::lu::LogicalUnit;
+use backstore::{Stripes, WriteGate};
 
 /// One session's way through the gate of one unit. The gate is held only while bytes land, so that an initiator that
 /// owes its data holds up nobody; SCSI makes no write of several blocks one step (SBC-4 4.6), only COMPARE AND WRITE

@@ -11,8 +11,8 @@ use super::Nexus;
 use super::landing::UnitLanding;
 use super::progress::cost;
 use crate::lu::{Attentions, FlushesHeard, LogicalUnit, LunMap, UnitAttention};
-use crate::store::queue::EasyQueue;
-use crate::store::{Backstore, StoreCompletion, StoreOp, StoreQueue, StoreRequest};
+use backstore::queue::EasyQueue;
+use backstore::{Backstore, StoreCompletion, StoreOp, StoreQueue, StoreRequest};
 
 /// One LUN of a session.
 pub(super) struct Lun {

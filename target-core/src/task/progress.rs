@@ -8,7 +8,7 @@ use super::executor::{Data, Reply, TaskExecutor, Work};
 use super::job::{Hold, Job, Next, UNMAP_PIECE};
 use super::slot::{CDB, State, Waiting, is_barrier};
 use crate::device_server::{Command, Outcome, Request, Then, fault};
-use crate::store::{StoreCompletion, StoreError, StoreOp};
+use backstore::{StoreCompletion, StoreError, StoreOp};
 
 /// What one turn of a session may cost in store operations before it gives way to all else that its worker does: bytes
 /// that a store which answers at once moves in well under a millisecond, page faults included. An operation always runs

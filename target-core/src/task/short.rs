@@ -11,7 +11,7 @@ use scsi_proto::{Status, opcode};
 use super::NewTask;
 use super::executor::TaskExecutor;
 use super::slot::{State, Transfer};
-use crate::lu::WriteGate;
+use backstore::WriteGate;
 
 /// Blocks of a store's memory.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use scsi_proto::{SenseBytes, Status};
 use super::NewTask;
 use super::job::Job;
 use crate::device_server::{Command, Then};
-use crate::lu::Stripes;
+use backstore::Stripes;
 
 /// Longest CDB that is kept: no command of the device server has a longer one.
 pub(super) const CDB: usize = 32;

@@ -12,7 +12,7 @@ use crate::args::{BenchArgs, Cli, Rw};
 use crate::attach::{ending, session_config};
 
 fn size(name: &str, text: &str) -> Result<u64, Ending> {
-    target_core::store::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")))
+    backstore::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")))
 }
 
 fn load(args: &BenchArgs) -> Result<Load, Ending> {

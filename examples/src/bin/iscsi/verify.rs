@@ -140,9 +140,8 @@ async fn check_all(disk: &Way, plan: &Plan, progress: &Progress) -> Result<(), E
 }
 
 pub(crate) async fn run(cli: &Cli, args: &VerifyArgs) -> Result<(), Ending> {
-    let size = |name: &str, text: &str| {
-        target_core::store::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")))
-    };
+    let size =
+        |name: &str, text: &str| backstore::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")));
     let request = size("--bs", &args.bs)?;
     let span = args.size.as_deref().map(|text| size("--size", text)).transpose()?;
     let disk = Way::open(cli, args).await?;

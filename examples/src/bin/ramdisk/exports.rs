@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use backstore::{Backstore, FileOptions, FileStore, NullStore, RamStore};
 use examples::ending::{Ending, failed, usage};
 use examples::layout::{Account, Layout, PortalSpec, StoreSpec, TargetLayout};
 use examples::report::bytes;
@@ -15,7 +16,6 @@ use iscsi_proto::login::ChapAccount;
 use iscsi_proto::name::IscsiName;
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{Acl, Portal, PortalGroup, TargetConfig, TargetNode};
-use target_core::store::{Backstore, FileOptions, FileStore, NullStore, RamStore};
 
 /// Opens a LUN's store.
 fn open(

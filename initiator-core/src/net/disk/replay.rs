@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use backstore::BlockRanges;
 use iscsi_proto::datamover::CommandData;
-use scsi_proto::{BlockIo, BlockRanges, CdbBuf, opcode};
+use scsi_proto::{BlockIo, CdbBuf, opcode};
 use tokio::sync::{Notify, RwLock};
 
 use super::Disk;

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use backstore::BlockRanges;
 use iscsi_memory::Buf;
 use iscsi_proto::isid::Isid;
 use iscsi_proto::pdu::TaskFunction;
-use scsi_proto::BlockRanges;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use backstore::Backstore as _;
 use iscsi_memory::WorkerPool;
 use iscsi_proto::connection::{Connection as _, StreamConnection as _, StreamEnd};
 use iscsi_proto::pdu::{Bhs, DataIn, Opcode, ScsiResponse, TaskFunction, TaskManagementResponse, TaskResponse};
@@ -19,7 +20,6 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
 use target_core::session::{self, TargetConnection};
-use target_core::store::Backstore as _;
 
 use super::ends;
 use crate::hostile::any_request;

@@ -10,7 +10,7 @@ use super::peer::Peer;
 use super::{ME, OTHER, TARGET, World};
 use crate::lu::{Identity, LogicalUnit};
 use crate::session::Limits;
-use crate::store::{Abilities, Backstore, Geometry, StoreError};
+use backstore::{Abilities, Backstore, Geometry, StoreError};
 
 /// Flushes that fail from now on.
 #[derive(Default)]

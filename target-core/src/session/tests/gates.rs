@@ -12,7 +12,7 @@ use super::{ME, OTHER, TARGET};
 use crate::lu::{Identity, LogicalUnit};
 use crate::node::{TargetConfig, TargetNode};
 use crate::session::{Limits, Target};
-use crate::store::RamStore;
+use backstore::RamStore;
 
 /// A target with one LUN of 1 MiB in memory, and that memory.
 fn in_memory(limits: Limits) -> (Arc<Target>, Arc<Region>) {

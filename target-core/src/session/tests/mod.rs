@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use super::{Limits, Target};
 use crate::lu::{Identity, LogicalUnit};
 use crate::node::{Acl, TargetConfig, TargetNode, TargetNodeBuilder};
-use crate::store::{Backstore, Geometry, StoreError};
+use backstore::{Backstore, Geometry, StoreError};
 
 pub(super) const TARGET: &str = "iqn.2026-11.example:disk";
 pub(super) const ME: &str = "iqn.2026-11.example:me";

@@ -9,12 +9,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use backstore::BlockRanges;
 use examples::ending::{Ending, Why, failed, usage};
 use examples::progress::Progress;
 use examples::report::bytes;
 use examples::{say, tell};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use scsi_proto::BlockRanges;
 use serde_json::json;
 
 use crate::args::{Cli, CopyArgs};
@@ -250,8 +250,7 @@ fn check(args: &CopyArgs, from: &Source, to: &Destination, request: u64) -> Resu
 }
 
 pub(crate) async fn run(cli: &Cli, args: &CopyArgs) -> Result<(), Ending> {
-    let request =
-        target_core::store::parse_size(&args.bs).map_err(|error| usage(format!("--bs {}: {error}", args.bs)))?;
+    let request = backstore::parse_size(&args.bs).map_err(|error| usage(format!("--bs {}: {error}", args.bs)))?;
     if !(1..=MOST_REQUEST).contains(&request) {
         return Err(usage(format!("--bs is from 512 bytes to {}", bytes(MOST_REQUEST))));
     }

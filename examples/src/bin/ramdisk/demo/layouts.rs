@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use backstore::{Backstore, RamStore};
 use examples::ending::{Ending, failed};
 use examples::load::{Accesses, Load, run as run_load};
 use examples::report::{Measurement, bytes, thousands};
 use initiator_core::Transport;
 use target_core::node::TargetConfig;
 use target_core::server::ServerHandle;
-use target_core::store::{Backstore, RamStore};
 
 use super::{Stage, attach, check_pattern, iser_config, name, open_node, session_config, tell, write_pattern};
 

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use backstore::{Backstore, RamStore, parse_size};
 use examples::ending::{Ending, Why, failed, usage};
 use examples::pattern;
 use examples::report::bytes;
@@ -21,7 +22,6 @@ use initiator_core::{Disk, Portal, Rdma, Session, SessionConfig, Transport};
 use iscsi_memory::Buf;
 use target_core::node::{Portal as TargetPortal, PortalGroup, TargetConfig, TargetNode};
 use target_core::server::IserConfig;
-use target_core::store::{Backstore, RamStore, parse_size};
 
 use crate::args::DemoArgs;
 use crate::exports::{logical_unit, made_up_name};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use backstore::{Backstore, LinearStore, StripeStore};
 use examples::ending::{Ending, Why, failed};
 use examples::pattern;
 use examples::report::bytes;
 use futures::stream::{self, TryStreamExt};
 use initiator_core::{RemoteStore, Session, Transport};
-use target_core::store::{Backstore, LinearStore, StripeStore};
 
 use super::layouts::serve;
 use super::{Stage, attach, sector, tell};

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use backstore::Backstore;
 use examples::carrier::carrier;
 use examples::ending::{Ending, failed};
 use examples::report::bytes;
@@ -11,7 +12,6 @@ use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
 use target_core::node::{Attributes, TargetConfig};
 use target_core::server::ServerHandle;
-use target_core::store::Backstore;
 
 use super::{Stage, check_pattern, name, open_node, portal, serve, session_config, step, tell, write_pattern};
 

@@ -7,7 +7,7 @@ use iscsi_memory::{Buf, Region};
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{NullStore, RamStore, StoreCompletion, StoreOp, StoreRequest};
+use crate::{NullStore, RamStore, StoreCompletion, StoreOp, StoreRequest};
 
 fn ram(blocks: u64) -> Arc<dyn Backstore> {
     Arc::new(RamStore::over(Region::heap(blocks as usize * 512)))

@@ -11,7 +11,7 @@ const MOST: usize = 1024;
 /// would be more, the two that are nearest to each other are joined, and it covers what lies between them as well.
 ///
 /// ```
-/// use scsi_proto::BlockRanges;
+/// use backstore::BlockRanges;
 /// let mut ranges = BlockRanges::default();
 /// ranges.add(0..4);
 /// ranges.add(8..12);

@@ -8,18 +8,18 @@
 //! A write whose task was aborted may still land: it is left behind on its stripes, and nobody writes there until it
 //! has ended. So no older write ever covers a newer one, whoever the writers are.
 //!
-//! Nobody holds the gate while data are only asked for: an initiator that owes them would keep an atomic command
-//! waiting, and with it every writer of the same stripes. What goes to a store's own memory holds it for one copy
-//! (`task::landing`), what goes to a store for the time of its operation.
+//! Nobody holds the gate while data are only asked for: a peer that owes them would keep an atomic command waiting, and
+//! with it every writer of the same stripes. What goes to a store's own memory holds it for one copy, what goes to a
+//! store for the time of its operation.
 //!
-//! That a logical block is old or new, to readers too, is none of its business: stores see to it, and
-//! [`iscsi_memory::Region`] for memory that they lend.
+//! The gate does not make sure that a logical block is old or new to readers: stores do, and [`iscsi_memory::Region`]
+//! for memory that they lend.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use core::task::Waker;
 
-use crate::lock::Lock;
+use iscsi_memory::Lock;
 
 /// Blocks of a stripe's piece, as a power of two.
 const PIECE_SHIFT: u32 = 6;
@@ -29,12 +29,29 @@ const LEFT_BEHIND: u64 = 1 << 32;
 /// What keeps a writer out.
 const CLOSED: u64 = !(LEFT_BEHIND - 1);
 
-/// A set of stripes, one bit each.
-pub(crate) type Stripes = u64;
+/// A set of stripes, one bit each: see [`WriteGate::stripes`].
+pub type Stripes = u64;
 
-/// The write gate of one logical unit.
+/// The write gate of one store: who may write where.
+///
+/// Writers take the stripes of their blocks together ([`try_shared`](Self::try_shared)); who compares and writes takes
+/// them alone ([`try_exclusive`](Self::try_exclusive)). Nothing blocks: who is refused has itself woken
+/// ([`wait`](Self::wait)) and tries again. What is taken is to be released by the same stripes.
+///
+/// ```
+/// use backstore::WriteGate;
+/// let gate = WriteGate::new();
+/// let blocks = WriteGate::stripes(100, 8);
+/// assert!(gate.try_shared(blocks));
+/// let mut held = 0;
+/// assert!(!gate.try_exclusive(blocks, &mut held), "a writer is there");
+/// gate.release_shared(blocks);
+/// assert!(gate.try_exclusive(blocks, &mut held));
+/// assert!(!gate.try_shared(blocks));
+/// gate.release_exclusive(held);
+/// ```
 #[derive(Debug)]
-pub(crate) struct WriteGate {
+pub struct WriteGate {
     /// Writers in the low 32 bits, above them operations that aborted tasks left behind; [`EXCLUSIVE`] while one holds
     /// the stripe, or waits for its writers, alone.
     stripes: [AtomicU64; 64],
@@ -52,14 +69,23 @@ fn each(stripes: Stripes) -> impl Iterator<Item = usize> {
     })
 }
 
+impl Default for WriteGate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl WriteGate {
-    pub(crate) fn new() -> Self {
+    /// A gate that nobody holds.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { stripes: [const { AtomicU64::new(0) }; 64], waiters: Lock::new(Vec::new()) }
     }
 
-    /// The stripes of a range of blocks.
+    /// The stripes of a range of blocks. Ranges far from each other may share some.
     #[inline]
-    pub(crate) fn stripes(lba: u64, blocks: u64) -> Stripes {
+    #[must_use]
+    pub fn stripes(lba: u64, blocks: u64) -> Stripes {
         if blocks == 0 {
             return 0;
         }
@@ -72,9 +98,10 @@ impl WriteGate {
         &self.stripes[index & 63]
     }
 
-    /// Takes the stripes together with other writers: all or none.
+    /// Takes the stripes together with other writers: all (true) or none (false).
     #[inline]
-    pub(crate) fn try_shared(&self, stripes: Stripes) -> bool {
+    #[must_use]
+    pub fn try_shared(&self, stripes: Stripes) -> bool {
         let mut taken = 0;
         for index in each(stripes) {
             // A look before the addition: taking it back would wake every waiter, the caller among them, who would then
@@ -94,12 +121,14 @@ impl WriteGate {
 
     /// Whether writers may pass just now. Nothing is taken.
     #[inline]
-    pub(crate) fn is_open(&self, stripes: Stripes) -> bool {
+    #[must_use]
+    pub fn is_open(&self, stripes: Stripes) -> bool {
         each(stripes).all(|index| self.stripe(index).load(SeqCst) & CLOSED == 0)
     }
 
+    /// The writer is done: gives back what [`try_shared`](Self::try_shared) took.
     #[inline]
-    pub(crate) fn release_shared(&self, stripes: Stripes) {
+    pub fn release_shared(&self, stripes: Stripes) {
         let mut awaited = false;
         for index in each(stripes) {
             awaited |= self.stripe(index).fetch_sub(1, SeqCst) & EXCLUSIVE != 0;
@@ -111,14 +140,14 @@ impl WriteGate {
 
     /// The writer's task was aborted while its operation is at the store: what it holds is closed to every writer until
     /// [`release_left_behind`](Self::release_left_behind).
-    pub(crate) fn leave_behind(&self, stripes: Stripes) {
+    pub fn leave_behind(&self, stripes: Stripes) {
         for index in each(stripes) {
             self.stripe(index).fetch_add(LEFT_BEHIND - 1, SeqCst);
         }
     }
 
     /// The operation that was left behind has ended.
-    pub(crate) fn release_left_behind(&self, stripes: Stripes) {
+    pub fn release_left_behind(&self, stripes: Stripes) {
         for index in each(stripes) {
             self.stripe(index).fetch_sub(LEFT_BEHIND, SeqCst);
         }
@@ -129,7 +158,8 @@ impl WriteGate {
 
     /// Goes on taking the stripes alone, in the order of their numbers so that two who do so cannot block each other;
     /// `held` is what is taken so far. True when all are, and the last writer has left them.
-    pub(crate) fn try_exclusive(&self, stripes: Stripes, held: &mut Stripes) -> bool {
+    #[must_use]
+    pub fn try_exclusive(&self, stripes: Stripes, held: &mut Stripes) -> bool {
         for index in each(stripes & !*held) {
             if self.stripe(index).fetch_or(EXCLUSIVE, SeqCst) & EXCLUSIVE != 0 {
                 return false;
@@ -139,7 +169,8 @@ impl WriteGate {
         each(stripes).all(|index| self.stripe(index).load(SeqCst) == EXCLUSIVE)
     }
 
-    pub(crate) fn release_exclusive(&self, held: Stripes) {
+    /// Gives back what [`try_exclusive`](Self::try_exclusive) took so far, whether or not that was all.
+    pub fn release_exclusive(&self, held: Stripes) {
         for index in each(held) {
             self.stripe(index).fetch_and(!EXCLUSIVE, SeqCst);
         }
@@ -149,7 +180,7 @@ impl WriteGate {
     }
 
     /// Has `waker` woken at the next release that matters. To be called before another try, not after it.
-    pub(crate) fn wait(&self, waker: &Waker) {
+    pub fn wait(&self, waker: &Waker) {
         let mut waiters = self.waiters.lock();
         if !waiters.iter().any(|other| other.will_wake(waker)) {
             waiters.push(waker.clone());

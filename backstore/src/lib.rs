@@ -8,6 +8,12 @@
 //! - **Memory door**: [`Backstore::memory`] lends the store's own memory: reads leave straight from it and writes land
 //!   straight in it.
 
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod block_ranges;
 mod compose;
 mod compose_queue;
 #[cfg(feature = "std")]
@@ -18,6 +24,7 @@ mod file;
 mod file_medium;
 #[cfg(feature = "std")]
 mod file_pool;
+mod gate;
 mod inline;
 mod layout;
 mod null;
@@ -27,11 +34,13 @@ pub mod queue;
 mod ram;
 mod size;
 
+pub use block_ranges::BlockRanges;
 pub use compose::{ComposeError, Composed, LinearStore, StripeStore};
 #[cfg(feature = "std")]
 pub use file::{FileOptions, FileStore};
 #[cfg(feature = "std")]
 pub use file_medium::{BlockFile, FileMedium};
+pub use gate::{Stripes, WriteGate};
 pub use layout::{Joined, Layout, Place, Striped};
 pub use null::NullStore;
 #[cfg(feature = "std")]
@@ -140,7 +149,7 @@ pub struct LbaStatus {
 /// ```
 /// use async_trait::async_trait;
 /// use std::sync::Mutex;
-/// use target_core::store::{Backstore, Geometry, StoreError};
+/// use backstore::{Backstore, Geometry, StoreError};
 ///
 /// struct Disk(Mutex<Vec<u8>>);
 ///

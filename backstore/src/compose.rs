@@ -78,11 +78,11 @@ pub struct Composed<L> {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use target_core::store::{Backstore, NullStore, StripeStore};
+/// use backstore::{Backstore, NullStore, StripeStore};
 /// let disks: Vec<Arc<dyn Backstore>> = (0..4).map(|_| Arc::new(NullStore::new(1 << 30)) as _).collect();
 /// let raid = StripeStore::new(disks, 64 << 10)?;
 /// assert_eq!(raid.geometry().bytes(), 4 << 30);
-/// # Ok::<(), target_core::store::ComposeError>(())
+/// # Ok::<(), backstore::ComposeError>(())
 /// ```
 pub type StripeStore = Composed<Striped>;
 
@@ -90,10 +90,10 @@ pub type StripeStore = Composed<Striped>;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use target_core::store::{Backstore, LinearStore, NullStore};
+/// use backstore::{Backstore, LinearStore, NullStore};
 /// let disks: Vec<Arc<dyn Backstore>> = vec![Arc::new(NullStore::new(1 << 30)), Arc::new(NullStore::new(1 << 20))];
 /// assert_eq!(LinearStore::new(disks)?.geometry().bytes(), (1 << 30) + (1 << 20));
-/// # Ok::<(), target_core::store::ComposeError>(())
+/// # Ok::<(), backstore::ComposeError>(())
 /// ```
 pub type LinearStore = Composed<Joined>;
 

@@ -30,7 +30,7 @@ pub enum SizeError {
 /// [`SizeError`], a sentence for the person who typed it.
 ///
 /// ```
-/// use target_core::store::parse_size;
+/// use backstore::parse_size;
 /// assert_eq!(parse_size("50G"), Ok(50 << 30));
 /// assert_eq!(parse_size("1.5 KiB"), Ok(1536));
 /// assert!(parse_size("50 apples").unwrap_err().to_string().contains("not a unit"));

@@ -53,14 +53,14 @@ impl Default for FileOptions {
 ///
 /// ```
 /// use futures::executor::block_on;
-/// use target_core::store::{Backstore, FileOptions, FileStore};
+/// use backstore::{Backstore, FileOptions, FileStore};
 /// # let path = std::env::temp_dir().join(format!("file-store-example-{}", std::process::id()));
 /// let options = FileOptions { create: Some(1 << 20), ..FileOptions::default() };
 /// let store = FileStore::open(&path, &options)?;
 /// block_on(store.write(9, &[1; 512])).unwrap();
 /// block_on(store.flush()).unwrap();
 /// # std::fs::remove_file(&path).unwrap();
-/// # Ok::<(), target_core::store::StoreOpenError>(())
+/// # Ok::<(), backstore::StoreOpenError>(())
 /// ```
 #[derive(Debug)]
 pub struct FileStore {

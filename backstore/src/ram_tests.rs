@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 
 use super::*;
-use crate::store::StoreOpenError;
+use crate::StoreOpenError;
 
 /// Resident bytes of this process. Tests that use it run one process each under nextest; with threads they share a
 /// lock.

@@ -33,11 +33,11 @@ const PAGE: u64 = 4096;
 ///
 /// ```
 /// use futures::executor::block_on;
-/// use target_core::store::{Backstore, RamStore};
+/// use backstore::{Backstore, RamStore};
 /// let store = RamStore::new(50 << 30)?;
 /// block_on(store.write(100_000_000, &[7; 512])).unwrap();
 /// assert_eq!(store.allocated(), 4096);
-/// # Ok::<(), target_core::store::StoreOpenError>(())
+/// # Ok::<(), backstore::StoreOpenError>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct RamStore {
@@ -146,7 +146,7 @@ mod builder {
     use iscsi_memory::{MemoryBudget, Region};
 
     use super::RamStore;
-    use crate::store::StoreOpenError;
+    use crate::StoreOpenError;
 
     /// How many times its memory a machine may promise in one store.
     const THIN_FACTOR: u64 = 64;
@@ -154,10 +154,10 @@ mod builder {
     /// Options of a [`RamStore`].
     ///
     /// ```
-    /// use target_core::store::{Backstore, RamStore};
+    /// use backstore::{Backstore, RamStore};
     /// let store = RamStore::builder(1 << 30).block_size(4096).memory_limit(64 << 20).open()?;
     /// assert_eq!(store.geometry().blocks, 1 << 18);
-    /// # Ok::<(), target_core::store::StoreOpenError>(())
+    /// # Ok::<(), backstore::StoreOpenError>(())
     /// ```
     #[derive(Debug, Clone)]
     #[must_use]

@@ -101,7 +101,7 @@ impl BlockFile for File {
 /// written or unmapped again: the system has dropped what it could not write, and calls the next flush good.
 ///
 /// ```
-/// use target_core::store::{Abilities, FileMedium, Geometry, StoreOp};
+/// use backstore::{Abilities, FileMedium, Geometry, StoreOp};
 /// # let path = std::env::temp_dir().join(format!("file-medium-example-{}", std::process::id()));
 /// let file = std::fs::File::create_new(&path)?;
 /// file.set_len(1 << 20)?;

@@ -13,7 +13,7 @@ use super::{Abilities, Backstore, Geometry, LbaStatus, StoreError, StoreQueue};
 ///
 /// ```
 /// use futures::executor::block_on;
-/// use target_core::store::{Backstore, NullStore};
+/// use backstore::{Backstore, NullStore};
 /// let store = NullStore::new(1 << 40);
 /// block_on(store.write(7, &[1; 512])).unwrap();
 /// let mut data = [2; 512];
@@ -104,7 +104,7 @@ mod tests {
     use iscsi_memory::Buf;
 
     use super::*;
-    use crate::store::{StoreOp, StoreRequest};
+    use crate::{StoreOp, StoreRequest};
 
     #[test]
     fn the_queue_answers_every_request_at_the_next_poll() {

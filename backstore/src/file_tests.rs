@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::executor::block_on;
 
 use super::*;
-use crate::store::StoreRequest;
-use crate::store::file_medium::{of_write, whole};
+use crate::StoreRequest;
+use crate::file_medium::{of_write, whole};
 
 /// A path of its own for each test; what is there is removed at the end.
 struct Scratch(PathBuf);
@@ -80,7 +80,7 @@ struct Dropping {
     syncs: AtomicUsize,
 }
 
-impl crate::store::BlockFile for Arc<Dropping> {
+impl crate::BlockFile for Arc<Dropping> {
     fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
         data.copy_from_slice(&self.bytes.lock().unwrap()[offset as usize..offset as usize + data.len()]);
         Ok(data.len())

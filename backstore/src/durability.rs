@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use scsi_proto::BlockRanges;
+use crate::BlockRanges;
 
 /// Why a flush is not good.
 #[derive(Debug)]
