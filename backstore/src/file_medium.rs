@@ -10,6 +10,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 use super::durability::{Durability, NotDurable};
+use super::under_way::{Access, UnderWay};
 use super::{Abilities, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp};
 
 /// What a file store asks of its file: positional, blocking calls that may do a part of what is asked. [`File`] is one;
@@ -97,6 +98,9 @@ impl BlockFile for File {
 /// A file as a medium of blocks, with blocking operations. [`FileStore`](super::FileStore) has threads that perform
 /// them.
 ///
+/// A logical block that is read is old or new, also where it is written at the same time: reads and writes of the same
+/// blocks wait for each other, for at most 200 ms.
+///
 /// After a flush that failed, the blocks that were written since the last good one cannot be read until they are
 /// written or unmapped again: the system has dropped what it could not write, and calls the next flush good.
 ///
@@ -116,19 +120,32 @@ pub struct FileMedium<F> {
     geometry: Geometry,
     abilities: Abilities,
     durability: Durability,
+    under_way: UnderWay,
 }
 
 impl<F: BlockFile> FileMedium<F> {
     /// A medium of this shape in `file`, which is as long as that.
     #[must_use]
     pub fn new(file: F, geometry: Geometry, abilities: Abilities) -> Self {
-        Self { file, geometry, abilities, durability: Durability::default() }
+        Self { file, geometry, abilities, durability: Durability::default(), under_way: UnderWay::default() }
     }
 
     /// Flushes that failed so far; one that fails is counted before any later one can be good.
     #[must_use]
     pub fn failed_flushes(&self) -> u64 {
         self.durability.failed()
+    }
+
+    /// The same with another bound on how long a call is waited for.
+    #[cfg(test)]
+    pub(super) fn with_patience(self, patience: std::time::Duration) -> Self {
+        Self { under_way: UnderWay::with_patience(patience), ..self }
+    }
+
+    /// Reads and writes that wait for each other.
+    #[cfg(test)]
+    pub(super) fn waiting_calls(&self) -> usize {
+        self.under_way.waiting()
     }
 
     #[cfg(test)]
@@ -195,8 +212,11 @@ impl<F: BlockFile> FileMedium<F> {
         if let Some(lost) = self.durability.first_lost(&self.range(lba, data.len())) {
             return Err(StoreError::Read(Some(lost)));
         }
+        let (len, blocks) = (data.len(), self.range(lba, data.len()));
+        let read = || whole(len, |at| self.file.read_at(&mut data[at..], self.offset(lba) + at as u64));
         // No byte where there should be some: someone has cut the file shorter.
-        whole(data.len(), |at| self.file.read_at(&mut data[at..], self.offset(lba) + at as u64))
+        self.under_way
+            .during(Access::Read, blocks, read)
             .map_err(|(at, _)| StoreError::Read(Some(self.block_at(lba, at))))
     }
 
@@ -211,7 +231,8 @@ impl<F: BlockFile> FileMedium<F> {
                 Err(error.map_or(StoreError::Write(block), |error| of_write(&error, block)))
             })
         };
-        self.durability.change(self.range(lba, data.len()), write)
+        let blocks = self.range(lba, data.len());
+        self.under_way.during(Access::Write, blocks.clone(), || self.durability.change(blocks, write))
     }
 
     fn block_at(&self, lba: u64, byte: usize) -> u64 {
@@ -235,7 +256,8 @@ impl<F: BlockFile> FileMedium<F> {
                 Ok(()) => return Ok(Ok(())),
             }
         };
-        self.durability.change(lba..lba + blocks, punch)
+        let blocks = lba..lba + blocks;
+        self.under_way.during(Access::Write, blocks.clone(), || self.durability.change(blocks, punch))
     }
 
     /// Where the file system does not tell holes, everything is mapped.

@@ -361,3 +361,97 @@ fn direct_files_take_whole_pages() {
         Err(error) => assert!(matches!(error, StoreOpenError::Direct { .. }), "{error}"),
     }
 }
+
+/// A file whose first call halts in the middle of a block until it is let go on.
+struct Halting {
+    bytes: std::sync::Mutex<Vec<u8>>,
+    halts: std::sync::atomic::AtomicBool,
+    halted: mpsc::SyncSender<()>,
+    goes_on: std::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Halting {
+    /// Copies `len` bytes by `copy`, which is given from where to where.
+    fn by_halves(&self, len: usize, mut copy: impl FnMut(&mut [u8], std::ops::Range<usize>)) {
+        copy(&mut self.bytes.lock().unwrap(), 0..len / 2);
+        if self.halts.swap(false, Ordering::SeqCst) {
+            self.halted.send(()).unwrap();
+            self.goes_on.lock().unwrap().recv().unwrap();
+        }
+        copy(&mut self.bytes.lock().unwrap(), len / 2..len);
+    }
+}
+
+impl crate::BlockFile for Arc<Halting> {
+    fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
+        let from = |bytes: &mut [u8], part: std::ops::Range<usize>| {
+            data[part.clone()].copy_from_slice(&bytes[offset as usize..][part]);
+        };
+        self.by_halves(512, from);
+        Ok(512)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        let to = |bytes: &mut [u8], part: std::ops::Range<usize>| {
+            bytes[offset as usize..][part.clone()].copy_from_slice(&data[part]);
+        };
+        self.by_halves(512, to);
+        Ok(512)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn punch_hole(&self, offset: u64, _: u64) -> io::Result<()> {
+        self.by_halves(512, |bytes, part| bytes[offset as usize..][part].fill(0));
+        Ok(())
+    }
+    fn size(&self) -> io::Result<u64> {
+        Ok(1 << 20)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+    fn next_hole(&self, _: u64) -> io::Result<u64> {
+        Ok(1 << 20)
+    }
+}
+
+/// Whether a read of a block of 7s finds it whole, when the one of the two calls comes in the middle of the other.
+fn is_whole(first: StoreOp, second: StoreOp, patience: Duration) -> bool {
+    let ((halted, reached), (go_on, goes_on)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+    let file =
+        Arc::new(Halting { bytes: vec![7; 1 << 20].into(), halts: true.into(), halted, goes_on: goes_on.into() });
+    let abilities = Abilities { unmap: true, ..Abilities::default() };
+    let medium = Arc::new(FileMedium::new(file, Geometry::of_bytes(1 << 20), abilities).with_patience(patience));
+    let run = |op| {
+        let medium = medium.clone();
+        std::thread::spawn(move || medium.perform(0, op).buf)
+    };
+    let first = run(first);
+    reached.recv().unwrap();
+    let second = run(second);
+    while medium.waiting_calls() == 0 && !second.is_finished() {
+        std::thread::yield_now();
+    }
+    if patience.is_zero() {
+        // It is not waited for.
+        while !second.is_finished() {
+            std::thread::yield_now();
+        }
+    }
+    go_on.send(()).unwrap();
+    let bufs = [first.join().unwrap(), second.join().unwrap()];
+    // What is written is zero.
+    bufs.iter().flatten().all(|buf| buf.iter().all(|byte| *byte == buf[0]))
+}
+
+#[test]
+fn a_block_that_is_read_is_old_or_new_whatever_is_under_way() {
+    let read = || StoreOp::Read { lba: 3, buf: Buf::zeroed(512) };
+    let unmap = || StoreOp::Unmap { lba: 3, blocks: 1 };
+    let hour = Duration::from_secs(3600);
+    for (first, second) in [(write(3, 1), read()), (read(), write(3, 1)), (unmap(), read()), (read(), unmap())] {
+        assert!(is_whole(first, second, hour));
+    }
+    // A file that holds a write back does not hold back the reads.
+    assert!(!is_whole(write(3, 1), read(), Duration::ZERO));
+}

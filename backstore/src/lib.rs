@@ -33,6 +33,8 @@ mod open_error;
 pub mod queue;
 mod ram;
 mod size;
+#[cfg(feature = "std")]
+mod under_way;
 
 pub use block_ranges::BlockRanges;
 pub use compose::{ComposeError, Composed, LinearStore, StripeStore};
@@ -180,7 +182,8 @@ pub trait Backstore: Send + Sync + 'static {
         Abilities::default()
     }
 
-    /// Reads whole blocks from `lba` on into `data`.
+    /// Reads whole blocks from `lba` on into `data`. A block that is written at the same time is read as it was before
+    /// or as it is after that, never mixed.
     ///
     /// # Errors
     /// See [`StoreError`]; the content of `data` is then unspecified.
