@@ -3,11 +3,12 @@
 //! It is a [`Workload`] that the initiator's connection drives itself, so that no request pays for a hop between tasks.
 //! `iscsi bench`, `ramdisk demo` and the benchmarks use this one.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use initiator_core::run_load;
 use initiator_core::{BlockCompletion, BlockRequest, ConfigError, Direction, Next, Session, SessionEvent, Workload};
-use initiator_core::{Error, SessionConfig};
+use initiator_core::{DiskInfo, Error, Multipath, SessionConfig};
 use iscsi_memory::Buf;
 use iscsi_proto::time::Instant;
 
@@ -52,53 +53,132 @@ pub async fn run(config: SessionConfig, lun: u16, load: Load) -> Result<Measurem
     let disk = session.disk(lun).await?;
     let (info, known) = (disk.info(), disk.known());
     session.logout().await?;
-    let generator = Generator::new(load, lun, info.block_size, info.blocks)?;
+    let generator = Generator::new(load, lun, &info)?;
     let (generator, result) = run_load(config, &[known], generator).await;
     result?;
     generator.finish()
 }
 
-struct Generator {
-    load: Load,
-    lun: u16,
+/// The same over several paths to one LUN: what is measured of a request is what the caller of [`Multipath`] waits.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_over_paths(disk: &Multipath, load: Load) -> Result<Measurement, Error> {
+    let course = Course::new(&load, disk.block_size(), disk.size())?;
+    let (depth, len, most, runtime) = (load.depth, course.len, load.most_requests, load.runtime);
+    let course = RefCell::new(course);
+    let measurement = RefCell::new(Measurement::default());
+    let started = std::time::Instant::now();
+    let one_after_the_other = || async {
+        let mut buf = Buf::zeroed(len);
+        loop {
+            if started.elapsed() >= runtime || most.is_some_and(|most| course.borrow().issued >= most) {
+                return Ok::<(), Error>(());
+            }
+            let (direction, lba) = course.borrow_mut().next();
+            let offset = lba * u64::from(disk.block_size());
+            let begun = std::time::Instant::now();
+            match direction {
+                Direction::Read => disk.read(offset, &mut buf).await?,
+                Direction::Write => {
+                    let (back, result) = disk.write_buf(offset, std::mem::replace(&mut buf, Buf::zeroed(0))).await;
+                    result?;
+                    buf = back;
+                }
+            }
+            side(&mut measurement.borrow_mut(), direction).record(len as u64, begun.elapsed());
+        }
+    };
+    futures::future::try_join_all((0..depth).map(|_| one_after_the_other())).await?;
+    let mut measurement = measurement.into_inner();
+    measurement.elapsed = started.elapsed();
+    Ok(measurement)
+}
+
+fn side(measurement: &mut Measurement, direction: Direction) -> &mut crate::report::Direction {
+    match direction {
+        Direction::Read => &mut measurement.reads,
+        Direction::Write => &mut measurement.writes,
+    }
+}
+
+/// Where the requests go, one after the other.
+struct Course {
+    accesses: Accesses,
+    /// Bytes of one request.
+    len: usize,
     /// Disk blocks of one request.
     blocks: u32,
     /// Places on the disk, each one request long.
     places: u64,
     next_place: u64,
     random: fastrand::Rng,
+    issued: u64,
+}
+
+impl Course {
+    fn new(load: &Load, block_size: u32, bytes: u64) -> Result<Self, Error> {
+        let block_size = u64::from(block_size.max(1));
+        let span = load.span.unwrap_or(u64::MAX).min(bytes);
+        if load.block_bytes == 0 || !load.block_bytes.is_multiple_of(block_size) || load.block_bytes > span {
+            let block_size = block_size as u32;
+            let error = ConfigError::RequestSize { bytes: load.block_bytes, block_size, most: span };
+            return Err(error.into());
+        }
+        Ok(Self {
+            accesses: load.accesses,
+            len: usize::try_from(load.block_bytes).unwrap_or(usize::MAX),
+            blocks: (load.block_bytes / block_size) as u32,
+            places: span / load.block_bytes,
+            next_place: 0,
+            random: fastrand::Rng::with_seed(load.seed),
+            issued: 0,
+        })
+    }
+
+    /// The next request: which way, and at which block.
+    fn next(&mut self) -> (Direction, u64) {
+        let direction = match self.accesses.read_percent {
+            100.. => Direction::Read,
+            0 => Direction::Write,
+            percent if self.random.u8(0..100) < percent => Direction::Read,
+            _ => Direction::Write,
+        };
+        let place = if self.accesses.random {
+            self.random.u64(0..self.places)
+        } else {
+            let place = self.next_place;
+            self.next_place = (place + 1) % self.places;
+            place
+        };
+        self.issued += 1;
+        (direction, place * u64::from(self.blocks))
+    }
+}
+
+struct Generator {
+    load: Load,
+    course: Course,
+    lun: u16,
     idle: Vec<(u32, Buf)>,
     directions: Vec<Direction>,
     started: Option<Instant>,
     last: Instant,
-    issued: u64,
     measurement: Measurement,
     error: Option<Error>,
     watcher: Watcher,
 }
 
 impl Generator {
-    fn new(load: Load, lun: u16, block_size: u32, blocks: u64) -> Result<Self, Error> {
-        let block_size = u64::from(block_size.max(1));
-        let span = load.span.unwrap_or(u64::MAX).min(blocks.saturating_mul(block_size));
-        if load.block_bytes == 0 || !load.block_bytes.is_multiple_of(block_size) || load.block_bytes > span {
-            let block_size = block_size as u32;
-            let error = ConfigError::RequestSize { bytes: load.block_bytes, block_size, most: span };
-            return Err(error.into());
-        }
-        let len = usize::try_from(load.block_bytes).unwrap_or(usize::MAX);
-        let idle = (0..load.depth as u32).map(|token| (token, Buf::zeroed(len))).collect();
+    fn new(load: Load, lun: u16, info: &DiskInfo) -> Result<Self, Error> {
+        let course = Course::new(&load, info.block_size, info.size())?;
         Ok(Self {
             lun,
-            blocks: (load.block_bytes / block_size) as u32,
-            places: span / load.block_bytes,
-            next_place: 0,
-            random: fastrand::Rng::with_seed(load.seed),
-            idle,
+            idle: (0..load.depth as u32).map(|token| (token, Buf::zeroed(course.len))).collect(),
+            course,
             directions: vec![Direction::Read; load.depth],
             started: None,
             last: Instant::ZERO,
-            issued: 0,
             measurement: Measurement::default(),
             error: None,
             watcher: Watcher::default(),
@@ -108,7 +188,7 @@ impl Generator {
 
     fn is_over(&self, now: Instant) -> bool {
         self.error.is_some()
-            || self.load.most_requests.is_some_and(|most| self.issued >= most)
+            || self.load.most_requests.is_some_and(|most| self.course.issued >= most)
             || self.started.is_some_and(|started| now - started >= self.load.runtime)
     }
 
@@ -130,23 +210,9 @@ impl Workload for Generator {
             return if self.idle.len() == self.load.depth { Next::Finished } else { Next::Wait };
         }
         let Some((token, buf)) = self.idle.pop() else { return Next::Wait };
-        let direction = match self.load.accesses.read_percent {
-            100.. => Direction::Read,
-            0 => Direction::Write,
-            percent if self.random.u8(0..100) < percent => Direction::Read,
-            _ => Direction::Write,
-        };
-        let place = if self.load.accesses.random {
-            self.random.u64(0..self.places)
-        } else {
-            let place = self.next_place;
-            self.next_place = (place + 1) % self.places;
-            place
-        };
+        let (direction, lba) = self.course.next();
         self.directions[token as usize] = direction;
-        self.issued += 1;
-        let lba = place * u64::from(self.blocks);
-        Next::Request(BlockRequest { token, lun: self.lun, lba, blocks: self.blocks, direction, buf })
+        Next::Request(BlockRequest { token, lun: self.lun, lba, blocks: self.course.blocks, direction, buf })
     }
 
     fn event(&mut self, event: SessionEvent) {
@@ -154,10 +220,7 @@ impl Workload for Generator {
     }
 
     fn complete(&mut self, completion: BlockCompletion, now: Instant) {
-        let side = match self.directions[completion.token as usize] {
-            Direction::Read => &mut self.measurement.reads,
-            Direction::Write => &mut self.measurement.writes,
-        };
+        let side = side(&mut self.measurement, self.directions[completion.token as usize]);
         match completion.result {
             Ok(()) => side.record(self.load.block_bytes, completion.latency),
             Err(error) => self.error = Some(self.error.take().unwrap_or(error)),

@@ -184,6 +184,55 @@ fn embed_serves_in_under_50_lines() {
     assert_eq!(server.enter(), Some(0));
 }
 
+#[test]
+fn every_job_that_moves_data_takes_several_paths() {
+    let two = format!("--portal 127.0.0.2:0 --target {TARGET} --lun 4M --lun 4M");
+    let server = Serving::ramdisk(&two);
+    let [first, second] = &server.portals()[..] else { panic!("{}", server.said) };
+    let url = |portal: &str, lun: u16| format!("iscsi://{portal}/{TARGET}/{lun}");
+    let verified = iscsi(&format!("verify {} --path {} --json", url(first, 0), url(second, 0))).json();
+    assert_eq!((verified["verified_bytes"].as_u64(), verified["passes"].as_u64()), (Some(4 << 20), Some(1)));
+    // From two paths to two paths.
+    let copy = format!("copy {} {} --verify", url(first, 0), url(first, 1));
+    let told = iscsi(&format!("{copy} --from-path {} --to-path {} --json", url(second, 0), url(second, 1))).json();
+    assert_eq!((told["bytes"].as_u64(), told["verified"].as_bool()), (Some(4 << 20), Some(true)));
+    iscsi(&format!("verify {} --check-only", url(second, 1))).ok();
+    for rw in ["randread", "randwrite", "read", "write", "randrw"] {
+        let paths = format!("bench {} --path {} --rw {rw}", url(first, 1), url(second, 1));
+        let figures = iscsi(&format!("{paths} --iodepth 8 --number-ios 1000 --json")).json();
+        let ios = |side: &str| figures[side]["ios"].as_u64().unwrap_or(0);
+        assert_eq!(ios("read") + ios("write"), 1000, "{figures}");
+    }
+    // One path that does not lead there costs nothing; one that leads elsewhere is refused.
+    let (_listener, nowhere) = program::listener();
+    let away = format!("verify {} --path {} --timeout 1", url(first, 0), url(&nowhere, 0));
+    let ended = iscsi(&away);
+    assert!(ended.stderr.contains(&format!("no path by {nowhere}")), "{ended:?}");
+    ended.ok();
+    iscsi(&format!("verify {} --path {}", url(first, 0), url(second, 1))).fails(1, "another disk");
+    // Not onto itself, by whatever paths.
+    iscsi(&format!("copy {0} {1} --to-path {0}", url(first, 0), url(second, 0))).fails(2, "are the same");
+    iscsi(&format!("copy /dev/null {} --from-path {}", url(first, 0), url(second, 0))).fails(2, "--from-path");
+    iscsi(&format!("copy {} - --to-path {}", url(first, 0), url(second, 0))).fails(2, "--to-path");
+    iscsi(&format!("bench {} {} --path {}", url(first, 0), url(first, 1), url(second, 0))).fails(2, "the one LUN");
+}
+
+#[test]
+fn ctrl_c_ends_a_verification_after_a_check_of_what_it_has_written() {
+    let server = Serving::ramdisk(&format!("--target {TARGET} --lun 8M"));
+    let verify = program::start(program::ISCSI, &["verify", &server.url(0), "--passes", "1000000", "--json"]);
+    // It has its own way to take the signal once it writes.
+    let writes = || {
+        let disk = program::run_with(program::ISCSI, &["copy", &server.url(0), "-"], program::Input::None);
+        disk.stdout.iter().any(|byte| *byte != 0)
+    };
+    while !writes() {}
+    program::signal(verify.pid(), "INT");
+    let ended = verify.end().json();
+    assert!(ended["passes"].as_u64().is_some_and(|passes| passes >= 1), "{ended}");
+    assert!(ended["verified_bytes"].as_u64().is_some_and(|bytes| bytes <= 8 << 20), "{ended}");
+}
+
 /// A portal before another one, which cuts its first connection after so many bytes.
 fn cuts_once(to: String, after: u64) -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -149,11 +149,40 @@ async fn both_paths_are_used_and_overlapping_writes_keep_their_order() {
         assert!(held(&store, 0, 65_536).await == pattern(65_536, round * 8 + 7), "round {round}");
     }
     disk.flush().await.unwrap();
+    let mut buf = iscsi_memory::Buf::zeroed(4096);
+    buf.copy_from_slice(&pattern(4096, 77));
+    let (buf, written) = disk.write_buf(8192, buf).await;
+    assert!(written.is_ok() && buf[..] == pattern(4096, 77), "the buffer is back as it was");
+    assert!(held(&store, 8192, 4096).await == pattern(4096, 77));
     disk.write_zeroes(0, 4096).await.unwrap();
     disk.unmap(4096, 4096).await.unwrap();
     assert!(held(&store, 0, 8192).await == [0; 8192]);
     disk.compare_and_write(0, &[0; 512], &[5; 512]).await.unwrap();
     assert!(matches!(disk.compare_and_write(0, &[0; 512], &[6; 512]).await, Err(Error::Miscompare(0))));
+    disk.logout().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_change_hears_of_a_path_that_is_lost_and_back() {
+    let (_server, target, _) = serve(None);
+    let (first, second) = (Way::to(target.clone()).await, Way::to(target).await);
+    let ways = [&first, &second].map(|(portal, _)| (config(portal), 0));
+    let disk = Multipath::open(ways.into(), quick(PathPolicy::RoundRobin)).await.unwrap();
+    // Nothing but the change itself wakes the one who waits.
+    let told = async |up: bool| {
+        loop {
+            let changed = disk.changed();
+            if disk.paths()[1].up == up {
+                return;
+            }
+            tokio::time::timeout(PATIENCE, changed).await.expect("the change is told");
+        }
+    };
+    second.1.set_down(true);
+    told(false).await;
+    second.1.set_down(false);
+    told(true).await;
+    assert_eq!((disk.paths()[1].losses, disk.power_ons()), (1, 0));
     disk.logout().await;
 }
 

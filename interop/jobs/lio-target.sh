@@ -17,6 +17,8 @@ lio_target() {
         store=$LIO/core/rd_mcp_$disk/$name
         mkdir -p "$store" "$group/lun/lun_$disk" || return
         echo rd_pages=$pages > "$store/control" && echo 1 > "$store/enable" || return
+        # Its name in VPD 80h and, by its hexadecimal digits, in 83h.
+        cat /proc/sys/kernel/random/uuid > "$store/wwn/vpd_unit_serial" || return
         ln -s "$store" "$group/lun/lun_$disk/store" || return
     done
     for portal in "$@"; do

@@ -195,6 +195,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
     let signal = match name {
         "STOP" => Signal::STOP,
         "CONT" => Signal::CONT,
+        "INT" => Signal::INT,
         other => panic!("no signal {other} is used here"),
     };
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();

@@ -67,7 +67,7 @@ impl Under {
     async fn write(&self, offset: u64, buf: Buf) -> Result<(), Error> {
         match self {
             Self::Disk(disk) => disk.write_buf(offset, buf).await.1,
-            Self::Multipath(disk) => disk.write_buf(offset, buf).await,
+            Self::Multipath(disk) => disk.write_buf(offset, buf).await.1,
         }
     }
 

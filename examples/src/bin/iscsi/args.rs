@@ -31,6 +31,14 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=86400))]
     pub(crate) retry: u64,
+    /// Ask a target that has been silent for so many seconds whether it is there (NOP-Out); 0 never asks.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) noop_interval: u64,
+    /// Take a connection for dead when that question is not answered for so many seconds.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) noop_timeout: u64,
     /// Take the CHAP secret from a file that its owner alone may read (mode 0600): the secret alone, its name standing
     /// in the URL, or lines as open-iscsi has them (node.session.auth.username = NAME, ….password, ….username_in,
     /// ….password_in).
@@ -67,7 +75,7 @@ pub(crate) enum Job {
     Copy(CopyArgs),
     /// Measure IOPS and latency, in fio's words.
     Bench(BenchArgs),
-    /// Write a seeded pattern and check it. Overwrites the disk.
+    /// Write a seeded pattern and check it. Overwrites the disk. Ctrl-C ends it after a check of what it has written.
     Verify(VerifyArgs),
 }
 
@@ -77,6 +85,13 @@ pub(crate) struct CopyArgs {
     pub(crate) from: String,
     /// A URL, a file, which is created or overwritten, a block device, or - for standard output.
     pub(crate) to: String,
+    /// Another path to the disk that is read, where FROM is a URL; any number of them. I/O goes over all, and goes on
+    /// while one is left.
+    #[arg(long, value_name = "URL")]
+    pub(crate) from_path: Vec<String>,
+    /// Another path to the disk that is written, where TO is a URL.
+    #[arg(long, value_name = "URL")]
+    pub(crate) to_path: Vec<String>,
     /// Read both again at the end, and compare.
     #[arg(long)]
     pub(crate) verify: bool,
@@ -111,6 +126,10 @@ pub(crate) struct BenchArgs {
     /// The LUNs; each gets a session of its own. Modes that write overwrite them.
     #[arg(required = true)]
     pub(crate) url: Vec<String>,
+    /// Another path to the LUN, of which there is one then; any number of them. I/O goes over all, and goes on while one
+    /// is left.
+    #[arg(long, value_name = "URL")]
+    pub(crate) path: Vec<String>,
     /// The pattern of accesses.
     #[arg(long, value_enum, default_value = "randread")]
     pub(crate) rw: Rw,

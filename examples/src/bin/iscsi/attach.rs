@@ -33,7 +33,13 @@ pub(crate) fn ending(error: Error) -> Ending {
 /// How long to wait for a portal and its target.
 pub(crate) fn timeouts(cli: &Cli) -> Timeouts {
     let timeout = Duration::from_secs(cli.timeout);
-    Timeouts { connect: timeout, login: timeout, ..Timeouts::default() }
+    Timeouts {
+        connect: timeout,
+        login: timeout,
+        keepalive_interval: Duration::from_secs(cli.noop_interval),
+        keepalive: Duration::from_secs(cli.noop_timeout),
+        ..Timeouts::default()
+    }
 }
 
 /// The session that a URL and the global options describe, and the URL's LUN.

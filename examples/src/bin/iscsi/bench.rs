@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use examples::ending::{Ending, failed, usage};
-use examples::load::{Accesses, Load, cpu_time, run as run_load};
+use examples::load::{Accesses, Load, cpu_time, run as run_load, run_over_paths};
 use examples::report::Measurement;
 use examples::say;
-use initiator_core::Error;
+use examples::watch::watch_paths;
+use initiator_core::{Error, Multipath, MultipathConfig, SessionConfig};
 
 use crate::args::{BenchArgs, Cli, Rw};
-use crate::attach::{ending, session_config};
+use crate::attach::ending;
+use crate::way::{multipath_config, ways};
 
 fn size(name: &str, text: &str) -> Result<u64, Ending> {
     backstore::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")))
@@ -37,19 +39,41 @@ fn load(args: &BenchArgs) -> Result<Load, Ending> {
     })
 }
 
+/// Runs the load on one LUN: over its session, or over all its paths.
+async fn on_one_lun(
+    mut ways: Vec<(SessionConfig, u16)>,
+    paths: MultipathConfig,
+    load: Load,
+) -> Result<Measurement, Error> {
+    if let [_] = ways[..] {
+        let (config, lun) = ways.remove(0);
+        return run_load(config, lun, load).await;
+    }
+    let disk = Multipath::open(ways, paths).await?;
+    watch_paths(&disk);
+    let measurement = run_over_paths(&disk, load).await;
+    disk.logout().await;
+    measurement
+}
+
 pub(crate) fn run(cli: &Cli, args: &BenchArgs) -> Result<(), Ending> {
     let load = load(args)?;
-    let mut sessions = Vec::new();
+    if !args.path.is_empty() && args.url.len() > 1 {
+        return Err(usage("--path is another path to the one LUN: give one, and its paths"));
+    }
+    let mut luns = Vec::new();
     for (n, url) in args.url.iter().enumerate() {
-        let (mut config, lun) = session_config(cli, url)?;
-        config.limits.commands = config.limits.commands.max(args.iodepth.try_into().unwrap_or(u16::MAX));
-        sessions.push((config, lun.unwrap_or(0), Load { seed: load.seed.wrapping_add(n as u64), ..load.clone() }));
+        let ways = ways(cli, url, &args.path, |config| {
+            config.limits.commands = config.limits.commands.max(args.iodepth.try_into().unwrap_or(u16::MAX));
+        })?;
+        luns.push((ways, Load { seed: load.seed.wrapping_add(n as u64), ..load.clone() }));
     }
-    let threads = args.threads.clamp(1, sessions.len());
+    let threads = args.threads.clamp(1, luns.len());
     let mut shares: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
-    for (n, session) in sessions.into_iter().enumerate() {
-        shares[n % threads].push(session);
+    for (n, lun) in luns.into_iter().enumerate() {
+        shares[n % threads].push(lun);
     }
+    let paths = multipath_config(cli);
     let cpu = cpu_time();
     let results: Vec<Result<Measurement, Error>> = std::thread::scope(|scope| {
         let workers: Vec<_> = shares
@@ -57,7 +81,7 @@ pub(crate) fn run(cli: &Cli, args: &BenchArgs) -> Result<(), Ending> {
             .map(|share| {
                 scope.spawn(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                    let runs = share.into_iter().map(|(config, lun, load)| run_load(config, lun, load));
+                    let runs = share.into_iter().map(|(ways, load)| on_one_lun(ways, paths, load));
                     Ok::<_, std::io::Error>(runtime.block_on(futures::future::join_all(runs)))
                 })
             })

@@ -9,6 +9,7 @@ mod discover;
 mod info;
 mod secrets;
 mod verify;
+mod way;
 
 use std::process::ExitCode;
 

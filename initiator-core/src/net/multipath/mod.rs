@@ -106,6 +106,8 @@ struct Durability {
     flushing: Vec<(u64, BlockRanges)>,
     lost: BlockRanges,
     flushes: u64,
+    /// How often the target's power was seen to have been off.
+    power_ons: u64,
 }
 
 /// What all handles and the keepers of the paths share.
@@ -208,6 +210,7 @@ impl Core {
     fn power_was_off(&self) {
         let suspects: Vec<_> = (0..self.paths.len()).filter_map(|number| self.state(number).suspect.take()).collect();
         let mut durability = lock(&self.durability);
+        durability.power_ons += 1;
         for (_, ranges) in suspects {
             durability.lost.extend(ranges);
         }
@@ -550,6 +553,37 @@ impl Multipath {
         lock(&self.core.info).block_size
     }
 
+    /// Which disk it is: what the first path that was up led to.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.core.identity.get().cloned().unwrap_or_default()
+    }
+
+    /// How often the target's power was seen to have been off while the disk was open. A target without a volatile
+    /// cache is to have kept what it acknowledged all the same; one that serves memory has not.
+    #[must_use]
+    pub fn power_ons(&self) -> u64 {
+        lock(&self.core.durability).power_ons
+    }
+
+    /// Ends when a path is lost or is back, or when its port stands otherwise; [`paths`](Self::paths) tells which. What
+    /// happens from the call on is not missed, however late the future is polled.
+    ///
+    /// ```no_run
+    /// # async fn example(disk: initiator_core::Multipath) {
+    /// loop {
+    ///     let changed = disk.changed();
+    ///     for path in disk.paths() {
+    ///         println!("{}:{} is {}", path.portal.host, path.portal.port, if path.up { "up" } else { "down" });
+    ///     }
+    ///     changed.await;
+    /// }
+    /// # }
+    /// ```
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        self.core.changed.notified()
+    }
+
     /// Reads whole blocks.
     ///
     /// # Errors
@@ -572,15 +606,19 @@ impl Multipath {
     pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let mut buf = Buf::zeroed(data.len());
         buf.copy_from_slice(data);
-        self.write_buf(offset, buf).await
+        self.write_buf(offset, buf).await.1
     }
 
-    /// Writes whole blocks from an own buffer, which nobody copies.
+    /// Writes whole blocks from an own buffer, which nobody copies, and gives it back; an empty one where the runtime
+    /// has gone away.
     ///
     /// # Errors
     /// As [`Multipath::write`].
-    pub async fn write_buf(&self, offset: u64, buf: Buf) -> Result<(), Error> {
-        self.change(Change::Data { offset, buf }).await
+    pub async fn write_buf(&self, offset: u64, buf: Buf) -> (Buf, Result<(), Error>) {
+        match self.change(Change::Data { offset, buf }).await {
+            (Some(Change::Data { buf, .. }), result) => (buf, result),
+            (_, result) => (Buf::zeroed(0), result),
+        }
     }
 
     /// Gives the blocks' space back; see [`Disk::unmap`].
@@ -588,7 +626,7 @@ impl Multipath {
     /// # Errors
     /// As [`Disk::unmap`] and [`Multipath::write`].
     pub async fn unmap(&self, offset: u64, len: u64) -> Result<(), Error> {
-        self.change(Change::Unmap { offset, len }).await
+        self.change(Change::Unmap { offset, len }).await.1
     }
 
     /// Writes one block's content over a range; see [`Disk::write_same`].
@@ -596,7 +634,7 @@ impl Multipath {
     /// # Errors
     /// As [`Disk::write_same`] and [`Multipath::write`].
     pub async fn write_same(&self, offset: u64, len: u64, block: &[u8]) -> Result<(), Error> {
-        self.change(Change::Same { offset, len, block: block.to_vec() }).await
+        self.change(Change::Same { offset, len, block: block.to_vec() }).await.1
     }
 
     /// Writes zeros over a range, without sending them.
@@ -613,7 +651,7 @@ impl Multipath {
     /// As [`Disk::compare_and_write`] and [`Multipath::write`]. With [`Failure::NotRepeatable`] the outcome is unknown:
     /// a path was lost while it was under way.
     pub async fn compare_and_write(&self, offset: u64, expected: &[u8], new: &[u8]) -> Result<(), Error> {
-        self.change(Change::Compare { offset, expected: expected.to_vec(), new: new.to_vec() }).await
+        self.change(Change::Compare { offset, expected: expected.to_vec(), new: new.to_vec() }).await.1
     }
 
     /// Makes durable what was written before, by whichever path.
@@ -672,7 +710,8 @@ impl Multipath {
         }
     }
 
-    async fn change(&self, mut change: Change) -> Result<(), Error> {
+    /// Carries out a change, and gives it back where the runtime is still there.
+    async fn change(&self, mut change: Change) -> (Option<Change>, Result<(), Error>) {
         let (offset, len) = change.bytes();
         let block = u64::from(self.block_size());
         let blocks = offset / block..offset.saturating_add(len).div_ceil(block);
@@ -686,24 +725,32 @@ impl Multipath {
             let core = &multipath.core;
             claim.granted().await;
             let mut tries = 0;
-            loop {
+            let result = loop {
                 if waited_for.strong_count() == 0 {
-                    return Err(Error::LoggedOut);
+                    break Err(Error::LoggedOut);
                 }
-                let on = core.path().await?;
+                let on = match core.path().await {
+                    Ok(on) => on,
+                    Err(error) => break Err(error),
+                };
                 match change.send(&on.disk).await {
                     Ok(()) => {
                         if volatile {
                             lock(&core.durability).written.add(blocks);
                         }
-                        return Ok(());
+                        break Ok(());
                     }
-                    Err(error) => core.judge(on, error, Some(&claim), &mut tries).await?,
+                    Err(error) => {
+                        if let Err(error) = core.judge(on, error, Some(&claim), &mut tries).await {
+                            break Err(error);
+                        }
+                    }
                 }
-            }
+            };
+            (change, result)
         });
         let result = running.await;
         drop(waits);
-        result.unwrap_or(Err(Error::RuntimeGone))
+        result.map_or((None, Err(Error::RuntimeGone)), |(change, result)| (Some(change), result))
     }
 }

@@ -266,7 +266,7 @@ pub(crate) async fn run(cli: &Cli, args: &CopyArgs) -> Result<(), Ending> {
     let progress = Progress::new("copy", from.size().unwrap_or(0), cli.json || from.size().is_none());
     let size = match &from {
         Source::Input(input, _) => copying.stream(input, &progress).await?,
-        Source::Disk(..) | Source::File(..) => copying.run(from.size().unwrap_or(0), &progress).await?,
+        Source::Disk(_) | Source::File(..) => copying.run(from.size().unwrap_or(0), &progress).await?,
     };
     drop(progress);
     if args.verify {

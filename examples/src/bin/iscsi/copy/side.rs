@@ -3,32 +3,29 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use examples::ending::{Ending, failed};
-use futures::FutureExt;
-use initiator_core::{Disk, Error, Events, Session, SessionEvent};
+use examples::ending::{Ending, failed, usage};
+use initiator_core::Error;
 use iscsi_memory::Buf;
-use scsi_proto::{AdditionalSense, SenseKey};
+use scsi_proto::SenseKey;
 use tokio::sync::Mutex;
 
 use super::file::{NamedFile, Piece};
 use super::pipe::{Input, Output};
 use crate::args::{Cli, CopyArgs};
-use crate::attach::{attach, ending};
+use crate::attach::ending;
+use crate::way::{Way, is_url};
 
 pub(super) enum Source {
-    Disk(Session, Disk),
+    Disk(Way),
     File(NamedFile, u64),
     Input(Mutex<Input>, Option<u64>),
 }
 
 /// A disk that is written.
 pub(super) struct Target {
-    session: Session,
-    disk: Disk,
+    disk: Way,
     /// It takes zeroes without their being sent.
     zeroes: AtomicBool,
-    /// What has happened since it was opened.
-    events: std::sync::Mutex<Events>,
 }
 
 pub(super) enum Destination {
@@ -56,19 +53,26 @@ impl Done {
     }
 }
 
-fn is_url(text: &str) -> bool {
-    text.contains("://")
+/// Paths are to disks of targets only.
+fn no_paths(name: &str, option: &str, paths: &[String]) -> Result<(), Ending> {
+    match paths {
+        [] => Ok(()),
+        _ => Err(usage(format!("{option} is another path to the disk of a URL, and {name} is none"))),
+    }
 }
 
 impl Source {
     pub(super) async fn open(cli: &Cli, args: &CopyArgs, request: u64) -> Result<Self, Ending> {
+        if !is_url(&args.from) {
+            no_paths(&args.from, "--from-path", &args.from_path)?;
+        }
         match args.from.as_str() {
             "-" => {
                 let input = Input::open(request as usize, args.iodepth, args.raw)?;
                 let size = input.size;
                 Ok(Self::Input(Mutex::new(input), size))
             }
-            url if is_url(url) => attach(cli, url).await.map(|(session, disk)| Self::Disk(session, disk)),
+            url if is_url(url) => Way::open(cli, url, &args.from_path).await.map(Self::Disk),
             name => NamedFile::source(name, args.raw).map(|(file, size)| Self::File(file, size)),
         }
     }
@@ -76,7 +80,7 @@ impl Source {
     /// Its bytes, as far as is known.
     pub(super) fn size(&self) -> Option<u64> {
         match self {
-            Self::Disk(_, disk) => Some(disk.size()),
+            Self::Disk(disk) => Some(disk.size()),
             Self::File(_, size) => Some(*size),
             Self::Input(_, size) => *size,
         }
@@ -85,7 +89,7 @@ impl Source {
     /// Its block size, which requests have to keep to.
     pub(super) fn grain(&self) -> u64 {
         match self {
-            Self::Disk(_, disk) => disk.block_size().into(),
+            Self::Disk(disk) => disk.block_size().into(),
             Self::File(..) | Self::Input(..) => 1,
         }
     }
@@ -94,7 +98,7 @@ impl Source {
     pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Piece, Ending> {
         let buf = Buf::zeroed(len as usize);
         match self {
-            Self::Disk(_, disk) => read_disk(disk, offset, buf).await,
+            Self::Disk(disk) => read_disk(disk, offset, buf).await,
             Self::File(file, _) => file.read(offset, buf).await,
             Self::Input(..) => Err(failed("standard input can be read once only")),
         }
@@ -102,29 +106,30 @@ impl Source {
 
     pub(super) async fn log_out(self) -> Result<(), Ending> {
         match self {
-            Self::Disk(session, _) => session.logout().await.map_err(ending),
+            Self::Disk(disk) => disk.log_out().await.map(drop),
             Self::File(..) | Self::Input(..) => Ok(()),
         }
     }
 }
 
-async fn read_disk(disk: &Disk, offset: u64, buf: Buf) -> Result<Piece, Ending> {
-    let (buf, result) = disk.read_buf(offset, buf).await;
-    result.map(|()| Piece::Data(buf)).map_err(ending)
+async fn read_disk(disk: &Way, offset: u64, buf: Buf) -> Result<Piece, Ending> {
+    disk.read(offset, buf).await.map(Piece::Data).map_err(ending)
 }
 
 impl Destination {
     pub(super) async fn open(cli: &Cli, args: &CopyArgs) -> Result<Self, Ending> {
+        if !is_url(&args.to) {
+            no_paths(&args.to, "--to-path", &args.to_path)?;
+        }
         match args.to.as_str() {
             "-" => Output::open().map(Self::Output),
             url if is_url(url) => {
-                let (session, disk) = attach(cli, url).await?;
+                let disk = Way::open(cli, url, &args.to_path).await?;
                 let info = disk.info();
                 // Only where the blocks are known to read as zeroes after it: by WRITE SAME, whose data they then have
                 // whatever becomes of them (SBC-4 5.49); UNMAP alone is advice.
                 let zeroes = info.max_write_same_blocks > 0 || info.write_same_unmap && info.unmapped_reads_zero;
-                let events = session.events().into();
-                Ok(Self::Disk(Target { session, disk, zeroes: AtomicBool::new(zeroes), events }))
+                Ok(Self::Disk(Target { disk, zeroes: AtomicBool::new(zeroes) }))
             }
             name => NamedFile::destination(name).map(|(file, holds)| Self::File(file, holds)),
         }
@@ -150,12 +155,7 @@ impl Destination {
     pub(super) fn is(&self, source: &Source) -> bool {
         match (self, source) {
             (Self::File(to, _), Source::File(from, _)) => to.is(from),
-            (Self::Disk(Target { session, disk: to, .. }), Source::Disk(from_session, from)) => {
-                let (to_info, from_info) = (session.info(), from_session.info());
-                to.lun() == from.lun()
-                    && to_info.target_name == from_info.target_name
-                    && to.known().identity == from.known().identity
-            }
+            (Self::Disk(Target { disk, .. }), Source::Disk(from)) => disk.is(from),
             _ => false,
         }
     }
@@ -230,23 +230,12 @@ impl Destination {
         }
     }
 
-    /// Whether the disk's power was off since this was last asked. One without a volatile cache is to have kept what it
-    /// acknowledged; if it is memory, it has not.
+    /// Whether the disk's power was off since this was last asked.
     pub(super) fn power_was_off(&self) -> bool {
-        let Self::Disk(Target { disk, events, .. }) = self else { return false };
-        let mut events = events.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut off = false;
-        while let Some(Some(event)) = events.next().now_or_never() {
-            off |= match event {
-                SessionEvent::UnitAttention { lun, code } => {
-                    code == AdditionalSense::POWER_ON_OCCURRED && lun.number() == Some(disk.lun())
-                }
-                // It may have been among them.
-                SessionEvent::Missed(_) => true,
-                _ => false,
-            };
+        match self {
+            Self::Disk(Target { disk, .. }) => disk.power_was_off(),
+            Self::File(..) | Self::Output(_) => false,
         }
-        off
     }
 
     /// What the disk has lost of what was written before.
@@ -259,7 +248,7 @@ impl Destination {
 
     pub(super) async fn log_out(self) -> Result<(), Ending> {
         match self {
-            Self::Disk(Target { session, .. }) => session.logout().await.map_err(ending),
+            Self::Disk(Target { disk, .. }) => disk.log_out().await.map(drop),
             Self::File(..) | Self::Output(_) => Ok(()),
         }
     }
