@@ -3,8 +3,8 @@
 use core::fmt;
 use core::ops::Range;
 use core::time::Duration;
+use iscsi_memory::Payload;
 
-use iscsi_proto::datamover::{CommandData, Sink};
 use iscsi_proto::pdu::{RejectReason, Residual, TaskAttribute};
 use scsi_proto::{AdditionalSense, CdbBuf, Lun, Sense, SenseKey, Status, opcode};
 
@@ -105,9 +105,9 @@ pub struct Command {
     /// Task attribute.
     pub attribute: TaskAttribute,
     /// Data for the target: the Expected Data Transfer Length of a write.
-    pub data_out: Option<CommandData>,
+    pub data_out: Option<Payload>,
     /// Where data from the target land: the Expected Data Transfer Length of a read.
-    pub data_in: Option<Sink>,
+    pub data_in: Option<Payload>,
     /// Whether it may be sent again when its fate is not known.
     pub repeat: Repeat,
     /// Whether unit attentions, BUSY, TASK SET FULL and NOT READY are dealt with: by sending it again, after a while
@@ -297,9 +297,9 @@ pub struct Completion {
     /// The answer, or why there is none.
     pub result: Result<Outcome, Failure>,
     /// The data that were for the target.
-    pub data_out: Option<CommandData>,
+    pub data_out: Option<Payload>,
     /// The sink with the data that came.
-    pub data_in: Option<Sink>,
+    pub data_in: Option<Payload>,
     /// How many bytes came.
     pub data_in_len: u32,
     /// How many bytes of the data the target can have taken: all, less what it says that it did not process (RFC 7143
@@ -310,7 +310,7 @@ pub struct Completion {
 impl Completion {
     /// A completion without an answer, which moved nothing.
     #[must_use]
-    pub const fn failed(token: u64, failure: Failure, data_out: Option<CommandData>, data_in: Option<Sink>) -> Self {
+    pub const fn failed(token: u64, failure: Failure, data_out: Option<Payload>, data_in: Option<Payload>) -> Self {
         Self { token, result: Err(failure), data_out, data_in, data_in_len: 0, data_out_len: 0 }
     }
 
@@ -322,7 +322,7 @@ impl Completion {
     /// before all was asked for or sent.
     #[must_use]
     pub fn short_out(&self) -> Option<Short> {
-        let of = self.data_out.as_ref().map_or(0, CommandData::len);
+        let of = self.data_out.as_ref().map_or(0, Payload::len);
         (self.is_good() && (self.data_out_len as usize) < of).then_some(Short { moved: self.data_out_len, of })
     }
 
@@ -330,7 +330,7 @@ impl Completion {
     /// whole blocks.
     #[must_use]
     pub fn short_in(&self) -> Option<Short> {
-        let of = self.data_in.as_ref().map_or(0, Sink::len);
+        let of = self.data_in.as_ref().map_or(0, Payload::len);
         (self.is_good() && self.data_in_len as usize != of).then_some(Short { moved: self.data_in_len, of })
     }
 }

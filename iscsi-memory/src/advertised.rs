@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use crate::registration::register_by_all_means;
-use crate::{Access, Memory, RegisterFailure, Registrar, Registration};
+use crate::{Access, Payload, RegisterFailure, Registrar, Registration};
 
 /// Memory with a registration of its own: exactly these bytes, for exactly one kind of access, until it is taken back.
 ///
@@ -12,7 +12,7 @@ use crate::{Access, Memory, RegisterFailure, Registrar, Registration};
 /// peer learns its key.
 #[derive(Debug)]
 pub struct Advertised {
-    memory: ManuallyDrop<Memory>,
+    memory: ManuallyDrop<Payload>,
     registration: Arc<dyn Registration>,
     address: u64,
     start: usize,
@@ -30,18 +30,18 @@ impl Advertised {
     /// # Panics
     /// If the range is empty or lies outside the memory.
     pub fn new(
-        memory: Memory,
+        memory: Payload,
         start: usize,
         len: usize,
         registrar: &dyn Registrar,
         access: Access,
-    ) -> Result<Self, (Memory, RegisterFailure)> {
+    ) -> Result<Self, (Payload, RegisterFailure)> {
         assert!(
             len != 0 && start.checked_add(len).is_some_and(|end| end <= memory.len()),
             "what is advertised lies inside its memory"
         );
         let at = memory.as_ptr(start);
-        if let Memory::Region(slice) = &memory {
+        if let Payload::Region(slice) = &memory {
             slice.pin(start, len);
         }
         // SAFETY: the memory is owned by what is made here, which frees it only after the registration has ended. A
@@ -53,7 +53,7 @@ impl Advertised {
                 Ok(Self { memory, registration, address, start, len, access, ended: false })
             }
             Err(failure) => {
-                if let Memory::Region(slice) = &memory {
+                if let Payload::Region(slice) = &memory {
                     slice.unpin(start, len);
                 }
                 Err((memory, failure))
@@ -88,11 +88,11 @@ impl Advertised {
     /// Ends the registration and gives the memory back. `None` where the device would not let go: the memory is then
     /// lost on purpose.
     #[must_use]
-    pub fn end(mut self) -> Option<Memory> {
+    pub fn end(mut self) -> Option<Payload> {
         self.release()
     }
 
-    fn release(&mut self) -> Option<Memory> {
+    fn release(&mut self) -> Option<Payload> {
         if self.ended {
             return None;
         }
@@ -100,7 +100,7 @@ impl Advertised {
         if !self.registration.release() {
             return None;
         }
-        if let Memory::Region(slice) = &*self.memory {
+        if let Payload::Region(slice) = &*self.memory {
             slice.unpin(self.start, self.len);
         }
         // SAFETY: taken once, since `ended` was false until now, and not used afterwards.

@@ -8,7 +8,8 @@
 //!   [`BufferBudget`] of all.
 //! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write
 //!   leaves straight from it. [`RegionSlice`] is a part of a region that keeps it alive.
-//! - [`Lease`] is memory of either kind that moves into a work request of RDMA and comes back in its completion.
+//! - [`Payload`] is either of the two, owned. [`Lease`] is a part of one that moves into a work request of RDMA and comes
+//!   back in its completion.
 //! - [`Registration`]s are how RDMA devices come to reach memory: they are attached to the memory, bounded by a
 //!   [`RegistrationBudget`], and end before the memory does. [`Advertised`] is memory that a peer may reach.
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without
@@ -32,6 +33,7 @@ mod counting;
 mod heap;
 mod lease;
 mod lock;
+mod payload;
 #[cfg(feature = "std")]
 mod pinned;
 mod region;
@@ -51,8 +53,9 @@ pub use buf::{Buf, BufPool};
 pub use counting::CountingAllocator;
 #[cfg(feature = "std")]
 pub use heap::trim_heap;
-pub use lease::{Lease, Memory};
+pub use lease::Lease;
 pub use lock::{Lock, LockGuard};
+pub use payload::Payload;
 pub use region::Region;
 pub use registration::{
     Access, BudgetShare, DevicePiece, Direction, DomainId, PieceHold, RegisterFailure, Registrar, Registration,

@@ -65,7 +65,7 @@ pub(crate) enum Backing {
 ///
 /// A device registers the region in chunks of 1 MiB, each when it is first used with a protection domain and at least
 /// seven eighths of its pages have been written. What is not registered is copied
-/// ([`Memory::device_piece`](crate::Memory::device_piece)), and what was never written is sent from
+/// ([`Payload::device_piece`](crate::Payload::device_piece)), and what was never written is sent from
 /// [zeroes](crate::Registrar::zeroes) that the device keeps: reading pins nothing that nobody wrote. Registered chunks
 /// count in the [`RegistrationBudget`](crate::RegistrationBudget).
 ///

@@ -120,7 +120,7 @@ impl RegionSlice {
 
     /// The first of bytes `start..start + len` as a work request of the domain names them: up to the end of their
     /// chunk, which is registered with the domain if it was not. See
-    /// [`Memory::device_piece`](crate::Memory::device_piece).
+    /// [`Payload::device_piece`](crate::Payload::device_piece).
     ///
     /// # Errors
     /// When a limit is reached or the device refuses.

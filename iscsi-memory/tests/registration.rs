@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use iscsi_memory::{
-    Access, Advertised, BudgetShare, Buf, BufPool, DevicePiece, Direction, DomainId, Lease, Memory, Region,
+    Access, Advertised, BudgetShare, Buf, BufPool, DevicePiece, Direction, DomainId, Lease, Payload, Region,
     RegisterFailure, Registrar, Registration, RegistrationBudget, WorkPiece,
 };
 
@@ -183,7 +183,7 @@ fn a_pooled_buffer_is_registered_once_and_freed_after_its_registration() {
 #[test]
 fn a_buffer_that_meets_another_domain_leaves_the_first() {
     let (one, other) = (Device::new(MIB), Device::new(MIB));
-    let mut memory = Memory::Buf(Buf::zeroed(5000));
+    let mut memory = Payload::Buf(Buf::zeroed(5000));
     memory.device_piece(&one, 0, 1, Direction::In).unwrap();
     memory.device_piece(&other, 0, 5000, Direction::Out).unwrap();
     assert_eq!((one.live(), other.live()), (0, 1));
@@ -251,7 +251,7 @@ fn who_asks_for_too_much_takes_nothing_from_the_others() {
 fn a_region_registers_the_chunks_that_are_used_and_splits_work_between_them() {
     let device = Device::new(1 << 30);
     let region = Region::heap((3 * CHUNK + 5000) as usize);
-    let mut memory = Memory::Region(region.slice(CHUNK - 100, 300));
+    let mut memory = Payload::Region(region.slice(CHUNK - 100, 300));
     let mut piece = |start, len| memory.device_piece(&device, start, len, Direction::In).unwrap().unwrap().piece;
     let first = piece(0, 300);
     assert_eq!((first.len, region.registered()), (100, CHUNK));
@@ -311,7 +311,7 @@ fn a_device_that_has_no_time_has_memory_copied_until_it_has() {
     device.is_busy.store(true, Ordering::Relaxed);
     assert!(out(&region, &device, CHUNK, 512).is_none());
     assert_eq!(out(&region, &device, 0, 512).unwrap().piece.key, first.piece.key, "what is registered costs no time");
-    let mut fresh = Memory::Buf(Buf::zeroed(4096));
+    let mut fresh = Payload::Buf(Buf::zeroed(4096));
     assert!(fresh.device_piece(&device, 0, 1, Direction::Out).unwrap().is_none());
     device.is_busy.store(false, Ordering::Relaxed);
     assert!(out(&region, &device, CHUNK, 512).is_some());
@@ -410,7 +410,7 @@ fn what_cannot_do_without_gets_the_room_of_chunks_that_nobody_uses() {
     let mut buf = Buf::zeroed(4096);
     buf.device_piece(&device, 0, 1).unwrap();
     assert_eq!((region.registered(), device.live()), (2 * CHUNK, 3));
-    let advertised = Memory::Buf(Buf::zeroed(2 * CHUNK as usize - 4096));
+    let advertised = Payload::Buf(Buf::zeroed(2 * CHUNK as usize - 4096));
     let advertised = Advertised::new(advertised, 0, 1 << 20, &device, Access::RemoteRead).unwrap();
     assert_eq!((region.registered(), device.live()), (CHUNK, 3));
     assert_eq!(Buf::zeroed(2 * CHUNK as usize).device_piece(&device, 0, 1), full.map(|()| used.piece));
@@ -448,7 +448,7 @@ fn advertised_memory_has_a_registration_of_its_own() {
     let device = Device::new(1 << 30);
     let region = Region::mapped(2 * CHUNK, u64::MAX).unwrap();
     let slice = region.slice(CHUNK - 4096, 8192);
-    let advertised = Advertised::new(Memory::Region(slice), 4000, 200, &device, Access::RemoteWrite).unwrap();
+    let advertised = Advertised::new(Payload::Region(slice), 4000, 200, &device, Access::RemoteWrite).unwrap();
     assert_eq!(*device.last.lock().unwrap(), Some((200, Access::RemoteWrite)));
     assert_eq!(advertised.remote_key(), advertised.local_key() | 1 << 31);
     region.write(CHUNK - 4096, &[3; 8192]);
@@ -459,7 +459,7 @@ fn advertised_memory_has_a_registration_of_its_own() {
     assert_eq!((memory.len(), device.live()), (8192, 0));
     assert_eq!(resident(page, 8192), 0, "they go back with the last of it");
 
-    let buf = Lease::whole(Memory::Buf(Buf::zeroed(100))).memory;
+    let buf = Lease::whole(Payload::Buf(Buf::zeroed(100))).memory;
     drop(Advertised::new(buf, 0, 100, &device, Access::RemoteRead).unwrap());
     assert_eq!(device.live(), 0);
 }
@@ -469,7 +469,7 @@ fn refused_memory_comes_back_and_is_not_pinned() {
     let device = Device::new(0);
     let region = Region::mapped(CHUNK, u64::MAX).unwrap();
     region.write(0, &[1; 4096]);
-    let memory = Memory::Region(region.slice(0, 4096));
+    let memory = Payload::Region(region.slice(0, 4096));
     let (memory, failure) = Advertised::new(memory, 0, 4096, &device, Access::RemoteRead).unwrap_err();
     assert_eq!((memory.len(), failure), (4096, RegisterFailure::Budget(0)));
     drop(memory);
@@ -487,7 +487,7 @@ fn memory_that_a_device_keeps_is_never_freed() {
     let address = buf.device_piece(&device, 0, 64).unwrap().address;
     let region = Region::heap(64);
     let piece = out(&region, &device, 0, 64).unwrap().piece;
-    let advertised = Advertised::new(Memory::Buf(Buf::zeroed(64)), 0, 64, &device, Access::RemoteRead).unwrap();
+    let advertised = Advertised::new(Payload::Buf(Buf::zeroed(64)), 0, 64, &device, Access::RemoteRead).unwrap();
     let third = advertised.address();
     device.lets_go.store(false, Ordering::Relaxed);
     let other = Device::new(MIB);

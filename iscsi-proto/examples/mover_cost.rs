@@ -10,10 +10,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use iscsi_memory::{Buf, Region, SendList};
+use iscsi_memory::{Buf, Payload, Region, SendList};
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::{
-    Datamover, GetData, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus,
+    Datamover, GetData, Notification, PutData, SequenceNumbers, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::digest::crc32c;
 use iscsi_proto::parameters::{Digest, Parameters};
@@ -51,10 +51,10 @@ fn measured(mover: &mut TcpMover, received: usize, region: &std::sync::Arc<Regio
             Notification::Control(bhs) => {
                 if let Some(buf) = sink.take() {
                     let task = TaskHandle { slot: bhs.itt() as u16, generation: 0 };
-                    mover.get_data(GetData { task, lun: 0, itt: bhs.itt(), sink: Sink::Buf(buf) });
+                    mover.get_data(GetData { task, lun: 0, itt: bhs.itt(), sink: Payload::Buf(buf) });
                 }
             }
-            Notification::GetDataComplete { task, sink: Sink::Buf(buf) } => {
+            Notification::GetDataComplete { task, sink: Payload::Buf(buf) } => {
                 *sink = Some(buf);
                 let itt = u32::from(task.slot);
                 mover.put_data(PutData { lun: 0, itt, buffer_offset: 0, data: Source::None, status });

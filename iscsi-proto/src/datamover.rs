@@ -17,7 +17,7 @@
 
 use alloc::sync::Arc;
 
-use iscsi_memory::{Buf, Memory, Region, RegionSlice, SessionBuffers};
+use iscsi_memory::{Buf, Payload, Region, SessionBuffers};
 
 use crate::parameters::Parameters;
 use crate::pdu::{Bhs, PduError, Residual};
@@ -122,51 +122,6 @@ impl Source<'_> {
     }
 }
 
-/// Where received data land.
-#[derive(Debug)]
-pub enum Sink {
-    /// A buffer of exactly the wanted length.
-    Buf(Buf),
-    /// A store's lent memory. With data digests the mover must be given a [`Sink::Buf`] instead: data that a digest may
-    /// still refuse are never placed.
-    Region(RegionSlice),
-}
-
-impl Sink {
-    /// Bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Buf(buf) => buf.len(),
-            Self::Region(slice) => slice.len(),
-        }
-    }
-
-    /// Whether it has no room.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl From<Sink> for Memory {
-    fn from(sink: Sink) -> Self {
-        match sink {
-            Sink::Buf(buf) => Self::Buf(buf),
-            Sink::Region(slice) => Self::Region(slice),
-        }
-    }
-}
-
-impl From<Memory> for Sink {
-    fn from(memory: Memory) -> Self {
-        match memory {
-            Memory::Buf(buf) => Self::Buf(buf),
-            Memory::Region(slice) => Self::Region(slice),
-        }
-    }
-}
-
 /// The response of a command as the target's session hands it to [`Datamover::put_data`].
 #[derive(Debug, Clone, Copy)]
 pub struct TaskStatus<'a> {
@@ -206,8 +161,9 @@ pub struct GetData {
     /// Initiator Task Tag of the command.
     pub itt: u32,
     /// Where the data land, from offset 0 of the command's data on. Its length is what is wanted: at most the Expected
-    /// Data Transfer Length.
-    pub sink: Sink,
+    /// Data Transfer Length. With data digests it must be a buffer, because data that a digest may still refuse are
+    /// never placed in a store's lent memory.
+    pub sink: Payload,
 }
 
 /// [`Datamover::send_command`]: a SCSI Command with its buffers, at the initiator.
@@ -219,63 +175,19 @@ pub struct SendCommand<'a> {
     pub bhs: Bhs,
     /// AHS area, padded; empty for most commands.
     pub ahs: &'a [u8],
-    /// Data that the target may fetch (W bit).
-    pub data_out: Option<CommandData>,
+    /// Data that the target may fetch (W bit), kept until [`Datamover::deallocate_task_resources`].
+    pub data_out: Option<Payload>,
     /// Where Data-In land (R bit).
-    pub data_in: Option<Sink>,
-}
-
-/// Data of an initiator's command, kept until [`Datamover::deallocate_task_resources`].
-#[derive(Debug)]
-pub enum CommandData {
-    /// An own buffer.
-    Buf(Buf),
-    /// Lent memory.
-    Region(RegionSlice),
-}
-
-impl CommandData {
-    /// Bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Buf(buf) => buf.len(),
-            Self::Region(slice) => slice.len(),
-        }
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl From<CommandData> for Memory {
-    fn from(data: CommandData) -> Self {
-        match data {
-            CommandData::Buf(buf) => Self::Buf(buf),
-            CommandData::Region(slice) => Self::Region(slice),
-        }
-    }
-}
-
-impl From<Memory> for CommandData {
-    fn from(memory: Memory) -> Self {
-        match memory {
-            Memory::Buf(buf) => Self::Buf(buf),
-            Memory::Region(slice) => Self::Region(slice),
-        }
-    }
+    pub data_in: Option<Payload>,
 }
 
 /// Buffers that a task had given to the mover.
 #[derive(Debug, Default)]
 pub struct TaskBuffers {
     /// Initiator: data out. Target: none.
-    pub data_out: Option<CommandData>,
+    pub data_out: Option<Payload>,
     /// Initiator: the Data-In buffer. Target: the sink of an unfinished [`Datamover::get_data`].
-    pub data_in: Option<Sink>,
+    pub data_in: Option<Payload>,
     /// Initiator: bytes that came as Data-In.
     pub data_in_len: u32,
     /// Initiator: bytes of the data out that the target can have, at most: what it never asked for, and what has not
@@ -294,7 +206,7 @@ pub enum Notification {
         /// The task.
         task: TaskHandle,
         /// Its data.
-        sink: Sink,
+        sink: Payload,
     },
     /// The data of [`Datamover::get_data`] cannot come in whole: the initiator broke a rule of this one task. The
     /// connection stays usable. The sink comes back with unspecified content.
@@ -302,7 +214,7 @@ pub enum Notification {
         /// The task.
         task: TaskHandle,
         /// Its sink.
-        sink: Sink,
+        sink: Payload,
         /// What happened.
         error: DataError,
     },
@@ -523,7 +435,7 @@ pub trait Datamover {
     fn sent(&self) -> u64;
 
     /// Target: whether only whole logical blocks ([`Region::block_size`](iscsi_memory::Region::block_size)) land in a
-    /// [`Sink::Region`], each after it was asked whether it may ([`RegionSlice::try_write`]). A transport that places
+    /// [`Payload::Region`], each after it was asked whether it may ([`RegionSlice::try_write`]). A transport that places
     /// data by itself cannot: such sinks are not for it. Asked once the keys are [known](Self::notice_key_values).
     fn asks_to_land(&self) -> bool {
         false

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use iscsi_memory::{Buf, BufPool, CountingAllocator, Region, SendList};
+use iscsi_memory::{Buf, BufPool, CountingAllocator, Payload, Region, SendList};
 use iscsi_proto::connection::StreamMover;
-use iscsi_proto::datamover::{
-    CommandData, Datamover, GetData, Notification, PutData, SendCommand, Sink, Source, TaskHandle, TaskStatus,
-};
+use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, SendCommand, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, Residual, ScsiCommand};
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
@@ -85,13 +83,13 @@ fn target_drain(target: &mut TcpMover) {
                 let len = command.expected_data_transfer_length as usize;
                 if command.write {
                     let task = TaskHandle { slot: command.itt as u16, generation: 1 };
-                    let sink = Sink::Buf(take(len));
+                    let sink = Payload::Buf(take(len));
                     target.get_data(GetData { task, lun: 0, itt: command.itt, sink });
                 } else {
                     answer(target, command.itt, len);
                 }
             }
-            Notification::GetDataComplete { task, sink: Sink::Buf(buf) } => {
+            Notification::GetDataComplete { task, sink: Payload::Buf(buf) } => {
                 give(buf);
                 answer(target, TaskHandle { generation: 0, ..task }.to_itt(), 0);
             }
@@ -106,10 +104,10 @@ fn initiator_drain(initiator: &mut TcpMover) {
         match notification {
             Notification::Control(bhs) => {
                 let buffers = initiator.deallocate_task_resources(TaskHandle::from_itt(bhs.itt()));
-                if let Some(Sink::Buf(buf)) = buffers.data_in {
+                if let Some(Payload::Buf(buf)) = buffers.data_in {
                     give(buf);
                 }
-                if let Some(CommandData::Buf(buf)) = buffers.data_out {
+                if let Some(Payload::Buf(buf)) = buffers.data_out {
                     give(buf);
                 }
                 DONE.set(DONE.get() + 1);
@@ -133,8 +131,8 @@ fn submit(initiator: &mut TcpMover, slot: u16, write: bool, len: usize) {
         task,
         bhs: command.emit(),
         ahs: &[],
-        data_out: write.then(|| CommandData::Buf(take(len))),
-        data_in: (!write).then(|| Sink::Buf(take(len))),
+        data_out: write.then(|| Payload::Buf(take(len))),
+        data_in: (!write).then(|| Payload::Buf(take(len))),
     });
 }
 

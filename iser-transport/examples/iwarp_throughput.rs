@@ -16,7 +16,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use iscsi_memory::{Buf, Lease, Memory, Region, RegionSlice, SendList, socket};
+use iscsi_memory::{Buf, Lease, Payload, Region, RegionSlice, SendList, socket};
 use iscsi_proto::connection::StreamEnd;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
 use iser_transport::queue::{Completion, QueuePair, RemoteAccess, RemoteBuffer, Stag, StreamQueue, Work};
@@ -122,7 +122,7 @@ fn name(buffer: RemoteBuffer) -> Lease {
     let mut buf = Buf::zeroed(16);
     buf[..4].copy_from_slice(&buffer.stag.0.to_be_bytes());
     buf[8..].copy_from_slice(&buffer.offset.to_be_bytes());
-    Lease::whole(Memory::Buf(buf))
+    Lease::whole(Payload::Buf(buf))
 }
 
 fn named(buf: &Buf) -> RemoteBuffer {
@@ -146,7 +146,7 @@ fn serve(stream: TcpStream, len: usize, access: RemoteAccess, crc: bool) -> u64 
     for _ in 0..4 {
         driver.queue.post_receive(Buf::zeroed(64));
     }
-    let buffer = driver.queue.advertise(Memory::Region(store(len)), access).expect("room");
+    let buffer = driver.queue.advertise(Payload::Region(store(len)), access).expect("room");
     driver.queue.post(Work::Send { id: 0, message: name(buffer), invalidate: None });
     driver.queue.ring();
     loop {
@@ -173,7 +173,7 @@ fn rdma(direction: Direction, len: usize, total: u64, crc: bool) -> (f64, u64) {
     let mut driver = Driver::new(near, true, crc);
     driver.queue.post_receive(Buf::zeroed(64));
     driver.queue.post_receive(Buf::zeroed(64));
-    driver.queue.post(Work::Send { id: 0, message: Lease::whole(Memory::Buf(Buf::zeroed(2))), invalidate: None });
+    driver.queue.post(Work::Send { id: 0, message: Lease::whole(Payload::Buf(Buf::zeroed(2))), invalidate: None });
     driver.queue.ring();
     let buffer = loop {
         if let Completion::Received { buf, .. } = driver.next() {
@@ -183,7 +183,7 @@ fn rdma(direction: Direction, len: usize, total: u64, crc: bool) -> (f64, u64) {
     let transfers = (total / len as u64).max(DEPTH * 2);
     let slices: Vec<_> = (0..DEPTH).map(|_| store(len)).collect();
     let transfer = |id: u64| {
-        let lease = Lease::whole(Memory::Region(slices[(id % DEPTH) as usize].clone()));
+        let lease = Lease::whole(Payload::Region(slices[(id % DEPTH) as usize].clone()));
         let far = RemoteBuffer { offset: buffer.offset + id % DEPTH * len as u64, ..buffer };
         match direction {
             Direction::Write => Work::Write { id, from: lease, to: far },
@@ -206,7 +206,7 @@ fn rdma(direction: Direction, len: usize, total: u64, crc: bool) -> (f64, u64) {
         }
     }
     // Writes are there when the answer to a Send behind them is.
-    driver.queue.post(Work::Send { id: 0, message: Lease::whole(Memory::Buf(Buf::zeroed(3))), invalidate: None });
+    driver.queue.post(Work::Send { id: 0, message: Lease::whole(Payload::Buf(Buf::zeroed(3))), invalidate: None });
     driver.queue.ring();
     while !matches!(driver.next(), Completion::Received { .. }) {}
     let seconds = begin.elapsed().as_secs_f64();

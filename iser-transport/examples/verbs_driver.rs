@@ -14,7 +14,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use iscsi_driver::Clock;
-use iscsi_memory::{Buf, Lease, Memory};
+use iscsi_memory::{Buf, Lease, Payload};
 use iscsi_proto::connection::{Connection, QueueConnection};
 use iscsi_proto::time::Instant;
 use iser_transport::queue::{Completion, EndCause, QueuePair, Work};
@@ -48,7 +48,7 @@ impl Player {
 
     fn send(&mut self) {
         let buf = self.spare.pop().unwrap_or_else(|| Buf::zeroed(4096));
-        self.queue.post(Work::Send { id: 0, message: Lease::part(Memory::Buf(buf), 0, 128), invalidate: None });
+        self.queue.post(Work::Send { id: 0, message: Lease::part(Payload::Buf(buf), 0, 128), invalidate: None });
     }
 
     fn serve(&mut self) {
@@ -82,7 +82,7 @@ impl Player {
                     None => self.send(),
                 }
             }
-            Completion::Done { memory: Memory::Buf(buf), .. } => self.spare.push(buf),
+            Completion::Done { memory: Payload::Buf(buf), .. } => self.spare.push(buf),
             Completion::Ended(cause) => self.ended = Some(cause),
             _ => {}
         }

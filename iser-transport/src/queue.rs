@@ -25,7 +25,7 @@
 //!    direction, until it is withdrawn, or invalidated by the peer, or the connection ends. What comes for an STag that
 //!    does not allow it ends the connection and touches no memory.
 
-use iscsi_memory::{Buf, Lease, Memory, ReceiveWindow, SendList};
+use iscsi_memory::{Buf, Lease, Payload, ReceiveWindow, SendList};
 use iscsi_proto::connection::StreamEnd;
 
 /// A steering tag: names an advertised buffer to the peer (RFC 5040 1.1). Verbs call it a remote key.
@@ -120,14 +120,14 @@ pub enum Completion {
         /// The work's id.
         id: u64,
         /// Its memory.
-        memory: Memory,
+        memory: Payload,
     },
     /// Work was not done, or not known to be done: the connection is over. What a Read's memory holds is unspecified.
     Flushed {
         /// The work's id.
         id: u64,
         /// Its memory.
-        memory: Memory,
+        memory: Payload,
     },
     /// The connection is over and nothing is in flight any more. The last completion of all.
     Ended(EndCause),
@@ -192,7 +192,7 @@ pub struct QueueLimits {
 #[error("{reason}")]
 pub struct RegisterError {
     /// The memory.
-    pub memory: Memory,
+    pub memory: Payload,
     /// What is wrong, and what to do.
     pub reason: RegisterReason,
 }
@@ -256,12 +256,12 @@ pub trait QueuePair {
     ///
     /// # Errors
     /// When a limit is reached or the device refuses; the memory comes back in the error.
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError>;
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError>;
 
     /// Ends an advertisement. `None` for an STag that we do not advertise, and for memory that the device does not let
     /// go of, which is lost and ends the connection. While the connection stands the peer cannot reach the memory from
     /// here on; what it sends for the STag ends the connection.
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory>;
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload>;
 
     /// The next completion.
     fn poll(&mut self) -> Option<Completion>;

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use iscsi_memory::{BufPool, CountingAllocator, Region, SendList};
+use iscsi_memory::{BufPool, CountingAllocator, Payload, Region, SendList};
 use iscsi_proto::connection::StreamMover;
-use iscsi_proto::datamover::{
-    CommandData, Datamover, GetData, Notification, PutData, SendCommand, Sink, Source, TaskHandle, TaskStatus,
-};
+use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, SendCommand, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{LoginRequest, LoginResponse, Opcode, Residual, ScsiCommand};
 use iscsi_proto::serial::Serial;
@@ -32,12 +30,16 @@ struct Memory {
 
 impl Memory {
     /// Odd slots work with buffers, even ones with lent memory.
-    fn sink(&mut self, slot: u16, len: usize) -> Sink {
-        if slot.is_multiple_of(2) { Sink::Region(self.region.slice(0, len)) } else { Sink::Buf(self.pool.take(len)) }
+    fn sink(&mut self, slot: u16, len: usize) -> Payload {
+        if slot.is_multiple_of(2) {
+            Payload::Region(self.region.slice(0, len))
+        } else {
+            Payload::Buf(self.pool.take(len))
+        }
     }
 
-    fn give(&mut self, sink: Sink) {
-        if let Sink::Buf(buf) = sink {
+    fn give(&mut self, sink: Payload) {
+        if let Payload::Buf(buf) = sink {
             self.pool.give(buf);
         }
     }
@@ -91,7 +93,7 @@ impl Memory {
                 }
                 Notification::Control(bhs) => {
                     let buffers = initiator.deallocate_task_resources(TaskHandle::from_itt(bhs.itt()));
-                    if let Some(CommandData::Buf(buf)) = buffers.data_out {
+                    if let Some(Payload::Buf(buf)) = buffers.data_out {
                         self.pool.give(buf);
                     }
                     if let Some(sink) = buffers.data_in {
@@ -119,8 +121,8 @@ impl Memory {
         }
         .emit();
         let data_out = write.then(|| match self.sink(slot, len) {
-            Sink::Buf(buf) => CommandData::Buf(buf),
-            Sink::Region(slice) => CommandData::Region(slice),
+            Payload::Buf(buf) => Payload::Buf(buf),
+            Payload::Region(slice) => Payload::Region(slice),
         });
         let data_in = (!write).then(|| self.sink(slot, len));
         initiator.send_command(SendCommand { task, bhs, ahs: &[], data_out, data_in });

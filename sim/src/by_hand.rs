@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_memory::{Buf, Lease, Memory, Region};
+use iscsi_memory::{Buf, Lease, Payload, Region};
 use iscsi_proto::connection::QueueConnection;
 use iscsi_proto::pdu::{
     Ahs, AhsIter, BHS_LEN, Bhs, LoginRequest, LoginResponse, Opcode, Residual, ScsiCommand, ScsiResponse,
@@ -283,20 +283,20 @@ impl ByHand {
         self.grant(message);
         let mut buf = Buf::zeroed(message.len());
         buf.copy_from_slice(message);
-        self.post(|id| Work::Send { id, message: Lease::whole(Memory::Buf(buf)), invalidate });
+        self.post(|id| Work::Send { id, message: Lease::whole(Payload::Buf(buf)), invalidate });
     }
 
     /// RDMA Write of so many bytes.
     pub fn write(&mut self, to: RemoteBuffer, bytes: &[u8]) {
         let mut buf = Buf::zeroed(bytes.len());
         buf.copy_from_slice(bytes);
-        self.post(|id| Work::Write { id, from: Lease::whole(Memory::Buf(buf)), to });
+        self.post(|id| Work::Write { id, from: Lease::whole(Payload::Buf(buf)), to });
     }
 
     /// RDMA Read of so many bytes.
     pub fn read(&mut self, from: RemoteBuffer, len: usize) {
         let id = self.next_id;
-        self.post(|id| Work::Read { id, into: Lease::whole(Memory::Buf(Buf::zeroed(len))), from });
+        self.post(|id| Work::Read { id, into: Lease::whole(Payload::Buf(Buf::zeroed(len))), from });
         if self.next_id > id {
             self.reads.push_back(id);
         }
@@ -307,7 +307,7 @@ impl ByHand {
         let region = Region::heap(len + 2 * GUARD);
         region.reserve_for_write(0, region.len()).expect("a heap region takes every page");
         region.write(0, &vec![FILL; len + 2 * GUARD]);
-        let buffer = self.queue.as_mut()?.advertise(Memory::Region(region.slice(GUARD as u64, len)), access).ok()?;
+        let buffer = self.queue.as_mut()?.advertise(Payload::Region(region.slice(GUARD as u64, len)), access).ok()?;
         self.advertised.push(Advertised { buffer, access, region, granted: Vec::new() });
         Some(buffer)
     }

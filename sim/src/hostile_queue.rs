@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use iscsi_memory::{Buf, Lease, Memory};
+use iscsi_memory::{Buf, Lease, Payload};
 use iscsi_proto::time::Instant;
 use iser_transport::header::{ControlHeader, Header, Hello, VERSION};
 use iser_transport::queue::{Completion, QueuePair, RemoteAccess, RemoteBuffer, Stag, Work};
@@ -94,7 +94,7 @@ impl HostileQueue {
     fn send(&mut self, bytes: &[u8], invalidate: Option<Stag>) {
         let mut message = Buf::zeroed(bytes.len());
         message.copy_from_slice(bytes);
-        let message = Lease::whole(Memory::Buf(message));
+        let message = Lease::whole(Payload::Buf(message));
         self.queue.post(Work::Send { id: 0, message, invalidate });
     }
 
@@ -112,7 +112,7 @@ impl HostileQueue {
                 let mut buffer = |chance| {
                     let access = [RemoteAccess::Read, RemoteAccess::Write][self.rng.below(2) as usize];
                     if self.rng.permille(300) {
-                        let memory = Memory::Buf(Buf::zeroed(self.rng.magnitude(1, 1 << 17) as usize));
+                        let memory = Payload::Buf(Buf::zeroed(self.rng.magnitude(1, 1 << 17) as usize));
                         self.buffers.extend(self.queue.advertise(memory, access).ok());
                     }
                     self.rng.permille(chance).then(|| self.any_buffer())
@@ -141,11 +141,11 @@ impl HostileQueue {
                 self.send(&[0; 76], Some(stag));
             }
             85 => {
-                let (to, from) = (self.any_buffer(), Lease::whole(Memory::Buf(Buf::zeroed(512))));
+                let (to, from) = (self.any_buffer(), Lease::whole(Payload::Buf(Buf::zeroed(512))));
                 self.queue.post(Work::Write { id: 0, from, to });
             }
             86 => {
-                let (from, into) = (self.any_buffer(), Lease::whole(Memory::Buf(Buf::zeroed(512))));
+                let (from, into) = (self.any_buffer(), Lease::whole(Payload::Buf(Buf::zeroed(512))));
                 self.queue.post(Work::Read { id: 0, into, from });
             }
             _ => {

@@ -5,11 +5,9 @@ use alloc::vec::Vec;
 use core::task::{Context, Waker};
 use core::time::Duration;
 
-use iscsi_memory::{Buf, SendList};
+use iscsi_memory::{Buf, Payload, SendList};
 use iscsi_proto::connection::{Connection as _, StreamConnection, StreamEnd, StreamMover};
-use iscsi_proto::datamover::{
-    CommandData, Datamover, GetData, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
-};
+use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, LogoutResult, NopIn,
@@ -229,12 +227,12 @@ impl Net {
                     {
                         let task = TaskHandle { slot: self.tasks, generation: 0 };
                         self.tasks += 1;
-                        let sink = Sink::Buf(Buf::zeroed(command.expected_data_transfer_length as usize));
+                        let sink = Payload::Buf(Buf::zeroed(command.expected_data_transfer_length as usize));
                         self.target.get_data(GetData { task, lun: command.lun, itt: command.itt, sink });
                     }
                     self.got.push_back((bhs, data));
                 }
-                Notification::GetDataComplete { sink: Sink::Buf(buf), .. } => self.written.push(buf.to_vec()),
+                Notification::GetDataComplete { sink: Payload::Buf(buf), .. } => self.written.push(buf.to_vec()),
                 _ => {}
             }
         }
@@ -365,14 +363,14 @@ fn copy<'a>(fill: impl FnOnce(&mut SendList<'a>), out: &mut Vec<u8>) {
 
 fn read(token: u64) -> Command {
     let mut command = Command::new(token, Lun::ZERO, BlockIo::new(token, 1).read());
-    command.data_in = Some(Sink::Buf(Buf::zeroed(512)));
+    command.data_in = Some(Payload::Buf(Buf::zeroed(512)));
     command
 }
 
 fn write(token: u64, cdb: CdbBuf, len: usize) -> Command {
     let mut buf = Buf::zeroed(len);
     buf.fill(token as u8);
-    Command { data_out: Some(CommandData::Buf(buf)), ..Command::new(token, Lun::ZERO, cdb) }
+    Command { data_out: Some(Payload::Buf(buf)), ..Command::new(token, Lun::ZERO, cdb) }
 }
 
 fn sense(key: SenseKey, code: AdditionalSense) -> Vec<u8> {
@@ -421,7 +419,7 @@ fn data_and_residuals_come_back() {
     let completion = net.app().done.pop().unwrap();
     assert_eq!(completion.result.unwrap().residual, Residual::Underflow(412));
     assert_eq!(completion.data_in_len, 100);
-    let Some(Sink::Buf(buf)) = completion.data_in else { panic!() };
+    let Some(Payload::Buf(buf)) = completion.data_in else { panic!() };
     assert_eq!((&buf[..100], buf[100]), (&[9; 100][..], 0));
 }
 
@@ -435,7 +433,7 @@ fn writes_are_fetched_by_r2t_and_their_buffers_come_back() {
     net.good(&command);
     let completion = net.app().done.pop().unwrap();
     assert!(completion.result.unwrap().is_good());
-    let Some(CommandData::Buf(buf)) = completion.data_out else { panic!() };
+    let Some(Payload::Buf(buf)) = completion.data_out else { panic!() };
     assert_eq!(buf.len(), 32768);
 }
 

@@ -17,8 +17,8 @@ mod timers;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Datamover, MoverReport, SendCommand, SequenceNumbers, Sink, TaskHandle};
+use iscsi_memory::{Buf, Payload};
+use iscsi_proto::datamover::{Datamover, MoverReport, SendCommand, SequenceNumbers, TaskHandle};
 use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extended_cdb};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
@@ -267,7 +267,7 @@ impl<A: Application> Engine<A> {
         while self.slots.has_room() && !self.logout_wanted {
             let Some(command) = self.app.next_command(now) else { return false };
             let length = |len: usize| u32::try_from(len).ok();
-            let out = command.data_out.as_ref().map_or(0, CommandData::len);
+            let out = command.data_out.as_ref().map_or(0, Payload::len);
             let (Some(expected_out), Some(expected_in)) =
                 (length(out), length(command.data_in.as_ref().map_or(0, |sink| sink.len())))
             else {
@@ -339,9 +339,9 @@ impl<A: Application> Engine<A> {
         }
         let (data_out, data_in) = (command.data_out.take(), command.data_in.take());
         match &data_out {
-            Some(CommandData::Buf(buf)) => task.out_address = buf.as_ptr() as usize,
+            Some(Payload::Buf(buf)) => task.out_address = buf.as_ptr() as usize,
             // Lent memory can be kept by a second handle; a buffer comes back from the mover.
-            Some(CommandData::Region(slice)) => command.data_out = Some(CommandData::Region(slice.clone())),
+            Some(Payload::Region(slice)) => command.data_out = Some(Payload::Region(slice.clone())),
             None => {}
         }
         let (write, read) = (task.expected_out > 0, task.expected_in > 0);
@@ -375,7 +375,7 @@ impl<A: Application> Engine<A> {
         match task.errand {
             Some(Errand::Ask(guard, question)) => {
                 let data = match &task.command.data_in {
-                    Some(Sink::Buf(buf)) => buf.get(..moved.data_in as usize).unwrap_or_default(),
+                    Some(Payload::Buf(buf)) => buf.get(..moved.data_in as usize).unwrap_or_default(),
                     _ => &[],
                 };
                 return self.told((guard, question), result, data, now);
@@ -472,7 +472,7 @@ impl<A: Application> Engine<A> {
                 && !task.state.is_waiting()
         };
         let Some((index, task)) = self.slots.iter_mut().find(|(_, task)| mine(task)) else { return };
-        task.command.data_out = Some(CommandData::Buf(buf));
+        task.command.data_out = Some(Payload::Buf(buf));
         if task.state == State::Held {
             let after = task.after;
             self.settle(index, after, now);

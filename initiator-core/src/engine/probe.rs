@@ -1,7 +1,6 @@
 //! The questions to a unit after a new login: device identification, unit serial number, capacity. See `guard`.
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::Sink;
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::time::Instant;
 use scsi_proto::capacity::{ReadCapacity10, ReadCapacity16};
 use scsi_proto::command::{Inquiry, ReadCapacity16 as AskCapacity16, read_capacity_10};
@@ -77,7 +76,7 @@ impl<A: Application> Engine<A> {
     fn ask(&mut self, number: u32, question: Question, now: Instant) {
         let Some(lun) = self.guards.get(number).map(|guard| guard.lun) else { return };
         let mut command = Command::new(u64::MAX, lun, question.cdb());
-        command.data_in = Some(Sink::Buf(Buf::zeroed(question.room())));
+        command.data_in = Some(Payload::Buf(Buf::zeroed(question.room())));
         let task = self.task(command, 0, question.room() as u32, Some(Errand::Ask(number, question)), now);
         self.slots.insert(task);
     }

@@ -5,7 +5,7 @@ use super::*;
 const TIME: Duration = Duration::from_secs(60);
 
 fn read_of(token: u64, len: usize) -> Command {
-    Command { data_in: Some(Sink::Buf(Buf::zeroed(len))), ..read(token) }
+    Command { data_in: Some(Payload::Buf(Buf::zeroed(len))), ..read(token) }
 }
 
 /// The next part of a read's data, without its end.

@@ -4,8 +4,8 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, Payload};
+
 use iscsi_proto::time::Instant;
 use scsi_proto::{BlockIo, Lun, opcode};
 
@@ -135,8 +135,8 @@ impl<W: Workload> Application for Load<W> {
         let (lun, guard) = found.map_or((lun, None), |(lun, guard)| (*lun, Some(*guard)));
         let command = |cdb| Command { guard, ..Command::new(place.into(), lun, cdb) };
         Some(match direction {
-            Direction::Read => Command { data_in: Some(Sink::Buf(buf)), ..command(io.read()) },
-            Direction::Write => Command { data_out: Some(CommandData::Buf(buf)), ..command(io.write()) },
+            Direction::Read => Command { data_in: Some(Payload::Buf(buf)), ..command(io.read()) },
+            Direction::Write => Command { data_out: Some(Payload::Buf(buf)), ..command(io.write()) },
         })
     }
 
@@ -159,7 +159,7 @@ impl<W: Workload> Application for Load<W> {
         let opcode = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
         let short = completion.short_out().or(completion.short_in());
         let buf = match (completion.data_in, completion.data_out) {
-            (Some(Sink::Buf(buf)), _) | (_, Some(CommandData::Buf(buf))) => buf,
+            (Some(Payload::Buf(buf)), _) | (_, Some(Payload::Buf(buf))) => buf,
             _ => Buf::zeroed(0),
         };
         let result = match completion.result {

@@ -14,8 +14,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use iscsi_memory::{Buf, BufPool};
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, BufPool, Payload};
+
 use iscsi_proto::time::Instant;
 use scsi_proto::Lun;
 use tokio::runtime::Handle;
@@ -331,10 +331,10 @@ impl Shared {
 
 impl Inner {
     fn recycle(&mut self, completion: Completion) {
-        if let Some(CommandData::Buf(buf)) = completion.data_out {
+        if let Some(Payload::Buf(buf)) = completion.data_out {
             self.pool.give(buf);
         }
-        if let Some(Sink::Buf(buf)) = completion.data_in {
+        if let Some(Payload::Buf(buf)) = completion.data_in {
             self.pool.give(buf);
         }
     }
@@ -592,7 +592,7 @@ mod tests {
 
     fn under_way(shared: &Shared) -> Pin<Box<impl Future<Output = Completion> + '_>> {
         let mut command = Command::new(0, Lun::ZERO, BlockIo::new(0, 1).write());
-        command.data_out = Some(CommandData::Buf(Buf::zeroed(512)));
+        command.data_out = Some(Payload::Buf(Buf::zeroed(512)));
         let mut operation = Box::pin(shared.execute(command));
         assert!(operation.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         operation

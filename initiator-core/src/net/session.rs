@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, Payload};
+
 use iscsi_proto::isid::Isid;
 use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
@@ -349,10 +349,10 @@ impl Session {
             Transfer::Out(data) => {
                 let mut buf = self.shared().take_buf(data.len());
                 buf.copy_from_slice(data);
-                command.data_out = Some(CommandData::Buf(buf)).filter(|_| !data.is_empty());
+                command.data_out = Some(Payload::Buf(buf)).filter(|_| !data.is_empty());
             }
             Transfer::In(len) => {
-                command.data_in = Some(Sink::Buf(self.shared().take_buf(len))).filter(|_| len > 0);
+                command.data_in = Some(Payload::Buf(self.shared().take_buf(len))).filter(|_| len > 0);
             }
         }
         let completion = self.execute(command).await;
@@ -374,7 +374,7 @@ impl Session {
     /// [`query`](Self::query) with a command that says more than its CDB.
     pub(super) async fn query_with(&self, mut command: Command, room: usize) -> Result<Vec<u8>, Error> {
         let (lun, cdb) = (command.lun, command.cdb);
-        command.data_in = Some(Sink::Buf(self.shared().take_buf(room)));
+        command.data_in = Some(Payload::Buf(self.shared().take_buf(room)));
         let completion = self.execute(command).await;
         let result = self.good(&cdb, lun, &completion).map(|()| received(&completion).to_vec());
         self.shared().give_back(completion);
@@ -481,7 +481,7 @@ pub(super) fn short_error(cdb: &CdbBuf, lun: Lun, short: Short) -> Error {
 /// The data that came with a completion.
 pub(super) fn received(completion: &Completion) -> &[u8] {
     match &completion.data_in {
-        Some(Sink::Buf(buf)) => &buf[..buf.len().min(completion.data_in_len as usize)],
+        Some(Payload::Buf(buf)) => &buf[..buf.len().min(completion.data_in_len as usize)],
         _ => &[],
     }
 }
@@ -489,7 +489,7 @@ pub(super) fn received(completion: &Completion) -> &[u8] {
 /// The buffers of a completion.
 pub(super) fn into_buf(completion: Completion) -> Option<Buf> {
     match (completion.data_in, completion.data_out) {
-        (Some(Sink::Buf(buf)), _) | (_, Some(CommandData::Buf(buf))) => Some(buf),
+        (Some(Payload::Buf(buf)), _) | (_, Some(Payload::Buf(buf))) => Some(buf),
         _ => None,
     }
 }

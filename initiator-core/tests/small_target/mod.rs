@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use initiator_core::{Portal, SessionConfig};
-use iscsi_memory::{Buf, SendList, socket};
+use iscsi_memory::{Buf, Payload, SendList, socket};
 use iscsi_proto::connection::{StreamEnd, StreamMover};
 use iscsi_proto::datamover::{
-    Datamover, GetData, Notification, PutData, SequenceNumbers, Sink, Source, TaskHandle, TaskStatus,
+    Datamover, GetData, Notification, PutData, SequenceNumbers, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::keys::{Negotiator, NegotiatorConfig, Phase, Role as Side};
 use iscsi_proto::login::Offer;
@@ -157,7 +157,7 @@ impl Connection {
                 }
                 other => panic!("the initiator sent {other:?}"),
             },
-            Notification::GetDataComplete { task, sink: Sink::Buf(buf) } => {
+            Notification::GetDataComplete { task, sink: Payload::Buf(buf) } => {
                 let (command, io) = self.writes.remove(&task).unwrap();
                 self.mover.deallocate_task_resources(task);
                 let (at, len) = (
@@ -270,7 +270,7 @@ impl Connection {
                 self.next_slot = (task.slot + 1) % 512;
                 self.generation = self.generation.wrapping_add(1);
                 self.writes.insert(task, (*command, io));
-                let sink = Sink::Buf(Buf::zeroed(io.blocks as usize * 512));
+                let sink = Payload::Buf(Buf::zeroed(io.blocks as usize * 512));
                 self.mover.set_sequence(SequenceNumbers {
                     stat_sn: self.stat_sn,
                     exp_cmd_sn: self.exp_cmd_sn,

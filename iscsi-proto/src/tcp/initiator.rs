@@ -1,11 +1,12 @@
 //! The initiator's side: commands with immediate, unsolicited and solicited Data-Out, and Data-In into its sink.
 
 use alloc::vec::Vec;
+use iscsi_memory::Payload;
 
 use super::receive::Purpose;
 use super::send::HeldId;
 use super::{State, TcpMover};
-use crate::datamover::{CommandData, MalformedPdu, SendCommand, Sink, TaskBuffers, TaskHandle};
+use crate::datamover::{MalformedPdu, SendCommand, TaskBuffers, TaskHandle};
 use crate::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, ResponseCode, ScsiResponse};
 
 /// One command under way.
@@ -71,7 +72,7 @@ impl TcpMover {
         if self.initiator.commands.len() <= slot {
             self.initiator.commands.resize_with(slot + 1, Command::default);
         }
-        let out_len = data_out.as_ref().map_or(0, CommandData::len);
+        let out_len = data_out.as_ref().map_or(0, Payload::len);
         // What the command announces is all that the target may have (RFC 7143 11.3.4).
         let out_len = u32::try_from(out_len).unwrap_or(u32::MAX).min(bhs.u32_at::<20>());
         let held = data_out.map(|data| self.send.hold(data));
@@ -206,7 +207,7 @@ impl TcpMover {
         let pdu = DataIn::parse(bhs)?;
         let in_order = self.limits.pdu_in_order && self.limits.sequence_in_order;
         let (slot, command) = self.initiator.named(pdu.itt).ok_or(MalformedPdu::UnknownTask)?;
-        let room = self.sinks.get(usize::from(slot)).and_then(Option::as_ref).map_or(0, Sink::len);
+        let room = self.sinks.get(usize::from(slot)).and_then(Option::as_ref).map_or(0, Payload::len);
         let end = u64::from(pdu.buffer_offset) + u64::from(bhs.data_segment_len());
         if end > room as u64 {
             return Err(MalformedPdu::Protocol("a Data-In lies outside the command's buffer"));

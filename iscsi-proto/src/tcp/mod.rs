@@ -15,7 +15,7 @@
 //! Rules beyond those of [`crate::datamover`]:
 //!
 //! - Initiator: a task's data that wait in the send queue at the time of [`Datamover::deallocate_task_resources`] stay
-//!   with the mover. A [`CommandData::Buf`](crate::datamover::CommandData) then comes back later by
+//!   with the mover. A [`Payload::Buf`](crate::datamover::Payload) then comes back later by
 //!   [`Notification::Released`], once it is sent or the connection ends; lent memory is let go. The Data-In sink always
 //!   comes back at once.
 //! - Target: the DataSN of a command runs over several [`Datamover::put_data`] calls, until the one that carries the
@@ -26,12 +26,11 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{ReceiveWindow, SendList, SessionBuffers};
+use iscsi_memory::{Payload, ReceiveWindow, SendList, SessionBuffers};
 
 use crate::connection::{StreamEnd, StreamMover};
 use crate::datamover::{
-    Caps, Datamover, GetData, MoverError, Notification, PutData, SendCommand, SequenceNumbers, Sink, TaskBuffers,
-    TaskHandle,
+    Caps, Datamover, GetData, MoverError, Notification, PutData, SendCommand, SequenceNumbers, TaskBuffers, TaskHandle,
 };
 use crate::parameters::{Digest, Parameters};
 use crate::pdu::{Bhs, Opcode};
@@ -184,7 +183,7 @@ pub struct TcpMover {
     given: Option<SessionBuffers>,
     events: VecDeque<Notification>,
     /// Where received data land, by task slot.
-    sinks: Vec<Option<Sink>>,
+    sinks: Vec<Option<Payload>>,
     target: target_side::TargetSide,
     initiator: initiator::InitiatorSide,
 }
@@ -246,7 +245,7 @@ impl TcpMover {
         self.role
     }
 
-    fn give_sink(&mut self, slot: u16, sink: Option<Sink>) {
+    fn give_sink(&mut self, slot: u16, sink: Option<Payload>) {
         let slot = usize::from(slot);
         if self.sinks.len() <= slot {
             self.sinks.resize_with(slot + 1, || None);
@@ -256,7 +255,7 @@ impl TcpMover {
         }
     }
 
-    fn take_sink(&mut self, slot: u16) -> Option<Sink> {
+    fn take_sink(&mut self, slot: u16) -> Option<Payload> {
         self.sinks.get_mut(usize::from(slot))?.take()
     }
 

@@ -41,9 +41,9 @@ pub(super) enum Purpose {
     DataIn(u16),
 }
 
-/// The payload under way.
+/// The data segment under way.
 #[derive(Debug)]
-struct Payload {
+struct DataSegment {
     bhs: Bhs,
     purpose: Purpose,
     /// Bytes still to come, without padding.
@@ -63,7 +63,7 @@ struct Payload {
 pub(super) struct Receive {
     staging: Staging,
     phase: Phase,
-    payload: Payload,
+    payload: DataSegment,
     header_digest: bool,
     data_digest: bool,
     /// SCSI Commands may come, and their headers have no digest.
@@ -84,7 +84,7 @@ impl Receive {
         Self {
             staging: Staging::new(size, buffers),
             phase: Phase::Header,
-            payload: Payload {
+            payload: DataSegment {
                 bhs: Bhs::new(Opcode::NopOut),
                 purpose: Purpose::Dropped,
                 remaining: 0,
@@ -184,7 +184,7 @@ impl Receive {
     #[inline(always)]
     fn begin_payload(&mut self, bhs: &Bhs, purpose: Purpose) {
         let len = bhs.data_segment_len();
-        self.payload = Payload {
+        self.payload = DataSegment {
             bhs: *bhs,
             purpose,
             remaining: len as usize,

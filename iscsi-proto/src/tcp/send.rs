@@ -3,9 +3,9 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, SendList, SendSlice, SessionBuffers};
+use iscsi_memory::{Buf, Payload, SendList, SendSlice, SessionBuffers};
 
-use crate::datamover::{CommandData, Notification};
+use crate::datamover::Notification;
 use crate::digest::{Crc32c, crc32c};
 use crate::pdu::{BHS_LEN, Bhs, padding};
 
@@ -20,7 +20,7 @@ pub(super) struct HeldId(u32);
 /// owns it is one more.
 #[derive(Debug)]
 struct Held {
-    data: Option<CommandData>,
+    data: Option<Payload>,
     references: u32,
 }
 
@@ -204,7 +204,7 @@ impl SendQueue {
 
     /// Takes a payload to be sent by reference. It starts with one reference, which
     /// [`drop_reference`](Self::drop_reference) ends.
-    pub(super) fn hold(&mut self, data: CommandData) -> HeldId {
+    pub(super) fn hold(&mut self, data: Payload) -> HeldId {
         let entry = Held { data: Some(data), references: 1 };
         if let Some(id) = self.free.pop()
             && let Some(place) = self.held.get_mut(id.0 as usize)
@@ -217,7 +217,7 @@ impl SendQueue {
     }
 
     /// Ends one reference. Gives the payload when it was the last.
-    pub(super) fn drop_reference(&mut self, id: HeldId) -> Option<CommandData> {
+    pub(super) fn drop_reference(&mut self, id: HeldId) -> Option<Payload> {
         let held = self.held.get_mut(id.0 as usize)?;
         held.references -= 1;
         if held.references > 0 {
@@ -233,12 +233,12 @@ impl SendQueue {
     pub(super) fn held_segment(&mut self, id: HeldId, start: usize, end: usize, copy_limit: usize) {
         let len = end - start;
         let Some(held) = self.held.get_mut(id.0 as usize) else { return };
-        let lent = matches!(held.data, Some(CommandData::Region(_)));
+        let lent = matches!(held.data, Some(Payload::Region(_)));
         if len <= copy_limit || (lent && self.data_digest) {
             let data = held.data.take();
             self.copied(len, |to| match &data {
-                Some(CommandData::Buf(buf)) => to.copy_from_slice(buf.get(start..end).unwrap_or_default()),
-                Some(CommandData::Region(slice)) => slice.read(start, to),
+                Some(Payload::Buf(buf)) => to.copy_from_slice(buf.get(start..end).unwrap_or_default()),
+                Some(Payload::Region(slice)) => slice.read(start, to),
                 None => {}
             });
             if let Some(held) = self.held.get_mut(id.0 as usize) {
@@ -249,7 +249,7 @@ impl SendQueue {
         held.references += 1;
         let mut digest = Crc32c::default();
         if self.data_digest
-            && let Some(CommandData::Buf(buf)) = &held.data
+            && let Some(Payload::Buf(buf)) = &held.data
         {
             digest.update(buf.get(start..end).unwrap_or_default());
         }
@@ -272,8 +272,8 @@ impl SendQueue {
             let between = self.bytes.get(at..piece.at).unwrap_or_default();
             at = piece.at;
             let slice = match self.held.get(piece.held.0 as usize).and_then(|held| held.data.as_ref()) {
-                Some(CommandData::Buf(buf)) => SendSlice::Private(buf.get(piece.start..piece.end).unwrap_or_default()),
-                Some(CommandData::Region(slice)) => SendSlice::Lent(slice, piece.start, piece.end),
+                Some(Payload::Buf(buf)) => SendSlice::Private(buf.get(piece.start..piece.end).unwrap_or_default()),
+                Some(Payload::Region(slice)) => SendSlice::Lent(slice, piece.start, piece.end),
                 None => continue,
             };
             if !list.push(SendSlice::Private(between)) || !list.push(slice) {
@@ -321,7 +321,7 @@ impl SendQueue {
             }
             let id = piece.held;
             self.pieces.pop_front();
-            if let Some(CommandData::Buf(buf)) = self.drop_reference(id) {
+            if let Some(Payload::Buf(buf)) = self.drop_reference(id) {
                 released.push_back(Notification::Released(buf));
             }
         }
@@ -341,7 +341,7 @@ impl SendQueue {
     #[cold]
     fn keep_rest(&mut self) -> bool {
         let Some(piece) = self.pieces.front_mut() else { return true };
-        if let Some(Held { data: Some(CommandData::Region(slice)), .. }) = self.held.get(piece.held.0 as usize) {
+        if let Some(Held { data: Some(Payload::Region(slice)), .. }) = self.held.get(piece.held.0 as usize) {
             let n = slice.rest_of_block(piece.start).min(piece.end - piece.start);
             self.rest.resize(n, 0);
             slice.read(piece.start, &mut self.rest);
@@ -359,7 +359,7 @@ impl SendQueue {
     pub(super) fn clear(&mut self, released: &mut VecDeque<Notification>) {
         self.rest.clear();
         while let Some(piece) = self.pieces.pop_front() {
-            if let Some(CommandData::Buf(buf)) = self.drop_reference(piece.held) {
+            if let Some(Payload::Buf(buf)) = self.drop_reference(piece.held) {
                 released.push_back(Notification::Released(buf));
             }
         }

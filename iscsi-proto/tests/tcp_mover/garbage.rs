@@ -1,10 +1,8 @@
 //! Nothing a peer sends panics, and memory stays bounded.
 
-use iscsi_memory::Buf;
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::connection::{StreamEnd, StreamMover};
-use iscsi_proto::datamover::{
-    CommandData, Datamover, GetData, MalformedPdu, MoverError, Notification, SendCommand, Sink, TaskHandle,
-};
+use iscsi_proto::datamover::{Datamover, GetData, MalformedPdu, MoverError, Notification, SendCommand, TaskHandle};
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Bhs, NopOut, Opcode, PduError, RESERVED_TAG};
 use iscsi_proto::serial::Serial;
@@ -202,8 +200,8 @@ fn survive(role: Role, bytes: &[u8], chunk: usize, initial_r2t: bool) {
                 task,
                 bhs: command(task.to_itt(), true, slot == 0, true, 2000),
                 ahs: &[],
-                data_out: Some(CommandData::Buf(Buf::zeroed(2000))),
-                data_in: Some(Sink::Buf(Buf::zeroed(1500))),
+                data_out: Some(Payload::Buf(Buf::zeroed(2000))),
+                data_in: Some(Payload::Buf(Buf::zeroed(1500))),
             });
         }
     }
@@ -223,7 +221,7 @@ fn survive(role: Role, bytes: &[u8], chunk: usize, initial_r2t: bool) {
                         generation += 1;
                         let task = TaskHandle { slot: bhs.itt() as u16 & 3, generation };
                         given += 1;
-                        let sink = Sink::Buf(Buf::zeroed((bhs.itt() as usize % 3) * 700));
+                        let sink = Payload::Buf(Buf::zeroed((bhs.itt() as usize % 3) * 700));
                         mover.get_data(GetData { task, lun: 0, itt: bhs.itt(), sink });
                     }
                     Notification::GetDataComplete { .. }

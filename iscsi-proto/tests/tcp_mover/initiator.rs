@@ -1,9 +1,7 @@
 //! What the initiator's mover sends for a write, and how it guards against a target that breaks the rules.
 
-use iscsi_memory::{Buf, Region};
-use iscsi_proto::datamover::{
-    CommandData, Datamover, MalformedPdu, MoverError, Notification, SendCommand, Sink, TaskHandle,
-};
+use iscsi_memory::{Buf, Payload, Region};
+use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, Notification, SendCommand, TaskHandle};
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use iscsi_proto::serial::Serial;
@@ -35,8 +33,8 @@ fn start(mover: &mut TcpMover, write: usize, read: usize) {
         task: TASK,
         bhs: command(TASK.to_itt(), true, read > 0, write > 0, write.max(read) as u32),
         ahs: &[],
-        data_out: (write > 0).then_some(CommandData::Buf(data)),
-        data_in: (read > 0).then(|| Sink::Buf(Buf::zeroed(read))),
+        data_out: (write > 0).then_some(Payload::Buf(data)),
+        data_in: (read > 0).then(|| Payload::Buf(Buf::zeroed(read))),
     });
 }
 
@@ -199,7 +197,7 @@ fn data_in_out_of_bounds_or_order_are_refused() {
         start(&mut mover, 0, 512);
         give(&mut mover, &pdu(bhs, &vec![1; len], &p));
         assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]));
-        let Some(Sink::Buf(buf)) = mover.deallocate_task_resources(TASK).data_in else { panic!() };
+        let Some(Payload::Buf(buf)) = mover.deallocate_task_resources(TASK).data_in else { panic!() };
         assert_eq!(buf[..], [0; 512]);
     }
     let mut mover = initiator(&p);
@@ -245,7 +243,7 @@ fn data_that_wait_to_be_sent_come_back_once_sent() {
         task: TASK,
         bhs: command(TASK.to_itt(), true, false, true, 60_000),
         ahs: &[],
-        data_out: Some(CommandData::Region(region.slice(0, 60_000))),
+        data_out: Some(Payload::Region(region.slice(0, 60_000))),
         data_in: None,
     });
     mover.deallocate_task_resources(TASK);

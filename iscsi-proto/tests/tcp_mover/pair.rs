@@ -3,11 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use iscsi_memory::{Buf, Region};
+use iscsi_memory::{Buf, Payload, Region};
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::{
-    CommandData, Datamover, GetData, Notification, PutData, SendCommand, SequenceNumbers, Sink, Source, TaskBuffers,
-    TaskHandle, TaskStatus,
+    Datamover, GetData, Notification, PutData, SendCommand, SequenceNumbers, Source, TaskBuffers, TaskHandle,
+    TaskStatus,
 };
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{
@@ -45,20 +45,20 @@ fn buffer(bytes: &[u8]) -> Buf {
     buf
 }
 
-fn empty_sink(len: usize, lent: bool) -> Sink {
+fn empty_sink(len: usize, lent: bool) -> Payload {
     if lent {
         let region = Region::heap(len);
         region.reserve_for_write(0, len as u64).unwrap();
-        Sink::Region(region.slice(0, len))
+        Payload::Region(region.slice(0, len))
     } else {
-        Sink::Buf(Buf::zeroed(len))
+        Payload::Buf(Buf::zeroed(len))
     }
 }
 
-fn content(sink: &Sink) -> Vec<u8> {
+fn content(sink: &Payload) -> Vec<u8> {
     match sink {
-        Sink::Buf(buf) => buf.to_vec(),
-        Sink::Region(slice) => {
+        Payload::Buf(buf) => buf.to_vec(),
+        Payload::Region(slice) => {
             let mut bytes = vec![0; slice.len()];
             slice.read(0, &mut bytes);
             bytes
@@ -130,10 +130,10 @@ impl Pair {
         }
         let data = pattern(u32::from(slot), operation.write);
         let data_out = write.then(|| match operation.lent {
-            true => CommandData::Region(lent(&data).slice(0, data.len())),
+            true => Payload::Region(lent(&data).slice(0, data.len())),
             false => {
                 self.given += 1;
-                CommandData::Buf(buffer(&data))
+                Payload::Buf(buffer(&data))
             }
         });
         let data_in = read.then(|| {
@@ -179,7 +179,7 @@ impl Pair {
                 Notification::GetDataComplete { task, sink } => {
                     let operation = &self.operations[usize::from(task.slot)];
                     assert_eq!(content(&sink), pattern(u32::from(task.slot), operation.write));
-                    self.given -= usize::from(matches!(sink, Sink::Buf(_)));
+                    self.given -= usize::from(matches!(sink, Payload::Buf(_)));
                     let (itt, read) = self.commands.remove(&task.slot).unwrap();
                     self.answer(task.slot, itt, read);
                 }
@@ -245,10 +245,10 @@ impl Pair {
         }
         let TaskBuffers { data_out, data_in, data_in_len, .. } = self.initiator.deallocate_task_resources(task);
         assert_eq!(data_in_len as usize, operation.read);
-        self.given -= usize::from(matches!(data_out, Some(CommandData::Buf(_))));
+        self.given -= usize::from(matches!(data_out, Some(Payload::Buf(_))));
         if let Some(sink) = data_in {
             assert_eq!(content(&sink), pattern(!u32::from(task.slot), operation.read));
-            self.given -= usize::from(matches!(sink, Sink::Buf(_)));
+            self.given -= usize::from(matches!(sink, Payload::Buf(_)));
         }
         self.completed += 1;
     }

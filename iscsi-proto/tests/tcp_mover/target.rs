@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use iscsi_memory::{Buf, Landing, ReceiveSlice, Region};
+use iscsi_memory::{Buf, Landing, Payload, ReceiveSlice, Region};
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::{
-    DataError, Datamover, GetData, MalformedPdu, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
+    DataError, Datamover, GetData, MalformedPdu, Notification, PutData, Source, TaskHandle, TaskStatus,
 };
 use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Bhs, DataIn, DataOut, Opcode, R2t, RESERVED_TAG, Residual, ScsiResponse};
@@ -42,7 +42,7 @@ fn write(mover: &mut TcpMover, p: &Parameters, length: u32, immediate: usize, is
     let data = pattern(1, length as usize);
     give(mover, &pdu(command(ITT, is_final, false, true, length), &data[..immediate], p));
     assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-    let sink = Sink::Buf(Buf::zeroed(wanted));
+    let sink = Payload::Buf(Buf::zeroed(wanted));
     mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink });
 }
 
@@ -59,7 +59,7 @@ fn r2ts(mover: &mut TcpMover) -> Vec<R2t> {
 #[track_caller]
 fn completes(mover: &mut TcpMover, wanted: usize) {
     match &drain(mover)[..] {
-        [Notification::GetDataComplete { task: TASK, sink: Sink::Buf(buf) }] => {
+        [Notification::GetDataComplete { task: TASK, sink: Payload::Buf(buf) }] => {
             assert_eq!(&buf[..], &pattern(1, wanted)[..]);
         }
         other => panic!("{other:?}"),
@@ -286,7 +286,7 @@ fn data_of_an_aborted_task_are_dropped_in_silence() {
     let bytes = pdu(data_out(RESERVED_TAG, 0, 500, false), &[9; 300], &p);
     give(&mut mover, &bytes[..200]);
     assert!(drain(&mut mover).is_empty());
-    assert!(matches!(mover.deallocate_task_resources(TASK).data_in, Some(Sink::Buf(_))));
+    assert!(matches!(mover.deallocate_task_resources(TASK).data_in, Some(Payload::Buf(_))));
     assert!(mover.deallocate_task_resources(TASK).data_in.is_none());
     give(&mut mover, &bytes[200..]);
     part(&mut mover, &p, RESERVED_TAG, 1, 800..1024, true);
@@ -330,7 +330,7 @@ fn data_that_nobody_asks_for_are_dropped() {
     give(&mut mover, &pdu(late(0).emit(), &[1; 924], &p));
     assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::UnknownTask, .. }]));
     // A session that asks later gets all of it by R2T.
-    mover.get_data(GetData { task: TASK, lun: 0, itt: 298, sink: Sink::Buf(Buf::zeroed(1024)) });
+    mover.get_data(GetData { task: TASK, lun: 0, itt: 298, sink: Payload::Buf(Buf::zeroed(1024)) });
     let asked = r2ts(&mut mover);
     assert_eq!((asked[0].buffer_offset, asked[0].desired_data_transfer_length), (0, 1024));
 }
@@ -385,7 +385,7 @@ fn data_that_may_not_land_wait() {
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
         let slice = region.slice(0, 20_000).with_landing(door.clone());
         region.reserve_for_write(0, 20_000).unwrap();
-        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Sink::Region(slice) });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Payload::Region(slice) });
         let asked = r2ts(&mut mover);
         let bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &pattern(1, 20_000), &p);
         door.shut.store(true, Ordering::Relaxed);
@@ -419,7 +419,7 @@ fn a_block_lands_whole() {
         let mut now = vec![0; 20_480];
         give(&mut mover, &pdu(command(ITT, true, false, true, 20_480), &[], &p));
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-        let sink = Sink::Region(region.slice(4096, 20_480));
+        let sink = Payload::Region(region.slice(4096, 20_480));
         mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink });
         let ttt = r2ts(&mut mover)[0].ttt;
         let mut bytes = Vec::new();
@@ -500,7 +500,7 @@ fn bad_data_never_reach_lent_memory() {
     for good in [false, true] {
         give(&mut mover, &pdu(command(ITT, true, false, true, 20_000), &[], &p));
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Sink::Region(region.slice(0, 20_000)) });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Payload::Region(region.slice(0, 20_000)) });
         let asked = r2ts(&mut mover);
         let mut bytes = pdu(data_out(asked[0].ttt, 0, 0, true), &[0xee; 20_000], &p);
         bytes[10_000] ^= u8::from(!good);
@@ -542,7 +542,7 @@ fn a_digest_error_in_a_data_out_fails_the_task_only() {
     for len in [512, 12_000] {
         give(&mut mover, &pdu(command(ITT, true, false, true, len), &[], &p));
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-        let sink = Sink::Buf(Buf::zeroed(len as usize));
+        let sink = Payload::Buf(Buf::zeroed(len as usize));
         mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink });
         let asked = r2ts(&mut mover);
         // Not before the F bit (RFC 7143 7.8).
@@ -579,9 +579,9 @@ fn a_command_whose_immediate_data_fail_their_digest_is_not_told() {
         // The same command again, whole.
         give(&mut mover, &good);
         assert!(matches!(mover.poll_notify(), Some(Notification::Control(_))));
-        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Sink::Buf(Buf::zeroed(len as usize)) });
+        mover.get_data(GetData { task: TASK, lun: LUN, itt: ITT, sink: Payload::Buf(Buf::zeroed(len as usize)) });
         let told = drain(&mut mover);
-        let [Notification::GetDataComplete { sink: Sink::Buf(buf), .. }] = &told[..] else { panic!("{told:?}") };
+        let [Notification::GetDataComplete { sink: Payload::Buf(buf), .. }] = &told[..] else { panic!("{told:?}") };
         assert_eq!(buf[..], pattern(1, len as usize));
     }
 }

@@ -1,6 +1,6 @@
 //! How connections end: at any step, with everything given back.
 
-use iscsi_memory::{Buf, Lease, Memory};
+use iscsi_memory::{Buf, Lease, Payload};
 
 use super::rig::{Rig, buf, bytes, lent, pattern};
 use super::{End, Harness, Plan};
@@ -10,7 +10,7 @@ pub(super) fn what_was_posted_is_sent_before_the_end(harness: &mut dyn Harness) 
     for by in End::BOTH {
         let mut rig = Rig::new(harness);
         let region = lent(100_000);
-        let to = rig.advertise(by.other(), Memory::Region(region.slice(0, 100_000)), RemoteAccess::Write);
+        let to = rig.advertise(by.other(), Payload::Region(region.slice(0, 100_000)), RemoteAccess::Write);
         rig.receive(by.other(), 20, 128);
         rig.receive(by, 3, 128);
         for n in 0..10 {
@@ -42,12 +42,12 @@ impl Traffic {
         for end in End::BOTH {
             rig.receive(end, 12, 600);
         }
-        let mut advertise = |access| rig.advertise(End::Active, Memory::Buf(Buf::zeroed(200_000)), access);
+        let mut advertise = |access| rig.advertise(End::Active, Payload::Buf(Buf::zeroed(200_000)), access);
         let advertised @ [to, from] = [advertise(RemoteAccess::Write), advertise(RemoteAccess::Read)];
         for n in 0..6 {
             rig.send(End::Active, &pattern(n, 100 * n as usize));
             rig.write(End::Passive, Lease::whole(buf(&pattern(n, 30_000))), to);
-            rig.read(End::Passive, Lease::whole(Memory::Buf(Buf::zeroed(20_000))), from);
+            rig.read(End::Passive, Lease::whole(Payload::Buf(Buf::zeroed(20_000))), from);
             rig.send(End::Passive, &[n as u8; 48]);
         }
         for _ in 0..steps {

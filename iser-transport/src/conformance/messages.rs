@@ -1,6 +1,6 @@
 //! Messages: Sends and receives.
 
-use iscsi_memory::{Lease, Memory};
+use iscsi_memory::{Lease, Payload};
 
 use super::rig::{Rig, Seen, buf, bytes, lent, pattern};
 use super::{End, Harness};
@@ -67,8 +67,8 @@ pub(super) fn messages_leave_from_any_memory(harness: &mut dyn Harness) {
     let region = lent(20_000);
     let all = pattern(1, 20_000);
     region.write(0, &all);
-    let whole = Lease::whole(Memory::Region(region.slice(4000, 5000)));
-    let part = Lease::part(Memory::Region(region.slice(100, 19_000)), 10_000, 77);
+    let whole = Lease::whole(Payload::Region(region.slice(4000, 5000)));
+    let part = Lease::part(Payload::Region(region.slice(100, 19_000)), 10_000, 77);
     let ids = [
         rig.send_from(End::Active, whole, None),
         rig.send_from(End::Active, part, None),

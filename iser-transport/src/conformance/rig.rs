@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory, Region};
+use iscsi_memory::{Buf, Lease, Payload, Region};
 
 use super::{Connected, End, Harness, Knobs, Plan};
 use crate::queue::{Completion, EndCause, Established, QueuePair, RemoteAccess, RemoteBuffer, Stag, Work};
@@ -20,7 +20,7 @@ pub enum Seen {
     /// A message, and the STag that it invalidated.
     Message(Vec<u8>, Option<Stag>),
     /// Work is done.
-    Done(u64, Memory),
+    Done(u64, Payload),
     /// Work came back flushed.
     Flushed(u64),
     /// A receive came back flushed.
@@ -34,10 +34,10 @@ struct Identity {
     len: usize,
 }
 
-fn identity(memory: &Memory) -> Identity {
+fn identity(memory: &Payload) -> Identity {
     match memory {
-        Memory::Buf(buf) => Identity { address: buf.as_ptr() as usize, len: buf.len() },
-        Memory::Region(slice) => Identity { address: 0, len: slice.len() },
+        Payload::Buf(buf) => Identity { address: buf.as_ptr() as usize, len: buf.len() },
+        Payload::Region(slice) => Identity { address: 0, len: slice.len() },
     }
 }
 
@@ -169,12 +169,12 @@ impl Rig {
     }
 
     /// Advertises memory.
-    pub fn advertise(&mut self, end: End, memory: Memory, access: RemoteAccess) -> RemoteBuffer {
+    pub fn advertise(&mut self, end: End, memory: Payload, access: RemoteAccess) -> RemoteBuffer {
         self.queue(end).advertise(memory, access).unwrap_or_else(|error| panic!("a buffer is not advertised: {error}"))
     }
 
     /// Withdraws what is advertised, which must be the buffer that the advertisement began with.
-    pub fn withdraw(&mut self, end: End, stag: Stag) -> Memory {
+    pub fn withdraw(&mut self, end: End, stag: Stag) -> Payload {
         self.queue(end).withdraw(stag).unwrap_or_else(|| panic!("the memory of {stag:?} is lost"))
     }
 
@@ -278,7 +278,7 @@ impl Rig {
     }
 
     /// Waits for this work and gives its memory back.
-    pub fn done(&mut self, end: End, id: u64) -> Memory {
+    pub fn done(&mut self, end: End, id: u64) -> Payload {
         let mut at = None;
         self.until("work is done", |rig| {
             at = rig.seen(end).iter().position(|seen| matches!(seen, Seen::Done(done, _) if *done == id));
@@ -336,17 +336,17 @@ impl Ledger {
         assert_eq!(self.receives.pop_front(), Some(back), "{what}: receives come back once, in order");
     }
 
-    fn work_back(&mut self, id: u64, memory: &Memory, what: &str) {
+    fn work_back(&mut self, id: u64, memory: &Payload, what: &str) {
         let back = (id, identity(memory));
         assert_eq!(self.work.pop_front(), Some(back), "{what}: work comes back once, in order, with its memory");
     }
 }
 
 /// Private memory that holds these bytes.
-pub(super) fn buf(bytes: &[u8]) -> Memory {
+pub(super) fn buf(bytes: &[u8]) -> Payload {
     let mut buf = Buf::zeroed(bytes.len());
     buf.copy_from_slice(bytes);
-    Memory::Buf(buf)
+    Payload::Buf(buf)
 }
 
 /// A store's memory of zeroes, all of it allocated.
@@ -357,7 +357,7 @@ pub(super) fn lent(len: usize) -> Arc<Region> {
 }
 
 /// All bytes of a memory.
-pub(super) fn bytes(memory: &Memory) -> Vec<u8> {
+pub(super) fn bytes(memory: &Payload) -> Vec<u8> {
     let mut bytes = vec![0; memory.len()];
     memory.read(0, &mut bytes);
     bytes

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory, Region};
+use iscsi_memory::{Buf, Lease, Payload, Region};
 
 use super::rig::{Rig, buf, bytes, lent, pattern};
 use super::{End, Harness, Plan};
@@ -16,7 +16,7 @@ pub(super) fn a_message_comes_after_the_writes_before_it(harness: &mut dyn Harne
     let mut rig = Rig::new(harness);
     let region = lent(256 << 10);
     let len = (256 << 10).min(rig.queue(End::Passive).limits().transfer);
-    let to = rig.advertise(End::Active, Memory::Region(region.slice(0, 256 << 10)), RemoteAccess::Write);
+    let to = rig.advertise(End::Active, Payload::Region(region.slice(0, 256 << 10)), RemoteAccess::Write);
     let mut random = Random::new(5);
     for n in 0..30 {
         rig.receive(End::Active, 1, 128);
@@ -50,7 +50,7 @@ pub(super) fn memory_of_either_kind_is_written(harness: &mut dyn Harness) {
     rig.receive(End::Active, 4, 128);
     let source = lent(10_000);
     source.write(0, &pattern(3, 10_000));
-    let from_region = |start| Lease::part(Memory::Region(source.slice(1000, 9000)), start, 4000);
+    let from_region = |start| Lease::part(Payload::Region(source.slice(1000, 9000)), start, 4000);
     let private = |start: usize| Lease::part(buf(&pattern(3, 10_000)), start + 1000, 4000);
     for (n, (from, into_region)) in
         [(from_region(0), true), (from_region(4500), false), (private(0), true), (private(4500), false)]
@@ -59,7 +59,8 @@ pub(super) fn memory_of_either_kind_is_written(harness: &mut dyn Harness) {
     {
         let expected = pattern(3, 10_000)[if n % 2 == 0 { 1000..5000 } else { 5500..9500 }].to_vec();
         let sink = lent(16_384);
-        let memory = if into_region { Memory::Region(sink.slice(5000, 4100)) } else { Memory::Buf(Buf::zeroed(4100)) };
+        let memory =
+            if into_region { Payload::Region(sink.slice(5000, 4100)) } else { Payload::Buf(Buf::zeroed(4100)) };
         let to = rig.advertise(End::Active, memory, RemoteAccess::Write);
         let id = rig.write(End::Passive, from, RemoteBuffer { offset: to.offset + 100, ..to });
         rig.send(End::Passive, &[1]);
@@ -79,7 +80,7 @@ pub(super) fn memory_of_either_kind_is_read(harness: &mut dyn Harness) {
         [(true, true), (true, false), (false, true), (false, false)].into_iter().enumerate()
     {
         let memory = |region: &Arc<Region>, lent: bool, len: usize| {
-            if lent { Memory::Region(region.slice(500, len)) } else { Memory::Buf(Buf::zeroed(len)) }
+            if lent { Payload::Region(region.slice(500, len)) } else { Payload::Buf(Buf::zeroed(len)) }
         };
         let (source, sink) = (lent(20_000), lent(20_000));
         let mut advertised = memory(&source, from_region, 9000);
@@ -104,7 +105,7 @@ pub(super) fn reads_beyond_the_depth_wait(harness: &mut dyn Harness) {
         let from = rig.advertise(End::Active, buf(&data), RemoteAccess::Read);
         let ids: Vec<u64> = (0..64)
             .map(|n| {
-                let into = Lease::whole(Memory::Buf(Buf::zeroed(700)));
+                let into = Lease::whole(Payload::Buf(Buf::zeroed(700)));
                 rig.read(End::Passive, into, RemoteBuffer { offset: from.offset + n * 700, ..from })
             })
             .collect();
@@ -137,7 +138,7 @@ fn mix(harness: &mut dyn Harness, mover: End) {
     let sink = lent(WHOLE);
     let mut model = vec![0; WHOLE];
     let source = pattern(11, WHOLE);
-    let to = rig.advertise(owner, Memory::Region(sink.slice(0, WHOLE)), RemoteAccess::Write);
+    let to = rig.advertise(owner, Payload::Region(sink.slice(0, WHOLE)), RemoteAccess::Write);
     let from = rig.advertise(owner, buf(&source), RemoteAccess::Read);
     for round in 0..rig.knobs().rounds {
         let mut reads = Vec::new();
@@ -157,7 +158,7 @@ fn mix(harness: &mut dyn Harness, mover: End) {
                     rig.send(owner, &pattern(n, len % 2000));
                 }
                 1 => {
-                    let into = Lease::whole(Memory::Buf(Buf::zeroed(len)));
+                    let into = Lease::whole(Payload::Buf(Buf::zeroed(len)));
                     reads.push((rig.read(mover, into, RemoteBuffer { offset: from.offset + at, ..from }), at as usize));
                 }
                 _ => {
@@ -177,7 +178,7 @@ fn mix(harness: &mut dyn Harness, mover: End) {
             assert!(rig.message(mover).0 == message, "round {round}: a message is another one");
         }
         assert_eq!(rig.message(owner).0, b"round");
-        let there = bytes(&Memory::Region(sink.slice(0, WHOLE)));
+        let there = bytes(&Payload::Region(sink.slice(0, WHOLE)));
         assert!(there == model, "round {round}: what was written is not there");
         for (id, at) in reads {
             let read = bytes(&rig.done(mover, id));

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory, Region};
+use iscsi_memory::{Buf, Lease, Payload, Region};
 
 use super::rig::{Rig, buf, bytes, lent, pattern};
 use super::{End, Harness};
@@ -24,17 +24,17 @@ impl Guarded {
         let region = lent(GUARD as usize * 3);
         let before = pattern(21, GUARD as usize * 3);
         region.write(0, &before);
-        let buffer = rig.advertise(end, Memory::Region(region.slice(GUARD, PART)), access);
+        let buffer = rig.advertise(end, Payload::Region(region.slice(GUARD, PART)), access);
         Self { region, before, buffer }
     }
 
     fn is_untouched(&self) -> bool {
-        bytes(&Memory::Region(self.region.slice(0, self.before.len()))) == self.before
+        bytes(&Payload::Region(self.region.slice(0, self.before.len()))) == self.before
     }
 
     /// Of a Write that begins inside and ends outside, the segments that lie inside may have been placed.
     fn is_untouched_outside(&self) -> bool {
-        let now = bytes(&Memory::Region(self.region.slice(0, self.before.len())));
+        let now = bytes(&Payload::Region(self.region.slice(0, self.before.len())));
         let (from, to) = (GUARD as usize, GUARD as usize + PART);
         now[..from] == self.before[..from] && now[to..] == self.before[to..]
     }
@@ -79,7 +79,7 @@ fn attempted(
         let (to, len) = alter(rig, guard.buffer);
         match tried {
             RemoteAccess::Write => rig.write(End::Passive, Lease::whole(buf(&pattern(1, len))), to),
-            RemoteAccess::Read => rig.read(End::Passive, Lease::whole(Memory::Buf(Buf::zeroed(len))), to),
+            RemoteAccess::Read => rig.read(End::Passive, Lease::whole(Payload::Buf(Buf::zeroed(len))), to),
         };
         rig.send(End::Passive, &[1]);
         rig.until_over();

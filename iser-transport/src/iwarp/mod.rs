@@ -34,7 +34,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Memory, ReceiveSlice, ReceiveWindow, SendList};
+use iscsi_memory::{Buf, Payload, ReceiveSlice, ReceiveWindow, SendList};
 use iscsi_proto::connection::StreamEnd;
 
 use crate::queue::{
@@ -166,14 +166,14 @@ enum State {
 /// A queue pair over a byte stream: iWARP in user space. See the [module](self).
 ///
 /// ```
-/// use iscsi_memory::{Buf, Lease, Memory};
+/// use iscsi_memory::{Buf, Lease, Payload};
 /// use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
 /// use iser_transport::queue::{Completion, QueuePair, StreamQueue, Work};
 ///
 /// let mut client = IwarpQueue::connect(IwarpConfig::default());
 /// let mut server = IwarpQueue::accept(IwarpConfig::default());
 /// server.post_receive(Buf::zeroed(512));
-/// let message = Lease::part(Memory::Buf(Buf::zeroed(512)), 0, 48);
+/// let message = Lease::part(Payload::Buf(Buf::zeroed(512)), 0, 48);
 /// client.post(Work::Send { id: 7, message, invalidate: None });
 /// client.ring();
 ///
@@ -470,11 +470,11 @@ impl QueuePair for IwarpQueue {
         self.advance();
     }
 
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         self.stags.advertise(memory, access)
     }
 
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         let (slot, memory) = self.stags.withdraw(stag.0)?;
         self.send.detach(slot, &memory);
         if self.takes_in() && self.receive.is_filling(slot) {

@@ -1,7 +1,7 @@
 //! What a segment is for, and whether it may be: the checks of RFC 5041 7.1 and RFC 5040 7.2, and what its end brings
 //! about.
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 
 use super::fault::{self, Fault, Terminate, describe};
 use super::header::{Header, LENGTH, Opcode, READ_REQUEST, ReadRequest, Tagged, Untagged};
@@ -115,7 +115,7 @@ impl IwarpQueue {
             Place::Read(number) => self.works.memory(number),
             Place::Advertised(slot) => self.stags.memory(slot),
         };
-        matches!(memory, Some(Memory::Region(_)))
+        matches!(memory, Some(Payload::Region(_)))
     }
 
     /// A segment with `len` bytes of payload is in its place.
@@ -207,10 +207,10 @@ pub(super) enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn of(memory: &'a mut Memory) -> Self {
+    pub(super) fn of(memory: &'a mut Payload) -> Self {
         match memory {
-            Memory::Buf(buf) => Self::Private(buf),
-            Memory::Region(slice) => Self::Lent(slice),
+            Payload::Buf(buf) => Self::Private(buf),
+            Payload::Region(slice) => Self::Lent(slice),
         }
     }
 

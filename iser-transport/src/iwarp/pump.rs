@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use iscsi_memory::Memory;
+use iscsi_memory::Payload;
 use iscsi_proto::digest::{Crc32c, crc32c};
 
 use super::fault::{self, Fault, Terminate};
@@ -355,7 +355,7 @@ fn queue_fpdu(
     send: &mut SendQueue,
     crc: bool,
     header: &[u8],
-    memory: &Memory,
+    memory: &Payload,
     start: usize,
     segment: Segment,
     source: Source,
@@ -364,9 +364,9 @@ fn queue_fpdu(
     let pad = padding(header.len() - LENGTH + len);
     let buf = match memory {
         // Lent memory may change between the CRC and the kernel's look at it.
-        Memory::Region(_) if crc => None,
-        Memory::Buf(buf) => buf.get(start..start + len),
-        Memory::Region(_) => Some(&[][..]),
+        Payload::Region(_) if crc => None,
+        Payload::Buf(buf) => buf.get(start..start + len),
+        Payload::Region(_) => Some(&[][..]),
     };
     let Some(private) = buf.filter(|_| !segment.small && len > 0) else {
         if !send.has_room(header.len() + len + pad + CRC) {

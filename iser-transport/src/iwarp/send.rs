@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Memory, SendList, SendSlice};
+use iscsi_memory::{Buf, Payload, SendList, SendSlice};
 
 use super::stags::Stags;
 use super::work::Works;
@@ -185,7 +185,7 @@ impl SendQueue {
     /// The buffer of this slot is about to be withdrawn: what is still to be sent of it is kept aside. An FPDU whose
     /// header may be on its way already cannot be taken back, and what the peer may have by then is what it was allowed
     /// to read.
-    pub(super) fn detach(&mut self, slot: usize, memory: &Memory) {
+    pub(super) fn detach(&mut self, slot: usize, memory: &Payload) {
         for piece in &mut self.pieces {
             if matches!(piece.source, Source::Advertised(of) if of == slot) {
                 let mut bytes = alloc::vec![0; piece.end - piece.start];

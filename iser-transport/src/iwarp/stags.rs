@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::Memory;
+use iscsi_memory::Payload;
 
 use super::receive::STREAMED;
 use crate::queue::{RegisterError, RegisterReason, RemoteAccess, RemoteBuffer, Stag};
@@ -16,7 +16,7 @@ struct Advertised {
     access: RemoteAccess,
     /// Not invalidated by the peer.
     alive: bool,
-    memory: Option<Memory>,
+    memory: Option<Payload>,
 }
 
 /// Why the peer cannot reach bytes.
@@ -45,7 +45,7 @@ pub(super) struct Stags {
 }
 
 /// Whether a buffer is one that large Writes are due for.
-fn is_large(access: RemoteAccess, memory: &Memory) -> bool {
+fn is_large(access: RemoteAccess, memory: &Payload) -> bool {
     access == RemoteAccess::Write && memory.len() > STREAMED
 }
 
@@ -58,7 +58,7 @@ impl Stags {
         Self { slots: Vec::with_capacity(limit), free: Vec::with_capacity(limit), limit, bits, mask, random, large: 0 }
     }
 
-    pub(super) fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    pub(super) fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         let slot = match self.free.pop() {
             Some(slot) => usize::from(slot),
             None if self.slots.len() < self.limit => self.slots.len(),
@@ -105,7 +105,7 @@ impl Stags {
             return Err(Unreachable::Access);
         }
         let end = to.checked_add(len).ok_or(Unreachable::Wrap)?;
-        let size = self.memory(slot).map_or(0, Memory::len) as u64;
+        let size = self.memory(slot).map_or(0, Payload::len) as u64;
         if to < entry.base || end > entry.base + size {
             return Err(Unreachable::Bounds);
         }
@@ -135,7 +135,7 @@ impl Stags {
     }
 
     /// Takes a buffer out of the table: its slot and its memory.
-    pub(super) fn withdraw(&mut self, stag: u32) -> Option<(usize, Memory)> {
+    pub(super) fn withdraw(&mut self, stag: u32) -> Option<(usize, Payload)> {
         let slot = self.slot(stag)?;
         let entry = self.slots.get_mut(slot)?;
         let memory = entry.memory.take()?;
@@ -145,12 +145,12 @@ impl Stags {
     }
 
     #[inline]
-    pub(super) fn memory(&self, slot: usize) -> Option<&Memory> {
+    pub(super) fn memory(&self, slot: usize) -> Option<&Payload> {
         self.slots.get(slot)?.memory.as_ref()
     }
 
     #[inline]
-    pub(super) fn memory_mut(&mut self, slot: usize) -> Option<&mut Memory> {
+    pub(super) fn memory_mut(&mut self, slot: usize) -> Option<&mut Payload> {
         self.slots.get_mut(slot)?.memory.as_mut()
     }
 
@@ -166,8 +166,8 @@ mod tests {
     use super::*;
     use iscsi_memory::Buf;
 
-    fn memory(len: usize) -> Memory {
-        Memory::Buf(Buf::zeroed(len))
+    fn memory(len: usize) -> Payload {
+        Payload::Buf(Buf::zeroed(len))
     }
 
     #[test]

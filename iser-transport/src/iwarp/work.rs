@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use iscsi_memory::{Lease, Memory};
+use iscsi_memory::{Lease, Payload};
 
 use crate::queue::{Completion, RemoteBuffer, Stag, Work};
 
@@ -82,12 +82,12 @@ impl Works {
     }
 
     #[inline]
-    pub(super) fn memory(&self, number: u64) -> Option<&Memory> {
+    pub(super) fn memory(&self, number: u64) -> Option<&Payload> {
         self.entry(number).map(|entry| &entry.lease.memory)
     }
 
     #[inline]
-    pub(super) fn memory_mut(&mut self, number: u64) -> Option<&mut Memory> {
+    pub(super) fn memory_mut(&mut self, number: u64) -> Option<&mut Payload> {
         self.entry_mut(number).map(|entry| &mut entry.lease.memory)
     }
 
@@ -100,7 +100,7 @@ impl Works {
     #[inline]
     pub(super) fn job(&self, number: u64) -> Option<Job> {
         let Entry { kind, lease, .. } = self.entry(number)?;
-        let lent = matches!(lease.memory, Memory::Region(_));
+        let lent = matches!(lease.memory, Payload::Region(_));
         Some(Job { kind: *kind, start: lease.start, len: lease.len, lent })
     }
 

@@ -13,14 +13,14 @@
 //! transfer is longer.
 //!
 //! ```
-//! use iscsi_memory::{Buf, Lease, Memory};
+//! use iscsi_memory::{Buf, Lease, Payload};
 //! use iser_transport::loopback::{LoopbackConfig, pair};
 //! use iser_transport::queue::{Completion, QueuePair, Work};
 //!
 //! let (mut initiator, mut target, fabric) = pair(LoopbackConfig::default(), 7);
 //! target.post_receive(Buf::zeroed(128));
 //! target.ring();
-//! initiator.post(Work::Send { id: 1, message: Lease::whole(Memory::Buf(Buf::zeroed(76))), invalidate: None });
+//! initiator.post(Work::Send { id: 1, message: Lease::whole(Payload::Buf(Buf::zeroed(76))), invalidate: None });
 //! initiator.ring();
 //! fabric.run();
 //! assert!(matches!(target.poll(), Some(Completion::Established(_))));

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 use spin::Mutex;
 
 use super::config::End;
@@ -79,7 +79,7 @@ impl QueuePair for LoopbackQueue {
         }
     }
 
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         let shared = &mut *self.shared.lock();
         if shared.state(self.end).advertised.len() >= shared.state(self.end).config.advertisements {
             return Err(RegisterError { memory, reason: RegisterReason::TooMany });
@@ -96,7 +96,7 @@ impl QueuePair for LoopbackQueue {
         Ok(RemoteBuffer { stag: Stag(stag), offset })
     }
 
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         let shared = &mut *self.shared.lock();
         let state = shared.state(self.end);
         let advertised = state.advertised.remove(&stag.0)?;

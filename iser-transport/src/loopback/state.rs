@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 
 use super::config::EndConfig;
 use crate::queue::{Completion, EndCause, RemoteAccess, RemoteBuffer, Stag, Work};
@@ -63,7 +63,7 @@ pub(super) struct Item {
 
 #[derive(Debug)]
 pub(super) struct Advertised {
-    pub(super) memory: Memory,
+    pub(super) memory: Payload,
     pub(super) offset: u64,
     pub(super) access: RemoteAccess,
     /// Not yet invalidated by the peer.
@@ -240,7 +240,7 @@ impl State {
     }
 }
 
-fn take(work: Work) -> (u64, Memory) {
+fn take(work: Work) -> (u64, Payload) {
     match work {
         Work::Send { id, message: lease, .. }
         | Work::Write { id, from: lease, .. }

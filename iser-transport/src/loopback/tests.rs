@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory};
+use iscsi_memory::{Buf, Lease, Payload};
 
 use super::*;
 use crate::queue::{Completion, EndCause, QueuePair, RemoteAccess, Work};
@@ -11,7 +11,7 @@ use crate::queue::{Completion, EndCause, QueuePair, RemoteAccess, Work};
 fn message(byte: u8) -> Lease {
     let mut buf = Buf::zeroed(100);
     buf.fill(byte);
-    Lease::whole(Memory::Buf(buf))
+    Lease::whole(Payload::Buf(buf))
 }
 
 fn send(queue: &mut LoopbackQueue, id: u64) {
@@ -96,7 +96,7 @@ fn each_fault_happens_and_names_itself() {
     let faulty = |faults: Faults| {
         let (mut active, mut passive, fabric) = pair(LoopbackConfig { faults, ..LoopbackConfig::default() }, 5);
         receives(&mut passive, 8);
-        let to = passive.advertise(Memory::Buf(Buf::zeroed(4096)), RemoteAccess::Write).unwrap();
+        let to = passive.advertise(Payload::Buf(Buf::zeroed(4096)), RemoteAccess::Write).unwrap();
         active.post(Work::Write { id: 0, from: message(9), to });
         send(&mut active, 1);
         fabric.run();
@@ -125,14 +125,14 @@ fn an_altered_stag_touches_no_byte() {
     for seed in 0..50 {
         let faults = Faults { alter_stag: 1_000_000, ..Faults::default() };
         let (mut active, mut passive, fabric) = pair(LoopbackConfig { faults, ..LoopbackConfig::default() }, seed);
-        let stale = passive.advertise(Memory::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
+        let stale = passive.advertise(Payload::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
         passive.withdraw(stale.stag).unwrap();
-        let to = passive.advertise(Memory::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
+        let to = passive.advertise(Payload::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
         active.post(Work::Write { id: 0, from: message(9), to });
         active.ring();
         fabric.run();
         assert!(matches!(cause(&mut passive), EndCause::PeerProtocol(_)));
-        let Some(Memory::Buf(buf)) = passive.withdraw(to.stag) else { panic!("the buffer is still there") };
+        let Some(Payload::Buf(buf)) = passive.withdraw(to.stag) else { panic!("the buffer is still there") };
         assert!(buf.iter().all(|byte| *byte == 0));
     }
 }
@@ -160,7 +160,7 @@ fn a_stalled_end_goes_on_and_a_muted_one_does_not() {
 fn what_an_end_holds_is_told() {
     let (mut active, mut passive, fabric) = pair(LoopbackConfig::default(), 1);
     receives(&mut passive, 3);
-    let to = passive.advertise(Memory::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
+    let to = passive.advertise(Payload::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
     send(&mut active, 1);
     assert_eq!((fabric.held(End::Active), fabric.held(End::Passive)), ((1, 0, 0), (0, 3, 1)));
     fabric.run();
@@ -174,11 +174,11 @@ fn what_an_end_holds_is_told() {
 fn a_byte_changes_where_that_is_wanted() {
     let faults = Faults { corrupt: 1_000_000, ..Faults::default() };
     let (mut active, mut passive, fabric) = pair(LoopbackConfig { faults, ..LoopbackConfig::default() }, 1);
-    let to = passive.advertise(Memory::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
+    let to = passive.advertise(Payload::Buf(Buf::zeroed(100)), RemoteAccess::Write).unwrap();
     active.post(Work::Write { id: 0, from: message(9), to });
     active.ring();
     fabric.run();
-    let Some(Memory::Buf(buf)) = passive.withdraw(to.stag) else { panic!("the buffer is still there") };
+    let Some(Payload::Buf(buf)) = passive.withdraw(to.stag) else { panic!("the buffer is still there") };
     assert_eq!(buf.iter().filter(|byte| **byte != 9).count(), 1);
 }
 

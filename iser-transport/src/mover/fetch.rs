@@ -2,10 +2,8 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::{Lease, Memory};
-use iscsi_proto::datamover::{
-    DataError, GetData, MalformedPdu, MoverError, Notification, Sink, TaskBuffers, TaskHandle,
-};
+use iscsi_memory::{Lease, Payload};
+use iscsi_proto::datamover::{DataError, GetData, MalformedPdu, MoverError, Notification, TaskBuffers, TaskHandle};
 use iscsi_proto::pdu::DataOut;
 
 use super::receive::Span;
@@ -34,7 +32,7 @@ struct Transfer {
     /// Where the initiator has the rest, and which byte of the command's data its base offset is.
     write: Option<RemoteBuffer>,
     write_begins: u32,
-    sink: Option<Sink>,
+    sink: Option<Payload>,
     read: Read,
     /// What the initiator did wrong: the transfer fails when its unsolicited data have ended.
     failed: Option<DataError>,
@@ -108,13 +106,13 @@ impl Transfer {
         let Some(sink) = &mut self.sink else { return 0 };
         let data = data.get(..sink.len().saturating_sub(at)).unwrap_or(data);
         match sink {
-            Sink::Buf(buf) => {
+            Payload::Buf(buf) => {
                 if let Some(to) = buf.get_mut(at..at + data.len()) {
                     to.copy_from_slice(data);
                 }
             }
-            Sink::Region(slice) if !data.is_empty() => slice.write(at, data),
-            Sink::Region(_) => {}
+            Payload::Region(slice) if !data.is_empty() => slice.write(at, data),
+            Payload::Region(_) => {}
         }
         data.len()
     }
@@ -238,11 +236,11 @@ impl<Q: QueuePair> IserMover<Q> {
         transfer.read = Read::Posted(len);
         let behind = transfer.received - transfer.write_begins.min(transfer.received);
         let from = RemoteBuffer { offset: write.offset.wrapping_add(u64::from(behind)), ..write };
-        Some((Lease::part(sink.into(), transfer.received as usize, len as usize), from))
+        Some((Lease::part(sink, transfer.received as usize, len as usize), from))
     }
 
     /// An RDMA Read is done, or was flushed.
-    pub(super) fn read_done(&mut self, slot: u16, serial: u32, memory: Memory, done: bool) {
+    pub(super) fn read_done(&mut self, slot: u16, serial: u32, memory: Payload, done: bool) {
         match self.target.transfers.get(slot) {
             Some(transfer) if transfer.serial == serial && matches!(transfer.read, Read::Posted(_)) => {
                 if let Read::Posted(len) = transfer.read
@@ -251,14 +249,14 @@ impl<Q: QueuePair> IserMover<Q> {
                     transfer.received += len;
                 }
                 transfer.read = Read::None;
-                transfer.sink = Some(memory.into());
+                transfer.sink = Some(memory);
                 if done {
                     self.advance_transfer(slot);
                 }
             }
             _ => {
                 self.send.orphans = self.send.orphans.saturating_sub(1);
-                if let Memory::Region(slice) = &memory {
+                if let Payload::Region(slice) = &memory {
                     // What has landed is there, also where the store gave the pages up meanwhile: they count again, as
                     // far as there is room.
                     let _ = slice.reserve_for_write();
@@ -269,7 +267,7 @@ impl<Q: QueuePair> IserMover<Q> {
     }
 
     /// Ends a transfer. Gives its sink, unless the queue pair works with it.
-    fn end_transfer(&mut self, slot: u16) -> Option<Sink> {
+    fn end_transfer(&mut self, slot: u16) -> Option<Payload> {
         let transfer = self.target.transfers.get(slot)?;
         transfer.active = false;
         let (itt, serial, read) = (transfer.itt, transfer.serial, transfer.read);

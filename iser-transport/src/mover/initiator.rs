@@ -19,7 +19,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::datamover::{MoverError, Notification, SendCommand, TaskBuffers, TaskHandle};
 use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse, TaskFunction, TaskManagementRequest};
 use scsi_proto::{Sense, SenseKey, Status};
@@ -117,8 +117,8 @@ impl<Q: QueuePair> IserMover<Q> {
         let slot = usize::from(task.slot);
         let expected = expected_length(&bhs);
         let (read, write) = (bhs.0[1] & 0x40 != 0, bhs.0[1] & 0x20 != 0);
-        let data_out = data_out.map(Memory::from);
-        let data_in = data_in.map(Memory::from);
+        let data_out = data_out;
+        let data_in = data_in;
         // What the command announces is all that the target may have (RFC 7143 11.3.4).
         let out_len = if write { data_out.as_ref().map_or(0, |data| clamped(data.len())).min(expected) } else { 0 };
         let room = data_in.as_ref().map_or(0, |sink| clamped(sink.len()));
@@ -192,7 +192,7 @@ impl<Q: QueuePair> IserMover<Q> {
             }
             Err(Blocked::UntilOneIsWithdrawn) => Some(message),
             Err(Blocked::ForGood(why)) => {
-                self.give_pooled(Memory::Buf(message));
+                self.give_pooled(Payload::Buf(message));
                 self.fail(MoverError::Rdma(why));
                 None
             }
@@ -286,8 +286,8 @@ impl<Q: QueuePair> IserMover<Q> {
         let Some(command) = self.initiator.named(task) else { return TaskBuffers::default() };
         command.active = false;
         let buffers = TaskBuffers {
-            data_out: command.data_out.take_own().map(Into::into),
-            data_in: command.data_in.take_own().map(Into::into),
+            data_out: command.data_out.take_own(),
+            data_in: command.data_in.take_own(),
             data_in_len: command.in_len,
             data_out_len: command.out_len,
         };

@@ -19,8 +19,8 @@
 //! - Buffers of a deallocated task that the queue pair still works with come back later, by [`Notification::Released`];
 //!   lent memory is let go. Until an RDMA Read of a deallocated task is done, no Send goes out: the initiator may take
 //!   its STags back as soon as it is told that the task is over.
-//! - A [`Sink`](iscsi_proto::datamover::Sink) of an unfinished `get_data` comes back from `deallocate_task_resources`
-//!   unless the queue pair works with it.
+//! - The sink of an unfinished `get_data` comes back from `deallocate_task_resources` unless the queue pair
+//!   works with it.
 
 use alloc::collections::VecDeque;
 

@@ -2,7 +2,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse};
 use iscsi_proto::serial::Serial;
 
@@ -11,7 +11,7 @@ use crate::queue::{
 };
 
 /// What cannot be registered, and why.
-pub(super) type Refuses = fn(&Memory) -> Option<RegisterReason>;
+pub(super) type Refuses = fn(&Payload) -> Option<RegisterReason>;
 
 /// A queue pair that a test moves by hand.
 pub(super) struct Scripted {
@@ -25,7 +25,7 @@ pub(super) struct Scripted {
     pub(super) posted: usize,
     pub(super) rings: usize,
     pub(super) completions: VecDeque<Completion>,
-    pub(super) advertised: BTreeMap<u32, (Memory, RemoteAccess)>,
+    pub(super) advertised: BTreeMap<u32, (Payload, RemoteAccess)>,
     /// How many advertisements there is room for.
     pub(super) room: usize,
     pub(super) refuses: Refuses,
@@ -60,7 +60,7 @@ impl Scripted {
     }
 
     /// What work comes back as.
-    pub(super) fn done(&mut self, id: u64, memory: Memory) -> Completion {
+    pub(super) fn done(&mut self, id: u64, memory: Payload) -> Completion {
         self.posted -= 1;
         Completion::Done { id, memory }
     }
@@ -103,7 +103,7 @@ impl QueuePair for Scripted {
         self.rings += 1;
     }
 
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         let full = (self.advertised.len() >= self.room).then_some(RegisterReason::TooMany);
         if let Some(reason) = full.or((self.refuses)(&memory)) {
             return Err(RegisterError { memory, reason });
@@ -113,7 +113,7 @@ impl QueuePair for Scripted {
         Ok(RemoteBuffer { stag: Stag(self.next_stag), offset: u64::from(self.next_stag) << 32 })
     }
 
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         self.advertised.remove(&stag.0).map(|(memory, _)| memory)
     }
 

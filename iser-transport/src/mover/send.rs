@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use iscsi_memory::{Buf, BufPool, Lease, Memory};
+use iscsi_memory::{Buf, BufPool, Lease, Payload};
 use iscsi_proto::datamover::Notification;
 use iscsi_proto::pdu::Bhs;
 
@@ -49,7 +49,7 @@ impl WorkId {
 #[derive(Debug)]
 enum Waiting {
     Send { message: Buf, invalidate: Option<Stag> },
-    Write { memory: Memory, range: Range },
+    Write { memory: Payload, range: Range },
 }
 
 /// What of a memory is to be written, and where.
@@ -357,13 +357,13 @@ impl<Q: QueuePair> IserMover<Q> {
         self.counters.invalidates += u64::from(invalidate.is_some());
         self.post(Work::Send {
             id: WorkId::Pooled(message.len() as u32).pack(),
-            message: Lease::whole(Memory::Buf(message)),
+            message: Lease::whole(Payload::Buf(message)),
             invalidate,
         });
     }
 
     /// Posts a write, or as much of it as one RDMA Write takes: the rest follows when its memory is back.
-    fn post_write(&mut self, memory: Memory, range: Range, transfer: usize) {
+    fn post_write(&mut self, memory: Payload, range: Range, transfer: usize) {
         let Range { start, end, to, pooled, whole } = range;
         let len = (end - start).min(transfer.max(1));
         let id = if len < end - start {
@@ -380,7 +380,7 @@ impl<Q: QueuePair> IserMover<Q> {
     }
 
     /// Work is done, or was flushed.
-    pub(super) fn work_done(&mut self, id: u64, memory: Memory, done: bool) {
+    pub(super) fn work_done(&mut self, id: u64, memory: Payload, done: bool) {
         self.send.posted = self.send.posted.saturating_sub(1);
         match WorkId::unpack(id) {
             WorkId::Pooled(len) => {
@@ -403,15 +403,15 @@ impl<Q: QueuePair> IserMover<Q> {
         }
     }
 
-    pub(super) fn give_pooled(&mut self, memory: Memory) {
-        if let Memory::Buf(buf) = memory {
+    pub(super) fn give_pooled(&mut self, memory: Payload) {
+        if let Payload::Buf(buf) = memory {
             self.send.pool.give(buf);
         }
     }
 
     /// Gives the session its buffer back; lent memory is let go.
-    pub(super) fn release(&mut self, memory: Memory) {
-        if let Memory::Buf(buf) = memory {
+    pub(super) fn release(&mut self, memory: Payload) {
+        if let Payload::Buf(buf) = memory {
             self.events.push_back(Notification::Released(buf));
         }
     }

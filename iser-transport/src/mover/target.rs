@@ -1,6 +1,6 @@
 //! The target's side: commands with their STags, RDMA Write and SCSI Response.
 
-use iscsi_memory::{Lease, Memory};
+use iscsi_memory::{Lease, Payload};
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification, PutData, Source, TaskStatus};
 use iscsi_proto::pdu::{Ahs, AhsIter, BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, ResponseCode, ScsiResponse};
 
@@ -277,7 +277,7 @@ impl<Q: QueuePair> IserMover<Q> {
             if let Source::Buf(buf) = data
                 && !matches!(self.state, State::Closed)
             {
-                self.release(Memory::Buf(buf));
+                self.release(Payload::Buf(buf));
             }
             return;
         }
@@ -306,7 +306,7 @@ impl<Q: QueuePair> IserMover<Q> {
 
     fn drop_source(&mut self, data: Source<'_>) {
         if let Source::Buf(buf) = data {
-            self.release(Memory::Buf(buf));
+            self.release(Payload::Buf(buf));
         }
     }
 
@@ -335,12 +335,12 @@ impl<Q: QueuePair> IserMover<Q> {
                 let mut copy = self.send.take_buffer(len);
                 copy.copy_from_slice(bytes.get(..len).unwrap_or_default());
                 self.counters.copied += len as u64;
-                self.send.queue_write(Lease::whole(Memory::Buf(copy)), to, true);
+                self.send.queue_write(Lease::whole(Payload::Buf(copy)), to, true);
             }
             Source::Region { region, offset, .. } => {
-                self.send.queue_write(Lease::whole(Memory::Region(region.slice(offset, len))), to, false);
+                self.send.queue_write(Lease::whole(Payload::Region(region.slice(offset, len))), to, false);
             }
-            Source::Buf(buf) => self.send.queue_write(Lease::part(Memory::Buf(buf), 0, len), to, false),
+            Source::Buf(buf) => self.send.queue_write(Lease::part(Payload::Buf(buf), 0, len), to, false),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use iscsi_memory::{Buf, DevicePiece, Lease, Memory, Region, Registrar};
+use iscsi_memory::{Buf, DevicePiece, Lease, Payload, Region, Registrar};
 use iscsi_proto::time::Instant;
 
 use super::config::VerbsConfig;
@@ -260,13 +260,13 @@ impl Given {
     }
 }
 
-fn memory(script: &mut Script<'_>, store: &Arc<Region>) -> Memory {
+fn memory(script: &mut Script<'_>, store: &Arc<Region>) -> Payload {
     let len = script.number() * 4;
     match script.below(3) {
-        0 => Memory::Buf(Buf::zeroed(len)),
+        0 => Payload::Buf(Buf::zeroed(len)),
         _ => {
             let offset = script.number() as u64 * 64 % (STORE - len as u64);
-            Memory::Region(store.slice(offset, len))
+            Payload::Region(store.slice(offset, len))
         }
     }
 }
@@ -275,13 +275,13 @@ fn work(script: &mut Script<'_>, store: &Arc<Region>, id: u64) -> Work {
     let far = RemoteBuffer { stag: Stag(script.byte().into()), offset: u64::MAX - script.number() as u64 * 16 };
     match script.below(3) {
         0 => {
-            let message = Lease::whole(Memory::Buf(Buf::zeroed(script.number() % 2048)));
+            let message = Lease::whole(Payload::Buf(Buf::zeroed(script.number() % 2048)));
             Work::Send { id, message, invalidate: (script.byte() & 1 != 0).then_some(far.stag) }
         }
         1 => Work::Write { id, from: Lease::whole(memory(script, store)), to: far },
         _ => {
             let into = memory(script, store);
-            if let Memory::Region(slice) = &into {
+            if let Payload::Region(slice) = &into {
                 slice.reserve_for_write().expect("there is no limit");
             }
             Work::Read { id, into: Lease::whole(into), from: far }

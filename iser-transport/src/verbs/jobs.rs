@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use iscsi_memory::{
-    Access, Advertised, Buf, DevicePiece, Direction, Lease, Memory, RegisterFailure, Registrar, WorkPiece,
+    Access, Advertised, Buf, DevicePiece, Direction, Lease, Payload, RegisterFailure, Registrar, WorkPiece,
 };
 
 use super::port::Operation;
@@ -33,7 +33,7 @@ pub(super) struct Job {
 /// How the memory of a job is held.
 #[derive(Debug)]
 enum Held {
-    Plain(Memory),
+    Plain(Payload),
     /// With a registration that a peer may write through: iWARP cards want it so of what a Read lands in.
     Sink(Advertised),
     /// The device would not let go of it.
@@ -135,11 +135,11 @@ impl Job {
     }
 
     /// Gives the memory back: an empty one in its place where the device would not let go.
-    pub(super) fn into_memory(self) -> Memory {
+    pub(super) fn into_memory(self) -> Payload {
         match self.held {
             Held::Plain(memory) => memory,
-            Held::Sink(sink) => sink.end().unwrap_or_else(|| Memory::Buf(Buf::zeroed(0))),
-            Held::Lost => Memory::Buf(Buf::zeroed(0)),
+            Held::Sink(sink) => sink.end().unwrap_or_else(|| Payload::Buf(Buf::zeroed(0))),
+            Held::Lost => Payload::Buf(Buf::zeroed(0)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 
 use super::config::VerbsConfig;
 use super::device::DeviceInfo;
@@ -103,11 +103,11 @@ impl QueuePair for VerbsQueue {
         self.state.ring();
     }
 
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         self.state.advertise(memory, access)
     }
 
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         self.state.withdraw(stag)
     }
 

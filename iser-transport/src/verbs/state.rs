@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Memory, PieceHold, RegisterFailure, Registrar};
+use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Payload, PieceHold, RegisterFailure, Registrar};
 use iscsi_proto::time::Instant;
 
 use super::config::VerbsConfig;
@@ -211,7 +211,7 @@ impl<P: Port> State<P> {
         self.end(Some(EndCause::Closed));
     }
 
-    pub(super) fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    pub(super) fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         if self.advertised.len() >= self.advertisements {
             return Err(RegisterError { memory, reason: RegisterReason::TooMany });
         }
@@ -236,7 +236,7 @@ impl<P: Port> State<P> {
         }
     }
 
-    pub(super) fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    pub(super) fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         let index = self.advertised.iter().position(|(other, _)| *other == stag)?;
         let (_, advertised) = self.advertised.swap_remove(index);
         let memory = advertised.end();

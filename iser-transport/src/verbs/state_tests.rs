@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use iscsi_memory::{Buf, Lease, Memory, Region, RegistrationBudget};
+use iscsi_memory::{Buf, Lease, Payload, Region, RegistrationBudget};
 
 use super::config::VerbsConfig;
 use super::fake::{self, FakePort, Make};
@@ -30,10 +30,10 @@ impl QueuePair for FakeQueue {
     fn ring(&mut self) {
         self.0.ring();
     }
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         self.0.advertise(memory, access)
     }
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         self.0.withdraw(stag)
     }
     fn poll(&mut self) -> Option<Completion> {
@@ -166,7 +166,7 @@ fn tight(room: u64, len: usize) -> (Pair, RemoteBuffer, Arc<Region>) {
     let mut pair = pair([Make { budget: bounced + room, ..Make::default() }, Make::default()]);
     let region = Region::heap(len);
     region.reserve_for_write(0, len as u64).unwrap();
-    let memory = Memory::Region(region.slice(0, len));
+    let memory = Payload::Region(region.slice(0, len));
     let buffer = pair.state(1).advertise(memory, RemoteAccess::Write).unwrap();
     pair.state(1).ring();
     (pair, buffer, region)
@@ -180,7 +180,7 @@ fn what_cannot_be_registered_is_copied_and_counted() {
     let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
     from.reserve_for_write(0, len as u64).unwrap();
     from.write(0, &bytes);
-    let lease = Lease::whole(Memory::Region(from.slice(0, len)));
+    let lease = Lease::whole(Payload::Region(from.slice(0, len)));
     pair.state(0).post(Work::Write { id: 1, from: lease, to });
     pair.state(0).ring();
     let seen = pair.settle(0);
@@ -192,11 +192,11 @@ fn what_cannot_be_registered_is_copied_and_counted() {
 
     // And the other way.
     pair.state(1).withdraw(to.stag).unwrap();
-    let advertised = Memory::Region(there.slice(0, len));
+    let advertised = Payload::Region(there.slice(0, len));
     let from = pair.state(1).advertise(advertised, RemoteAccess::Read).unwrap();
     let into = Region::heap(len);
     into.reserve_for_write(0, len as u64).unwrap();
-    let lease = Lease::part(Memory::Region(into.slice(0, len)), 100, len - 100);
+    let lease = Lease::part(Payload::Region(into.slice(0, len)), 100, len - 100);
     pair.state(0).post(Work::Read { id: 2, into: lease, from });
     pair.state(0).ring();
     let seen = pair.settle(0);
@@ -225,7 +225,7 @@ fn written(len: u64, written: u64) -> Arc<Region> {
 }
 
 fn write(id: u64, region: &Arc<Region>, offset: u64, len: usize, to: RemoteBuffer) -> Work {
-    Work::Write { id, from: Lease::whole(Memory::Region(region.slice(offset, len))), to }
+    Work::Write { id, from: Lease::whole(Payload::Region(region.slice(offset, len))), to }
 }
 
 const MIB: u64 = 1 << 20;
@@ -314,7 +314,7 @@ fn a_queue_pair_that_always_has_more_lets_others_have_their_turn() {
     let (mut pair, ..) = standing(1000);
     // Completions of 300 messages, before anybody asks for them.
     for id in 0..300 {
-        pair.state(0).post(Work::Send { id, message: Lease::whole(Memory::Buf(Buf::zeroed(8))), invalidate: None });
+        pair.state(0).post(Work::Send { id, message: Lease::whole(Payload::Buf(Buf::zeroed(8))), invalidate: None });
         pair.state(1).post_receive(Buf::zeroed(8));
     }
     for _ in 0..2000 {
@@ -349,7 +349,7 @@ fn advertisements_are_bounded_and_give_their_memory_back() {
     let config = VerbsConfig { advertisements: 2, ..config() };
     let [port, _other] = ports;
     let mut state = State::new(port, &config).unwrap();
-    let mut advertise = |len| state.advertise(Memory::Buf(Buf::zeroed(len)), RemoteAccess::Read);
+    let mut advertise = |len| state.advertise(Payload::Buf(Buf::zeroed(len)), RemoteAccess::Read);
     let error = advertise(2 << 20).unwrap_err();
     assert_eq!((error.memory.len(), error.reason), (2 << 20, RegisterReason::Budget(1 << 20)));
     advertise(1).unwrap();
@@ -365,10 +365,10 @@ fn work_that_the_device_refuses_comes_back_flushed_and_in_order() {
     // Refused in the middle of a list.
     let mut pair = pair([Make { refuses_after: 5, ..Make::default() }, Make::default()]);
     let region = Region::heap(100_000);
-    let buffer = pair.state(1).advertise(Memory::Region(region.slice(0, 100_000)), RemoteAccess::Write).unwrap();
+    let buffer = pair.state(1).advertise(Payload::Region(region.slice(0, 100_000)), RemoteAccess::Write).unwrap();
     pair.state(1).ring();
     for id in 0..9 {
-        let from = Lease::whole(Memory::Buf(Buf::zeroed(1000)));
+        let from = Lease::whole(Payload::Buf(Buf::zeroed(1000)));
         pair.state(0).post(Work::Write { id, from, to: buffer });
     }
     pair.state(0).ring();
@@ -389,7 +389,7 @@ fn a_buffer_of_the_peer_that_ends_past_the_last_offset_ends_the_connection() {
     // In parts, as what cannot be registered is moved: the second of them would begin behind the last offset.
     for is_read in [false, true] {
         let (mut pair, buffer, _) = tight(0, 100);
-        let lease = Lease::whole(Memory::Region(Region::heap(100_000).slice(0, 100_000)));
+        let lease = Lease::whole(Payload::Region(Region::heap(100_000).slice(0, 100_000)));
         let peer = RemoteBuffer { offset: u64::MAX - 99, ..buffer };
         let work = match is_read {
             false => Work::Write { id: 1, from: lease, to: peer },
@@ -407,7 +407,7 @@ fn a_buffer_of_the_peer_that_ends_past_the_last_offset_ends_the_connection() {
 #[test]
 fn receives_are_there_before_the_message_that_asks_for_their_use_leaves() {
     let mut pair = pair([Make { wants_receives: true, ..Make::default() }, Make::default()]);
-    let message = |id| Work::Send { id, message: Lease::whole(Memory::Buf(Buf::zeroed(100))), invalidate: None };
+    let message = |id| Work::Send { id, message: Lease::whole(Payload::Buf(Buf::zeroed(100))), invalidate: None };
     for side in 0..2 {
         pair.state(side).post_receive(Buf::zeroed(100));
         pair.state(side).post_receive(Buf::zeroed(100));
@@ -435,17 +435,17 @@ fn receives_are_there_before_the_message_that_asks_for_their_use_leaves() {
 fn dropping_a_queue_pair_at_any_time_gives_its_registrations_back() {
     for steps in 0..40 {
         let mut pair = pair([Make::default(), Make::default()]);
-        let buffer = pair.state(1).advertise(Memory::Buf(Buf::zeroed(50_000)), RemoteAccess::Write).unwrap();
+        let buffer = pair.state(1).advertise(Payload::Buf(Buf::zeroed(50_000)), RemoteAccess::Write).unwrap();
         for side in 0..2 {
             for _ in 0..4 {
                 pair.state(side).post_receive(Buf::zeroed(200));
             }
             for id in 0..6 {
-                let message = Lease::whole(Memory::Buf(Buf::zeroed(150)));
+                let message = Lease::whole(Payload::Buf(Buf::zeroed(150)));
                 pair.state(side).post(Work::Send { id, message, invalidate: None });
             }
         }
-        let from = Lease::whole(Memory::Buf(Buf::zeroed(50_000)));
+        let from = Lease::whole(Payload::Buf(Buf::zeroed(50_000)));
         pair.state(0).post(Work::Write { id: 9, from, to: buffer });
         for side in 0..2 {
             pair.state(side).ring();

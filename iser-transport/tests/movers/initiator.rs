@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use iscsi_memory::Region;
+use iscsi_memory::{Payload, Region};
 use iscsi_proto::connection::QueueMover;
-use iscsi_proto::datamover::{CommandData, Datamover, Notification, SendCommand, Sink, TaskHandle};
+use iscsi_proto::datamover::{Datamover, Notification, SendCommand, TaskHandle};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
     Bhs, LoginRequest, Opcode, ScsiCommand, ScsiResponse, TaskFunction, TaskManagementRequest, TaskManagementResponse,
@@ -99,19 +99,19 @@ impl<Q: QueuePair> Initiator<Q> {
         let bytes = order.pattern(order.out);
         let data_out = (order.out > 0).then(|| {
             if rng.below(2) == 0 {
-                CommandData::Buf(self.ledger.give(buf(&bytes)))
+                Payload::Buf(self.ledger.give(buf(&bytes)))
             } else {
                 let region = source.insert(region(&bytes));
-                CommandData::Region(region.slice(0, bytes.len()))
+                Payload::Region(region.slice(0, bytes.len()))
             }
         });
         let data_in = (order.room > 0).then(|| {
             let room = vec![0xee; order.room as usize];
             if rng.below(2) == 0 {
-                Sink::Buf(self.ledger.give(buf(&room)))
+                Payload::Buf(self.ledger.give(buf(&room)))
             } else {
                 let region = sink.insert(region(&room));
-                Sink::Region(region.slice(0, room.len()))
+                Payload::Region(region.slice(0, room.len()))
             }
         });
         let (read, write) = (order.room > 0, order.out > 0);
@@ -243,11 +243,11 @@ impl<Q: QueuePair> Initiator<Q> {
         assert_eq!((buffers.data_out.is_some(), buffers.data_in.is_some()), (order.out > 0, order.room > 0));
         let bytes = order.pattern(order.out);
         match buffers.data_out {
-            Some(CommandData::Buf(buf)) => {
+            Some(Payload::Buf(buf)) => {
                 self.ledger.take(&buf);
                 assert!(buf[..] == bytes[..]);
             }
-            Some(CommandData::Region(slice)) => assert_eq!(slice.len(), bytes.len()),
+            Some(Payload::Region(slice)) => assert_eq!(slice.len(), bytes.len()),
             None => {}
         }
         let came = order.actual.min(order.room);
@@ -256,11 +256,11 @@ impl<Q: QueuePair> Initiator<Q> {
         }
         let mut room = vec![0; order.room as usize];
         match buffers.data_in {
-            Some(Sink::Buf(buf)) => {
+            Some(Payload::Buf(buf)) => {
                 self.ledger.take(&buf);
                 room.copy_from_slice(&buf);
             }
-            Some(Sink::Region(slice)) => slice.read(0, &mut room),
+            Some(Payload::Region(slice)) => slice.read(0, &mut room),
             None => {}
         }
         if answered {

@@ -1,8 +1,8 @@
 //! A target's session of sorts.
 
-use iscsi_memory::Buf;
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::connection::QueueMover;
-use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, Sink, Source, TaskHandle, TaskStatus};
+use iscsi_proto::datamover::{Datamover, GetData, Notification, PutData, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{
     Bhs, LoginRequest, LoginResponse, NopIn, NopOut, Opcode, RESERVED_TAG, Residual, ScsiCommand,
@@ -86,11 +86,11 @@ impl<Q: QueuePair> Target<Q> {
                     };
                     let mut data = vec![0; order.out as usize];
                     match sink {
-                        Sink::Buf(buf) => {
+                        Payload::Buf(buf) => {
                             self.ledger.take(&buf);
                             data.copy_from_slice(&buf);
                         }
-                        Sink::Region(slice) => slice.read(0, &mut data),
+                        Payload::Region(slice) => slice.read(0, &mut data),
                     }
                     assert!(data == order.pattern(order.out), "{order:?}");
                     self.mover.deallocate_task_resources(task);
@@ -170,9 +170,9 @@ impl<Q: QueuePair> Target<Q> {
             return;
         }
         let sink = if order.memory & 1 == 0 {
-            Sink::Buf(self.ledger.give(Buf::zeroed(order.out as usize)))
+            Payload::Buf(self.ledger.give(Buf::zeroed(order.out as usize)))
         } else {
-            Sink::Region(region(&vec![0; order.out as usize]).slice(0, order.out as usize))
+            Payload::Region(region(&vec![0; order.out as usize]).slice(0, order.out as usize))
         };
         self.mover.get_data(GetData { task, lun: 0, itt, sink });
     }
@@ -184,7 +184,7 @@ impl<Q: QueuePair> Target<Q> {
         let Some(task) = self.tasks[slot].take() else { return false };
         let handle = TaskHandle { slot: slot as u16, generation: task.generation };
         // What the queue pair works with comes back by Released.
-        if let Some(Sink::Buf(buf)) = self.mover.deallocate_task_resources(handle).data_in {
+        if let Some(Payload::Buf(buf)) = self.mover.deallocate_task_resources(handle).data_in {
             self.ledger.take(&buf);
         }
         self.mover.forget_command(itt);

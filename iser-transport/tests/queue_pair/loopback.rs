@@ -1,6 +1,6 @@
 //! Over the loopback, in whatever order its seed lets things happen.
 
-use iscsi_memory::{Buf, Lease, Memory};
+use iscsi_memory::{Buf, Lease, Payload};
 use iser_transport::conformance::{CASES, Connected, End, Harness, Knobs, Plan, Rig};
 use iser_transport::loopback::{Fabric, Faults, LoopbackConfig, LoopbackQueue, NoReceive, pair};
 use iser_transport::queue::{QueuePair, RemoteAccess};
@@ -84,9 +84,9 @@ fn the_loopback_gives_everything_back_under_all_faults() {
         for end in End::BOTH {
             rig.receive(end, 30, 1000);
         }
-        let mut advertise = |access| rig.advertise(End::Active, Memory::Buf(Buf::zeroed(4096)), access);
+        let mut advertise = |access| rig.advertise(End::Active, Payload::Buf(Buf::zeroed(4096)), access);
         let (to, from) = (advertise(RemoteAccess::Write), advertise(RemoteAccess::Read));
-        let memory = || Lease::whole(Memory::Buf(Buf::zeroed(4096)));
+        let memory = || Lease::whole(Payload::Buf(Buf::zeroed(4096)));
         for n in 0..25 {
             rig.send(End::Active, &[n; 500]);
             rig.write(End::Passive, memory(), to);

@@ -3,10 +3,11 @@
 //! The input is a list of operations: start a task with any CDB, give it its data or not, abort it, let time pass. Each task that is not aborted must end
 //! exactly once, with no more data than the initiator expected.
 
+use iscsi_memory::Payload;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle};
+use iscsi_proto::datamover::{DataError, Source, TaskHandle};
 use iscsi_proto::pdu::TaskAttribute;
 use iscsi_proto::time::Instant;
 use target_core::lu::{Identity, LogicalUnit, LunMap, NexusId};
@@ -31,7 +32,7 @@ struct Bench {
     stores: Vec<SimStore>,
     tasks: [Task; SLOTS as usize],
     /// Tasks whose data are still to come.
-    fetching: Vec<(TaskHandle, Sink)>,
+    fetching: Vec<(TaskHandle, Payload)>,
     now: Instant,
     /// Bytes that a mover has sent, and those that it has still to send.
     sent: u64,
@@ -44,7 +45,7 @@ const PACE: u64 = 32;
 /// What a step asks for, without its borrow.
 enum Ask {
     Nothing,
-    Fetch(Sink),
+    Fetch(Payload),
     /// It is over but for so many bytes that are still to be sent.
     Done(u64),
 }
@@ -200,12 +201,12 @@ impl Bench {
         }
         let (task, mut sink) = self.fetching.swap_remove(usize::from(how >> 4) % self.fetching.len());
         match &mut sink {
-            Sink::Buf(buf) => {
+            Payload::Buf(buf) => {
                 for (to, from) in buf.iter_mut().zip(data.iter().cycle()) {
                     *to = *from;
                 }
             }
-            Sink::Region(slice) => slice.write(0, &data[..data.len().min(slice.len())]),
+            Payload::Region(slice) => slice.write(0, &data[..data.len().min(slice.len())]),
         }
         let most = self.tasks[usize::from(task.slot)].most;
         let step = if how & 7 == 0 {
@@ -226,7 +227,7 @@ impl Bench {
         self.executor.abort(task);
         // The mover gives the sink back.
         if let Some(at) = self.fetching.iter().position(|(other, _)| *other == task)
-            && let (_, Sink::Buf(buf)) = self.fetching.swap_remove(at)
+            && let (_, Payload::Buf(buf)) = self.fetching.swap_remove(at)
         {
             self.executor.give(buf);
         }

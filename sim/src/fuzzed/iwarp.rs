@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use iscsi_memory::{Buf, Lease, Memory, Region, RegionSlice, SendList};
+use iscsi_memory::{Buf, Lease, Payload, Region, RegionSlice, SendList};
 use iscsi_proto::connection::StreamEnd;
 use iscsi_proto::digest::crc32c;
 use iser_transport::iwarp::{IwarpConfig, IwarpQueue};
@@ -164,17 +164,17 @@ impl Bench {
         self.output.drain(..looked);
     }
 
-    fn memory(&self, lent: bool, len: usize) -> (Memory, Option<RegionSlice>) {
+    fn memory(&self, lent: bool, len: usize) -> (Payload, Option<RegionSlice>) {
         if !lent {
             let mut buf = Buf::zeroed(len);
             buf.fill(FILL);
-            return (Memory::Buf(buf), None);
+            return (Payload::Buf(buf), None);
         }
         let all = len + 2 * GUARD as usize;
         let region = Region::heap(all);
         region.reserve_for_write(0, all as u64).expect("no limit");
         region.write(0, &vec![FILL; all]);
-        (Memory::Region(region.slice(GUARD, len)), Some(region.slice(0, all)))
+        (Payload::Region(region.slice(GUARD, len)), Some(region.slice(0, all)))
     }
 
     fn withdraw(&mut self, at: usize) {

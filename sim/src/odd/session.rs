@@ -7,8 +7,8 @@ use std::task::Waker;
 
 use initiator_core::application::{Application, Control, ControlAnswer, Event};
 use initiator_core::command::{Command, Completion, Failure};
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, Payload};
+
 use iscsi_proto::time::Instant;
 use scsi_proto::{BlockIo, CdbBuf, Lun};
 
@@ -137,7 +137,7 @@ impl Uses {
         self.tokens += 1;
         let read = self.model.begin_read(lba, blocks);
         let mut command = self.command(BlockIo::new(lba, blocks as u32).read(), Doing::Read(read), (lba, blocks));
-        command.data_in = Some(Sink::Buf(Buf::zeroed(blocks as usize * BLOCK)));
+        command.data_in = Some(Payload::Buf(Buf::zeroed(blocks as usize * BLOCK)));
         command
     }
 
@@ -150,7 +150,7 @@ impl Uses {
         }
         let write = self.model.begin_write(lba, blocks, |at| first + at);
         let mut command = self.command(BlockIo::new(lba, blocks as u32).write(), Doing::Write(write), (lba, blocks));
-        command.data_out = Some(CommandData::Buf(buf));
+        command.data_out = Some(Payload::Buf(buf));
         command
     }
 
@@ -202,7 +202,7 @@ impl Uses {
         };
         match doing {
             Doing::Read(read) if good => match &completion.data_in {
-                Some(Sink::Buf(buf)) => self
+                Some(Payload::Buf(buf)) => self
                     .model
                     .end_read(read, &buf[..completion.data_in_len as usize])
                     .map_err(|wrong| wrong.to_string()),

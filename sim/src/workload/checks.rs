@@ -1,11 +1,12 @@
 //! What a completed operation has to be like.
 
+use iscsi_memory::Payload;
 use std::ops::Range;
 use std::rc::Rc;
 
 use initiator_core::application::ControlAnswer;
 use initiator_core::command::{Completion, Failure, Outcome};
-use iscsi_proto::datamover::{CommandData, Sink};
+
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
 use iscsi_proto::time::Instant;
 use scsi_proto::SenseKey;
@@ -20,13 +21,13 @@ const TASK_ABORTED: u8 = 0x40;
 impl Workload {
     pub(super) fn check_buffers(&self, operation: &Operation, completion: &Completion) {
         let out = completion.data_out.as_ref().map(|data| match data {
-            CommandData::Buf(buf) => buf.len(),
-            CommandData::Region(slice) => slice.len(),
+            Payload::Buf(buf) => buf.len(),
+            Payload::Region(slice) => slice.len(),
         });
         if out != operation.out {
             self.broken(&format!("the data of {} {} came back as {out:?}", operation.name, completion.token));
         }
-        let into = completion.data_in.as_ref().map(Sink::len);
+        let into = completion.data_in.as_ref().map(Payload::len);
         if into != operation.into.map(|(len, _)| len) {
             self.broken(&format!("the buffer of {} {} came back as {into:?}", operation.name, completion.token));
         }
@@ -264,8 +265,8 @@ impl Workload {
                 }
                 let mut data = vec![0; bytes];
                 match &completion.data_in {
-                    Some(Sink::Buf(buf)) => data.copy_from_slice(&buf[..bytes]),
-                    Some(Sink::Region(slice)) => slice.read(0, &mut data),
+                    Some(Payload::Buf(buf)) => data.copy_from_slice(&buf[..bytes]),
+                    Some(Payload::Region(slice)) => slice.read(0, &mut data),
                     None => {}
                 }
                 model.end_read(read, &data).map_err(|wrong| wrong.to_string())

@@ -1,8 +1,8 @@
 //! The operations of a workload: commands, their data, and what the model is told of them.
 
 use initiator_core::command::Command;
-use iscsi_memory::{Buf, Region};
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, Payload, Region};
+
 use iscsi_proto::pdu::TaskAttribute;
 use scsi_proto::command::{GetLbaStatus, Inquiry, Unmap};
 use scsi_proto::provisioning::{Extent, unmap_list};
@@ -17,27 +17,27 @@ impl Workload {
         first_value(self.number, self.next_token + 1)
     }
 
-    fn buffer_out(&mut self, data: &[u8]) -> CommandData {
+    fn buffer_out(&mut self, data: &[u8]) -> Payload {
         if self.rng.permille(200) {
             let region = Region::heap(data.len() + 512);
             // A heap region takes every page.
             let _ = region.reserve_for_write(0, region.len());
             region.write(512, data);
-            return CommandData::Region(region.slice(512, data.len()));
+            return Payload::Region(region.slice(512, data.len()));
         }
         let mut buf = Buf::zeroed(data.len());
         buf.copy_from_slice(data);
-        CommandData::Buf(buf)
+        Payload::Buf(buf)
     }
 
-    fn buffer_in(&mut self, len: usize) -> Sink {
+    fn buffer_in(&mut self, len: usize) -> Payload {
         // Data that a digest may still refuse are not to be placed in lent memory.
         if !self.digests && self.rng.permille(200) {
             let region = Region::heap(len);
             let _ = region.reserve_for_write(0, region.len());
-            return Sink::Region(region.slice(0, len));
+            return Payload::Region(region.slice(0, len));
         }
-        Sink::Buf(Buf::zeroed(len))
+        Payload::Buf(Buf::zeroed(len))
     }
 
     fn command(&mut self, cdb: CdbBuf, operation: Operation, out: Option<&[u8]>) -> Command {
@@ -226,7 +226,7 @@ impl Workload {
         let mut command = Command::new(self.next_token, self.any_lun(), cdb);
         let mut buf = Buf::zeroed(data.len());
         buf.copy_from_slice(&data);
-        command.data_out = Some(CommandData::Buf(buf));
+        command.data_out = Some(Payload::Buf(buf));
         self.submits(operation, command.lun);
         command
     }

@@ -55,7 +55,7 @@ fn results(mut bench: Ours, ending: Ending) -> Vec<bool> {
 /// References beside the right one.
 fn elsewhere(right: RemoteBuffer) -> [(&'static str, RemoteBuffer); 4] {
     let (mut other, _far, _) = pair(LoopbackConfig::default(), 77);
-    let memory = iscsi_memory::Memory::Buf(iscsi_memory::Buf::zeroed(16_384));
+    let memory = iscsi_memory::Payload::Buf(iscsi_memory::Buf::zeroed(16_384));
     let foreign = other.advertise(memory, RemoteAccess::Write).unwrap();
     [
         ("unknown", RemoteBuffer { stag: Stag(!right.stag.0), ..right }),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use initiator_core::application::{Application, Control};
 use initiator_core::command::{Command, Completion};
 use initiator_core::{Engine, InitiatorConnection, Limits, LoginConfig, Timeouts};
-use iscsi_memory::Region;
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Payload, Region};
+
 use iscsi_proto::tcp::Role;
 use iscsi_proto::time::Instant;
 use iser_transport::loopback::LoopbackQueue;
@@ -67,12 +67,12 @@ impl Guarded {
         Self(region, len)
     }
 
-    pub(crate) fn sink(&self) -> Sink {
-        Sink::Region(self.0.slice(GUARD as u64, self.1))
+    pub(crate) fn sink(&self) -> Payload {
+        Payload::Region(self.0.slice(GUARD as u64, self.1))
     }
 
-    pub(crate) fn data(&self) -> CommandData {
-        CommandData::Region(self.0.slice(GUARD as u64, self.1))
+    pub(crate) fn data(&self) -> Payload {
+        Payload::Region(self.0.slice(GUARD as u64, self.1))
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {

@@ -110,7 +110,7 @@ fn bad_references(access: RemoteAccess) -> Vec<Reference> {
         }),
         ("another connection's", |bench, access| {
             let (mut other, _far, _) = pair(LoopbackConfig::default(), 99);
-            let memory = iscsi_memory::Memory::Buf(iscsi_memory::Buf::zeroed(8192));
+            let memory = iscsi_memory::Payload::Buf(iscsi_memory::Buf::zeroed(8192));
             good(bench, access);
             other.advertise(memory, access).unwrap()
         }),

@@ -1,6 +1,7 @@
 //! The way of a request through its session: taken in the order of CmdSN, and handed to who does it.
 
-use iscsi_proto::datamover::{Datamover, Notification, Sink, TaskHandle};
+use iscsi_memory::Payload;
+use iscsi_proto::datamover::{Datamover, Notification, TaskHandle};
 use iscsi_proto::pdu::{Ahs, AhsIter, Bhs, Opcode, PduError, RESERVED_TAG, RejectReason, ScsiCommand};
 use iscsi_proto::serial::Serial;
 
@@ -83,8 +84,8 @@ impl Session {
         &mut self,
         connection: &mut Connection<M>,
         handle: TaskHandle,
-        sink: Sink,
-    ) -> Option<Sink> {
+        sink: Payload,
+    ) -> Option<Payload> {
         if let Some(task) = self.commands.tasks.get_mut(handle) {
             task.flags = task.flags.without(Flags::FETCHING);
             if !task.flags.has(Flags::ABORTED) {

@@ -8,8 +8,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use iscsi_memory::SessionBuffers;
-use iscsi_proto::datamover::{Datamover, Sink, Source, TaskHandle, TaskStatus};
+use iscsi_memory::{Payload, SessionBuffers};
+use iscsi_proto::datamover::{Datamover, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
@@ -352,10 +352,10 @@ impl Session {
     }
 
     /// Takes back the sink of a task that was aborted.
-    pub(super) fn give_sink(&mut self, sink: Sink) {
+    pub(super) fn give_sink(&mut self, sink: Payload) {
         match (sink, &mut self.executor) {
-            (Sink::Buf(buf), Some(executor)) => executor.give(buf),
-            (Sink::Buf(_), None) | (Sink::Region(_), _) => {}
+            (Payload::Buf(buf), Some(executor)) => executor.give(buf),
+            (Payload::Buf(_), None) | (Payload::Region(_), _) => {}
         }
     }
 }

@@ -1,6 +1,5 @@
 //! How a task begins: from the command that came to an answer, to data that are asked for, or to a job.
-
-use iscsi_proto::datamover::Sink;
+use iscsi_memory::Payload;
 use iscsi_proto::pdu::TaskAttribute;
 use scsi_proto::{AdditionalSense, Cdb, Sense, SenseFormat, Status, opcode};
 
@@ -277,13 +276,13 @@ impl TaskExecutor {
                 // While an atomic command has the blocks, the data wait in a buffer.
                 let open = lun.unit.gate().is_open(stripes);
                 let slice = region.slice(offset, len);
-                open.then(|| Sink::Region(lun.land(slice, &self.waker)))
+                open.then(|| Payload::Region(lun.land(slice, &self.waker)))
             }
             _ => None,
         };
         let sink = match sink {
             Some(sink) => sink,
-            None if self.has_room(work, len) => Sink::Buf(self.buffers.take(len)),
+            None if self.has_room(work, len) => Payload::Buf(self.buffers.take(len)),
             None => return self.full(work, cdb.as_bytes(), len),
         };
         let cdb = keep(cdb.as_bytes()).unwrap_or(Waiting { cdb: [0; CDB], len: 0 });

@@ -12,8 +12,8 @@ use alloc::vec::Vec;
 use core::task::Waker;
 
 use futures::task::AtomicWaker;
-use iscsi_memory::{Buf, SessionBuffers};
-use iscsi_proto::datamover::{DataError, Sink, Source, TaskHandle, TaskStatus};
+use iscsi_memory::{Buf, Payload, SessionBuffers};
+use iscsi_proto::datamover::{DataError, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
 use scsi_proto::{Sense, SenseBytes, Status};
 
@@ -58,7 +58,7 @@ pub(super) struct Sending {
 /// What a step will say, without the borrow.
 pub(super) enum Reply {
     Pending,
-    GetData(Sink),
+    GetData(Payload),
     /// A part of the task's data, from this byte of them on.
     Send {
         buf: Buf,
@@ -341,8 +341,8 @@ impl TaskExecutor {
     }
 
     /// The data of [`Step::GetData`] are in place.
-    pub fn data_arrived(&mut self, task: TaskHandle, sink: Sink) -> Step<'_> {
-        if matches!(sink, Sink::Region(_)) && self.short_arrived(task) {
+    pub fn data_arrived(&mut self, task: TaskHandle, sink: Payload) -> Step<'_> {
+        if matches!(sink, Payload::Region(_)) && self.short_arrived(task) {
             return Step::Respond { data: Source::None, offset: 0, status: GOOD };
         }
         let reply = self.received(task, sink);
@@ -350,8 +350,8 @@ impl TaskExecutor {
     }
 
     /// The data of [`Step::GetData`] did not come in whole.
-    pub fn data_failed(&mut self, task: TaskHandle, sink: Sink, error: DataError) -> Step<'_> {
-        if let Sink::Buf(buf) = sink {
+    pub fn data_failed(&mut self, task: TaskHandle, sink: Payload, error: DataError) -> Step<'_> {
+        if let Payload::Buf(buf) = sink {
             self.buffers.give(buf);
         }
         self.end_receiving(task, &fault::of_transfer(error))

@@ -185,7 +185,7 @@ fn done(data: Source<'_>, status: TaskStatus<'_>) -> (Done, Option<Buf>) {
 /// What a step asks, freed from the executor.
 enum Asked {
     Pending,
-    Data(Sink),
+    Data(Payload),
     Part(Buf, u32),
     Done(Done, u32, Option<Buf>),
 }
@@ -293,8 +293,8 @@ impl Session {
                 assert!(sink.len() <= out.len());
                 let len = sink.len();
                 match &mut sink {
-                    Sink::Buf(buf) => buf.copy_from_slice(&out[..len]),
-                    Sink::Region(slice) => slice.write(0, &out[..len]),
+                    Payload::Buf(buf) => buf.copy_from_slice(&out[..len]),
+                    Payload::Region(slice) => slice.write(0, &out[..len]),
                 }
                 let step = asked(self.executor.data_arrived(task, sink));
                 self.take(task, step, out)
@@ -660,10 +660,10 @@ fn a_write_is_later_than_what_was_unmapped_while_its_data_came() {
             bidirectional_read_length: None,
             direct_placement: true,
         };
-        let Asked::Data(Sink::Region(slice)) = asked(one.executor.start(new)) else { panic!("no region") };
+        let Asked::Data(Payload::Region(slice)) = asked(one.executor.start(new)) else { panic!("no region") };
         two.send(&io(opcode::WRITE_SAME_16, 0, 16, 8), &[0; 512]).good();
         slice.write(0, &[1; 8192]);
-        assert!(matches!(asked(one.executor.data_arrived(task, Sink::Region(slice))), Asked::Done(..)));
+        assert!(matches!(asked(one.executor.data_arrived(task, Payload::Region(slice))), Asked::Done(..)));
         assert_eq!(two.receive(&io(opcode::READ_10, 0, 16, 0), 8192).good(), [1; 8192]);
         // A part of a page is zeroed like a whole one.
         two.send(&io(opcode::WRITE_SAME_16, 1, 3, 8), &[0; 512]).good();

@@ -61,12 +61,12 @@ fn data_that_a_device_places_are_copied_when_they_are_there() {
             bidirectional_read_length: None,
             direct_placement: true,
         };
-        let Asked::Data(Sink::Buf(mut buf)) = asked(one.executor.start(new)) else { panic!("no buffer") };
+        let Asked::Data(Payload::Buf(mut buf)) = asked(one.executor.start(new)) else { panic!("no buffer") };
         two.send(&io(opcode::WRITE_10, 0, 1, 0), &[6; 512]).good();
         two.send(&io(opcode::COMPARE_AND_WRITE, 0, 1, 0), &[[6; 512], [9; 512]].concat()).good();
         buf.fill(7 + flags);
         one.executor.set_waker(Waker::noop());
-        let step = asked(one.executor.data_arrived(task, Sink::Buf(buf)));
+        let step = asked(one.executor.data_arrived(task, Payload::Buf(buf)));
         assert!(matches!(step, Asked::Pending), "too long for a turn");
         let mut turns = 0;
         let (_, done) = loop {

@@ -6,8 +6,9 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
+use iscsi_memory::Payload;
 
-use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
+use iscsi_proto::datamover::{Source, TaskHandle, TaskStatus};
 pub use iscsi_proto::pdu::TaskAttribute;
 
 use crate::lu::NexusId;
@@ -157,7 +158,7 @@ pub enum Step<'a> {
     /// than the Expected Data Transfer Length.
     GetData {
         /// Where they land.
-        sink: Sink,
+        sink: Payload,
     },
     /// Send a part of the data; more follow, and the status with the last of them.
     Send {

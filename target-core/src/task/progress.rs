@@ -1,7 +1,7 @@
 //! How a task goes on: its data came, its turn came, or the store answered.
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{Sink, TaskHandle};
+use iscsi_memory::{Buf, Payload};
+use iscsi_proto::datamover::TaskHandle;
 use scsi_proto::{Cdb, Status};
 
 use super::executor::{Data, Reply, TaskExecutor, Work};
@@ -30,12 +30,12 @@ pub(super) fn cost(op: &StoreOp, block_shift: u8) -> usize {
 }
 
 impl TaskExecutor {
-    pub(super) fn received(&mut self, task: TaskHandle, sink: Sink) -> Reply {
+    pub(super) fn received(&mut self, task: TaskHandle, sink: Payload) -> Reply {
         let receiving = self.live(task).filter(|work| matches!(self.slots[work.slot].state, State::Receiving { .. }));
         // Data that have come are not asked for again.
         let receiving = receiving.map(|work| Work { may_wait: false, ..work });
         let Some(work) = receiving else {
-            if let Sink::Buf(buf) = sink {
+            if let Payload::Buf(buf) = sink {
                 self.buffers.give(buf);
             }
             return self.live(task).and_then(|work| self.answer_of(work)).unwrap_or(Reply::Pending);
@@ -49,25 +49,25 @@ impl TaskExecutor {
         let State::Receiving { then, cdb, command } = state else { return self.good(work) };
         let shift = self.luns.get(work.lun).map_or(9, |lun| lun.unit.block_shift());
         match (then, sink) {
-            (Then::Write { flush: false, .. }, Sink::Region(_)) => self.good(work),
+            (Then::Write { flush: false, .. }, Payload::Region(_)) => self.good(work),
             // The data are on the medium: the command has run, whatever came since.
-            (Then::Write { flush: true, .. }, Sink::Region(_)) => self.run(work, Job::flush()),
-            (Then::Write { lba, flush }, Sink::Buf(buf)) => {
+            (Then::Write { flush: true, .. }, Payload::Region(_)) => self.run(work, Job::flush()),
+            (Then::Write { lba, flush }, Payload::Buf(buf)) => {
                 let mut job = Job::write(lba, flush);
                 job.set_data(buf, shift);
                 self.ready(work, job)
             }
-            (Then::Run(mut job), Sink::Buf(buf)) => {
+            (Then::Run(mut job), Payload::Buf(buf)) => {
                 job.set_data(buf, shift);
                 self.ready(work, job)
             }
-            (Then::Parameters(run), Sink::Buf(buf)) => {
+            (Then::Parameters(run), Payload::Buf(buf)) => {
                 let reply = self.take_parameters(work, command, &cdb, run, &buf);
                 self.buffers.give(buf);
                 reply
             }
             // Only plain writes are placed in a region.
-            (Then::Run(_) | Then::Parameters(_), Sink::Region(_)) => {
+            (Then::Run(_) | Then::Parameters(_), Payload::Region(_)) => {
                 self.check_condition(work, &fault::of_store(StoreError::Failed))
             }
         }

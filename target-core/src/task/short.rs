@@ -4,7 +4,8 @@
 //! CDB, a pending unit attention, an odd length, another task in the way) goes the long way through the table, with the
 //! same result. A test compares the two.
 
-use iscsi_proto::datamover::{Sink, Source, TaskHandle, TaskStatus};
+use iscsi_memory::Payload;
+use iscsi_proto::datamover::{Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
 use scsi_proto::{Status, opcode};
 
@@ -113,7 +114,7 @@ impl TaskExecutor {
 
     /// A write whose data land in the store's memory.
     #[inline]
-    pub(super) fn short_write(&mut self, new: &NewTask<'_>) -> Option<Sink> {
+    pub(super) fn short_write(&mut self, new: &NewTask<'_>) -> Option<Payload> {
         if !new.write || new.read || !new.direct_placement || !self.asks_to_land {
             return None;
         }
@@ -141,7 +142,7 @@ impl TaskExecutor {
         slot.state = State::Placing;
         slot.sequence = self.sequence;
         slot.wanted_out = len;
-        Some(Sink::Region(slice))
+        Some(Payload::Region(slice))
     }
 
     /// The data of a short write are in place. False if the task is none of these.

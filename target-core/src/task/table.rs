@@ -2,8 +2,7 @@
 
 use alloc::boxed::Box;
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::Sink;
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::pdu::TaskAttribute;
 use scsi_proto::{Sense, SenseFormat, Status};
 
@@ -138,7 +137,7 @@ impl TaskExecutor {
         slot.generation = new.task.generation;
         slot.lun = NOWHERE;
         slot.state = State::Over(Box::new(Answer { status, residuals, sense }));
-        Reply::GetData(Sink::Buf(Buf::zeroed(0)))
+        Reply::GetData(Payload::Buf(Buf::zeroed(0)))
     }
 
     /// The answer of a task that is over. It leaves the table.

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, Payload};
+
 use scsi_proto::command::{GetLbaStatus, Unmap};
 use scsi_proto::provisioning::{self, Provisioning};
 use scsi_proto::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
@@ -333,7 +333,7 @@ impl Disk {
         let (lba, _) = self.blocks(offset, block)?;
         let cdb = GetLbaStatus { lba, allocation_length: 24, report_type: 0 }.to_cdb();
         let mut command = self.guarded(cdb);
-        command.data_in = Some(Sink::Buf(self.session.shared().take_buf(24)));
+        command.data_in = Some(Payload::Buf(self.session.shared().take_buf(24)));
         let ask = async {
             let completion = self.perform(command).await?;
             let answer = self.session.good(&cdb, self.lun, &completion).map(|()| received(&completion).to_vec());
@@ -365,7 +365,7 @@ impl Disk {
         if let Some(data) = data {
             let mut buf: Buf = self.session.shared().take_buf(data.len());
             buf.copy_from_slice(data);
-            command.data_out = Some(CommandData::Buf(buf));
+            command.data_out = Some(Payload::Buf(buf));
         }
         let cdb = command.cdb;
         let completion = self.perform(command).await?;

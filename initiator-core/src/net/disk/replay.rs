@@ -9,12 +9,12 @@
 //!
 //! What is kept is bounded: a write for which there is no room has the disk flushed first.
 
+use iscsi_memory::Payload;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backstore::BlockRanges;
-use iscsi_proto::datamover::CommandData;
 use scsi_proto::{BlockIo, CdbBuf, opcode};
 use tokio::sync::{Notify, RwLock};
 
@@ -129,7 +129,7 @@ impl Replay {
             if completion.result != Err(Failure::LostWrites) {
                 if completion.result.as_ref().is_ok_and(Outcome::is_good) {
                     match (&reserved, &completion.data_out) {
-                        (Some(_), Some(CommandData::Buf(data))) => self.keep(cdb, blocks, data),
+                        (Some(_), Some(Payload::Buf(data))) => self.keep(cdb, blocks, data),
                         _ if is_flush(&cdb) => self.forget(before),
                         _ => {}
                     }
@@ -245,7 +245,7 @@ impl Replay {
                 let completion = disk
                     .session
                     .execute(Command {
-                        data_out: Some(CommandData::Buf(buf)),
+                        data_out: Some(Payload::Buf(buf)),
                         blocks: Some(blocks).filter(|_| says_not),
                         replay: true,
                         ..disk.guarded(cdb)

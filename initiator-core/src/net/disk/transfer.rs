@@ -1,8 +1,8 @@
 //! Reads and writes.
 
 use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
-use iscsi_memory::Buf;
-use iscsi_proto::datamover::{CommandData, Sink};
+use iscsi_memory::{Buf, Payload};
+
 use scsi_proto::{BlockIo, CdbBuf};
 
 use super::super::session::{into_buf, short_error};
@@ -147,14 +147,14 @@ impl Disk {
     async fn read_whole(&self, lba: u64, buf: Buf) -> (Buf, Result<(), Error>) {
         let cdb = self.io(lba, buf.len()).read();
         let mut command = self.guarded(cdb);
-        command.data_in = Some(Sink::Buf(buf));
+        command.data_in = Some(Payload::Buf(buf));
         self.finish(cdb, command).await
     }
 
     async fn write_whole(&self, lba: u64, buf: Buf) -> (Buf, Result<(), Error>) {
         let cdb = self.io(lba, buf.len()).write();
         let mut command = self.guarded(cdb);
-        command.data_out = Some(CommandData::Buf(buf));
+        command.data_out = Some(Payload::Buf(buf));
         match self.finish(cdb, command).await {
             (buf, Err(Error::Short { short, .. })) => self.write_rest(lba, buf, short).await,
             other => other,
@@ -178,7 +178,7 @@ impl Disk {
             let mut piece = self.session.shared().take_buf(rest.len());
             piece.copy_from_slice(rest);
             let mut command = self.guarded(cdb);
-            command.data_out = Some(CommandData::Buf(piece));
+            command.data_out = Some(Payload::Buf(piece));
             let (piece, result) = self.finish(cdb, command).await;
             self.session.shared().give_buf(piece);
             match result {

@@ -1,9 +1,9 @@
 //! Where payload goes: into the sink of its task, once its digest is right where that is asked for.
 
-use iscsi_memory::{ReceiveSlice, ReceiveWindow};
+use iscsi_memory::{Payload, ReceiveSlice, ReceiveWindow};
 
 use super::{Phase, Purpose, Step};
-use crate::datamover::{DataError, MalformedPdu, MoverError, Notification, Sink};
+use crate::datamover::{DataError, MalformedPdu, MoverError, Notification};
 use crate::digest::crc32c;
 use crate::pdu::Bhs;
 use crate::tcp::landing::land;
@@ -26,8 +26,8 @@ impl TcpMover {
         let sink = self.sinks.get(usize::from(slot)).and_then(Option::as_ref);
         let payload = &mut self.receive.payload;
         payload.place = place;
-        payload.room = sink.map_or(0, Sink::len).saturating_sub(place).min(payload.remaining);
-        if self.receive.data_digest && matches!(sink, Some(Sink::Region(_))) && payload.remaining > 0 {
+        payload.room = sink.map_or(0, Payload::len).saturating_sub(place).min(payload.remaining);
+        if self.receive.data_digest && matches!(sink, Some(Payload::Region(_))) && payload.remaining > 0 {
             // Data that a digest may still refuse are never placed in a store's memory.
             let total = payload.remaining + payload.trailer;
             self.receive.staging.make_room(total);
@@ -64,12 +64,12 @@ impl TcpMover {
         {
             let from = bytes.get(..room).unwrap_or_default();
             match self.sinks.get_mut(usize::from(slot)) {
-                Some(Some(Sink::Buf(buf))) => {
+                Some(Some(Payload::Buf(buf))) => {
                     if let Some(to) = buf.get_mut(payload.place..payload.place + room) {
                         to.copy_from_slice(from);
                     }
                 }
-                Some(Some(Sink::Region(slice))) => match self.target.block_begun(slot) {
+                Some(Some(Payload::Region(slice))) => match self.target.block_begun(slot) {
                     Some(begun) if self.limits.pdu_in_order => {
                         whole = slice.region().block_size();
                         let landed = land(slice, payload.place, from, begun, payload.room == room);
@@ -170,7 +170,7 @@ impl TcpMover {
 
     /// Whether the sink of a slot is a store's memory.
     fn is_lent(&self, slot: u16) -> bool {
-        matches!(self.sinks.get(usize::from(slot)), Some(Some(Sink::Region(_))))
+        matches!(self.sinks.get(usize::from(slot)), Some(Some(Payload::Region(_))))
     }
 
     /// Header of the PDU whose payload was just placed.
@@ -203,10 +203,10 @@ impl TcpMover {
         let staging = self.receive.staging.room();
         let payload = match direct {
             Some((slot, place, room)) => match self.sinks.get_mut(usize::from(slot)) {
-                Some(Some(Sink::Buf(buf))) => {
+                Some(Some(Payload::Buf(buf))) => {
                     ReceiveSlice::Private(buf.get_mut(place..place + room).unwrap_or_default())
                 }
-                Some(Some(Sink::Region(slice))) => ReceiveSlice::Lent(slice, place, place + room),
+                Some(Some(Payload::Region(slice))) => ReceiveSlice::Lent(slice, place, place + room),
                 _ => empty,
             },
             None => empty,
@@ -221,7 +221,7 @@ impl TcpMover {
             rest -= placed;
             let payload = &mut self.receive.payload;
             if self.receive.data_digest
-                && let Some(Some(Sink::Buf(buf))) = self.sinks.get(usize::from(slot))
+                && let Some(Some(Payload::Buf(buf))) = self.sinks.get(usize::from(slot))
             {
                 payload.digest.update(buf.get(place..place + placed).unwrap_or_default());
             }

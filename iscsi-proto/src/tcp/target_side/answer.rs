@@ -1,10 +1,11 @@
 //! What goes out for a command: its read data as Data-In, its status in the last of them or in a SCSI Response.
 
 use super::Numbering;
-use crate::datamover::{CommandData, Notification, PutData, Source, TaskStatus};
+use crate::datamover::{Notification, PutData, Source, TaskStatus};
 use crate::pdu::{Bhs, DataIn, DataInStatus, Opcode, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use crate::tcp::parts::Parts;
 use crate::tcp::{State, TcpMover};
+use iscsi_memory::Payload;
 
 /// Whether a response may ride in the last Data-In of a command of one direction (RFC 7143 11.7.3): GOOD, CONDITION MET
 /// and the two INTERMEDIATE statuses, without sense data.
@@ -111,9 +112,9 @@ impl TcpMover {
         let by_reference = total > self.config.copy_limit && parts.is_none();
         let (data, held) = match data {
             Source::Region { region, offset, len } if by_reference => {
-                (Source::None, Some(self.send.hold(CommandData::Region(region.slice(offset, len)))))
+                (Source::None, Some(self.send.hold(Payload::Region(region.slice(offset, len)))))
             }
-            Source::Buf(buf) if by_reference => (Source::None, Some(self.send.hold(CommandData::Buf(buf)))),
+            Source::Buf(buf) if by_reference => (Source::None, Some(self.send.hold(Payload::Buf(buf)))),
             data => (data, None),
         };
         // Tiny segments of a large payload are cheaper to copy than to reference.
@@ -173,11 +174,11 @@ impl TcpMover {
             done = end;
         }
         let returned = match (data, held) {
-            (Source::Buf(buf), _) => Some(CommandData::Buf(buf)),
+            (Source::Buf(buf), _) => Some(Payload::Buf(buf)),
             (_, Some(id)) => self.send.drop_reference(id),
             _ => None,
         };
-        if let Some(CommandData::Buf(buf)) = returned {
+        if let Some(Payload::Buf(buf)) = returned {
             self.events.push_back(Notification::Released(buf));
         }
     }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::Memory;
+use iscsi_memory::Payload;
 
 use super::super::IwarpConfig;
 use super::raw::{Raw, read_request, tagged, untagged};
@@ -57,7 +57,7 @@ fn responses_are_cut_into_segments_that_name_the_sink_alone() {
     for crc in [false, true] {
         let mut raw = Raw::accepted(IwarpConfig { crc, emss: EMSS, ..IwarpConfig::default() });
         let data = pattern(2 * TAGGED + 1, 3);
-        let from = raw.queue.advertise(Memory::Buf(super::wire::buf(&data)), RemoteAccess::Read).unwrap();
+        let from = raw.queue.advertise(Payload::Buf(super::wire::buf(&data)), RemoteAccess::Read).unwrap();
         raw.say(&read_request(1, data.len() as u32, from.stag.0, from.offset));
         raw.say(&read_request(2, 4, from.stag.0, from.offset + 8));
         let segment = |last, at: usize, len: usize| tagged(2, last, 0x0a0b_0c0d, 0x77 + at as u64, &data[at..at + len]);

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory, Region, RegionSlice};
+use iscsi_memory::{Buf, Lease, Payload, Region, RegionSlice};
 
 use super::super::IwarpConfig;
 use super::raw::{Raw, fpdu, read_request, send, tagged, untagged};
@@ -30,11 +30,11 @@ impl Target {
         let mut raw = Raw::accepted(config(crc));
         let queue = &mut raw.queue;
         queue.post_receive(Buf::zeroed(100));
-        let buf = || Memory::Buf(Buf::zeroed(100));
+        let buf = || Payload::Buf(Buf::zeroed(100));
         let slice = Region::heap(4096).slice(50, 100);
         let writable = queue.advertise(buf(), RemoteAccess::Write).unwrap();
         let readable = queue.advertise(buf(), RemoteAccess::Read).unwrap();
-        let lent = queue.advertise(Memory::Region(slice.clone()), RemoteAccess::Write).unwrap();
+        let lent = queue.advertise(Payload::Region(slice.clone()), RemoteAccess::Write).unwrap();
         let dead = queue.advertise(buf(), RemoteAccess::Write).unwrap().stag;
         assert!(queue.withdraw(dead).is_some());
         Self { raw, writable, readable, lent, slice, dead }
@@ -190,7 +190,7 @@ fn more_reads_than_were_agreed_on() {
 /// A queue with an RDMA Read of 100 bytes under way: the sink's STag and offset.
 fn reading(crc: bool, lent: bool) -> (Raw, u32, u64) {
     let mut raw = Raw::connected(config(crc));
-    let memory = if lent { Memory::Region(Region::heap(100).slice(0, 100)) } else { Memory::Buf(Buf::zeroed(100)) };
+    let memory = if lent { Payload::Region(Region::heap(100).slice(0, 100)) } else { Payload::Buf(Buf::zeroed(100)) };
     let from = RemoteBuffer { stag: Stag(5), offset: 6 };
     raw.queue.post(Work::Read { id: 1, into: Lease::whole(memory), from });
     raw.queue.ring();
@@ -237,7 +237,7 @@ fn a_crc_that_does_not_match() {
         for at in [0, 1, 3, 9, 17, 25, 27, 30] {
             let mut raw = Raw::accepted(config(true));
             let slice = Region::heap(32_768).slice(0, 32_768);
-            let buffer = raw.queue.advertise(Memory::Region(slice.clone()), RemoteAccess::Write).unwrap();
+            let buffer = raw.queue.advertise(Payload::Region(slice.clone()), RemoteAccess::Write).unwrap();
             let mut bytes = fpdu(&tagged(0, true, buffer.stag.0, buffer.offset, &pattern(len, 3)), true);
             let at = if at > 20 { bytes.len() - 1 - (30 - at) } else { at };
             bytes[at] ^= 0x10;

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory, Region};
+use iscsi_memory::{Buf, Lease, Payload, Region};
 use proptest::prelude::*;
 
 use super::super::{IwarpConfig, IwarpQueue};
@@ -13,11 +13,11 @@ fn config(crc: bool, emss: u32, seed: u64) -> IwarpConfig {
     IwarpConfig { crc, emss, seed, ..IwarpConfig::default() }
 }
 
-fn region(bytes: &[u8]) -> Memory {
+fn region(bytes: &[u8]) -> Payload {
     let region = Region::heap(bytes.len());
     region.reserve_for_write(0, bytes.len() as u64).unwrap();
     region.write(0, bytes);
-    Memory::Region(region.slice(0, bytes.len()))
+    Payload::Region(region.slice(0, bytes.len()))
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_responder_is_silent_until_it_has_heard_an_fpdu() {
 
 /// Writes and reads of `len` bytes between every kind of memory.
 fn transfer(crc: [bool; 2], emss: u32, chunks: Chunks, len: usize, lent: bool, staging: usize) {
-    let memory = |bytes: &[u8]| if lent { region(bytes) } else { Memory::Buf(buf(bytes)) };
+    let memory = |bytes: &[u8]| if lent { region(bytes) } else { Payload::Buf(buf(bytes)) };
     let configs = [0, 1].map(|end| IwarpConfig { staging_size: staging, ..config(crc[end], emss, end as u64) });
     let [client, server] = configs;
     let mut wire = Wire::established(client, server);
@@ -123,7 +123,7 @@ fn payload_of_lent_memory_is_not_copied_without_crc() {
     let len = 1 << 20;
     let before = wire.ends[1].copied();
     let [client, server] = &mut wire.ends;
-    let sink = client.advertise(Memory::Buf(Buf::zeroed(len)), RemoteAccess::Write).unwrap();
+    let sink = client.advertise(Payload::Buf(Buf::zeroed(len)), RemoteAccess::Write).unwrap();
     server.post(Work::Write { id: 1, from: Lease::whole(region(&pattern(len, 0))), to: sink });
     server.ring();
     wire.run();
@@ -132,7 +132,7 @@ fn payload_of_lent_memory_is_not_copied_without_crc() {
     assert_eq!(client.copied(), 0);
     let source = client.advertise(region(&pattern(len, 1)), RemoteAccess::Read).unwrap();
     for id in 2..6 {
-        let into = Lease::whole(Memory::Region(Region::heap(len).slice(0, len)));
+        let into = Lease::whole(Payload::Region(Region::heap(len).slice(0, len)));
         server.post(Work::Read { id, into, from: source });
     }
     server.ring();
@@ -151,7 +151,7 @@ fn reads_of_both_ends_take_turns_within_their_depth() {
     for end in 0..2 {
         for (i, bytes) in data.iter().enumerate() {
             let source = wire.ends[1 - end].advertise(region(bytes), RemoteAccess::Read).unwrap();
-            let into = Lease::whole(Memory::Buf(Buf::zeroed(bytes.len())));
+            let into = Lease::whole(Payload::Buf(Buf::zeroed(bytes.len())));
             wire.ends[end].post(Work::Read { id: i as u64, into, from: source });
             expected.push(bytes.clone());
         }
@@ -236,7 +236,7 @@ fn a_buffer_withdrawn_under_a_read_is_given_back_at_once_and_its_bytes_end_there
     let mut wire = Wire::established(config(false, 1460, 1), config(false, 1460, 2));
     let [client, server] = &mut wire.ends;
     let data = pattern(100_000, 3);
-    let source = client.advertise(Memory::Buf(buf(&data)), RemoteAccess::Read).unwrap();
+    let source = client.advertise(Payload::Buf(buf(&data)), RemoteAccess::Read).unwrap();
     server.post(Work::Read { id: 1, into: lease(&[0; 100_000]), from: source });
     server.ring();
     wire.step();

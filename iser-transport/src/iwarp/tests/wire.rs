@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use iscsi_memory::{Buf, Lease, Memory, SendList};
+use iscsi_memory::{Buf, Lease, Payload, SendList};
 use iscsi_proto::connection::StreamEnd;
 
 use super::super::{IwarpConfig, IwarpQueue, State};
@@ -145,10 +145,10 @@ pub(super) fn buf(bytes: &[u8]) -> Buf {
 }
 
 pub(super) fn lease(bytes: &[u8]) -> Lease {
-    Lease::whole(Memory::Buf(buf(bytes)))
+    Lease::whole(Payload::Buf(buf(bytes)))
 }
 
-pub(super) fn bytes_of(memory: &Memory) -> Vec<u8> {
+pub(super) fn bytes_of(memory: &Payload) -> Vec<u8> {
     let mut bytes = alloc::vec![0; memory.len()];
     memory.read(0, &mut bytes);
     bytes

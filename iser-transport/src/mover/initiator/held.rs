@@ -5,7 +5,7 @@
 
 use alloc::collections::VecDeque;
 
-use iscsi_memory::{Buf, Memory};
+use iscsi_memory::{Buf, Payload};
 use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, NopOut, RESERVED_TAG, ScsiCommand};
 
@@ -135,7 +135,7 @@ impl<Q: QueuePair> IserMover<Q> {
             self.initiator.held.bytes -= before - HEADERS_LEN;
         } else if let Some(Message { buf, .. }) = self.initiator.held.messages.remove(at) {
             self.initiator.held.bytes -= buf.len();
-            self.give_pooled(Memory::Buf(buf));
+            self.give_pooled(Payload::Buf(buf));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where a command's buffer is: with us, or in the target's reach.
 
-use iscsi_memory::Memory;
+use iscsi_memory::Payload;
 use iscsi_proto::datamover::TaskHandle;
 
 use super::super::IserMover;
@@ -13,11 +13,11 @@ pub(super) enum Place {
     #[default]
     None,
     /// With us: not advertised yet or any more, or never to be.
-    Own(Memory),
+    Own(Payload),
     /// The target reaches it under this STag.
     Advertised(Stag),
     /// The target reaches a buffer of the pool in its stead, because it could not be registered itself.
-    Bounced(Stag, Memory),
+    Bounced(Stag, Payload),
 }
 
 /// Why a buffer cannot be advertised.
@@ -41,7 +41,7 @@ impl Blocked {
 }
 
 impl Place {
-    pub(super) fn of(memory: Option<Memory>) -> Self {
+    pub(super) fn of(memory: Option<Payload>) -> Self {
         memory.map_or(Self::None, Self::Own)
     }
 
@@ -57,7 +57,7 @@ impl Place {
     }
 
     /// Takes out what is with us.
-    pub(super) fn take_own(&mut self) -> Option<Memory> {
+    pub(super) fn take_own(&mut self) -> Option<Payload> {
         match core::mem::take(self) {
             Self::Own(memory) => Some(memory),
             other => {
@@ -101,7 +101,7 @@ impl<Q: QueuePair> IserMover<Q> {
                 memory.read(0, &mut bounce);
                 self.counters.copied += len as u64;
             }
-            match self.queue.advertise(Memory::Buf(bounce), access) {
+            match self.queue.advertise(Payload::Buf(bounce), access) {
                 Ok(at) => {
                     self.put_place(task, access, Place::Bounced(at.stag, memory));
                     self.initiator.advertised += 1;
@@ -136,14 +136,14 @@ impl<Q: QueuePair> IserMover<Q> {
             }
             let own = match place {
                 Place::Bounced(_, mut memory) => {
-                    if let Some(Memory::Buf(bounce)) = back {
+                    if let Some(Payload::Buf(bounce)) = back {
                         if access == RemoteAccess::Write
                             && let Some(data) = bounce.get(..came.min(memory.len()))
                         {
                             memory.write(0, data);
                             self.counters.copied += data.len() as u64;
                         }
-                        self.give_pooled(Memory::Buf(bounce));
+                        self.give_pooled(Payload::Buf(bounce));
                     }
                     Some(memory)
                 }

@@ -1,8 +1,8 @@
 //! The initiator's mover over a queue pair that a test moves by hand.
 
-use iscsi_memory::{Region, RegionSlice};
+use iscsi_memory::{Payload, Region, RegionSlice};
 use iscsi_proto::connection::QueueMover;
-use iscsi_proto::datamover::{CommandData, Datamover, MalformedPdu, Sink};
+use iscsi_proto::datamover::{Datamover, MalformedPdu};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{BHS_LEN, NopOut, RESERVED_TAG, ScsiCommand};
 use iscsi_proto::serial::Serial;
@@ -139,19 +139,19 @@ impl Rig {
     }
 
     fn write(&mut self, slot: u16, len: usize) {
-        self.write_of(slot, CommandData::Buf(pattern(len)), len);
+        self.write_of(slot, Payload::Buf(pattern(len)), len);
     }
 
-    fn write_of(&mut self, slot: u16, data: CommandData, len: usize) {
+    fn write_of(&mut self, slot: u16, data: Payload, len: usize) {
         let bhs = header(slot, false, true, len);
         self.mover.send_command(SendCommand { task: task(slot), bhs, ahs: &[], data_out: Some(data), data_in: None });
     }
 
     fn read(&mut self, slot: u16, len: usize) {
-        self.read_into(slot, Sink::Buf(Buf::zeroed(len)), len);
+        self.read_into(slot, Payload::Buf(Buf::zeroed(len)), len);
     }
 
-    fn read_into(&mut self, slot: u16, sink: Sink, len: usize) {
+    fn read_into(&mut self, slot: u16, sink: Payload, len: usize) {
         let bhs = header(slot, true, false, len);
         self.mover.send_command(SendCommand { task: task(slot), bhs, ahs: &[], data_out: None, data_in: Some(sink) });
     }
@@ -204,16 +204,16 @@ impl Rig {
     }
 }
 
-fn buf_of_data(data: Option<CommandData>) -> Buf {
+fn buf_of_data(data: Option<Payload>) -> Buf {
     match data {
-        Some(CommandData::Buf(buf)) => buf,
+        Some(Payload::Buf(buf)) => buf,
         other => panic!("a buffer, not {other:?}"),
     }
 }
 
-fn buf_of_sink(sink: Option<Sink>) -> Buf {
+fn buf_of_sink(sink: Option<Payload>) -> Buf {
     match sink {
-        Some(Sink::Buf(buf)) => buf,
+        Some(Payload::Buf(buf)) => buf,
         other => panic!("a buffer, not {other:?}"),
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn fetching(rig: &mut Rig) {
     rig.command(writes(WRITE), Command { itt: 1, write: true, len: 512, ..COMMAND });
-    rig.get(0, 1, Sink::Buf(Buf::zeroed(512)));
+    rig.get(0, 1, Payload::Buf(Buf::zeroed(512)));
     rig.command(reads(READ), Command { itt: 2, read: true, len: 512, ..COMMAND });
     rig.put(2, Source::Buf(Buf::zeroed(512)), Some(GOOD));
     assert!(rig.poll().is_none());
@@ -48,7 +48,9 @@ fn an_abort_gives_every_buffer_back() {
     rig.end(EndCause::Closed);
     assert!(matches!(rig.poll(), Some(Notification::Released(_))));
     assert!(matches!(rig.poll(), Some(Notification::Terminated(MoverError::Broken))));
-    assert!(matches!(rig.mover.deallocate_task_resources(task(0)).data_in, Some(Sink::Buf(buf)) if buf.len() == 512));
+    assert!(
+        matches!(rig.mover.deallocate_task_resources(task(0)).data_in, Some(Payload::Buf(buf)) if buf.len() == 512)
+    );
     assert_eq!(rig.mover.backlog(), 0);
 }
 

@@ -32,7 +32,7 @@ fn the_reply_is_the_first_message_and_settles_the_read_depth() {
         for slot in 0..6 {
             rig.command(writes(WRITE), Command { itt: slot.into(), write: true, len: 512, ..COMMAND });
             if ord > 0 {
-                rig.get(slot, slot.into(), Sink::Buf(Buf::zeroed(512)));
+                rig.get(slot, slot.into(), Payload::Buf(Buf::zeroed(512)));
             }
         }
         assert_eq!(rig.mover.queue.work.len(), ord.into());

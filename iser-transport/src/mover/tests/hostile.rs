@@ -120,7 +120,7 @@ proptest! {
                 {
                     match fields[1] % 4 {
                         0 => rig.put(itt, Source::None, Some(GOOD)),
-                        1 => rig.get((itt % 4) as u16, itt, Sink::Buf(Buf::zeroed(300))),
+                        1 => rig.get((itt % 4) as u16, itt, Payload::Buf(Buf::zeroed(300))),
                         2 => drop(rig.mover.deallocate_task_resources(task((itt % 4) as u16))),
                         _ => {}
                     }

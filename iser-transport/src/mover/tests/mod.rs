@@ -1,10 +1,8 @@
 //! The target's mover over a queue pair that a test moves by hand.
 
-use iscsi_memory::{Buf, Lease, Memory};
+use iscsi_memory::{Buf, Lease, Payload};
 use iscsi_proto::connection::QueueMover;
-use iscsi_proto::datamover::{
-    Datamover, GetData, MoverError, Notification, PutData, Sink, Source, TaskHandle, TaskStatus,
-};
+use iscsi_proto::datamover::{Datamover, GetData, MoverError, Notification, PutData, Source, TaskHandle, TaskStatus};
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, Residual, ScsiCommand};
 use iscsi_proto::serial::Serial;
@@ -139,7 +137,7 @@ impl Rig {
         self.mover.queue.take_work()
     }
 
-    fn done(&mut self, id: u64, memory: Memory) {
+    fn done(&mut self, id: u64, memory: Payload) {
         let done = self.mover.queue.done(id, memory);
         self.tell(done);
     }
@@ -193,7 +191,7 @@ impl Rig {
         self.mover.put_data(PutData { lun: 0, itt, buffer_offset: 0, data, status });
     }
 
-    fn get(&mut self, slot: u16, itt: u32, sink: Sink) {
+    fn get(&mut self, slot: u16, itt: u32, sink: Payload) {
         self.mover.get_data(GetData { task: task(slot), lun: 0, itt, sink });
     }
 

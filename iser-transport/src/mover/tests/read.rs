@@ -133,7 +133,7 @@ fn a_bidirectional_command_reads_as_much_as_its_ahs_says() {
     let header = ControlHeader { read: Some(READ), write: Some(WRITE) };
     rig.command(header, Command { read: true, write: true, len: 512, ahs: &ahs, ..COMMAND });
     assert_eq!(rig.mover.control_ahs(), ahs);
-    rig.get(0, 1, Sink::Buf(Buf::zeroed(512)));
+    rig.get(0, 1, Payload::Buf(Buf::zeroed(512)));
     assert!(rig.poll().is_none());
     assert_eq!(rig.serve_read(&[5; 512]), WRITE);
     assert!(matches!(rig.poll(), Some(Notification::GetDataComplete { .. })));

@@ -13,11 +13,11 @@ fn complete(rig: &mut Rig) -> (u16, Vec<u8>) {
     }
 }
 
-fn contents(sink: &Sink) -> Vec<u8> {
+fn contents(sink: &Payload) -> Vec<u8> {
     let mut bytes = vec![0; sink.len()];
     match sink {
-        Sink::Buf(buf) => bytes.copy_from_slice(buf),
-        Sink::Region(slice) => slice.read(0, &mut bytes),
+        Payload::Buf(buf) => bytes.copy_from_slice(buf),
+        Payload::Region(slice) => slice.read(0, &mut bytes),
     }
     bytes
 }
@@ -41,7 +41,7 @@ fn all_immediate_data_are_at_hand_until_they_are_asked_for() {
     assert_eq!(rig.mover.counters().copied, 4096);
 
     write_command(&mut rig, NONE, 2, 4096, &data, true);
-    rig.get(0, 2, Sink::Buf(Buf::zeroed(4096)));
+    rig.get(0, 2, Payload::Buf(Buf::zeroed(4096)));
     assert_eq!(rig.mover.immediate_data(), b"");
     assert_eq!(complete(&mut rig), (0, data));
     assert_eq!((rig.mover.counters().copied, rig.mover.counters().immediate), (8192, 8192));
@@ -57,7 +57,7 @@ fn data_that_get_data_would_refuse_are_not_at_hand() {
         let mut rig = Rig::with(&parameters, LIMITS, ESTABLISHED);
         write_command(&mut rig, NONE, 1, 1024, &[1; 1024], true);
         assert_eq!(rig.mover.immediate_data(), b"");
-        rig.get(0, 1, Sink::Buf(Buf::zeroed(1024)));
+        rig.get(0, 1, Payload::Buf(Buf::zeroed(1024)));
         assert_eq!(failed(&mut rig), error);
     }
 }
@@ -76,7 +76,7 @@ fn immediate_data_that_are_only_announced_are_fetched_with_the_others() {
         rig.come(&announced(len, writes(WRITE)));
         assert!(matches!(rig.poll(), Some(Notification::Control(_))));
         assert_eq!(rig.mover.immediate_data(), b"");
-        rig.get(3, 1, Sink::Buf(Buf::zeroed(len as usize)));
+        rig.get(3, 1, Payload::Buf(Buf::zeroed(len as usize)));
         assert!(rig.poll().is_none());
         let data = pattern(len as usize, 2);
         assert_eq!(rig.serve_read(&data), WRITE);
@@ -100,7 +100,7 @@ fn data_are_fetched_into_their_final_place() {
     let region = Region::heap(1 << 17);
     region.reserve_for_write(8192, 65536).unwrap();
     write_command(&mut rig, writes(WRITE), 1, 65536, &[], true);
-    rig.get(3, 1, Sink::Region(region.slice(8192, 65536)));
+    rig.get(3, 1, Payload::Region(region.slice(8192, 65536)));
     assert!(rig.poll().is_none());
     assert_eq!(rig.serve_read(&data), WRITE);
     assert_eq!(complete(&mut rig), (3, data));
@@ -118,7 +118,7 @@ fn the_base_offset_is_what_the_initiator_declared() {
         let mut rig = Rig::with(&parameters, LIMITS, ESTABLISHED);
         let data = pattern(5000, 4);
         write_command(&mut rig, writes(WRITE), 1, 5000, &data[..1000], true);
-        rig.get(0, 1, Sink::Buf(Buf::zeroed(5000)));
+        rig.get(0, 1, Payload::Buf(Buf::zeroed(5000)));
         assert!(rig.poll().is_none());
         let from = rig.serve_read(&data[1000..]);
         assert_eq!(from, RemoteBuffer { offset: WRITE.offset + behind, ..WRITE });
@@ -135,7 +135,7 @@ fn unsolicited_data_come_first_and_the_rest_is_fetched() {
         let data = pattern(5000, 4);
         write_command(&mut rig, writes(WRITE), 1, 5000, &data[..1000], false);
         assert_eq!(rig.mover.immediate_data(), b"");
-        rig.get(0, 1, Sink::Buf(Buf::zeroed(5000)));
+        rig.get(0, 1, Payload::Buf(Buf::zeroed(5000)));
         rig.come(&message(NONE, data_out(1, 0, 1000, false), &[], &data[1000..2000]));
         assert!(rig.poll().is_none());
         assert!(rig.work().is_none());
@@ -164,7 +164,7 @@ fn rules_of_unsolicited_data_hold_for_one_task() {
         let parameters = Parameters { first_burst_length: 3000, ..parameters() };
         let mut rig = Rig::with(&parameters, LIMITS, ESTABLISHED);
         write_command(&mut rig, writes(WRITE), 1, 5000, &full[..1000], false);
-        rig.get(0, 1, Sink::Buf(Buf::zeroed(5000)));
+        rig.get(0, 1, Payload::Buf(Buf::zeroed(5000)));
         rig.come(&pdu);
         if pdu[HEADER_LEN + 1] & 0x80 == 0 {
             // RFC 7143 11.4.2: that is told behind the last of them.
@@ -185,7 +185,7 @@ fn rules_of_unsolicited_data_hold_for_one_task() {
 fn initial_r2t_forbids_unsolicited_data_outs() {
     let mut rig = Rig::with(&Parameters { initial_r2t: true, ..parameters() }, LIMITS, ESTABLISHED);
     write_command(&mut rig, writes(WRITE), 1, 5000, &[], false);
-    rig.get(0, 1, Sink::Buf(Buf::zeroed(5000)));
+    rig.get(0, 1, Payload::Buf(Buf::zeroed(5000)));
     assert!(rig.poll().is_none());
     rig.come(&message(NONE, data_out(1, 0, 0, true), &[], &[1; 5000]));
     assert_eq!(failed(&mut rig), DataError::UnexpectedUnsolicitedData);
@@ -214,7 +214,7 @@ fn a_command_that_waited_is_fetched_if_all_of_it_can_be() {
         let data = pattern(5000, 4);
         write_command(&mut rig, writes(WRITE), 1, 5000, &data[..immediate], true);
         assert!(rig.poll().is_none());
-        rig.get(0, 1, Sink::Buf(Buf::zeroed(5000)));
+        rig.get(0, 1, Payload::Buf(Buf::zeroed(5000)));
         if reachable {
             assert_eq!(rig.serve_read(&data), WRITE);
             assert_eq!(complete(&mut rig).1, data);
@@ -230,7 +230,7 @@ fn reads_wait_for_the_read_depth() {
     let mut rig = Rig::with(&parameters(), LIMITS, Established { read_depth: 2, ..ESTABLISHED });
     for slot in 0..5 {
         write_command(&mut rig, writes(WRITE), slot.into(), 512, &[], true);
-        rig.get(slot, slot.into(), Sink::Buf(Buf::zeroed(512)));
+        rig.get(slot, slot.into(), Payload::Buf(Buf::zeroed(512)));
     }
     assert_eq!(rig.mover.queue.work.len(), 2);
     // A message does not wait for them.
@@ -259,7 +259,7 @@ fn long_reads_are_split_at_the_limit() {
     let mut rig = Rig::with(&parameters(), limits, ESTABLISHED);
     let data = pattern(2500, 9);
     write_command(&mut rig, writes(WRITE), 1, 2500, &[], true);
-    rig.get(0, 1, Sink::Buf(Buf::zeroed(2500)));
+    rig.get(0, 1, Payload::Buf(Buf::zeroed(2500)));
     for (start, end) in [(0, 1000), (1000, 2000), (2000, 2500)] {
         assert_eq!(rig.serve_read(&data[start..end]).offset, WRITE.offset + start as u64);
     }
@@ -270,7 +270,7 @@ fn long_reads_are_split_at_the_limit() {
 fn a_peer_that_serves_no_reads_cannot_be_written_from() {
     let mut rig = Rig::with(&parameters(), LIMITS, Established { read_depth: 0, ..ESTABLISHED });
     write_command(&mut rig, writes(WRITE), 1, 512, &[], true);
-    rig.get(0, 1, Sink::Buf(Buf::zeroed(512)));
+    rig.get(0, 1, Payload::Buf(Buf::zeroed(512)));
     assert!(matches!(rig.terminated(), MoverError::Rdma(_)));
     assert!(rig.mover.deallocate_task_resources(task(0)).data_in.is_some());
 }
@@ -284,7 +284,7 @@ fn function_response() -> Bhs {
 fn messages_wait_for_the_reads_of_a_task_that_is_gone() {
     let mut rig = Rig::new();
     write_command(&mut rig, writes(WRITE), 1, 512, &[], true);
-    rig.get(0, 1, Sink::Buf(Buf::zeroed(512)));
+    rig.get(0, 1, Payload::Buf(Buf::zeroed(512)));
     let (id, into, _) = rig.read();
     assert!(rig.mover.is_drained());
     assert!(rig.mover.deallocate_task_resources(task(0)).data_in.is_none());
@@ -295,7 +295,7 @@ fn messages_wait_for_the_reads_of_a_task_that_is_gone() {
     assert!(rig.work().is_none());
     // Its slot may be used anew meanwhile.
     write_command(&mut rig, writes(WRITE), 2, 512, &[], true);
-    rig.get(0, 2, Sink::Buf(Buf::zeroed(512)));
+    rig.get(0, 2, Payload::Buf(Buf::zeroed(512)));
     let (second, second_into, _) = rig.read();
     rig.done(id, into.memory);
     let opcodes: Vec<_> = rig.sent().iter().map(|sent| sent.1.opcode().unwrap()).collect();
@@ -310,7 +310,7 @@ fn a_read_that_was_not_posted_is_forgotten_with_its_task() {
     let mut rig = Rig::with(&parameters(), LIMITS, Established { read_depth: 1, ..ESTABLISHED });
     for slot in 0..2 {
         write_command(&mut rig, writes(WRITE), slot.into(), 512, &[], true);
-        rig.get(slot, slot.into(), Sink::Buf(Buf::zeroed(512)));
+        rig.get(slot, slot.into(), Payload::Buf(Buf::zeroed(512)));
     }
     assert!(rig.mover.deallocate_task_resources(task(1)).data_in.is_some());
     rig.mover.send_control(function_response(), &[]);

@@ -16,7 +16,7 @@
 //! more than one chunk of a region that is registered in one call, and zeroes that are copied though nobody wrote them.
 //!
 //! ```
-//! use iscsi_memory::{Buf, Lease, Memory};
+//! use iscsi_memory::{Buf, Lease, Payload};
 //! use iser_transport::loopback::{End, LoopbackConfig};
 //! use iser_transport::queue::{Completion, QueuePair, Work};
 //! use iser_transport::verbs::simulated::{Device, Make, pair};
@@ -24,7 +24,7 @@
 //! let devices = [Device::new(Make::default()), Device::new(Make::default())];
 //! let (mut active, mut passive, fabric) = pair(&LoopbackConfig::default(), [&devices[0], &devices[1]], 1)?;
 //! passive.post_receive(Buf::zeroed(100));
-//! active.post(Work::Send { id: 7, message: Lease::whole(Memory::Buf(Buf::zeroed(50))), invalidate: None });
+//! active.post(Work::Send { id: 7, message: Lease::whole(Payload::Buf(Buf::zeroed(50))), invalidate: None });
 //! active.ring();
 //! passive.ring();
 //! let received = loop {
@@ -46,7 +46,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use iscsi_memory::{Buf, Memory, RegisterFailure, RegistrationBudget};
+use iscsi_memory::{Buf, Payload, RegisterFailure, RegistrationBudget};
 use iscsi_proto::time::Instant;
 
 use super::config::VerbsConfig;
@@ -305,13 +305,13 @@ impl QueuePair for SimulatedQueue {
         self.within_turn(State::ring);
     }
 
-    fn advertise(&mut self, memory: Memory, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
+    fn advertise(&mut self, memory: Payload, access: RemoteAccess) -> Result<RemoteBuffer, RegisterError> {
         let advertised = self.state.advertise(memory, access)?;
         self.count(|held| held.2 += 1);
         Ok(advertised)
     }
 
-    fn withdraw(&mut self, stag: Stag) -> Option<Memory> {
+    fn withdraw(&mut self, stag: Stag) -> Option<Payload> {
         let memory = self.state.withdraw(stag)?;
         self.count(|held| held.2 -= 1);
         Some(memory)

@@ -105,8 +105,8 @@ fn a_registration_that_ends_too_early_is_found() {
     for seed in 0..50 {
         let (mut active, mut passive, fabric) =
             pair(&LoopbackConfig::default(), [&devices[0], &devices[1]], seed).unwrap();
-        let to = passive.advertise(Memory::Buf(Buf::zeroed(8192)), RemoteAccess::Write).unwrap();
-        let from = Lease::whole(Memory::Region(region.slice(0, 8192)));
+        let to = passive.advertise(Payload::Buf(Buf::zeroed(8192)), RemoteAccess::Write).unwrap();
+        let from = Lease::whole(Payload::Region(region.slice(0, 8192)));
         active.post(Work::Write { id: 1, from, to });
         active.ring();
         passive.ring();

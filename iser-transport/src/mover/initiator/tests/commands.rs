@@ -43,7 +43,7 @@ fn a_larger_write_sends_nothing_and_advertises_all() {
 fn the_immediate_limit_is_the_least_of_what_is_agreed() {
     let whole = |parameters: &Parameters, len: usize, ahs: &[u8]| {
         let mut rig = Rig::with(parameters, 64);
-        let data = Some(CommandData::Region(lent(len)));
+        let data = Some(Payload::Region(lent(len)));
         let bhs = header(0, false, true, len);
         rig.mover.send_command(SendCommand { task: task(0), bhs, ahs, data_out: data, data_in: None });
         let sent = rig.one();
@@ -76,9 +76,9 @@ fn an_ahs_above_what_the_target_takes_is_not_sent() {
 #[test]
 fn what_is_written_is_what_the_command_announces() {
     let mut rig = Rig::new();
-    rig.write_of(0, CommandData::Buf(pattern(4096)), 1000);
+    rig.write_of(0, Payload::Buf(pattern(4096)), 1000);
     assert!(rig.one().data == pattern(1000)[..]);
-    rig.write_of(1, CommandData::Buf(pattern(4096)), 0);
+    rig.write_of(1, Payload::Buf(pattern(4096)), 0);
     let sent = rig.one();
     assert!(sent.data.is_empty() && sent.header.write.is_none());
     assert_eq!(buf_of_data(rig.mover.deallocate_task_resources(task(1)).data_out).len(), 4096);
@@ -105,15 +105,15 @@ fn a_read_advertises_its_sink() {
 fn lent_memory_is_advertised_as_it_is() {
     let mut rig = Rig::new();
     let (sink, source) = (lent(16_384), lent(16_384));
-    rig.read_into(0, Sink::Region(sink.clone()), 16_384);
-    rig.write_of(1, CommandData::Region(source), 16_384);
+    rig.read_into(0, Payload::Region(sink.clone()), 16_384);
+    rig.write_of(1, Payload::Region(source), 16_384);
     let sent = rig.sent();
     let stag = sent[0].header.read.unwrap().stag;
     rig.mover.queue.advertised.get_mut(&stag.0).unwrap().0.write(0, b"news");
     let mut bytes = [0; 4];
     sink.read(0, &mut bytes);
     assert_eq!(&bytes, b"news");
-    assert!(matches!(rig.mover.queue.advertised[&sent[1].header.write.unwrap().stag.0].0, Memory::Region(_)));
+    assert!(matches!(rig.mover.queue.advertised[&sent[1].header.write.unwrap().stag.0].0, Payload::Region(_)));
     for slot in 0..2 {
         rig.answer(&response(slot), &[], None);
         rig.over(slot);
@@ -127,8 +127,8 @@ fn bidirectional(rig: &mut Rig, out: usize, room: usize) -> Sent {
         task: task(0),
         bhs: header(0, true, true, out),
         ahs: &ahs,
-        data_out: Some(CommandData::Buf(pattern(out))),
-        data_in: Some(Sink::Buf(Buf::zeroed(room))),
+        data_out: Some(Payload::Buf(pattern(out))),
+        data_in: Some(Payload::Buf(Buf::zeroed(room))),
     };
     rig.mover.send_command(command);
     rig.one()
@@ -245,7 +245,7 @@ fn an_aborted_task_gives_its_buffers_back_at_once() {
     assert!(rig.over(1).data_out.is_none());
     // The slot's next use is another task.
     let next = TaskHandle { slot: 1, generation: 4 };
-    let data_in = Some(Sink::Buf(Buf::zeroed(512)));
+    let data_in = Some(Payload::Buf(Buf::zeroed(512)));
     let bhs = header(1, true, false, 512);
     rig.mover.send_command(SendCommand { task: next, bhs, ahs: &[], data_out: None, data_in });
     rig.answer(&response(1), &[], None);

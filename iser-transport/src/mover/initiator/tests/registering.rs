@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn refuses_lent_memory(memory: &Memory) -> Option<RegisterReason> {
-    matches!(memory, Memory::Region(_)).then_some(RegisterReason::Budget(1 << 20))
+fn refuses_lent_memory(memory: &Payload) -> Option<RegisterReason> {
+    matches!(memory, Payload::Region(_)).then_some(RegisterReason::Budget(1 << 20))
 }
 
 #[test]
@@ -11,8 +11,8 @@ fn what_cannot_be_registered_goes_through_a_buffer_of_the_pool() {
     let mut rig = Rig::new();
     rig.mover.queue.refuses = refuses_lent_memory;
     let sink = lent(9000);
-    rig.read_into(0, Sink::Region(sink.clone()), 9000);
-    rig.write_of(1, CommandData::Region(lent(9000)), 9000);
+    rig.read_into(0, Payload::Region(sink.clone()), 9000);
+    rig.write_of(1, Payload::Region(lent(9000)), 9000);
     let sent = rig.sent();
     let written = sent[1].header.write.unwrap().stag;
     let mut bytes = vec![0; 9000];
@@ -23,7 +23,7 @@ fn what_cannot_be_registered_goes_through_a_buffer_of_the_pool() {
 
     rig.answer(&ScsiResponse { residual: Residual::Underflow(1000), ..response(0) }, &[], Some(read));
     let buffers = rig.over(0);
-    assert!(matches!(buffers.data_in, Some(Sink::Region(_))));
+    assert!(matches!(buffers.data_in, Some(Payload::Region(_))));
     assert_eq!(buffers.data_in_len, 8000);
     let mut bytes = vec![0; 9000];
     sink.read(0, &mut bytes);
@@ -31,7 +31,7 @@ fn what_cannot_be_registered_goes_through_a_buffer_of_the_pool() {
     // What has not come is not made up of an earlier user's data.
     assert!(bytes[8000..] == pattern(9000)[8000..]);
     rig.answer(&response(1), &[], None);
-    assert!(matches!(rig.over(1).data_out, Some(CommandData::Region(_))));
+    assert!(matches!(rig.over(1).data_out, Some(Payload::Region(_))));
     assert_eq!(rig.mover.counters().copied, 9000 + 8000);
 }
 
@@ -40,7 +40,7 @@ fn an_aborted_read_leaves_its_sink_alone() {
     let mut rig = Rig::new();
     rig.mover.queue.refuses = refuses_lent_memory;
     let sink = lent(9000);
-    rig.read_into(0, Sink::Region(sink.clone()), 9000);
+    rig.read_into(0, Payload::Region(sink.clone()), 9000);
     let stag = rig.one().header.read.unwrap().stag;
     rig.mover.queue.advertised.get_mut(&stag.0).unwrap().0.write(0, &[9; 9000]);
     assert!(rig.mover.deallocate_task_resources(task(0)).data_in.is_some());
@@ -148,8 +148,8 @@ fn a_buffer_that_never_can_be_advertised_ends_the_connection() {
         task: task(0),
         bhs: header(0, true, true, 9000),
         ahs: &[],
-        data_out: Some(CommandData::Buf(pattern(9000))),
-        data_in: Some(Sink::Buf(Buf::zeroed(512))),
+        data_out: Some(Payload::Buf(pattern(9000))),
+        data_in: Some(Payload::Buf(Buf::zeroed(512))),
     };
     rig.mover.send_command(command);
     assert!(matches!(rig.terminated(), MoverError::Rdma(_)));
