@@ -330,7 +330,9 @@ impl<Q: QueuePair> IserMover<Q> {
                 self.post_send(message, None);
                 continue;
             }
-            if self.send.orphans > 0 || self.send.awaits_hello || self.send.rest.is_some() {
+            // A connection that ends does not wait for a peer that owes it data.
+            let held_back = self.send.orphans > 0 && matches!(self.state, State::Open);
+            if held_back || self.send.awaits_hello || self.send.rest.is_some() {
                 break;
             }
             let Some(next) = self.send.waiting.pop_front() else { break };

@@ -46,6 +46,8 @@ pub(super) struct Connection<M> {
     pub(super) scratch: Vec<u8>,
     /// When data that the peer owes to aborted tasks must have come, while somebody waits for them.
     pub(super) owed_until: Option<Instant>,
+    /// What was said last is to be sent before the connection ends, whatever for.
+    pub(super) has_last_words: bool,
     /// When to look again whether data that commands wait for get on; none when no task is there.
     pub(super) data_check: Option<Instant>,
     /// The ExpStatSN that acknowledges what was told last of a flush that failed; none when all of it is acknowledged.
@@ -82,6 +84,7 @@ impl<M> Connection<M> {
             logout: Logout::None,
             scratch: Vec::new(),
             owed_until: None,
+            has_last_words: false,
             data_check: None,
             flush_told: None,
             late_until: Instant::ZERO,

@@ -368,6 +368,22 @@ impl Session {
         Ok(None)
     }
 
+    /// The session ends, for data that its initiator owes: functions that wait for nothing but these are complete. Over
+    /// RDMA such data come to a buffer, and from there to the store only if their task is still there.
+    #[cold]
+    pub(super) fn answer_those_that_wait_for_owed_data<M: Datamover>(&mut self, connection: &mut Connection<M>) {
+        for Function { request, state } in core::mem::take(&mut self.functions.0) {
+            let State::Aborting { scope, others, then, .. } = state else { continue };
+            let in_store = self.executor.iter().any(|executor| scope.is_busy(executor));
+            if in_store || others.is_some_and(|others| !others.gone.is_open()) {
+                continue;
+            }
+            // What some of them end, ends.
+            let _ = self.conclude(connection, request.itt, then);
+            connection.has_last_words = true;
+        }
+    }
+
     /// Tells the operator of operations that aborted tasks have at the stores of these units, or of all, if there are
     /// any.
     pub(super) fn tell_overdue(&self, units: &[Arc<LogicalUnit>]) {

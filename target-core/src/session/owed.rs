@@ -109,6 +109,10 @@ impl Session {
             return Ok(());
         }
         let until = *connection.owed_until.get_or_insert(connection.now + self.target.limits.owed_data_wait);
-        if connection.now >= until { Err(EndReason::DataOwed) } else { Ok(()) }
+        if connection.now < until {
+            return Ok(());
+        }
+        self.answer_those_that_wait_for_owed_data(connection);
+        Err(EndReason::DataOwed)
     }
 }

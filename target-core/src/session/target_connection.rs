@@ -187,17 +187,18 @@ impl<M: Datamover> TargetConnection<M> {
     #[cold]
     pub(super) fn end(&mut self, reason: EndReason, now: Instant) {
         let limits = &self.target.limits;
-        let polite = matches!(
-            reason,
-            EndReason::LoggedOut
-                | EndReason::Login(_)
-                | EndReason::ReinstatementTimeout
-                | EndReason::ColdReset
-                | EndReason::NexusReset
-                | EndReason::Stopped
-                | EndReason::Gap
-                | EndReason::Protocol(_)
-        );
+        let polite = self.connection.has_last_words
+            || matches!(
+                reason,
+                EndReason::LoggedOut
+                    | EndReason::Login(_)
+                    | EndReason::ReinstatementTimeout
+                    | EndReason::ColdReset
+                    | EndReason::NexusReset
+                    | EndReason::Stopped
+                    | EndReason::Gap
+                    | EndReason::Protocol(_)
+            );
         let session = match mem::replace(&mut self.phase, Phase::Finished) {
             Phase::FullFeature(mut session) => {
                 session.abort_all(&mut self.connection);
