@@ -182,15 +182,7 @@ impl BlockIo {
                 let [_, high, middle, low] = lba_32.ok()?.to_be_bytes();
                 CdbBuf::of([opcode, high, middle, low, count, 0])
             }
-            Layout::Ten => {
-                let mut cdb = [0; 10];
-                cdb[0] = opcode;
-                cdb[1] = self.flags;
-                put(&mut cdb, 2, &lba_32.ok()?.to_be_bytes());
-                cdb[6] = group;
-                put(&mut cdb, 7, &u16::try_from(self.blocks).ok()?.to_be_bytes());
-                CdbBuf::of(cdb)
-            }
+            Layout::Ten => self.ten(opcode)?,
             Layout::Twelve => {
                 let mut cdb = [0; 12];
                 cdb[0] = opcode;
@@ -200,15 +192,7 @@ impl BlockIo {
                 cdb[10] = group;
                 CdbBuf::of(cdb)
             }
-            Layout::Sixteen => {
-                let mut cdb = [0; 16];
-                cdb[0] = opcode;
-                cdb[1] = self.flags;
-                put(&mut cdb, 2, &self.lba.to_be_bytes());
-                put(&mut cdb, 10, &self.blocks.to_be_bytes());
-                cdb[14] = group;
-                CdbBuf::of(cdb)
-            }
+            Layout::Sixteen => self.sixteen(opcode),
             Layout::CompareAndWrite => {
                 let mut cdb = [0; 16];
                 cdb[0] = opcode;
@@ -220,6 +204,30 @@ impl BlockIo {
             }
             Layout::Variable => return None,
         })
+    }
+
+    /// Opcodes of ten bytes.
+    #[inline]
+    fn ten(self, opcode: u8) -> Option<CdbBuf> {
+        let (lba, blocks) = (u32::try_from(self.lba).ok()?, u16::try_from(self.blocks).ok()?);
+        let mut cdb = [0; 10];
+        cdb[0] = opcode;
+        cdb[1] = self.flags;
+        put(&mut cdb, 2, &lba.to_be_bytes());
+        cdb[6] = self.group & 0x3f;
+        put(&mut cdb, 7, &blocks.to_be_bytes());
+        Some(CdbBuf::of(cdb))
+    }
+
+    /// Opcodes of sixteen bytes, which hold every LBA and every count.
+    fn sixteen(self, opcode: u8) -> CdbBuf {
+        let mut cdb = [0; 16];
+        cdb[0] = opcode;
+        cdb[1] = self.flags;
+        put(&mut cdb, 2, &self.lba.to_be_bytes());
+        put(&mut cdb, 10, &self.blocks.to_be_bytes());
+        cdb[14] = self.group & 0x3f;
+        CdbBuf::of(cdb)
     }
 
     /// Builds a 32-byte command such as [`service_action::READ_32`]; `None` for a service action not of the family.
@@ -261,8 +269,7 @@ impl BlockIo {
     }
 
     fn shortest(self, ten: u8, sixteen: u8) -> CdbBuf {
-        // The 16-byte layout holds every LBA and every count.
-        self.to_cdb(ten).or_else(|| self.to_cdb(sixteen)).unwrap_or(CdbBuf::of([0; 16]))
+        self.ten(ten).unwrap_or_else(|| self.sixteen(sixteen))
     }
 }
 

@@ -168,13 +168,20 @@ impl CdbBuf {
     /// The longest CDB kept: that of READ(32).
     pub const MAX: usize = 32;
 
+    /// No CDB: what stands where one is to come.
+    ///
+    /// ```
+    /// assert!(scsi_proto::CdbBuf::EMPTY.as_cdb().as_bytes().is_empty());
+    /// ```
+    pub const EMPTY: Self = Self { bytes: [0; Self::MAX], len: 0 };
+
     /// A CDB of these bytes, cut to its length as [`Cdb::new`] does.
     ///
     /// # Errors
     /// [`CdbError::TooShort`] as [`Cdb::new`], [`CdbError::TooLong`] above [`CdbBuf::MAX`] bytes.
     pub fn new(bytes: &[u8]) -> Result<Self, CdbError> {
         let cdb = Cdb::new(bytes)?.as_bytes();
-        let mut buf = Self::empty();
+        let mut buf = Self::EMPTY;
         buf.bytes.get_mut(..cdb.len()).ok_or(CdbError::TooLong(cdb.len()))?.copy_from_slice(cdb);
         buf.len = cdb.len() as u8;
         Ok(buf)
@@ -196,16 +203,12 @@ impl CdbBuf {
     /// The fixed-length start of a CDB; the caller's bytes are this crate's own tables.
     pub(super) fn of<const N: usize>(cdb: [u8; N]) -> Self {
         const { assert!(N <= Self::MAX) };
-        let mut buf = Self::empty();
+        let mut buf = Self::EMPTY;
         for (to, from) in buf.bytes.iter_mut().zip(cdb) {
             *to = from;
         }
         buf.len = N as u8;
         buf
-    }
-
-    const fn empty() -> Self {
-        Self { bytes: [0; Self::MAX], len: 0 }
     }
 
     /// The CDB to read from.

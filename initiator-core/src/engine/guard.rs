@@ -218,8 +218,8 @@ impl Guards {
 
     /// The unit acknowledged blocks that it may hold in a volatile cache, with a command of this issue number.
     #[inline]
-    pub(super) fn acknowledged(&mut self, guard: Option<u32>, blocks: Range<u64>, issue: u64) {
-        let Some(guard) = guard.and_then(|number| self.get_mut(number)).filter(|guard| guard.volatile) else { return };
+    pub(super) fn acknowledged(&mut self, guard: u32, blocks: Range<u64>, issue: u64) {
+        let Some(guard) = self.get_mut(guard).filter(|guard| guard.volatile) else { return };
         if issue < guard.failed_at {
             guard.unsure.add(blocks);
         } else {
@@ -241,8 +241,8 @@ impl Guards {
 
     /// A flush has ended: what it covers is durable, or as it was before, or may be lost. `issued`: the number of the
     /// next command. False when it says good for what is lost.
-    pub(super) fn flush_done(&mut self, guard: Option<u32>, issue: u64, end: Flushed, issued: u64) -> bool {
-        let Some(guard) = guard.and_then(|number| self.get_mut(number)) else { return true };
+    pub(super) fn flush_done(&mut self, guard: u32, issue: u64, end: Flushed, issued: u64) -> bool {
+        let Some(guard) = self.get_mut(guard) else { return true };
         let at = guard.flushing.iter().position(|(other, _)| *other == issue);
         match (end, at) {
             // What flushes that were sent before it cover, it covers too.
@@ -302,8 +302,8 @@ impl Guards {
     }
 
     /// Blocks were written anew that the unit had lost.
-    pub(super) fn replayed(&mut self, guard: Option<u32>, blocks: &Range<u64>) {
-        if let Some(guard) = guard.and_then(|number| self.get_mut(number)) {
+    pub(super) fn replayed(&mut self, guard: u32, blocks: &Range<u64>) {
+        if let Some(guard) = self.get_mut(guard) {
             guard.lost.remove(blocks);
         }
         self.count();
@@ -349,48 +349,48 @@ mod tests {
     #[test]
     fn a_flush_covers_what_was_acknowledged_before_it_was_sent() {
         let mut guards = guards();
-        guards.acknowledged(Some(0), 0..4, 6);
+        guards.acknowledged(0, 0..4, 6);
         guards.flush_sent(Some(0), 7);
-        guards.acknowledged(Some(0), 8..9, 8);
-        assert!(guards.flush_done(Some(0), 7, Flushed::Good, 9));
+        guards.acknowledged(0, 8..9, 8);
+        assert!(guards.flush_done(0, 7, Flushed::Good, 9));
         assert_eq!(lost(&mut guards), vec![8..9; 1]);
     }
 
     #[test]
     fn flushes_are_good_in_whatever_order_they_end() {
         let mut guards = guards();
-        guards.acknowledged(Some(0), 0..4, 6);
+        guards.acknowledged(0, 0..4, 6);
         guards.flush_sent(Some(0), 7);
-        guards.acknowledged(Some(0), 8..9, 8);
+        guards.acknowledged(0, 8..9, 8);
         guards.flush_sent(Some(0), 9);
-        assert!(guards.flush_done(Some(0), 9, Flushed::Good, 10));
-        assert!(guards.flush_done(Some(0), 7, Flushed::Good, 10));
+        assert!(guards.flush_done(0, 9, Flushed::Good, 10));
+        assert!(guards.flush_done(0, 7, Flushed::Good, 10));
         assert!(lost(&mut guards).is_empty());
     }
 
     #[test]
     fn a_flush_that_was_not_carried_out_covers_nothing_and_a_later_one_its_part_too() {
         let mut guards = guards();
-        guards.acknowledged(Some(0), 0..4, 0);
+        guards.acknowledged(0, 0..4, 0);
         guards.flush_sent(Some(0), 1);
-        guards.acknowledged(Some(0), 8..9, 1);
+        guards.acknowledged(0, 8..9, 1);
         guards.flush_sent(Some(0), 2);
-        guards.flush_done(Some(0), 1, Flushed::NotRun, 3);
+        guards.flush_done(0, 1, Flushed::NotRun, 3);
         guards.power_was_off(Lun::ZERO);
         assert_eq!(guards.refuses(Some(0), false), Some(Failure::LostWrites));
         assert_eq!(guards.take_lost(0), [0..4, 8..9]);
         assert_eq!(guards.refuses(Some(0), false), None);
-        assert!(!guards.flush_done(Some(0), 2, Flushed::Good, 3), "what it covers was lost meanwhile");
+        assert!(!guards.flush_done(0, 2, Flushed::Good, 3), "what it covers was lost meanwhile");
 
-        guards.acknowledged(Some(0), 0..4, 2);
+        guards.acknowledged(0, 0..4, 2);
         guards.flush_sent(Some(0), 3);
         guards.flush_sent(Some(0), 4);
-        guards.flush_done(Some(0), 3, Flushed::NotRun, 5);
-        assert!(guards.flush_done(Some(0), 4, Flushed::Good, 5));
+        guards.flush_done(0, 3, Flushed::NotRun, 5);
+        assert!(guards.flush_done(0, 4, Flushed::Good, 5));
         assert_eq!(lost(&mut guards), []);
-        guards.acknowledged(Some(0), 0..4, 4);
+        guards.acknowledged(0, 0..4, 4);
         guards.flush_sent(Some(0), 5);
-        guards.flush_done(Some(0), 5, Flushed::NotRun, 6);
+        guards.flush_done(0, 5, Flushed::NotRun, 6);
         assert_eq!(lost(&mut guards), vec![0..4; 1]);
     }
 
@@ -399,22 +399,22 @@ mod tests {
         let mut guards = guards();
         let flush = |guards: &mut Guards, issue, end| {
             guards.flush_sent(Some(0), issue);
-            guards.flush_done(Some(0), issue, end, issue + 1)
+            guards.flush_done(0, issue, end, issue + 1)
         };
-        guards.acknowledged(Some(0), 0..4, 0);
+        guards.acknowledged(0, 0..4, 0);
         // One that is under way meanwhile may be told nothing of the error.
         guards.flush_sent(Some(0), 2);
         assert!(!flush(&mut guards, 4, Flushed::Failed));
-        assert!(!guards.flush_done(Some(0), 2, Flushed::Good, 5));
+        assert!(!guards.flush_done(0, 2, Flushed::Good, 5));
         // It was handed over before the failure was known: nobody knows when it was carried out.
-        guards.acknowledged(Some(0), 8..10, 3);
+        guards.acknowledged(0, 8..10, 3);
         assert_eq!(guards.refuses(Some(0), false), None, "reads and writes go on");
-        guards.acknowledged(Some(0), 0..3, 5);
-        guards.acknowledged(Some(0), 8..10, 6);
+        guards.acknowledged(0, 0..3, 5);
+        guards.acknowledged(0, 8..10, 6);
         assert!(!flush(&mut guards, 7, Flushed::Good), "block 3 was not written anew");
-        guards.acknowledged(Some(0), 2..5, 8);
+        guards.acknowledged(0, 2..5, 8);
         assert!(flush(&mut guards, 9, Flushed::Good));
-        guards.acknowledged(Some(0), 20..22, 10);
+        guards.acknowledged(0, 20..22, 10);
         assert!(!flush(&mut guards, 11, Flushed::Failed));
         assert_eq!(guards.take_lost(0), vec![20..22; 1]);
         assert!(flush(&mut guards, 12, Flushed::Good));
@@ -423,14 +423,14 @@ mod tests {
     #[test]
     fn what_is_written_anew_passes_and_is_lost_no_more() {
         let mut guards = guards();
-        guards.acknowledged(Some(0), 0..8, 0);
+        guards.acknowledged(0, 0..8, 0);
         guards.power_was_off(Lun::ZERO);
         assert_eq!(guards.refuses(Some(0), false), Some(Failure::LostWrites));
         assert_eq!(guards.refuses(Some(0), true), None);
         assert_eq!(guards.lost(0), vec![0..8; 1]);
-        guards.replayed(Some(0), &(0..6));
+        guards.replayed(0, &(0..6));
         assert_eq!((guards.lost(0), guards.refuses(Some(0), false)), (vec![6..8; 1], Some(Failure::LostWrites)));
-        guards.replayed(Some(0), &(6..8));
+        guards.replayed(0, &(6..8));
         assert!(guards.refuses(Some(0), false).is_none() && guards.are_content());
         guards.set(0, Standing::Other);
         assert_eq!(guards.refuses(Some(0), true), Some(Failure::OtherDisk));

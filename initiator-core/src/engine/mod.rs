@@ -33,7 +33,7 @@ use crate::identity::KnownDisk;
 use crate::jitter::Jitter;
 
 use control::Controls;
-use extent::{Claim, Extent, changes_blocks};
+use extent::{Claim, Effect, Extent};
 use guard::{Flushed, Guards};
 use slots::{After, ERRANDS, Errand, Moved, Slots, State, Task};
 
@@ -245,9 +245,8 @@ impl<A: Application> Engine<A> {
         while self.flow == Flow::Open
             && self.window_is_open()
             && mover.backlog() < SEND_BACKLOG
-            && (self.slots.has_sendable(&self.guards) || self.pull(now))
+            && (self.send_next(mover, now) || self.pull(now))
         {
-            self.send_next(mover, now);
             self.ask_who_they_are(now);
         }
         // Where nothing is under way and nothing can be sent, the application's commands wait here: their time counts.
@@ -271,59 +270,31 @@ impl<A: Application> Engine<A> {
             let (Some(expected_out), Some(expected_in)) =
                 (length(out), length(command.data_in.as_ref().map_or(0, |sink| sink.len())))
             else {
-                self.complete(command, Err(Failure::Invalid("its data are longer than 4 GiB")), Moved::NOTHING, now);
+                self.refuse(command, Failure::Invalid("its data are longer than 4 GiB"), now);
                 continue;
             };
             if let Some(failure) = self.guards.refuses(command.guard, command.replay) {
-                self.complete(command, Err(failure), Moved::NOTHING, now);
+                self.refuse(command, failure, now);
                 continue;
             }
-            let task = self.task(command, expected_out, expected_in, None, now);
-            self.slots.insert(task);
+            self.enter(command, expected_out, expected_in, None, now);
             return true;
         }
         false
     }
 
-    /// A command that is to be sent.
-    fn task(
-        &mut self,
-        command: Command,
-        expected_out: u32,
-        expected_in: u32,
-        errand: Option<Errand>,
-        now: Instant,
-    ) -> Task {
-        let extent = match &command.blocks {
-            Some(blocks) => Extent::Blocks { lba: blocks.start, blocks: blocks.end.saturating_sub(blocks.start) },
-            None => Extent::of(&command.cdb),
-        };
-        let claim = Claim { lun: command.lun, extent, changes: changes_blocks(&command.cdb), issue: self.issued };
+    /// A command that is to be sent enters the table. The caller has seen that there is room.
+    #[inline(always)]
+    fn enter(&mut self, command: Command, expected_out: u32, expected_in: u32, errand: Option<Errand>, now: Instant) {
+        let claim = Claim::of(&command, self.issued);
         self.issued += 1;
-        Task {
-            command,
-            state: State::Ready,
-            handed_over: now,
-            deadline: now,
-            cmd_sn: Serial(0),
-            moved: 0,
-            spared: 0,
-            attempts: 0,
-            abandoned: false,
-            given_up: false,
-            abort_wanted: false,
-            claim,
-            errand,
-            start_tried: false,
-            expected_out,
-            expected_in,
-            out_address: 0,
-            after: After::Again,
-        }
+        let task = self.slots.insert(command, claim, errand, now);
+        (task.expected_out, task.expected_in) = (expected_out, expected_in);
     }
 
-    fn send_next<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
-        let Some((handle, task)) = self.slots.start(&self.guards) else { return };
+    /// Sends the next command that waits and may be sent; false when there is none.
+    fn send_next<M: Datamover>(&mut self, mover: &mut M, now: Instant) -> bool {
+        let Some((handle, task)) = self.slots.start(&self.guards) else { return false };
         self.last_moved = now;
         let command = &mut task.command;
         task.cmd_sn = self.cmd_sn;
@@ -334,7 +305,7 @@ impl<A: Application> Engine<A> {
         }
         task.attempts = task.attempts.saturating_add(1);
         self.earliest_deadline = Some(self.earliest_deadline.map_or(task.deadline, |at| at.min(task.deadline)));
-        if is_whole_flush(command.cdb.as_cdb()) {
+        if task.claim.effect == Effect::Flush {
             self.guards.flush_sent(command.guard, task.claim.issue);
         }
         let (data_out, data_in) = (command.data_out.take(), command.data_in.take());
@@ -367,79 +338,110 @@ impl<A: Application> Engine<A> {
         .emit();
         mover.send_command(SendCommand { task: handle, bhs, ahs: &self.ahs, data_out, data_in });
         self.cmd_sn = self.cmd_sn.next();
+        true
     }
 
     /// A command leaves the table with its outcome. Its buffers are in the task.
     fn finish(&mut self, index: u16, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
-        let Some(task) = self.slots.remove(index) else { return };
-        match task.errand {
+        let Some(task) = self.slots.get_mut(index) else { return };
+        let (errand, lun) = (task.errand, task.command.lun);
+        let (data_out, data_in) = (task.command.data_out.take(), task.command.data_in.take());
+        match errand {
+            None => self.end(index, result, (data_out, data_in), moved, now),
+            Some(Errand::Start) => {
+                self.slots.remove(index);
+                self.start_answered(lun);
+            }
             Some(Errand::Ask(guard, question)) => {
-                let data = match &task.command.data_in {
+                self.slots.remove(index);
+                let data = match &data_in {
                     Some(Payload::Buf(buf)) => buf.get(..moved.data_in as usize).unwrap_or_default(),
                     _ => &[],
                 };
-                return self.told((guard, question), result, data, now);
+                self.told((guard, question), result, data, now);
             }
-            Some(Errand::Start) => return self.start_answered(task.command.lun),
-            None => {}
         }
-        let result = self.note(&task, result);
-        self.complete(task.command, result, moved, now);
     }
 
-    fn complete(&mut self, command: Command, result: Result<Outcome, Failure>, moved: Moved, now: Instant) {
-        self.counters.commands += 1;
-        self.counters.answered += u64::from(result.is_ok());
-        let Command { token, data_out, data_in, .. } = command;
-        let Moved { data_in: data_in_len, data_out: data_out_len } = moved;
-        self.app.complete(Completion { token, result, data_out, data_in, data_in_len, data_out_len }, now);
-    }
-
-    /// What a finished command means for what its disk holds, and what its result is in the light of that: a flush is
-    /// not good for what was lost before.
-    fn note(&mut self, task: &Task, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
-        let (cdb, guard) = (task.command.cdb.as_cdb(), task.command.guard);
-        if guard.is_none() {
-            return result;
-        }
-        let good = result.as_ref().is_ok_and(Outcome::is_good);
-        if is_whole_flush(cdb) {
-            let end = match &result {
-                Ok(_) if good => Flushed::Good,
-                Ok(outcome) if outcome.may_have_run() => Flushed::Failed,
-                _ => Flushed::NotRun,
-            };
-            let nothing_lost = self.guards.flush_done(guard, task.claim.issue, end, self.issued);
-            if end == Flushed::Failed
-                && let Some(guard) = guard
-            {
-                self.app.event(Event::LostWrites { guard, lun: task.command.lun });
-            }
-            if good && !nothing_lost {
-                return Err(Failure::LostWrites);
-            }
-        } else if let Extent::Blocks { lba, blocks } = task.claim.extent
-            && good
-            && task.claim.changes
-            && !is_durable(cdb)
+    /// A command of the application's leaves the table with its outcome and these buffers.
+    #[inline]
+    fn end(
+        &mut self,
+        index: u16,
+        mut result: Result<Outcome, Failure>,
+        (data_out, data_in): (Option<Payload>, Option<Payload>),
+        moved: Moved,
+        now: Instant,
+    ) {
+        let Some(task) = self.slots.get_mut(index) else { return };
+        let token = task.command.token;
+        if let Some(guard) = task.command.guard
+            && task.claim.effect != Effect::Nothing
         {
-            self.guards.acknowledged(guard, lba..lba.saturating_add(blocks), task.claim.issue);
-            if task.command.replay {
-                self.guards.replayed(guard, &(lba..lba.saturating_add(blocks)));
+            let (claim, replay) = (task.claim, task.command.replay);
+            if let Err(failure) = self.note(guard, &claim, replay, &result) {
+                result = Err(failure);
             }
         }
-        result
+        self.slots.remove(index);
+        let Moved { data_in: data_in_len, data_out: data_out_len } = moved;
+        self.complete(Completion { token, result, data_out, data_in, data_in_len, data_out_len }, now);
+    }
+
+    /// A command ends that has never been in the table.
+    fn refuse(&mut self, command: Command, failure: Failure, now: Instant) {
+        let Command { token, data_out, data_in, .. } = command;
+        self.complete(Completion::failed(token, failure, data_out, data_in), now);
+    }
+
+    fn complete(&mut self, completion: Completion, now: Instant) {
+        self.counters.commands += 1;
+        self.counters.answered += u64::from(completion.result.is_ok());
+        self.app.complete(completion, now);
+    }
+
+    /// What a finished command means for what its disk holds, and what its result is instead in the light of that: a
+    /// flush is not good for what was lost before.
+    fn note(
+        &mut self,
+        guard: u32,
+        claim: &Claim,
+        replay: bool,
+        result: &Result<Outcome, Failure>,
+    ) -> Result<(), Failure> {
+        let good = result.as_ref().is_ok_and(Outcome::is_good);
+        match (claim.effect, claim.extent) {
+            (Effect::Flush, _) => {
+                let end = match result {
+                    Ok(_) if good => Flushed::Good,
+                    Ok(outcome) if outcome.may_have_run() => Flushed::Failed,
+                    _ => Flushed::NotRun,
+                };
+                let nothing_lost = self.guards.flush_done(guard, claim.issue, end, self.issued);
+                if end == Flushed::Failed {
+                    self.app.event(Event::LostWrites { guard, lun: claim.lun });
+                }
+                if good && !nothing_lost {
+                    return Err(Failure::LostWrites);
+                }
+            }
+            (Effect::Change, Extent::Blocks { lba, blocks }) if good => {
+                let blocks = lba..lba.saturating_add(blocks);
+                self.guards.acknowledged(guard, blocks.clone(), claim.issue);
+                if replay {
+                    self.guards.replayed(guard, &blocks);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Takes a command's buffers back from the mover. Returns how many bytes it moved.
     fn reclaim<M: Datamover>(&mut self, mover: &mut M, handle: TaskHandle) -> Moved {
         let buffers = mover.deallocate_task_resources(handle);
         if let Some(task) = self.slots.get_mut(handle.slot) {
-            // The mover may have released the data before, or may do so later.
-            if buffers.data_out.is_some() {
-                task.command.data_out = buffers.data_out;
-            }
-            task.command.data_in = buffers.data_in;
+            task.take_back(buffers.data_out, buffers.data_in);
         }
         Moved { data_in: buffers.data_in_len, data_out: buffers.data_out_len }
     }
@@ -449,16 +451,17 @@ impl<A: Application> Engine<A> {
         let Some(task) = self.slots.get_mut(index) else { return };
         self.last_moved = now;
         if task.expected_out > 0 && task.command.data_out.is_none() {
-            task.after = after;
-            return self.slots.set_state(index, State::Held);
+            return self.slots.hold(index, after);
         }
-        let refused = self.guards.refuses(task.command.guard, task.command.replay);
-        match (after, refused) {
-            (After::Finish(result, moved), _) => self.finish(index, result, moved, now),
-            (_, Some(failure)) => self.finish(index, Err(failure), Moved::NOTHING, now),
-            (After::Again, None) => self.slots.set_state(index, State::Ready),
-            (After::Later(at), None) => self.slots.set_state(index, State::BackOff(at)),
-            (After::Started, None) => self.slots.set_state(index, State::Starting),
+        let refused = |guards: &Guards, command: &Command| guards.refuses(command.guard, command.replay);
+        match after {
+            After::Finish(result, moved) => self.finish(index, result, moved, now),
+            _ if let Some(failure) = refused(&self.guards, &task.command) => {
+                self.finish(index, Err(failure), Moved::NOTHING, now);
+            }
+            After::Again => self.slots.set_state(index, State::Ready),
+            After::Later(at) => self.slots.set_state(index, State::BackOff(at)),
+            After::Started => self.slots.set_state(index, State::Starting),
         }
     }
 
@@ -473,8 +476,7 @@ impl<A: Application> Engine<A> {
         };
         let Some((index, task)) = self.slots.iter_mut().find(|(_, task)| mine(task)) else { return };
         task.command.data_out = Some(Payload::Buf(buf));
-        if task.state == State::Held {
-            let after = task.after;
+        if let Some(after) = self.slots.unhold(index) {
             self.settle(index, after, now);
         }
     }
@@ -501,7 +503,7 @@ impl<A: Application> Engine<A> {
             let (state, abandoned) = (task.state, task.abandoned);
             let repeatable = task.command.repeat.allows(&task.command.cdb);
             if task.errand.is_some() && state.is_waiting() {
-                self.slots.remove(index);
+                self.slots.discard(index);
                 continue;
             }
             if state == State::Starting {
@@ -517,16 +519,16 @@ impl<A: Application> Engine<A> {
             let lost = task.expected_out > 0 && task.command.data_out.is_none()
                 || task.expected_in > 0 && task.command.data_in.is_none();
             if task.errand.is_some() {
-                self.slots.remove(index);
+                self.slots.discard(index);
                 continue;
             }
             match state {
                 State::Held => {
-                    if let After::Finish(result, moved) = task.after {
-                        self.finish(index, result, moved, now);
-                    } else {
-                        self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now);
-                    }
+                    let (result, moved) = match self.slots.unhold(index) {
+                        Some(After::Finish(result, moved)) => (result, moved),
+                        _ => (Err(Failure::Aborted), Moved::NOTHING),
+                    };
+                    self.finish(index, result, moved, now);
                 }
                 _ if abandoned => self.finish(index, Err(Failure::Aborted), Moved::NOTHING, now),
                 State::Aborting => self.finish(index, Err(Failure::TimedOut), Moved::NOTHING, now),
@@ -544,7 +546,7 @@ impl<A: Application> Engine<A> {
             self.finish(index, Err(failure), Moved::NOTHING, now);
         }
         while let Some(command) = self.app.next_command(now) {
-            self.complete(command, Err(failure), Moved::NOTHING, now);
+            self.refuse(command, failure, now);
         }
         self.fail_waiting_control(failure);
         self.app.flush(&self.counters);
@@ -556,19 +558,6 @@ impl<A: Application> Engine<A> {
         self.counters.mover = mover;
         self.app.flush(&self.counters);
     }
-}
-
-/// SYNCHRONIZE CACHE of the whole medium whose status means that it is done.
-fn is_whole_flush(cdb: Cdb<'_>) -> bool {
-    matches!(cdb.opcode(), opcode::SYNCHRONIZE_CACHE_10 | opcode::SYNCHRONIZE_CACHE_16)
-        && BlockIo::parse(cdb).is_some_and(|io| io.lba == 0 && io.blocks == 0 && !io.immed())
-}
-
-/// Whether a command's data are on the medium with its status: a write with FUA.
-fn is_durable(cdb: Cdb<'_>) -> bool {
-    let has_fua =
-        !matches!(cdb.opcode(), opcode::WRITE_6 | opcode::WRITE_SAME_10 | opcode::WRITE_SAME_16 | opcode::UNMAP);
-    has_fua && BlockIo::parse(cdb).is_some_and(BlockIo::fua)
 }
 
 #[cfg(test)]

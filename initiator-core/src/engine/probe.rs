@@ -58,9 +58,17 @@ enum Told {
 
 impl<A: Application> Engine<A> {
     /// Asks units who they are for whose commands that is to be known.
+    #[inline]
     pub(super) fn ask_who_they_are(&mut self, now: Instant) {
+        if !self.guards.are_content() {
+            self.ask_the_next(now);
+        }
+    }
+
+    #[cold]
+    fn ask_the_next(&mut self, now: Instant) {
         // There is room for one question at a time.
-        if self.guards.are_content() || self.guards.are_asked() {
+        if self.guards.are_asked() {
             return;
         }
         let is_unknown =
@@ -77,8 +85,7 @@ impl<A: Application> Engine<A> {
         let Some(lun) = self.guards.get(number).map(|guard| guard.lun) else { return };
         let mut command = Command::new(u64::MAX, lun, question.cdb());
         command.data_in = Some(Payload::Buf(Buf::zeroed(question.room())));
-        let task = self.task(command, 0, question.room() as u32, Some(Errand::Ask(number, question)), now);
-        self.slots.insert(task);
+        self.enter(command, 0, question.room() as u32, Some(Errand::Ask(number, question)), now);
     }
 
     /// A question is answered, or has no answer.

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use iscsi_proto::datamover::{Datamover, MalformedPdu, Notification};
+use iscsi_proto::datamover::{Datamover, MalformedPdu, Notification, TaskBuffers};
 use iscsi_proto::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, NopIn, NopOut, Opcode, PduError, RESERVED_TAG, Reject, RejectReason,
     Residual, ResponseCode, ScsiCommand, ScsiResponse,
@@ -128,12 +128,20 @@ impl<A: Application> Engine<A> {
 
     /// Whether an answer with this tag and StatSN is new. One whose StatSN says that it came before, though what it
     /// answers is open, leaves no way on: another with its number has been taken.
+    #[inline]
     pub(super) fn takes_answer<M: Datamover>(&mut self, mover: &mut M, itt: u32, stat_sn: Serial) -> bool {
         let is_new = self.take_status(mover, stat_sn);
-        if !is_new && (self.slots.by_tag(itt).is_some() || self.controls.is_open(itt)) {
-            self.wrong_stat_sn(stat_sn);
+        if !is_new {
+            self.answered_before(itt, stat_sn);
         }
         is_new
+    }
+
+    #[cold]
+    fn answered_before(&mut self, itt: u32, stat_sn: Serial) {
+        if self.slots.by_tag(itt).is_some() || self.controls.is_open(itt) {
+            self.wrong_stat_sn(stat_sn);
+        }
     }
 
     /// Whether a PDU with this StatSN is new. One that is ahead by a little counts, and those before it may still come:
@@ -188,17 +196,32 @@ impl<A: Application> Engine<A> {
     fn answered<M: Datamover>(&mut self, mover: &mut M, itt: u32, result: Result<Outcome, Failure>, now: Instant) {
         // A status for a task that is no more (aborted, or answered twice) has done its work with its StatSN.
         let Some(index) = self.slots.by_tag(itt) else { return };
-        let mut moved = self.reclaim(mover, self.slots.handle(index));
-        let (expected_out, cmd_sn) =
-            self.slots.get_mut(index).map_or((0, self.cmd_sn), |task| (task.expected_out, task.cmd_sn));
+        let TaskBuffers { data_out, data_in, data_in_len, data_out_len } =
+            mover.deallocate_task_resources(self.slots.handle(index));
+        let mut moved = Moved { data_in: data_in_len, data_out: data_out_len };
+        let Some(task) = self.slots.get_mut(index) else { return };
+        let expected_out = task.expected_out;
         if moved != Moved::NOTHING {
-            self.last_served = Some((cmd_sn, now));
+            self.last_served = Some((task.cmd_sn, now));
         }
         if let Ok(Outcome { residual: Residual::Underflow(missing), .. }) = result
             && expected_out > 0
         {
             moved.data_out = moved.data_out.min(expected_out.saturating_sub(missing));
         }
+        // As nearly all commands end: their buffers need not go by the table.
+        if matches!(result, Ok(outcome) if outcome.status == Status::Good.to_byte())
+            && task.errand.is_none()
+            && (expected_out == 0 || data_out.is_some())
+        {
+            // The second handle of lent memory, which was for sending it again.
+            if task.command.data_out.is_some() {
+                task.command.data_out = None;
+            }
+            self.last_moved = now;
+            return self.end(index, result, (data_out, data_in), moved, now);
+        }
+        task.take_back(data_out, data_in);
         match result {
             Ok(outcome) if outcome.status != Status::Good.to_byte() && self.retried(index, &outcome, now) => {}
             _ => self.settle(index, After::Finish(result, moved), now),

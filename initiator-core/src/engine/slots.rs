@@ -3,11 +3,13 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use iscsi_memory::Payload;
 use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
+use scsi_proto::{CdbBuf, Lun};
 
-use super::extent::Claim;
+use super::extent::{Claim, Effect, Extent};
 use super::guard::Guards;
 use super::probe::Question;
 use crate::command::{Command, Failure, Outcome};
@@ -18,6 +20,8 @@ pub(super) const ERRANDS: u16 = 2;
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
+    /// No command is there.
+    Free,
     /// To be sent as soon as the window allows.
     Ready,
     /// To be sent again at that time.
@@ -102,14 +106,58 @@ pub(super) struct Task {
     pub(super) expected_in: u32,
     /// Where its data for the target lie: how a buffer that the mover releases finds back.
     pub(super) out_address: usize,
-    /// What follows [`State::Held`].
-    pub(super) after: After,
 }
 
-#[derive(Debug, Default)]
+impl Task {
+    /// Buffers come back from the mover. It may have released the data for the target before, or may do so later.
+    pub(super) fn take_back(&mut self, data_out: Option<Payload>, data_in: Option<Payload>) {
+        if data_out.is_some() {
+            self.command.data_out = data_out;
+        }
+        self.command.data_in = data_in;
+    }
+
+    /// What a free place holds: a task is large, and is filled in where it stands.
+    const fn empty() -> Self {
+        let lun = Lun::ZERO;
+        Self {
+            command: Command::new(0, lun, CdbBuf::EMPTY),
+            state: State::Free,
+            handed_over: Instant::ZERO,
+            deadline: Instant::ZERO,
+            cmd_sn: Serial(0),
+            moved: 0,
+            spared: 0,
+            attempts: 0,
+            abandoned: false,
+            given_up: false,
+            abort_wanted: false,
+            claim: Claim { lun, extent: Extent::Nothing, effect: Effect::Nothing, issue: 0 },
+            errand: None,
+            start_tried: false,
+            expected_out: 0,
+            expected_in: 0,
+            out_address: 0,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Slot {
     generation: u16,
-    task: Option<Task>,
+    task: Task,
+}
+
+impl Slot {
+    #[inline]
+    fn task(&self) -> Option<&Task> {
+        (self.task.state != State::Free).then_some(&self.task)
+    }
+
+    #[inline]
+    fn task_mut(&mut self) -> Option<&mut Task> {
+        (self.task.state != State::Free).then_some(&mut self.task)
+    }
 }
 
 /// All commands of a session that its application has handed over.
@@ -129,12 +177,14 @@ pub(super) struct Slots {
     given_up: usize,
     /// Of these, those whose abort is to be sent.
     aborts_wanted: usize,
+    /// What follows [`State::Held`]. Few commands come by that state, and a task is large as it is.
+    held: Vec<(u16, After)>,
 }
 
 impl Slots {
     pub(super) fn new(size: u16) -> Self {
         Self {
-            slots: (0..size).map(|_| Slot::default()).collect(),
+            slots: (0..size).map(|_| Slot { generation: 0, task: Task::empty() }).collect(),
             free: (0..size).rev().collect(),
             ready: VecDeque::with_capacity(size.into()),
             in_flight: 0,
@@ -143,6 +193,7 @@ impl Slots {
             aborting: 0,
             given_up: 0,
             aborts_wanted: 0,
+            held: Vec::with_capacity(size.into()),
         }
     }
 
@@ -168,19 +219,29 @@ impl Slots {
     }
 
     /// Takes a command in. The caller has seen [`has_room`](Self::has_room), or has an [`Errand`], of which there is
-    /// one of each kind at a time.
-    pub(super) fn insert(&mut self, task: Task) -> u16 {
+    /// one of each kind at a time. Its claim is the latest of all.
+    #[inline(always)]
+    pub(super) fn insert(&mut self, command: Command, claim: Claim, errand: Option<Errand>, now: Instant) -> &mut Task {
         let index = self.free.pop().expect("a free slot was seen");
-        self.slots[usize::from(index)].task = Some(task);
-        self.enqueue(index);
-        index
+        self.ready.push_back(index);
+        let task = &mut self.slots[usize::from(index)].task;
+        debug_assert!(task.state == State::Free);
+        task.command = command;
+        task.state = State::Ready;
+        (task.handed_over, task.deadline) = (now, now);
+        task.cmd_sn = Serial(0);
+        (task.moved, task.spared, task.attempts) = (0, 0, 0);
+        (task.abandoned, task.given_up, task.abort_wanted) = (false, false, false);
+        (task.claim, task.errand, task.start_tried) = (claim, errand, false);
+        (task.expected_out, task.expected_in, task.out_address) = (0, 0, 0);
+        task
     }
 
     /// Commands are sent in the order in which they were handed over, those too that are sent again: where they touch
     /// the same blocks, none is carried out after one that was given later.
     fn enqueue(&mut self, index: u16) {
         let slots = &self.slots;
-        let issue = |index: &u16| slots[usize::from(*index)].task.as_ref().map_or(0, |task| task.claim.issue);
+        let issue = |index: &u16| slots[usize::from(*index)].task.claim.issue;
         let own = issue(&index);
         if self.ready.back().is_none_or(|last| issue(last) < own) {
             return self.ready.push_back(index);
@@ -190,14 +251,14 @@ impl Slots {
     }
 
     pub(super) fn get_mut(&mut self, index: u16) -> Option<&mut Task> {
-        self.slots.get_mut(usize::from(index))?.task.as_mut()
+        self.slots.get_mut(usize::from(index))?.task_mut()
     }
 
     /// The slot behind a tag of the wire, if its command is under way under just this tag.
     pub(super) fn by_tag(&self, itt: u32) -> Option<u16> {
         let TaskHandle { slot, generation } = TaskHandle::from_itt(itt);
         let found = self.slots.get(usize::from(slot)).filter(|found| found.generation == generation)?;
-        found.task.as_ref().filter(|task| matches!(task.state, State::InFlight | State::Aborting)).map(|_| slot)
+        matches!(found.task.state, State::InFlight | State::Aborting).then_some(slot)
     }
 
     pub(super) fn handle(&self, index: u16) -> TaskHandle {
@@ -205,19 +266,24 @@ impl Slots {
     }
 
     /// Where in the queue the next command to send stands: the first that no older one holds up whose fate is open.
+    #[inline]
     fn next(&self, guards: &Guards) -> Option<usize> {
-        if self.aborting + self.given_up + self.backing_off + self.starting == 0 && guards.are_content() {
-            return (!self.ready.is_empty()).then_some(0);
+        if self.ready.is_empty() {
+            return None;
         }
+        let open = self.aborting + self.given_up + self.backing_off + self.starting;
+        if open == 0 && guards.are_content() { Some(0) } else { self.next_past_open(guards) }
+    }
+
+    #[cold]
+    fn next_past_open(&self, guards: &Guards) -> Option<usize> {
         let open = |task: &Task| match task.state {
             State::Aborting | State::BackOff(_) | State::Starting => true,
             State::InFlight => task.given_up,
-            State::Ready | State::Held => false,
+            State::Ready | State::Held | State::Free => false,
         };
         self.ready.iter().position(|index| {
-            let Some(task) = self.slots.get(usize::from(*index)).and_then(|slot| slot.task.as_ref()) else {
-                return false;
-            };
+            let Some(task) = self.slots.get(usize::from(*index)).and_then(Slot::task) else { return false };
             guards.lets_pass(task.command.guard)
                 && !self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&task.claim))
         })
@@ -226,13 +292,13 @@ impl Slots {
     /// The command that has waited longest to be sent, and when it was handed over.
     pub(super) fn longest_waiting(&self) -> Option<(u16, Instant)> {
         let index = *self.ready.front()?;
-        let task = self.slots.get(usize::from(index))?.task.as_ref()?;
+        let task = self.slots.get(usize::from(index))?.task()?;
         Some((index, task.handed_over))
     }
 
     /// The guards of the commands that wait to be sent.
     pub(super) fn ready_guards(&self) -> impl Iterator<Item = u32> {
-        self.ready.iter().filter_map(|index| self.slots.get(usize::from(*index))?.task.as_ref()?.command.guard)
+        self.ready.iter().filter_map(|index| self.slots.get(usize::from(*index))?.task()?.command.guard)
     }
 
     /// Places in all.
@@ -240,23 +306,30 @@ impl Slots {
         self.slots.len() as u16
     }
 
-    /// Whether a command can be sent.
-    pub(super) fn has_sendable(&self, guards: &Guards) -> bool {
-        self.next(guards).is_some()
-    }
-
     /// Nobody waits for a command that is under way. True when it may change blocks, so that its end is to be made sure
     /// of.
     pub(super) fn give_up(&mut self, index: u16) -> bool {
         let Some(task) = self.get_mut(index) else { return false };
         let first = !core::mem::replace(&mut task.abandoned, true);
-        let open = first && task.claim.changes && matches!(task.state, State::InFlight | State::Aborting);
+        let open = first && task.claim.changes() && matches!(task.state, State::InFlight | State::Aborting);
         let asks = open && task.state == State::InFlight;
         task.given_up = open;
         task.abort_wanted = asks;
         self.given_up += usize::from(open);
         self.aborts_wanted += usize::from(asks);
         open
+    }
+
+    /// A command is over for the target, and waits for its buffer.
+    pub(super) fn hold(&mut self, index: u16, after: After) {
+        self.set_state(index, State::Held);
+        self.held.push((index, after));
+    }
+
+    /// What becomes of a command whose buffer is back.
+    pub(super) fn unhold(&mut self, index: u16) -> Option<After> {
+        let at = self.held.iter().position(|(other, _)| *other == index)?;
+        Some(self.held.swap_remove(at).1)
     }
 
     /// The next command under way whose abort is to be sent.
@@ -277,20 +350,22 @@ impl Slots {
     }
 
     /// The next command to send moves into [`State::InFlight`] under a new tag.
+    #[inline]
     pub(super) fn start(&mut self, guards: &Guards) -> Option<(TaskHandle, &mut Task)> {
         let at = self.next(guards)?;
         let index = if at == 0 { self.ready.pop_front()? } else { self.ready.remove(at)? };
         let slot = &mut self.slots[usize::from(index)];
         slot.generation = slot.generation.wrapping_add(1);
-        let task = slot.task.as_mut()?;
+        let handle = TaskHandle { slot: index, generation: slot.generation };
+        let task = slot.task_mut()?;
         task.state = State::InFlight;
         self.in_flight += 1;
-        Some((TaskHandle { slot: index, generation: slot.generation }, task))
+        Some((handle, task))
     }
 
     /// Changes the state of a command that is in the table.
     pub(super) fn set_state(&mut self, index: u16, state: State) {
-        let Some(task) = self.slots.get_mut(usize::from(index)).and_then(|slot| slot.task.as_mut()) else { return };
+        let Some(task) = self.slots.get_mut(usize::from(index)).and_then(Slot::task_mut) else { return };
         let old = core::mem::replace(&mut task.state, state);
         self.leave(index, old);
         match state {
@@ -302,7 +377,7 @@ impl Slots {
                 self.in_flight += 1;
                 self.aborting += 1;
             }
-            State::Held => {}
+            State::Held | State::Free => {}
         }
         if !matches!(state, State::InFlight | State::Aborting) {
             self.settled(index);
@@ -329,25 +404,40 @@ impl Slots {
                 self.in_flight -= 1;
                 self.aborting -= 1;
             }
-            State::Held => {}
+            State::Held => self.held.retain(|(other, _)| *other != index),
+            State::Free => {}
         }
     }
 
-    /// Takes a command out of the table.
-    pub(super) fn remove(&mut self, index: u16) -> Option<Task> {
-        self.settled(index);
-        let task = self.slots.get_mut(usize::from(index))?.task.take()?;
-        self.leave(index, task.state);
+    /// Takes a command out of the table. Its buffers have been taken from it.
+    #[inline]
+    pub(super) fn remove(&mut self, index: u16) {
+        let Some(task) = self.slots.get_mut(usize::from(index)).and_then(Slot::task_mut) else { return };
+        let (state, given_up) = (core::mem::replace(&mut task.state, State::Free), task.given_up);
+        self.aborts_wanted -= usize::from(task.abort_wanted);
+        self.given_up -= usize::from(given_up);
+        match state {
+            // As nearly all do.
+            State::InFlight => self.in_flight -= 1,
+            _ => self.leave(index, state),
+        }
         self.free.push(index);
-        Some(task)
+    }
+
+    /// Takes a command out of the table, and lets go of its buffers.
+    pub(super) fn discard(&mut self, index: u16) {
+        if let Some(task) = self.get_mut(index) {
+            (task.command.data_out, task.command.data_in) = (None, None);
+        }
+        self.remove(index);
     }
 
     /// Every command in the table, with its slot.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u16, &mut Task)> {
-        (0u16..).zip(&mut self.slots).filter_map(|(index, slot)| Some((index, slot.task.as_mut()?)))
+        (0u16..).zip(&mut self.slots).filter_map(|(index, slot)| Some((index, slot.task_mut()?)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &Task)> {
-        (0u16..).zip(&self.slots).filter_map(|(index, slot)| Some((index, slot.task.as_ref()?)))
+        (0u16..).zip(&self.slots).filter_map(|(index, slot)| Some((index, slot.task()?)))
     }
 }

@@ -25,8 +25,7 @@ impl<A: Application> Engine<A> {
         let waits = self.slots.iter().find(|(_, task)| task.state == State::Starting);
         let Some(lun) = waits.map(|(_, task)| task.command.lun) else { return };
         let command = Command::new(u64::MAX, lun, StartStopUnit { start: true, ..StartStopUnit::default() }.to_cdb());
-        let task = self.task(command, 0, 0, Some(Errand::Start), now);
-        self.slots.insert(task);
+        self.enter(command, 0, 0, Some(Errand::Start), now);
     }
 
     /// A unit has answered its START STOP UNIT, or could not be asked: its commands try once more, and tell what they

@@ -13,7 +13,7 @@ use super::events::{Reporter, SessionEvent};
 use super::runner::run;
 use super::session::plan;
 use crate::application::{Application, Control, Event};
-use crate::command::{Command, Completion, Failure};
+use crate::command::{Command, Completion, Failure, Outcome, Short};
 use crate::config::SessionConfig;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -108,6 +108,26 @@ struct Load<W> {
     logged_out: bool,
 }
 
+impl<W> Load<W> {
+    /// Why a request is not done.
+    #[cold]
+    fn error(&self, pending: &Pending, result: Result<Outcome, Failure>, short: Option<Short>) -> Error {
+        let opcode = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
+        let lun = pending.lun;
+        match (result, short) {
+            (Ok(outcome), Some(short)) if outcome.is_good() => Error::Short { opcode, lun, short },
+            (Ok(outcome), _) => Error::Scsi { opcode, lun, outcome },
+            (Err(Failure::LostWrites), _) => Error::LostWrites { lun },
+            (Err(failure), _) => match self.differences.iter().find(|(other, _)| other.number() == Some(lun)) {
+                Some((_, difference)) if failure == Failure::OtherDisk => {
+                    Error::OtherDisk { lun, difference: difference.clone() }
+                }
+                _ => Error::Command { opcode, lun, failure },
+            },
+        }
+    }
+}
+
 impl<W: Workload> Application for Load<W> {
     /// Completions are what moves it on, and they come on this very thread.
     fn register(&mut self, _waker: &Waker) {}
@@ -156,27 +176,24 @@ impl<W: Workload> Application for Load<W> {
         let place = completion.token as usize;
         let Some(pending) = self.pending.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place as u32);
-        let opcode = if pending.direction == Direction::Read { opcode::READ_10 } else { opcode::WRITE_10 };
-        let short = completion.short_out().or(completion.short_in());
+        let latency = now - pending.since;
+        let short = match pending.direction {
+            Direction::Read => completion.short_in(),
+            Direction::Write => completion.short_out(),
+        };
         let buf = match (completion.data_in, completion.data_out) {
             (Some(Payload::Buf(buf)), _) | (_, Some(Payload::Buf(buf))) => buf,
             _ => Buf::zeroed(0),
         };
-        let result = match completion.result {
-            Ok(outcome) if outcome.is_good() => match short {
-                Some(short) => Err(Error::Short { opcode, lun: pending.lun, short }),
-                None => Ok(()),
-            },
-            Ok(outcome) => Err(Error::Scsi { opcode, lun: pending.lun, outcome }),
-            Err(Failure::LostWrites) => Err(Error::LostWrites { lun: pending.lun }),
-            Err(failure) => Err(match self.differences.iter().find(|(lun, _)| lun.number() == Some(pending.lun)) {
-                Some((_, difference)) if failure == Failure::OtherDisk => {
-                    Error::OtherDisk { lun: pending.lun, difference: difference.clone() }
-                }
-                _ => Error::Command { opcode, lun: pending.lun, failure },
-            }),
+        let result = match (completion.result, short) {
+            // An error is large, and most requests have none.
+            (Ok(outcome), None) if outcome.is_good() => {
+                return self
+                    .workload
+                    .complete(BlockCompletion { token: pending.token, buf, latency, result: Ok(()) }, now);
+            }
+            (result, short) => Err(self.error(&pending, result, short)),
         };
-        let latency = now - pending.since;
         self.workload.complete(BlockCompletion { token: pending.token, buf, latency, result }, now);
     }
 }

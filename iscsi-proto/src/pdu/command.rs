@@ -224,6 +224,7 @@ impl ScsiResponse {
     /// # Errors
     /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a reserved response code or for overflow and underflow
     /// at once (11.4.1).
+    #[inline]
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::ScsiResponse)?;
         let invalid =

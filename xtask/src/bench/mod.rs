@@ -2,7 +2,8 @@
 //!
 //! Machines are noisy, so only the ratios mean something: each round measures all contenders one behind the other, and the tables give the median of
 //! the rounds. iSER is iWARP in user space here; iSER with Linux's initiator and RDMA devices, beside LIO, is measured in the virtual machine
-//! (`--layouts`, or `cargo xtask vm layouts`). `--instructions` counts user instructions per request under callgrind instead, which does not depend on what else the machine does.
+//! (`--layouts`, or `cargo xtask vm layouts`). `--instructions` counts user instructions per request of both roles under callgrind instead, which does not depend
+//! on what else the machine does; `--against DIR` counts another build's beside them, turn by turn.
 
 mod echo;
 mod instructions;
@@ -38,9 +39,12 @@ pub(crate) struct Arguments {
     /// Measure only the layouts in the virtual machine: Linux's ib_iser on LIO's RAM disk and on ours
     #[arg(long)]
     layouts: bool,
-    /// Count our target's user instructions per request under callgrind (needs valgrind)
+    /// Count user instructions per request of our target and of our initiator under callgrind (needs valgrind)
     #[arg(long)]
     instructions: bool,
+    /// With --instructions: count another build beside this one, whose `ramdisk` and `iscsi` are in this directory
+    #[arg(long, value_name = "DIR", requires = "instructions")]
+    against: Option<std::path::PathBuf>,
     /// Only be the echo, on this address
     #[arg(long, value_name = "ADDR:PORT", hide = true)]
     echo: Option<std::net::SocketAddr>,
@@ -134,7 +138,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     if arguments.instructions {
-        return instructions::run();
+        return instructions::run(arguments.against.as_deref());
     }
     if arguments.layouts {
         return layouts::run(arguments);
