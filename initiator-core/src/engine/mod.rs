@@ -23,7 +23,6 @@ use iscsi_proto::pdu::{ScsiCommand, emit_bidirectional_read_length, emit_extende
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use iscsi_proto::unexpected::UnexpectedPdus;
-use scsi_proto::{BlockIo, Cdb, opcode};
 
 use crate::application::{Application, Counters, Event};
 use crate::command::{Command, Completion, Failure, Outcome};
