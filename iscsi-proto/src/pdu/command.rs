@@ -1,5 +1,10 @@
 //! SCSI Command and Response, Task Management Request and Response (RFC 7143 11.3 to 11.6, RFC 7144 5 and 6).
 
+use super::offset::{
+    ADDITIONAL_RESPONSE_INFORMATION, BIDIRECTIONAL_READ_RESIDUAL_COUNT, CDB, CMD_SN, EXP_CMD_SN, EXP_DATA_SN,
+    EXP_STAT_SN, EXPECTED_DATA_TRANSFER_LENGTH, FLAGS, ITT, MAX_CMD_SN, REF_CMD_SN, REFERENCED_TASK_TAG,
+    RESIDUAL_COUNT, SNACK_TAG, STAT_SN, STATUS_QUALIFIER,
+};
 use super::{Bhs, Opcode, PduError, RESERVED_TAG};
 use crate::serial::Serial;
 
@@ -61,9 +66,9 @@ impl ScsiCommand {
         Ok(Self {
             immediate: bhs.immediate(),
             is_final: bhs.is_final(),
-            read: bhs.0[1] & 0x40 != 0,
-            write: bhs.0[1] & 0x20 != 0,
-            attribute: match bhs.0[1] & 7 {
+            read: bhs.0[FLAGS] & 0x40 != 0,
+            write: bhs.0[FLAGS] & 0x20 != 0,
+            attribute: match bhs.0[FLAGS] & 7 {
                 0 => TaskAttribute::Untagged,
                 1 => TaskAttribute::Simple,
                 2 => TaskAttribute::Ordered,
@@ -80,9 +85,9 @@ impl ScsiCommand {
             priority: bhs.0[2] >> 4,
             lun: bhs.lun(),
             itt: bhs.itt(),
-            expected_data_transfer_length: bhs.u32_at::<20>(),
-            cmd_sn: Serial(bhs.u32_at::<24>()),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+            expected_data_transfer_length: bhs.u32_at::<EXPECTED_DATA_TRANSFER_LENGTH>(),
+            cmd_sn: Serial(bhs.u32_at::<CMD_SN>()),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
             cdb,
         })
     }
@@ -92,17 +97,17 @@ impl ScsiCommand {
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::ScsiCommand);
         bhs.set_flag::<0>(0x40, self.immediate);
-        bhs.set_flag::<1>(0x80, self.is_final);
-        bhs.set_flag::<1>(0x40, self.read);
-        bhs.set_flag::<1>(0x20, self.write);
-        bhs.0[1] |= self.attribute as u8;
+        bhs.set_flag::<FLAGS>(0x80, self.is_final);
+        bhs.set_flag::<FLAGS>(0x40, self.read);
+        bhs.set_flag::<FLAGS>(0x20, self.write);
+        bhs.0[FLAGS] |= self.attribute as u8;
         bhs.0[2] = self.priority << 4;
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.expected_data_transfer_length);
-        bhs.put_u32::<24>(self.cmd_sn.0);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
-        bhs.put::<32, 16>(self.cdb);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<EXPECTED_DATA_TRANSFER_LENGTH>(self.expected_data_transfer_length);
+        bhs.put_u32::<CMD_SN>(self.cmd_sn.0);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
+        bhs.put::<CDB, 16>(self.cdb);
         bhs
     }
 }
@@ -229,11 +234,15 @@ impl ScsiResponse {
         bhs.expect(Opcode::ScsiResponse)?;
         let invalid =
             |field, value: u8| PduError::InvalidField { opcode: Opcode::ScsiResponse, field, value: value.into() };
-        let flags = bhs.0[1];
+        let flags = bhs.0[FLAGS];
         Ok(Self {
-            bidirectional_read_residual: Residual::from_flags(flags & 0x10 != 0, flags & 0x08 != 0, bhs.u32_at::<40>())
-                .ok_or(invalid("flags o and u", flags))?,
-            residual: Residual::from_flags(flags & 0x04 != 0, flags & 0x02 != 0, bhs.u32_at::<44>())
+            bidirectional_read_residual: Residual::from_flags(
+                flags & 0x10 != 0,
+                flags & 0x08 != 0,
+                bhs.u32_at::<BIDIRECTIONAL_READ_RESIDUAL_COUNT>(),
+            )
+            .ok_or(invalid("flags o and u", flags))?,
+            residual: Residual::from_flags(flags & 0x04 != 0, flags & 0x02 != 0, bhs.u32_at::<RESIDUAL_COUNT>())
                 .ok_or(invalid("flags O and U", flags))?,
             response: match bhs.0[2] {
                 0 => ResponseCode::Completed,
@@ -242,13 +251,13 @@ impl ScsiResponse {
                 code => return Err(invalid("Response", code)),
             },
             status: bhs.0[3],
-            status_qualifier: bhs.u16_at::<8>(),
+            status_qualifier: bhs.u16_at::<STATUS_QUALIFIER>(),
             itt: bhs.itt(),
-            snack_tag: bhs.u32_at::<20>(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
-            exp_data_sn: bhs.u32_at::<36>(),
+            snack_tag: bhs.u32_at::<SNACK_TAG>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
+            exp_data_sn: bhs.u32_at::<EXP_DATA_SN>(),
         })
     }
 
@@ -256,22 +265,22 @@ impl ScsiResponse {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::ScsiResponse);
-        bhs.0[1] = 0x80 | self.bidirectional_read_residual.flags(0x10, 0x08) | self.residual.flags(0x04, 0x02);
+        bhs.0[FLAGS] = 0x80 | self.bidirectional_read_residual.flags(0x10, 0x08) | self.residual.flags(0x04, 0x02);
         bhs.0[2] = match self.response {
             ResponseCode::Completed => 0,
             ResponseCode::TargetFailure => 1,
             ResponseCode::Vendor(code) => code,
         };
         bhs.0[3] = self.status;
-        bhs.put::<8, 2>(self.status_qualifier.to_be_bytes());
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.snack_tag);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
-        bhs.put_u32::<36>(self.exp_data_sn);
-        bhs.put_u32::<40>(self.bidirectional_read_residual.count());
-        bhs.put_u32::<44>(self.residual.count());
+        bhs.put::<STATUS_QUALIFIER, 2>(self.status_qualifier.to_be_bytes());
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<SNACK_TAG>(self.snack_tag);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
+        bhs.put_u32::<EXP_DATA_SN>(self.exp_data_sn);
+        bhs.put_u32::<BIDIRECTIONAL_READ_RESIDUAL_COUNT>(self.bidirectional_read_residual.count());
+        bhs.put_u32::<RESIDUAL_COUNT>(self.residual.count());
         bhs
     }
 }
@@ -375,17 +384,17 @@ impl TaskManagementRequest {
     /// [`PduError::WrongOpcode`].
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::TaskManagementRequest)?;
-        let code = bhs.0[1] & 0x7f;
+        let code = bhs.0[FLAGS] & 0x7f;
         Ok(Self {
             immediate: bhs.immediate(),
             function: TaskFunction::from_u8(code).ok_or(code),
             lun: bhs.lun(),
             itt: bhs.itt(),
-            referenced_task_tag: bhs.u32_at::<20>(),
-            cmd_sn: Serial(bhs.u32_at::<24>()),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
-            ref_cmd_sn: Serial(bhs.u32_at::<32>()),
-            exp_data_sn: bhs.u32_at::<36>(),
+            referenced_task_tag: bhs.u32_at::<REFERENCED_TASK_TAG>(),
+            cmd_sn: Serial(bhs.u32_at::<CMD_SN>()),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
+            ref_cmd_sn: Serial(bhs.u32_at::<REF_CMD_SN>()),
+            exp_data_sn: bhs.u32_at::<EXP_DATA_SN>(),
         })
     }
 
@@ -394,14 +403,14 @@ impl TaskManagementRequest {
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::TaskManagementRequest);
         bhs.set_flag::<0>(0x40, self.immediate);
-        bhs.0[1] = 0x80 | self.function.map_or_else(|code| code & 0x7f, |function| function as u8);
+        bhs.0[FLAGS] = 0x80 | self.function.map_or_else(|code| code & 0x7f, |function| function as u8);
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.referenced_task_tag);
-        bhs.put_u32::<24>(self.cmd_sn.0);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
-        bhs.put_u32::<32>(self.ref_cmd_sn.0);
-        bhs.put_u32::<36>(self.exp_data_sn);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<REFERENCED_TASK_TAG>(self.referenced_task_tag);
+        bhs.put_u32::<CMD_SN>(self.cmd_sn.0);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
+        bhs.put_u32::<REF_CMD_SN>(self.ref_cmd_sn.0);
+        bhs.put_u32::<EXP_DATA_SN>(self.exp_data_sn);
         bhs
     }
 }
@@ -490,11 +499,11 @@ impl TaskManagementResponse {
                     });
                 }
             },
-            additional: bhs.u32_at::<8>() >> 8,
+            additional: bhs.u32_at::<ADDITIONAL_RESPONSE_INFORMATION>() >> 8,
             itt: bhs.itt(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
         })
     }
 
@@ -502,13 +511,13 @@ impl TaskManagementResponse {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::TaskManagementResponse);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.0[2] = self.response as u8;
-        bhs.put_u32::<8>(self.additional << 8);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs.put_u32::<ADDITIONAL_RESPONSE_INFORMATION>(self.additional << 8);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
         bhs
     }
 }
@@ -523,7 +532,7 @@ mod attribute_tests {
         let known = [Untagged, Simple, Ordered, HeadOfQueue, Aca];
         for code in 0..8 {
             let mut bhs = ScsiCommand::default().emit();
-            bhs.0[1] = bhs.0[1] & !7 | code;
+            bhs.0[FLAGS] = bhs.0[FLAGS] & !7 | code;
             let parsed = ScsiCommand::parse(&bhs).ok();
             assert_eq!(parsed.map(|command| command.attribute), known.get(usize::from(code)).copied(), "{code}");
             if let Some(command) = parsed {

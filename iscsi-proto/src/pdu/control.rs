@@ -1,5 +1,9 @@
 //! NOP-Out, NOP-In, Asynchronous Message and Reject (RFC 7143 11.9, 11.17 to 11.19).
 
+use super::offset::{
+    ASYNC_EVENT, CMD_SN, DATA_SN, EXP_CMD_SN, EXP_STAT_SN, FLAGS, ITT, MAX_CMD_SN, PARAMETER1, PARAMETER2, PARAMETER3,
+    STAT_SN, TTT,
+};
 use super::{Bhs, Opcode, PduError, RESERVED_TAG};
 use crate::serial::Serial;
 
@@ -31,9 +35,9 @@ impl NopOut {
             immediate: bhs.immediate(),
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            cmd_sn: Serial(bhs.u32_at::<24>()),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+            ttt: bhs.u32_at::<TTT>(),
+            cmd_sn: Serial(bhs.u32_at::<CMD_SN>()),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
         })
     }
 
@@ -42,12 +46,12 @@ impl NopOut {
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::NopOut);
         bhs.set_flag::<0>(0x40, self.immediate);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<24>(self.cmd_sn.0);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<CMD_SN>(self.cmd_sn.0);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
         bhs
     }
 }
@@ -79,10 +83,10 @@ impl NopIn {
         Ok(Self {
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+            ttt: bhs.u32_at::<TTT>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
         })
     }
 
@@ -90,13 +94,13 @@ impl NopIn {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::NopIn);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
         bhs
     }
 }
@@ -166,12 +170,12 @@ impl AsyncMessage {
                 }
             },
             lun: bhs.lun(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
-            parameter1: bhs.u16_at::<38>(),
-            parameter2: bhs.u16_at::<40>(),
-            parameter3: bhs.u16_at::<42>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
+            parameter1: bhs.u16_at::<PARAMETER1>(),
+            parameter2: bhs.u16_at::<PARAMETER2>(),
+            parameter3: bhs.u16_at::<PARAMETER3>(),
         })
     }
 
@@ -179,12 +183,12 @@ impl AsyncMessage {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::AsyncMessage);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(RESERVED_TAG);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs.put_u32::<ITT>(RESERVED_TAG);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
         let (event, vendor) = match self.event {
             AsyncEvent::ScsiEvent => (0, 0),
             AsyncEvent::LogoutRequest => (1, 0),
@@ -194,10 +198,10 @@ impl AsyncMessage {
             AsyncEvent::TasksTerminated => (5, 0),
             AsyncEvent::Vendor(code) => (255, code),
         };
-        bhs.put::<36, 2>([event, vendor]);
-        bhs.put::<38, 2>(self.parameter1.to_be_bytes());
-        bhs.put::<40, 2>(self.parameter2.to_be_bytes());
-        bhs.put::<42, 2>(self.parameter3.to_be_bytes());
+        bhs.put::<ASYNC_EVENT, 2>([event, vendor]);
+        bhs.put::<PARAMETER1, 2>(self.parameter1.to_be_bytes());
+        bhs.put::<PARAMETER2, 2>(self.parameter2.to_be_bytes());
+        bhs.put::<PARAMETER3, 2>(self.parameter3.to_be_bytes());
         bhs
     }
 }
@@ -273,10 +277,10 @@ impl Reject {
                     });
                 }
             },
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
-            data_sn: bhs.u32_at::<36>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
+            data_sn: bhs.u32_at::<DATA_SN>(),
         })
     }
 
@@ -284,13 +288,13 @@ impl Reject {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::Reject);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.0[2] = self.reason as u8;
-        bhs.put_u32::<16>(RESERVED_TAG);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
-        bhs.put_u32::<36>(self.data_sn);
+        bhs.put_u32::<ITT>(RESERVED_TAG);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
+        bhs.put_u32::<DATA_SN>(self.data_sn);
         bhs
     }
 }

@@ -1,5 +1,9 @@
 //! SCSI Data-Out, Data-In, Ready To Transfer and SNACK (RFC 7143 11.7, 11.8, 11.16).
 
+use super::offset::{
+    BEG_RUN, BUFFER_OFFSET, DATA_SN, DESIRED_DATA_TRANSFER_LENGTH, EXP_CMD_SN, EXP_STAT_SN, FLAGS, ITT, MAX_CMD_SN,
+    R2T_SN, RESIDUAL_COUNT, RUN_LENGTH, STAT_SN, TTT,
+};
 use super::{Bhs, Opcode, PduError, Residual};
 use crate::serial::Serial;
 
@@ -34,10 +38,10 @@ impl DataOut {
             is_final: bhs.is_final(),
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
-            data_sn: bhs.u32_at::<36>(),
-            buffer_offset: bhs.u32_at::<40>(),
+            ttt: bhs.u32_at::<TTT>(),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
+            data_sn: bhs.u32_at::<DATA_SN>(),
+            buffer_offset: bhs.u32_at::<BUFFER_OFFSET>(),
         })
     }
 
@@ -46,13 +50,13 @@ impl DataOut {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::DataOut);
-        bhs.set_flag::<1>(0x80, self.is_final);
+        bhs.set_flag::<FLAGS>(0x80, self.is_final);
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
-        bhs.put_u32::<36>(self.data_sn);
-        bhs.put_u32::<40>(self.buffer_offset);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
+        bhs.put_u32::<DATA_SN>(self.data_sn);
+        bhs.put_u32::<BUFFER_OFFSET>(self.buffer_offset);
         bhs
     }
 }
@@ -102,7 +106,7 @@ impl DataIn {
     #[inline]
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::DataIn)?;
-        let flags = bhs.0[1];
+        let flags = bhs.0[FLAGS];
         let invalid = |field| PduError::InvalidField { opcode: Opcode::DataIn, field, value: flags.into() };
         let status = if flags & 0x01 != 0 {
             if flags & 0x80 == 0 {
@@ -110,8 +114,8 @@ impl DataIn {
             }
             Some(DataInStatus {
                 status: bhs.0[3],
-                stat_sn: Serial(bhs.u32_at::<24>()),
-                residual: Residual::from_flags(flags & 0x04 != 0, flags & 0x02 != 0, bhs.u32_at::<44>())
+                stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+                residual: Residual::from_flags(flags & 0x04 != 0, flags & 0x02 != 0, bhs.u32_at::<RESIDUAL_COUNT>())
                     .ok_or(invalid("O and U"))?,
             })
         } else {
@@ -123,11 +127,11 @@ impl DataIn {
             status,
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
-            data_sn: bhs.u32_at::<36>(),
-            buffer_offset: bhs.u32_at::<40>(),
+            ttt: bhs.u32_at::<TTT>(),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
+            data_sn: bhs.u32_at::<DATA_SN>(),
+            buffer_offset: bhs.u32_at::<BUFFER_OFFSET>(),
         })
     }
 
@@ -136,21 +140,21 @@ impl DataIn {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::DataIn);
-        bhs.set_flag::<1>(0x80, self.is_final);
-        bhs.set_flag::<1>(0x40, self.acknowledge);
+        bhs.set_flag::<FLAGS>(0x80, self.is_final);
+        bhs.set_flag::<FLAGS>(0x40, self.acknowledge);
         if let Some(status) = self.status {
-            bhs.0[1] |= 0x01 | status.residual.flags(0x04, 0x02);
+            bhs.0[FLAGS] |= 0x01 | status.residual.flags(0x04, 0x02);
             bhs.0[3] = status.status;
-            bhs.put_u32::<24>(status.stat_sn.0);
-            bhs.put_u32::<44>(status.residual.count());
+            bhs.put_u32::<STAT_SN>(status.stat_sn.0);
+            bhs.put_u32::<RESIDUAL_COUNT>(status.residual.count());
         }
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
-        bhs.put_u32::<36>(self.data_sn);
-        bhs.put_u32::<40>(self.buffer_offset);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
+        bhs.put_u32::<DATA_SN>(self.data_sn);
+        bhs.put_u32::<BUFFER_OFFSET>(self.buffer_offset);
         bhs
     }
 }
@@ -185,7 +189,7 @@ impl R2t {
     /// [`PduError::WrongOpcode`]; [`PduError::InvalidField`] for a desired length of zero (11.8.4).
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::R2t)?;
-        let desired_data_transfer_length = bhs.u32_at::<44>();
+        let desired_data_transfer_length = bhs.u32_at::<DESIRED_DATA_TRANSFER_LENGTH>();
         if desired_data_transfer_length == 0 {
             return Err(PduError::InvalidField {
                 opcode: Opcode::R2t,
@@ -196,12 +200,12 @@ impl R2t {
         Ok(Self {
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
-            r2t_sn: bhs.u32_at::<36>(),
-            buffer_offset: bhs.u32_at::<40>(),
+            ttt: bhs.u32_at::<TTT>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
+            r2t_sn: bhs.u32_at::<R2T_SN>(),
+            buffer_offset: bhs.u32_at::<BUFFER_OFFSET>(),
             desired_data_transfer_length,
         })
     }
@@ -210,16 +214,16 @@ impl R2t {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::R2t);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
-        bhs.put_u32::<36>(self.r2t_sn);
-        bhs.put_u32::<40>(self.buffer_offset);
-        bhs.put_u32::<44>(self.desired_data_transfer_length);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
+        bhs.put_u32::<R2T_SN>(self.r2t_sn);
+        bhs.put_u32::<BUFFER_OFFSET>(self.buffer_offset);
+        bhs.put_u32::<DESIRED_DATA_TRANSFER_LENGTH>(self.desired_data_transfer_length);
         bhs
     }
 }
@@ -265,7 +269,7 @@ impl SnackRequest {
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::SnackRequest)?;
         Ok(Self {
-            kind: match bhs.0[1] & 0x0f {
+            kind: match bhs.0[FLAGS] & 0x0f {
                 0 => SnackType::DataOrR2t,
                 1 => SnackType::Status,
                 2 => SnackType::DataAck,
@@ -280,10 +284,10 @@ impl SnackRequest {
             },
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt_or_snack_tag: bhs.u32_at::<20>(),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
-            beg_run: bhs.u32_at::<40>(),
-            run_length: bhs.u32_at::<44>(),
+            ttt_or_snack_tag: bhs.u32_at::<TTT>(),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
+            beg_run: bhs.u32_at::<BEG_RUN>(),
+            run_length: bhs.u32_at::<RUN_LENGTH>(),
         })
     }
 
@@ -291,13 +295,13 @@ impl SnackRequest {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::SnackRequest);
-        bhs.0[1] = 0x80 | self.kind as u8;
+        bhs.0[FLAGS] = 0x80 | self.kind as u8;
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt_or_snack_tag);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
-        bhs.put_u32::<40>(self.beg_run);
-        bhs.put_u32::<44>(self.run_length);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt_or_snack_tag);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
+        bhs.put_u32::<BEG_RUN>(self.beg_run);
+        bhs.put_u32::<RUN_LENGTH>(self.run_length);
         bhs
     }
 }

@@ -1,5 +1,6 @@
 //! Login, requests and responses (RFC 7143 11.12, 11.13). Their key=value text travels in the data segment.
 
+use super::offset::{CID, CMD_SN, EXP_CMD_SN, EXP_STAT_SN, FLAGS, ISID, ITT, LOGIN_STATUS, MAX_CMD_SN, STAT_SN, TSIH};
 use super::{Bhs, Opcode, PduError};
 use crate::serial::Serial;
 
@@ -28,7 +29,7 @@ impl Stage {
 
 /// CSG, NSG, T and C of byte 1 as both login PDUs hold them; NSG is meaningful only with the T bit.
 fn parse_stages(bhs: &Bhs, opcode: Opcode) -> Result<(bool, bool, Stage, Option<Stage>), PduError> {
-    let flags = bhs.0[1];
+    let flags = bhs.0[FLAGS];
     let (transit, incomplete) = (flags & 0x80 != 0, flags & 0x40 != 0);
     let invalid = |field, value: u8| PduError::InvalidField { opcode, field, value: value.into() };
     let csg = Stage::from_bits(flags >> 2)
@@ -43,9 +44,9 @@ fn parse_stages(bhs: &Bhs, opcode: Opcode) -> Result<(bool, bool, Stage, Option<
 }
 
 fn emit_stages(bhs: &mut Bhs, incomplete: bool, csg: Stage, nsg: Option<Stage>) {
-    bhs.set_flag::<1>(0x80, nsg.is_some());
-    bhs.set_flag::<1>(0x40, incomplete);
-    bhs.0[1] |= (csg as u8) << 2 | nsg.map_or(0, |stage| stage as u8);
+    bhs.set_flag::<FLAGS>(0x80, nsg.is_some());
+    bhs.set_flag::<FLAGS>(0x40, incomplete);
+    bhs.0[FLAGS] |= (csg as u8) << 2 | nsg.map_or(0, |stage| stage as u8);
 }
 
 /// Login Request (RFC 7143 11.12).
@@ -120,11 +121,11 @@ impl LoginRequest {
             version_max: bhs.0[2],
             version_min: bhs.0[3],
             isid,
-            tsih: bhs.u16_at::<14>(),
+            tsih: bhs.u16_at::<TSIH>(),
             itt: bhs.itt(),
-            cid: bhs.u16_at::<20>(),
-            cmd_sn: Serial(bhs.u32_at::<24>()),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+            cid: bhs.u16_at::<CID>(),
+            cmd_sn: Serial(bhs.u32_at::<CMD_SN>()),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
         })
     }
 
@@ -137,12 +138,12 @@ impl LoginRequest {
         emit_stages(&mut bhs, self.incomplete, self.csg, self.nsg);
         bhs.0[2] = self.version_max;
         bhs.0[3] = self.version_min;
-        bhs.put::<8, 6>(self.isid);
-        bhs.put::<14, 2>(self.tsih.to_be_bytes());
-        bhs.put_u32::<16>(self.itt);
-        bhs.put::<20, 2>(self.cid.to_be_bytes());
-        bhs.put_u32::<24>(self.cmd_sn.0);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs.put::<ISID, 6>(self.isid);
+        bhs.put::<TSIH, 2>(self.tsih.to_be_bytes());
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put::<CID, 2>(self.cid.to_be_bytes());
+        bhs.put_u32::<CMD_SN>(self.cmd_sn.0);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
         bhs
     }
 }
@@ -287,7 +288,7 @@ impl LoginResponse {
     /// looked at when the status is not success.
     pub fn parse(bhs: &Bhs) -> Result<Self, PduError> {
         bhs.expect(Opcode::LoginResponse)?;
-        let status = LoginStatus(bhs.u16_at::<36>());
+        let status = LoginStatus(bhs.u16_at::<LOGIN_STATUS>());
         let (_, incomplete, csg, nsg) = match parse_stages(bhs, Opcode::LoginResponse) {
             Err(_) if status.class() != 0 => (false, false, Stage::SecurityNegotiation, None),
             stages => stages?,
@@ -301,11 +302,11 @@ impl LoginResponse {
             version_max: bhs.0[2],
             version_active: bhs.0[3],
             isid,
-            tsih: bhs.u16_at::<14>(),
+            tsih: bhs.u16_at::<TSIH>(),
             itt: bhs.itt(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
             status,
         })
     }
@@ -317,13 +318,13 @@ impl LoginResponse {
         emit_stages(&mut bhs, self.incomplete, self.csg, self.nsg);
         bhs.0[2] = self.version_max;
         bhs.0[3] = self.version_active;
-        bhs.put::<8, 6>(self.isid);
-        bhs.put::<14, 2>(self.tsih.to_be_bytes());
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
-        bhs.put::<36, 2>(self.status.0.to_be_bytes());
+        bhs.put::<ISID, 6>(self.isid);
+        bhs.put::<TSIH, 2>(self.tsih.to_be_bytes());
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
+        bhs.put::<LOGIN_STATUS, 2>(self.status.0.to_be_bytes());
         bhs
     }
 }

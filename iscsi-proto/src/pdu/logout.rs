@@ -1,5 +1,6 @@
 //! Logout, requests and responses (RFC 7143 11.14, 11.15).
 
+use super::offset::{CID, CMD_SN, EXP_CMD_SN, EXP_STAT_SN, FLAGS, ITT, MAX_CMD_SN, STAT_SN, TIME2RETAIN, TIME2WAIT};
 use super::{Bhs, Opcode, PduError};
 use crate::serial::Serial;
 
@@ -41,7 +42,7 @@ impl LogoutRequest {
         bhs.expect(Opcode::LogoutRequest)?;
         Ok(Self {
             immediate: bhs.immediate(),
-            reason: match bhs.0[1] & 0x7f {
+            reason: match bhs.0[FLAGS] & 0x7f {
                 0 => LogoutReason::CloseSession,
                 1 => LogoutReason::CloseConnection,
                 2 => LogoutReason::RemoveForRecovery,
@@ -54,9 +55,9 @@ impl LogoutRequest {
                 }
             },
             itt: bhs.itt(),
-            cid: bhs.u16_at::<20>(),
-            cmd_sn: Serial(bhs.u32_at::<24>()),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+            cid: bhs.u16_at::<CID>(),
+            cmd_sn: Serial(bhs.u32_at::<CMD_SN>()),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
         })
     }
 
@@ -65,11 +66,11 @@ impl LogoutRequest {
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::LogoutRequest);
         bhs.set_flag::<0>(0x40, self.immediate);
-        bhs.0[1] = 0x80 | self.reason as u8;
-        bhs.put_u32::<16>(self.itt);
-        bhs.put::<20, 2>(self.cid.to_be_bytes());
-        bhs.put_u32::<24>(self.cmd_sn.0);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs.0[FLAGS] = 0x80 | self.reason as u8;
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put::<CID, 2>(self.cid.to_be_bytes());
+        bhs.put_u32::<CMD_SN>(self.cmd_sn.0);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
         bhs
     }
 }
@@ -129,11 +130,11 @@ impl LogoutResponse {
                 }
             },
             itt: bhs.itt(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
-            time2wait: bhs.u16_at::<40>(),
-            time2retain: bhs.u16_at::<42>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
+            time2wait: bhs.u16_at::<TIME2WAIT>(),
+            time2retain: bhs.u16_at::<TIME2RETAIN>(),
         })
     }
 
@@ -141,14 +142,14 @@ impl LogoutResponse {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::LogoutResponse);
-        bhs.0[1] = 0x80;
+        bhs.0[FLAGS] = 0x80;
         bhs.0[2] = self.response as u8;
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
-        bhs.put::<40, 2>(self.time2wait.to_be_bytes());
-        bhs.put::<42, 2>(self.time2retain.to_be_bytes());
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
+        bhs.put::<TIME2WAIT, 2>(self.time2wait.to_be_bytes());
+        bhs.put::<TIME2RETAIN, 2>(self.time2retain.to_be_bytes());
         bhs
     }
 }

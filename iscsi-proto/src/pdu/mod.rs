@@ -10,11 +10,15 @@ mod ahs;
 mod command;
 mod control;
 mod data;
+mod display;
 mod login;
 mod logout;
+pub(crate) mod offset;
 #[cfg(test)]
 mod pdu_tests;
 mod text;
+
+use offset::{FLAGS, ITT, LUN};
 
 pub use ahs::{Ahs, AhsIter, BIDI_READ_AHS_LEN, emit_bidirectional_read_length, emit_extended_cdb};
 pub use command::{
@@ -156,6 +160,7 @@ pub enum PduError {
 /// let bhs: Bhs = nop.emit();
 /// assert_eq!(bhs.opcode(), Ok(Opcode::NopOut));
 /// assert_eq!(NopOut::parse(&bhs), Ok(nop));
+/// assert_eq!(bhs.to_string(), "NOP-Out I, ITT 0x7, CmdSN 1, ExpStatSN 2");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(align(8))]
@@ -193,7 +198,7 @@ impl Bhs {
     /// The F bit (RFC 7143 11.2.1.3).
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        self.0[1] & 0x80 != 0
+        self.0[FLAGS] & 0x80 != 0
     }
 
     /// Length of the AHS area in bytes, 0 to 1020.
@@ -232,13 +237,13 @@ impl Bhs {
     /// The Initiator Task Tag (RFC 7143 11.2.1.8).
     #[must_use]
     pub const fn itt(&self) -> u32 {
-        self.u32_at::<16>()
+        self.u32_at::<ITT>()
     }
 
     /// The LUN field's eight bytes as a big-endian number.
     #[must_use]
     pub const fn lun(&self) -> u64 {
-        ((self.u32_at::<8>() as u64) << 32) | self.u32_at::<12>() as u64
+        ((self.u32_at::<LUN>() as u64) << 32) | self.u32_at::<{ LUN + 4 }>() as u64
     }
 
     #[allow(clippy::indexing_slicing, reason = "the place is checked at compile time")]
@@ -265,7 +270,7 @@ impl Bhs {
     }
 
     pub(crate) fn put_lun(&mut self, lun: u64) {
-        self.put::<8, 8>(lun.to_be_bytes());
+        self.put::<LUN, 8>(lun.to_be_bytes());
     }
 
     #[allow(clippy::indexing_slicing, reason = "the place is checked at compile time")]

@@ -1,5 +1,6 @@
 //! Text, requests and responses (RFC 7143 11.10, 11.11). Their key=value text travels in the data segment.
 
+use super::offset::{CMD_SN, EXP_CMD_SN, EXP_STAT_SN, FLAGS, ITT, MAX_CMD_SN, STAT_SN, TTT};
 use super::{Bhs, Opcode, PduError};
 use crate::serial::Serial;
 
@@ -38,9 +39,9 @@ impl TextRequest {
             incomplete,
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            cmd_sn: Serial(bhs.u32_at::<24>()),
-            exp_stat_sn: Serial(bhs.u32_at::<28>()),
+            ttt: bhs.u32_at::<TTT>(),
+            cmd_sn: Serial(bhs.u32_at::<CMD_SN>()),
+            exp_stat_sn: Serial(bhs.u32_at::<EXP_STAT_SN>()),
         })
     }
 
@@ -49,21 +50,21 @@ impl TextRequest {
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::TextRequest);
         bhs.set_flag::<0>(0x40, self.immediate);
-        bhs.set_flag::<1>(0x80, self.is_final);
-        bhs.set_flag::<1>(0x40, self.incomplete);
+        bhs.set_flag::<FLAGS>(0x80, self.is_final);
+        bhs.set_flag::<FLAGS>(0x40, self.incomplete);
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<24>(self.cmd_sn.0);
-        bhs.put_u32::<28>(self.exp_stat_sn.0);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<CMD_SN>(self.cmd_sn.0);
+        bhs.put_u32::<EXP_STAT_SN>(self.exp_stat_sn.0);
         bhs
     }
 }
 
 fn parse_text_flags(bhs: &Bhs, opcode: Opcode) -> Result<(bool, bool), PduError> {
-    let (is_final, incomplete) = (bhs.is_final(), bhs.0[1] & 0x40 != 0);
+    let (is_final, incomplete) = (bhs.is_final(), bhs.0[FLAGS] & 0x40 != 0);
     if is_final && incomplete {
-        return Err(PduError::InvalidField { opcode, field: "F with C", value: bhs.0[1].into() });
+        return Err(PduError::InvalidField { opcode, field: "F with C", value: bhs.0[FLAGS].into() });
     }
     Ok((is_final, incomplete))
 }
@@ -102,10 +103,10 @@ impl TextResponse {
             incomplete,
             lun: bhs.lun(),
             itt: bhs.itt(),
-            ttt: bhs.u32_at::<20>(),
-            stat_sn: Serial(bhs.u32_at::<24>()),
-            exp_cmd_sn: Serial(bhs.u32_at::<28>()),
-            max_cmd_sn: Serial(bhs.u32_at::<32>()),
+            ttt: bhs.u32_at::<TTT>(),
+            stat_sn: Serial(bhs.u32_at::<STAT_SN>()),
+            exp_cmd_sn: Serial(bhs.u32_at::<EXP_CMD_SN>()),
+            max_cmd_sn: Serial(bhs.u32_at::<MAX_CMD_SN>()),
         })
     }
 
@@ -113,14 +114,14 @@ impl TextResponse {
     #[must_use]
     pub fn emit(&self) -> Bhs {
         let mut bhs = Bhs::new(Opcode::TextResponse);
-        bhs.set_flag::<1>(0x80, self.is_final);
-        bhs.set_flag::<1>(0x40, self.incomplete);
+        bhs.set_flag::<FLAGS>(0x80, self.is_final);
+        bhs.set_flag::<FLAGS>(0x40, self.incomplete);
         bhs.put_lun(self.lun);
-        bhs.put_u32::<16>(self.itt);
-        bhs.put_u32::<20>(self.ttt);
-        bhs.put_u32::<24>(self.stat_sn.0);
-        bhs.put_u32::<28>(self.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.max_cmd_sn.0);
+        bhs.put_u32::<ITT>(self.itt);
+        bhs.put_u32::<TTT>(self.ttt);
+        bhs.put_u32::<STAT_SN>(self.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.max_cmd_sn.0);
         bhs
     }
 }

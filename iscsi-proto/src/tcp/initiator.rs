@@ -1,5 +1,6 @@
 //! The initiator's side: commands with immediate, unsolicited and solicited Data-Out, and Data-In into its sink.
 
+use crate::pdu::offset::{EXPECTED_DATA_TRANSFER_LENGTH, FLAGS};
 use alloc::vec::Vec;
 use iscsi_memory::Payload;
 
@@ -74,7 +75,7 @@ impl TcpMover {
         }
         let out_len = data_out.as_ref().map_or(0, Payload::len);
         // What the command announces is all that the target may have (RFC 7143 11.3.4).
-        let out_len = u32::try_from(out_len).unwrap_or(u32::MAX).min(bhs.u32_at::<20>());
+        let out_len = u32::try_from(out_len).unwrap_or(u32::MAX).min(bhs.u32_at::<EXPECTED_DATA_TRANSFER_LENGTH>());
         let held = data_out.map(|data| self.send.hold(data));
         self.give_sink(task.slot, data_in);
 
@@ -90,7 +91,7 @@ impl TcpMover {
                 out_len,
                 next_r2t: unsolicited,
                 unsent: out_len - unsolicited,
-                bidirectional: bhs.0[1] & 0x60 == 0x60,
+                bidirectional: bhs.0[FLAGS] & 0x60 == 0x60,
                 ..Command::default()
             };
         }
@@ -98,7 +99,7 @@ impl TcpMover {
             return;
         }
         // RFC 7143 11.3.1: without the F bit, unsolicited Data-Out follow.
-        bhs.0[1] = bhs.0[1] & 0x7f | if unsolicited > immediate { 0 } else { 0x80 };
+        bhs.0[FLAGS] = bhs.0[FLAGS] & 0x7f | if unsolicited > immediate { 0 } else { 0x80 };
         bhs.set_data_segment_len(immediate);
         if ahs.is_empty() {
             self.send.header(&bhs);

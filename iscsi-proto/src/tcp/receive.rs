@@ -1,5 +1,6 @@
 //! Framing: PDUs out of staging; what is done with their payload is in `payload`.
 
+use crate::pdu::offset::{EXPECTED_DATA_TRANSFER_LENGTH, FLAGS};
 use iscsi_memory::SessionBuffers;
 
 use super::staging::Staging;
@@ -262,8 +263,8 @@ impl TcpMover {
     #[inline(always)]
     fn may_wait_at_hand(&self, bhs: &Bhs, len: u32) -> bool {
         // F and W set, R clear.
-        bhs.0[1] & 0xe0 == 0xa0
-            && len == bhs.u32_at::<20>()
+        bhs.0[FLAGS] & 0xe0 == 0xa0
+            && len == bhs.u32_at::<EXPECTED_DATA_TRANSFER_LENGTH>()
             && len <= self.limits.first_burst
             && self.limits.immediate_data
             && !self.receive.data_digest

@@ -1,6 +1,7 @@
 //! The target's side: what is known of the commands under way. Their write data are in `transfer`, their read data and
 //! statuses in `answer`.
 
+use crate::pdu::offset::{EXPECTED_DATA_TRANSFER_LENGTH, FLAGS};
 use alloc::vec::Vec;
 
 use super::TcpMover;
@@ -171,7 +172,7 @@ impl TcpMover {
     /// A SCSI Command's header came and is about to be notified.
     #[inline(always)]
     pub(super) fn begin_command(&mut self, bhs: &Bhs) {
-        let flags = bhs.0[1];
+        let flags = bhs.0[FLAGS];
         let write = flags & 0x20 != 0;
         let itt = bhs.itt();
         if !write && bhs.data_segment_len() == 0 {
@@ -181,7 +182,7 @@ impl TcpMover {
         self.begin_tag(itt);
         self.target.current = Some(CurrentCommand {
             itt,
-            expected_length: bhs.u32_at::<20>(),
+            expected_length: bhs.u32_at::<EXPECTED_DATA_TRANSFER_LENGTH>(),
             immediate: bhs.data_segment_len(),
             is_final: flags & 0x80 != 0,
             write,

@@ -24,7 +24,7 @@ pub fn pdu(data: &[u8]) {
     // The opcode as it is, and then each in turn: a mutation of one field reaches all parsers.
     for opcode in [header[0] & 0x3f].into_iter().chain(0..0x40) {
         bhs.0[0] = header[0] & 0xc0 | opcode;
-        let _ = (bhs.opcode(), format!("{bhs:?}"), bhs.immediate(), bhs.is_final(), bhs.itt(), bhs.lun());
+        let _ = (bhs.opcode(), format!("{bhs:?} {bhs}"), bhs.immediate(), bhs.is_final(), bhs.itt(), bhs.lun());
         assert!(bhs.ahs_len() <= 1020 && padding(bhs.data_segment_len()) < 4);
         round_trip!(&bhs, NopOut ScsiCommand TaskManagementRequest LoginRequest TextRequest DataOut LogoutRequest SnackRequest NopIn
             ScsiResponse TaskManagementResponse LoginResponse TextResponse DataIn LogoutResponse R2t AsyncMessage Reject);

@@ -1,5 +1,6 @@
 //! Where payload goes: into the sink of its task, once its digest is right where that is asked for.
 
+use crate::pdu::offset::FLAGS;
 use iscsi_memory::{Payload, ReceiveSlice, ReceiveWindow};
 
 use super::{Phase, Purpose, Step};
@@ -145,7 +146,7 @@ impl TcpMover {
                 let bhs = self.receive.payload.bhs;
                 self.data_in_done(slot, &bhs);
                 // The S bit: the Data-In carries status (RFC 7143 11.7.3).
-                if bhs.0[1] & 0x01 != 0 { Step::Tell(Notification::Control(bhs)) } else { Step::On }
+                if bhs.0[FLAGS] & 0x01 != 0 { Step::Tell(Notification::Control(bhs)) } else { Step::On }
             }
             Purpose::Dropped | Purpose::Immediate => Step::On,
             Purpose::Malformed(error) => Step::Tell(Notification::Malformed { bhs: self.receive.payload.bhs, error }),

@@ -2,6 +2,7 @@
 
 use super::Numbering;
 use crate::datamover::{Notification, PutData, Source, TaskStatus};
+use crate::pdu::offset::{BUFFER_OFFSET, EXP_CMD_SN, FLAGS, ITT, MAX_CMD_SN, RESIDUAL_COUNT, STAT_SN, TTT};
 use crate::pdu::{Bhs, DataIn, DataInStatus, Opcode, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use crate::tcp::parts::Parts;
 use crate::tcp::{State, TcpMover};
@@ -29,16 +30,16 @@ impl TcpMover {
         }
         // What `DataIn::emit` makes of it, with the fields that are zero left out: F and S set, first and only DataSN.
         let mut bhs = Bhs::new(Opcode::DataIn);
-        bhs.0[1] = 0x81 | status.residual.flags(0x04, 0x02);
+        bhs.0[FLAGS] = 0x81 | status.residual.flags(0x04, 0x02);
         bhs.0[3] = status.status;
         bhs.set_data_segment_len(len as u32);
-        bhs.put_u32::<16>(put.itt);
-        bhs.put_u32::<20>(RESERVED_TAG);
-        bhs.put_u32::<24>(self.numbers.stat_sn.0);
-        bhs.put_u32::<28>(self.numbers.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.numbers.max_cmd_sn.0);
-        bhs.put_u32::<40>(put.buffer_offset);
-        bhs.put_u32::<44>(status.residual.count());
+        bhs.put_u32::<ITT>(put.itt);
+        bhs.put_u32::<TTT>(RESERVED_TAG);
+        bhs.put_u32::<STAT_SN>(self.numbers.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.numbers.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.numbers.max_cmd_sn.0);
+        bhs.put_u32::<BUFFER_OFFSET>(put.buffer_offset);
+        bhs.put_u32::<RESIDUAL_COUNT>(status.residual.count());
         self.send.pdu(&bhs, len, |to| region.read(offset, to));
         true
     }
@@ -54,13 +55,13 @@ impl TcpMover {
         // What `ScsiResponse::emit` makes of it, with the fields that are zero left out: command completed at target,
         // and no Data-In before.
         let mut bhs = Bhs::new(Opcode::ScsiResponse);
-        bhs.0[1] = 0x80 | status.residual.flags(0x04, 0x02);
+        bhs.0[FLAGS] = 0x80 | status.residual.flags(0x04, 0x02);
         bhs.0[3] = status.status;
-        bhs.put_u32::<16>(put.itt);
-        bhs.put_u32::<24>(self.numbers.stat_sn.0);
-        bhs.put_u32::<28>(self.numbers.exp_cmd_sn.0);
-        bhs.put_u32::<32>(self.numbers.max_cmd_sn.0);
-        bhs.put_u32::<44>(status.residual.count());
+        bhs.put_u32::<ITT>(put.itt);
+        bhs.put_u32::<STAT_SN>(self.numbers.stat_sn.0);
+        bhs.put_u32::<EXP_CMD_SN>(self.numbers.exp_cmd_sn.0);
+        bhs.put_u32::<MAX_CMD_SN>(self.numbers.max_cmd_sn.0);
+        bhs.put_u32::<RESIDUAL_COUNT>(status.residual.count());
         self.send.header(&bhs);
         true
     }

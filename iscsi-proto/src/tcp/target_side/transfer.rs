@@ -1,5 +1,6 @@
 //! Write data of one command: the unsolicited burst, R2Ts and the bursts that they ask for.
 
+use crate::pdu::offset::TTT;
 use alloc::vec::Vec;
 
 use super::Transfer;
@@ -218,7 +219,7 @@ impl TcpMover {
     /// A Data-Out whose payload was refused: its burst has ended all the same if it was the last.
     #[cold]
     pub(in crate::tcp) fn refuse_data_out(&mut self, slot: u16, error: DataError) {
-        let (is_final, ttt) = (self.payload_header().is_final(), self.payload_header().u32_at::<20>());
+        let (is_final, ttt) = (self.payload_header().is_final(), self.payload_header().u32_at::<TTT>());
         if let Some(transfer) = self.target.transfer(slot) {
             transfer.ended = transfer.ended.saturating_add(u16::from(is_final && ttt != RESERVED_TAG));
         }
@@ -321,7 +322,7 @@ impl TcpMover {
         let len = bhs.data_segment_len();
         let transfer = self.target.transfer(slot)?;
         let command = bhs.0[0] & 0x3f == Opcode::ScsiCommand as u8;
-        if command || bhs.u32_at::<20>() == RESERVED_TAG {
+        if command || bhs.u32_at::<TTT>() == RESERVED_TAG {
             transfer.received += len;
         } else {
             transfer.burst_received += len;

@@ -157,16 +157,16 @@ impl Peer {
         };
         if takes {
             if let Some(expected) = self.stat_sn {
-                assert_eq!(stat_sn, expected, "{bhs:?} has a StatSN out of order");
+                assert_eq!(stat_sn, expected, "{bhs} has a StatSN out of order");
             }
             self.stat_sn = Some(stat_sn.next());
         }
         let max = Serial(word(32));
         if opcode != Opcode::LoginResponse && self.max_cmd_sn != Serial(0) {
-            assert!(max >= self.max_cmd_sn, "MaxCmdSN went back in {bhs:?}");
+            assert!(max >= self.max_cmd_sn, "MaxCmdSN went back in {bhs}");
         }
         if opcode != Opcode::LoginResponse {
-            assert!(Serial(word(28)).distance(max) >= -1, "MaxCmdSN is below ExpCmdSN - 1 in {bhs:?}");
+            assert!(Serial(word(28)).distance(max) >= -1, "MaxCmdSN is below ExpCmdSN - 1 in {bhs}");
         }
         self.max_cmd_sn = max;
     }
