@@ -197,6 +197,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the device server had no room for the command, and did not begin with it (SAM-5 5.3.1).
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(Status::from_byte(self.status), Some(Status::Busy | Status::TaskSetFull))
+    }
+
     /// What a device server says of a LUN behind which no unit is (SPC-5 6.6.2, SAM-5 5.11.4).
     pub(crate) const fn no_unit() -> Self {
         let sense = Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED);

@@ -87,6 +87,11 @@ impl ConnectionEnd {
     pub const fn is_logout(&self) -> bool {
         matches!(self, Self::LoggedOut | Self::LogoutTimeout)
     }
+
+    /// Whether the peer is gone, or does not answer.
+    const fn is_broken(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::KeepaliveTimeout | Self::NotEstablished)
+    }
 }
 
 /// What login settled.
@@ -277,8 +282,7 @@ impl<M: Datamover, A: Application> InitiatorConnection<M, A> {
         if self.end.is_some() {
             return;
         }
-        let broken =
-            matches!(end, ConnectionEnd::Lost(_) | ConnectionEnd::KeepaliveTimeout | ConnectionEnd::NotEstablished);
+        let broken = end.is_broken();
         self.end = Some(end);
         if broken {
             self.mover.connection_abort();
@@ -381,6 +385,10 @@ impl<M: Datamover, A: Application> Connection for InitiatorConnection<M, A> {
 
     fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.end.as_ref().is_some_and(ConnectionEnd::is_broken)
     }
 }
 

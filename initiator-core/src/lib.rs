@@ -36,6 +36,7 @@ mod error;
 mod identity;
 mod jitter;
 mod login;
+pub mod multipath;
 #[cfg(feature = "std")]
 mod own_name;
 mod recovery;
@@ -51,6 +52,7 @@ pub use engine::Engine;
 pub use error::{Cause, ConfigError, Error};
 pub use identity::{Difference, Identity, KnownDisk};
 pub use login::LoginConfig;
+pub use multipath::{Access, MultipathConfig, PathPolicy};
 #[cfg(feature = "std")]
 pub use own_name::default_initiator_name;
 pub use recovery::{GivenUp, Recovery, may_heal};

@@ -41,6 +41,8 @@ struct Echo {
     timeouts: Vec<(Instant, Instant)>,
     /// Output without end, besides the frames.
     endless: bool,
+    /// Its peer is to get nothing more when it is finished.
+    given_up: bool,
     moved: usize,
     most_moved: usize,
     wakes: usize,
@@ -63,6 +65,7 @@ impl Default for Echo {
             timeout_step: None,
             timeouts: Vec::new(),
             endless: false,
+            given_up: false,
             moved: 0,
             most_moved: 0,
             wakes: 0,
@@ -192,6 +195,10 @@ impl Connection for Echo {
         }
     }
 
+    fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
     fn is_finished(&self) -> bool {
         match self.ends.last() {
             Some(StreamEnd::Broken) => true,
@@ -304,6 +311,16 @@ async fn a_reset_tells_the_connection_and_returns_the_error() {
     });
     assert_eq!(driven.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(echo.ends, [StreamEnd::Broken]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_given_up_is_reset() {
+    let (ours, mut peer) = tcp_pair().await;
+    peer.write_all(&frame(&[1; 10])).await.unwrap();
+    let mut echo = Echo { frames_left: 1, given_up: true, ..Echo::default() };
+    drive(ours, &mut echo, Clock::process()).await.unwrap();
+    let mut rest = Vec::new();
+    assert_eq!(peer.read_to_end(&mut rest).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

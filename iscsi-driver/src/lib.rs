@@ -26,6 +26,7 @@
 //! | the peer closes in order | `handle_stream_end(EndOfStream)`, then sends what is left until `is_finished` |
 //! | the socket breaks | what had already come is handed over, `handle_stream_end(Broken)`, nothing is sent any more;
 //! after `is_finished` the error is returned |
+//! | `is_given_up` | resets the stream: the system sends nothing of it any more |
 //! | `is_finished` | closes the sending side, reads until the peer has closed too (at most [`Limits::linger`]), so that
 //! a reset cannot overtake the last PDU |
 //!
@@ -145,6 +146,10 @@ where
         let mut pass = Pass::new(clock, limits);
         poll_fn(|cx| pass.poll(cx, &socket, connection, timer.as_mut())).await?
     };
+    if connection.is_given_up() {
+        socket.reset_when_closed();
+        return Ok(());
+    }
     // From here on, neither a peer that keeps silent nor one that resets takes anything from us: all has been sent.
     let _ = poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx)).await;
     if !peer_closed {

@@ -31,6 +31,9 @@ pub trait StreamSocket: AsFd + AsyncRead + AsyncWrite + Unpin {
         None
     }
 
+    /// What the system still holds is not sent when the socket is closed, where the system can be told so.
+    fn reset_when_closed(&self) {}
+
     /// Sets the socket's options for request and response traffic, once, before the first byte.
     ///
     /// # Errors
@@ -55,6 +58,11 @@ impl StreamSocket for TcpStream {
 
     fn unacknowledged(&self) -> Option<usize> {
         socket::unacknowledged(self).ok()
+    }
+
+    fn reset_when_closed(&self) {
+        // A socket that does not take the option is dead already.
+        let _ = self.set_zero_linger();
     }
 
     /// The driver gathers what belongs together by itself, so Nagle's algorithm would only delay it.

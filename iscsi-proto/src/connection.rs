@@ -43,6 +43,12 @@ pub trait Connection {
 
     /// Nothing is left to send or to wait for: the transport is to be closed.
     fn is_finished(&self) -> bool;
+
+    /// It is finished because its peer does not answer, and others will do what was asked of that: nothing that the
+    /// transport still holds is to reach the peer, so that a stream is to be reset, not closed in order.
+    fn is_given_up(&self) -> bool {
+        false
+    }
 }
 
 /// A connection over a byte stream.

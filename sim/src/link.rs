@@ -153,6 +153,23 @@ impl Link {
         if most < 2 || self.rng.permille(300) { most } else { self.rng.between(1, most as u64) as usize }
     }
 
+    /// Nothing of what is under way, or is sent until then, arrives before `until`, in either direction.
+    pub fn hold(&mut self, until: Instant) {
+        for direction in &mut self.directions {
+            direction.last = direction.last.max(until);
+            for (at, _) in &mut direction.under_way {
+                *at = (*at).max(until);
+            }
+        }
+    }
+
+    /// What `side` has sent and has not arrived yet never does.
+    pub fn drop_sent(&mut self, side: Side) {
+        let direction = &mut self.directions[side as usize];
+        direction.under_way.clear();
+        direction.bytes = 0;
+    }
+
     /// `side` hears nothing any more: its system takes what comes.
     pub fn deafen(&mut self, side: Side) {
         self.deaf = Some(side);

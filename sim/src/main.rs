@@ -1,7 +1,7 @@
 //! Runs seeds of the simulator: `cargo run -p sim -- --seed N [--transport T] [KIND] [--trace]`, or `--seeds A..B`.
 //!
 //! Kinds, beside the plain one: `--calm`, without faults; `--meeting`, where rare things meet; `--silence`, with
-//! initiators that owe what they never send; `--odd`, an initiator against a target that is odd; `--sharing`, where
+//! initiators that owe what they never send; `--odd`, an initiator against a target that is odd; `--paths`, a disk by several paths; `--sharing`, where
 //! several servers share their disks. `--first` ends at the first seed that fails.
 
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use sim::{Kind, Transport};
 
 const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback|verbs] \
-                     [--calm | --meeting | --silence | --odd | --sharing] \
+                     [--calm | --meeting | --silence | --odd | --paths | --sharing] \
                      [--first] [--trace]";
 
 struct Arguments {

@@ -34,13 +34,16 @@ pub enum Kind {
     Silence,
     /// One initiator, over TCP, and a target that is odd: [`odd`](crate::odd).
     Odd,
+    /// One initiator with several sessions, over TCP, to a disk by several paths: [`odd::paths`](crate::odd::paths).
+    Paths,
     /// Several servers share their disks, stores are slow, and servers and LUNs come and go.
     Sharing,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd, Self::Sharing];
+    pub const ALL: [Self; 7] =
+        [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd, Self::Sharing, Self::Paths];
 
     /// How the command line says it, if it does.
     #[must_use]
@@ -51,6 +54,7 @@ impl Kind {
             Self::Meeting => Some("--meeting"),
             Self::Silence => Some("--silence"),
             Self::Odd => Some("--odd"),
+            Self::Paths => Some("--paths"),
             Self::Sharing => Some("--sharing"),
         }
     }
@@ -63,7 +67,7 @@ impl Kind {
             Self::Calm => Scenario::over(seed, transport).calm(),
             Self::Meeting => Scenario::meeting(seed, transport),
             Self::Silence => Scenario::silence(seed, transport),
-            Self::Odd => Scenario { kind: Self::Odd, ..Scenario::over(seed, transport) },
+            Self::Odd | Self::Paths => Scenario { kind: self, ..Scenario::over(seed, transport) },
             Self::Sharing => Scenario::sharing(seed, transport),
         }
     }

@@ -93,6 +93,12 @@ pieces! {
 }
 
 pieces! {
+    Paths;
+    disks_by_several_paths_1_of_2 Tcp 1.0 0 2,
+    disks_by_several_paths_2_of_2 Tcp 1.0 1 2,
+}
+
+pieces! {
     Sharing;
     sharing_over_tcp Tcp 0.3 0 1,
     sharing_over_loopback Loopback 0.2 0 1,

@@ -23,5 +23,5 @@ pub use info::{
     Authentication, Discovered, DiscoveredPortal, DiscoveredTarget, DiskInfo, Extent, SessionInfo, SessionStats,
 };
 pub use load::{BlockCompletion, BlockRequest, Direction, Next, Workload, run_load};
-pub use multipath::{Access, Multipath, MultipathConfig, PathInfo, PathPolicy};
+pub use multipath::{Multipath, PathInfo};
 pub use session::{Answer, Session, Transfer};

@@ -23,6 +23,9 @@ pub(super) struct OddDisk {
     pub(super) block_size: u32,
     /// It is not the disk that was opened.
     pub(super) is_other: bool,
+    /// ASYMMETRIC ACCESS STATE of each target port group, the first of which has the number 1; none where it tells of
+    /// none.
+    pub(super) groups: Vec<u8>,
 }
 
 impl OddDisk {
@@ -38,6 +41,7 @@ impl OddDisk {
             serial,
             block_size: BLOCK as u32,
             is_other: false,
+            groups: Vec::new(),
         }
     }
 

@@ -12,8 +12,10 @@
 //! | `target` | the target |
 //! | `session` | what uses the initiator's session |
 //! | `world` | all of it on virtual time |
+//! | [`paths`] | a disk by several paths |
 
 mod disk;
+pub mod paths;
 mod plan;
 mod session;
 mod target;

@@ -48,6 +48,8 @@ pub(super) struct Plan {
     pub(super) swaps: u64,
     /// Commands in 1000 that take up to this long.
     pub(super) late: (u64, Duration),
+    /// Commands in 1000 that find no room.
+    pub(super) busy: u64,
     /// From then on the command window stays as it is.
     pub(super) closes_window: Option<Duration>,
     pub(super) link: LinkPlan,
@@ -67,43 +69,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn of(seed: u64) -> Self {
         let rng = &mut Rng::new(seed, 0);
-        let delay = Duration::from_micros(rng.magnitude(10, 5000));
-        let first_burst_length = rng.pick(&[512, 2048, 8192, 65536]);
-        let mut plan = Self {
-            blocks: rng.between(64, 512),
-            volatile: rng.permille(800),
-            restarts: Vec::new(),
-            greets: false,
-            short: 0,
-            swaps: 0,
-            late: (0, Duration::ZERO),
-            closes_window: None,
-            link: LinkPlan { delay, jitter: delay, chunk: rng.magnitude(64, 64 << 10) as usize, ..LinkPlan::calm() },
-            latency: Duration::from_micros(rng.magnitude(10, 20_000)),
-            offer: Offer {
-                header_digest: vec![Digest::None],
-                data_digest: vec![Digest::None],
-                initial_r2t: rng.permille(500),
-                immediate_data: rng.permille(700),
-                max_burst_length: 65536,
-                first_burst_length,
-                max_outstanding_r2t: 1,
-                default_time2wait: 0,
-                ..Offer::default()
-            },
-            timeouts: Timeouts {
-                command: Duration::from_secs(60),
-                keepalive_interval: Duration::from_secs(2),
-                keepalive: Duration::from_secs(2),
-                ..Timeouts::default()
-            },
-            limits: Limits { commands: rng.between(1, 32) as u16, ..Limits::default() },
-            reconnect: ReconnectPolicy { seed: Some(seed), ..ReconnectPolicy::default() },
-            operations: rng.between(50, 300),
-            depth: rng.between(1, 24) as usize,
-            most_blocks: rng.between(1, 48),
-            abandons: if rng.permille(300) { 50 } else { 0 },
-        };
+        let mut plan = Self::plain(seed, rng);
         match rng.below(6) {
             0 | 1 => plan.restart(rng),
             2 => plan.short = rng.between(20, 300),
@@ -135,6 +101,48 @@ impl Plan {
             plan.short = plan.short.max(rng.between(0, 100));
         }
         plan
+    }
+
+    /// With nothing odd.
+    pub(super) fn plain(seed: u64, rng: &mut Rng) -> Self {
+        let delay = Duration::from_micros(rng.magnitude(10, 5000));
+        let first_burst_length = rng.pick(&[512, 2048, 8192, 65536]);
+        Self {
+            blocks: rng.between(64, 512),
+            volatile: rng.permille(800),
+            restarts: Vec::new(),
+            greets: false,
+            short: 0,
+            swaps: 0,
+            late: (0, Duration::ZERO),
+            busy: 0,
+            closes_window: None,
+            link: LinkPlan { delay, jitter: delay, chunk: rng.magnitude(64, 64 << 10) as usize, ..LinkPlan::calm() },
+            latency: Duration::from_micros(rng.magnitude(10, 20_000)),
+            offer: Offer {
+                header_digest: vec![Digest::None],
+                data_digest: vec![Digest::None],
+                initial_r2t: rng.permille(500),
+                immediate_data: rng.permille(700),
+                max_burst_length: 65536,
+                first_burst_length,
+                max_outstanding_r2t: 1,
+                default_time2wait: 0,
+                ..Offer::default()
+            },
+            timeouts: Timeouts {
+                command: Duration::from_secs(60),
+                keepalive_interval: Duration::from_secs(2),
+                keepalive: Duration::from_secs(2),
+                ..Timeouts::default()
+            },
+            limits: Limits { commands: rng.between(1, 32) as u16, ..Limits::default() },
+            reconnect: ReconnectPolicy { seed: Some(seed), ..ReconnectPolicy::default() },
+            operations: rng.between(50, 300),
+            depth: rng.between(1, 24) as usize,
+            most_blocks: rng.between(1, 48),
+            abandons: if rng.permille(300) { 50 } else { 0 },
+        }
     }
 
     fn restart(&mut self, rng: &mut Rng) {

@@ -12,8 +12,9 @@ use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use scsi_proto::capacity::ReadCapacity16;
 use scsi_proto::inquiry::Peripheral;
-use scsi_proto::vpd::{self, VpdPage};
-use scsi_proto::{AdditionalSense, BlockIo, Cdb, Sense, SenseFormat, opcode};
+use scsi_proto::report::{self, TargetPortGroup};
+use scsi_proto::vpd::{self, Designator, DesignatorId, VpdPage};
+use scsi_proto::{AdditionalSense, BlockIo, Cdb, Sense, SenseFormat, SenseKey, opcode};
 
 use super::disk::{BLOCK, OddDisk};
 use super::plan::Plan;
@@ -68,7 +69,12 @@ pub(super) struct Connection {
     exp_cmd_sn: Serial,
     max_cmd_sn: Serial,
     tasks: BTreeMap<u32, Task>,
-    attention: Option<AdditionalSense>,
+    /// Unit attentions that are to be told, one a command.
+    attentions: VecDeque<AdditionalSense>,
+    /// The number of the target port group that it came in by, from 1.
+    pub(super) group: usize,
+    /// It was asked for a LOGICAL UNIT RESET, of which the others have to hear.
+    pub(super) has_reset: bool,
     /// The initiator goes on after its unit attention, and has therefore heard it.
     pub(super) has_told: bool,
     next_ttt: u32,
@@ -87,11 +93,26 @@ impl Connection {
             exp_cmd_sn: Serial(0),
             max_cmd_sn: Serial(0),
             tasks: BTreeMap::new(),
-            attention,
+            attentions: attention.into_iter().collect(),
+            group: 1,
+            has_reset: false,
             has_told: false,
             next_ttt: 0,
             is_over: false,
             broken: None,
+        }
+    }
+
+    /// Another session has reset the unit: all tasks are gone, and the next command hears of it.
+    pub(super) fn reset_by_another(&mut self) {
+        self.tasks.clear();
+        self.tell(AdditionalSense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+    }
+
+    /// A command hears of this, after what was to be told before.
+    pub(super) fn tell(&mut self, attention: AdditionalSense) {
+        if !self.attentions.contains(&attention) {
+            self.attentions.push_back(attention);
         }
     }
 
@@ -298,6 +319,7 @@ impl Connection {
             },
             _ => {
                 self.tasks.clear();
+                self.has_reset = true;
                 TaskResponse::Complete
             }
         };
@@ -324,7 +346,11 @@ impl Connection {
         for itt in due {
             any = true;
             let Some(task) = self.tasks.remove(&itt) else { continue };
-            let answer = self.carry_out(&task, disk);
+            let answer = if plan.busy > 0 && rng.permille(plan.busy) {
+                Answer { status: 8, ..Answer::good(Vec::new()) }
+            } else {
+                self.carry_out(&task, disk)
+            };
             self.answer(itt, &task, answer, plan, rng, now);
         }
         any
@@ -336,7 +362,11 @@ impl Connection {
             let page = if task.cdb[1] & 1 == 0 { None } else { Some(task.cdb[2]) };
             return match page {
                 Some(vpd::DEVICE_IDENTIFICATION) => {
-                    Answer::good(VpdPage::DeviceIdentification(disk.names()).to_bytes(Peripheral(0)))
+                    let mut names = disk.names();
+                    if !disk.groups.is_empty() {
+                        names.push(Designator::of_port(DesignatorId::TargetPortGroup(self.group as u16)));
+                    }
+                    Answer::good(VpdPage::DeviceIdentification(names).to_bytes(Peripheral(0)))
                 }
                 Some(vpd::UNIT_SERIAL_NUMBER) => {
                     Answer::good(VpdPage::UnitSerialNumber(disk.serial()).to_bytes(Peripheral(0)))
@@ -344,10 +374,32 @@ impl Connection {
                 _ => Answer::check_condition(Sense::invalid_field_in_cdb(2)),
             };
         }
-        if let Some(attention) = self.attention.take() {
+        if let Some(attention) = self.attentions.pop_front() {
             return Answer::check_condition(Sense::unit_attention(attention));
         }
         self.has_told = true;
+        if code == opcode::MAINTENANCE_IN && !disk.groups.is_empty() {
+            let group = |(number, state): (u16, &u8)| TargetPortGroup {
+                group: number,
+                state: *state,
+                preferred: false,
+                supported: 0x8f,
+                status_code: 0,
+                ports: [number].into(),
+            };
+            let groups: Vec<_> = (1..).zip(&disk.groups).map(group).collect();
+            return Answer::good(report::target_port_groups(&groups, None));
+        }
+        if code != opcode::SERVICE_ACTION_IN_16
+            && let Some(state) = disk.groups.get(self.group - 1).filter(|state| **state > 1)
+        {
+            let code = match state {
+                2 => AdditionalSense::TARGET_PORT_IN_STANDBY,
+                0x0f => AdditionalSense::ASYMMETRIC_ACCESS_TRANSITION,
+                _ => AdditionalSense::TARGET_PORT_UNAVAILABLE,
+            };
+            return Answer::check_condition(Sense { key: SenseKey::NotReady, ..Sense::unit_attention(code) });
+        }
         let io = Cdb::new(&task.cdb).ok().and_then(BlockIo::parse).unwrap_or_else(|| BlockIo::new(0, 0));
         let (start, len) = (io.lba as usize * BLOCK, io.blocks as usize * BLOCK);
         match code {

@@ -95,6 +95,9 @@ pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
     if scenario.kind == Kind::Odd {
         return crate::odd::run(scenario.seed, print);
     }
+    if scenario.kind == Kind::Paths {
+        return crate::odd::paths::run(scenario.seed, print);
+    }
     let trace = Trace::new(print);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::new(scenario, trace.clone()).live()));
     let failed = |what: String| Failure {

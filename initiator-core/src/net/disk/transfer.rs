@@ -53,14 +53,22 @@ impl Disk {
             return self.write_piece(lba, data).await;
         }
         let (step, most) = (u64::from(self.most_blocks), self.most_blocks as usize * self.block_size as usize);
-        let mut running = FuturesUnordered::new();
+        let (mut running, mut result) = (FuturesUnordered::new(), Ok(()));
         for (i, piece) in (0u64..).zip(data.chunks(most)) {
             if running.len() == SIDE_BY_SIDE {
-                running.next().await.transpose()?;
+                let ended = running.next().await;
+                result = result.and(ended.unwrap_or(Ok(())));
+                if result.is_err() {
+                    break;
+                }
             }
             running.push(self.write_piece(lba + i * step, piece));
         }
-        running.try_collect().await
+        // Nothing of a write that has ended, be it with an error, is under way.
+        while let Some(ended) = running.next().await {
+            result = result.and(ended);
+        }
+        result
     }
 
     /// Reads into an own buffer, which comes back with the result, be it an error; nothing is copied if one command can

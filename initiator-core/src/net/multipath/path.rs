@@ -1,66 +1,23 @@
 //! One path of a multipath disk: its session, how the target's ports stand, and what brings it back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use scsi_proto::command::{Inquiry, ReportTargetPortGroups};
+use scsi_proto::command::{Inquiry, ReportTargetPortGroups, test_unit_ready};
 use scsi_proto::vpd::{self, Association, DesignatorId, VpdPage};
 use scsi_proto::{AdditionalSense, report};
-use tokio::time::sleep;
 
 use super::super::{Disk, Events, Session, SessionEvent};
-use super::Core;
-use crate::command::Command;
+use super::core::Core;
+use crate::command::{Command, Failure};
+use crate::config::SessionConfig;
 use crate::error::Error;
-
-/// ASYMMETRIC ACCESS STATE of the target port group that a path leads through (SPC-5 5.15.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Access {
-    /// Active/optimized, or a target that tells no states.
-    Optimized,
-    /// Active/non-optimized: used while no optimized path is up.
-    NonOptimized,
-    /// In transition to another state: waited for.
-    Transitioning,
-    /// Standby: not used.
-    Standby,
-    /// Unavailable or offline: not used.
-    Unavailable,
-}
-
-impl Access {
-    const fn from_code(code: u8) -> Self {
-        match code {
-            0 => Self::Optimized,
-            1 => Self::NonOptimized,
-            2 => Self::Standby,
-            0x0f => Self::Transitioning,
-            _ => Self::Unavailable,
-        }
-    }
-
-    /// Whether commands that read and write are carried out.
-    #[must_use]
-    pub const fn is_active(self) -> bool {
-        matches!(self, Self::Optimized | Self::NonOptimized)
-    }
-
-    /// What the sense data of a refused command tell of the state.
-    pub(super) fn of_sense(code: AdditionalSense) -> Option<Self> {
-        match code {
-            AdditionalSense::ASYMMETRIC_ACCESS_TRANSITION => Some(Self::Transitioning),
-            AdditionalSense::TARGET_PORT_IN_STANDBY => Some(Self::Standby),
-            AdditionalSense::TARGET_PORT_UNAVAILABLE => Some(Self::Unavailable),
-            _ => None,
-        }
-    }
-}
+use crate::multipath::{Access, Found, Power};
 
 /// Asks for the access state of the group of the port that the session is on. A target that has no groups, or does not
 /// tell which one this is, gives the same answer by all paths.
-async fn ask_access(disk: &Disk) -> Result<Access, Error> {
+pub(super) async fn ask_access(disk: &Disk) -> Result<Access, Error> {
     let session = disk.session();
-    let query = |cdb, room| session.query_with(Command { retry: true, ..Command::new(0, disk.wire_lun(), cdb) }, room);
+    let query = |cdb, room| session.query_with(Command::new(0, disk.wire_lun(), cdb), room);
     let refused = |error: &Error| error.sense().is_some();
     let page = Inquiry { page: Some(vpd::DEVICE_IDENTIFICATION), allocation_length: 1024 }.to_cdb();
     let page = match query(page, 1024).await {
@@ -85,102 +42,191 @@ async fn ask_access(disk: &Disk) -> Result<Access, Error> {
     Ok(groups.iter().find(|other| other.group == group).map_or(Access::Optimized, |own| Access::from_code(own.state)))
 }
 
-/// A path that is up.
+/// A path that answers.
 pub(super) struct Up {
     pub(super) disk: Disk,
-    pub(super) access: Access,
-    pub(super) events: Events,
+    access: Access,
+    events: Events,
 }
 
-/// Connects a path, and sees whether it leads to the disk.
-pub(super) async fn connect(core: &Core, number: usize) -> Result<Up, Error> {
-    let (config, lun) = core.way(number);
+/// An attempt that came to nothing, and what its session has told of the target's power.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) power: Power,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, power: Power::On }
+    }
+}
+
+/// What was told of the target's power, and whether access states have changed.
+fn at_hand(events: &Events) -> (Power, bool) {
+    let (mut power, mut changed) = (Power::On, false);
+    while let Some(event) = events.at_hand() {
+        if let SessionEvent::UnitAttention { code, .. } = event {
+            power = power.max(Power::of(code));
+            changed |= code == AdditionalSense::ASYMMETRIC_ACCESS_STATE_CHANGED;
+        }
+    }
+    (power, changed)
+}
+
+/// Connects a path, and asks what is at its end.
+pub(super) async fn connect((config, lun): &(SessionConfig, u16)) -> Result<Up, Failed> {
     let session = Session::connect(config.clone()).await?;
     let events = session.events();
-    let disk = session.disk(*lun).await?;
-    core.is_the_same(&disk)?;
-    let access = ask_access(&disk).await?;
-    Ok(Up { disk, access, events })
+    let ask = async {
+        let disk = session.disk(*lun).await?;
+        let access = ask_access(&disk).await?;
+        Ok((disk, access))
+    };
+    match ask.await {
+        Ok((disk, access)) => Ok(Up { disk, access, events }),
+        Err(error) => Err(Failed { error, power: at_hand(&events).0 }),
+    }
 }
 
-/// Keeps a path up, until the task is ended.
-pub(super) async fn keep(core: Arc<Core>, number: usize, mut first: Option<Up>) {
-    // What a target tells of a power-on at the first login of a nexus is a greeting (SAM-5 5.14).
-    let mut greeted = false;
-    let mut resets = false;
-    loop {
-        let up = match first.take() {
-            Some(up) => Ok(up),
-            None => connect(&core, number).await,
-        };
-        let Up { disk, access, mut events } = match up {
-            Ok(up) => up,
-            Err(error) => {
-                core.not_up(number, error);
-                sleep(core.config.retry).await;
-                continue;
-            }
-        };
-        // Before it is used: what was told while the disk was opened waits in the queue.
-        let mut told = Vec::new();
-        while let Some(event) = events.at_hand() {
-            told.push(event);
+/// Tells the paths what a connection has found. Whether the path is used: it is to be [followed](follow).
+pub(super) fn begin(core: &Arc<Core>, path: usize, Up { disk, access, events }: &Up) -> bool {
+    // What was told while the disk was opened waits in the queue.
+    let (power, changed) = at_hand(events);
+    let known = disk.known();
+    let opened = core.with(|inner, now| {
+        let group = inner.group(disk);
+        let found = Found { identity: known.identity, access: *access, group, power, volatile: known.volatile };
+        let link = &mut inner.links[path];
+        link.disk = Some(disk.clone());
+        let opened = inner.paths.opened(path, found, now);
+        if let Err(difference) = &opened {
+            let link = &mut inner.links[path];
+            link.disk = None;
+            link.last_error = Some(Error::OtherDisk { lun: disk.lun(), difference: difference.clone() });
+        } else if changed {
+            inner.paths.attention(path, AdditionalSense::ASYMMETRIC_ACCESS_STATE_CHANGED, now);
         }
-        let is_power = |event: &SessionEvent| match event {
-            SessionEvent::UnitAttention { code, .. } => *code == AdditionalSense::POWER_ON_OCCURRED,
-            _ => false,
-        };
-        let is_reset = |event: &SessionEvent| match event {
-            SessionEvent::UnitAttention { code, .. } => {
-                *code == AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
-            }
-            _ => false,
-        };
-        let (power, reset) = (told.iter().any(is_power), told.iter().any(is_reset));
-        let power_was_off = greeted && (power || reset && !resets);
-        resets |= !greeted && reset;
-        greeted = true;
-        core.up(number, &disk, access, power_was_off);
-        let reason = watch(&core, number, &disk, &mut events).await;
-        core.down(number, reason);
-        drop(disk);
-        // A target that ends each connection at once is not asked without a pause.
-        sleep(core.config.retry.min(Duration::from_millis(100))).await;
+        opened
+    });
+    opened.is_ok()
+}
+
+/// Follows a path that is used to its end, and lets go of one that is not.
+pub(super) async fn follow(core: Arc<Core>, path: usize, Up { disk, mut events, .. }: Up, used: bool) {
+    if !used {
+        // It is not ours.
+        let _ = disk.session().logout().await;
+        return;
+    }
+    let prove = core.look(|inner| inner.links[path].prove.clone());
+    let reason = watch(&core, path, &disk, &mut events, &prove).await;
+    core.with(|inner, now| {
+        // An operation may have found it lost before, and the path be up anew.
+        if inner.is_still(path, &disk) {
+            let link = &mut inner.links[path];
+            link.last_error = Some(reason);
+            link.disk = None;
+            inner.paths.lost(path, now);
+        }
+    });
+}
+
+/// Brings a path up, and follows it.
+pub(super) async fn keep(core: Arc<Core>, path: usize) {
+    let way = core.look(|inner| inner.links[path].way.clone());
+    match connect(&way).await {
+        Ok(up) => {
+            let used = begin(&core, path, &up);
+            follow(core, path, up, used).await;
+        }
+        Err(Failed { error, power }) => core.with(|inner, now| {
+            inner.links[path].last_error = Some(error);
+            inner.paths.not_opened(path, power, now);
+        }),
     }
 }
 
 /// Follows a path that is up to its end.
-async fn watch(core: &Core, number: usize, disk: &Disk, events: &mut Events) -> Error {
+async fn watch(core: &Arc<Core>, path: usize, disk: &Disk, events: &mut Events, prove: &tokio::sync::Notify) -> Error {
     loop {
-        let event = if core.is_active(number) {
-            events.next().await
-        } else {
-            // A port that is to become active need not say so.
-            tokio::select! {
-                event = events.next() => event,
-                () = sleep(core.config.retry) => Some(SessionEvent::Missed(0)),
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = prove.notified() => {
+                let answer = disk.session().query_with(Command::new(0, disk.wire_lun(), test_unit_ready()), 0).await;
+                let answered = match answer {
+                    Ok(_) | Err(Error::Scsi { .. }) => true,
+                    // The target has answered its ABORT TASK.
+                    Err(Error::Command { failure: Failure::TimedOut, .. }) => !disk.session().has_ended(),
+                    Err(_) => false,
+                };
+                // What was told before the answer counts before it.
+                while let Some(event) = events.at_hand() {
+                    if let Some(reason) = heed(core, path, disk, event).await {
+                        return reason;
+                    }
+                }
+                if answered {
+                    core.with(|inner, now| inner.paths.proved(path, now));
+                    continue;
+                }
+                // It does not answer: it is not to be waited for any longer than a login takes.
+                let _ = disk.session().logout().await;
+                events.next().await
             }
         };
         let Some(event) = event else { return Error::LoggedOut };
-        match event {
-            SessionEvent::Ended(reason) => return reason,
-            SessionEvent::UnitAttention { code: AdditionalSense::ASYMMETRIC_ACCESS_STATE_CHANGED, .. }
-            | SessionEvent::Missed(_) => {
-                if let Ok(access) = ask_access(disk).await {
-                    core.set_access(number, access);
-                }
-            }
-            SessionEvent::LostWrites { .. } => {
-                // The path's own list says less than the one of all paths.
-                let _ = disk.take_lost_writes().await;
-                core.power_was_off();
-            }
-            SessionEvent::OtherDisk { lun, difference } => {
-                let lun = lun.number().unwrap_or_default();
-                let _ = disk.session().logout().await;
-                return Error::OtherDisk { lun, difference };
-            }
-            _ => {}
+        if let Some(reason) = heed(core, path, disk, event).await {
+            return reason;
         }
     }
+}
+
+/// What an event means; the reason, where it is the session's end.
+async fn heed(core: &Arc<Core>, path: usize, disk: &Disk, event: SessionEvent) -> Option<Error> {
+    match event {
+        SessionEvent::Ended(reason) => return Some(reason),
+        SessionEvent::UnitAttention { lun, code } if lun == disk.wire_lun() => {
+            core.with(|inner, now| inner.paths.attention(path, code, now));
+        }
+        SessionEvent::Missed(_) => core.with(|inner, now| {
+            inner.paths.attention(path, AdditionalSense::ASYMMETRIC_ACCESS_STATE_CHANGED, now);
+        }),
+        SessionEvent::Resized { lun, blocks, .. } if lun == disk.wire_lun() => {
+            // The disk follows by itself.
+            let _ = disk.size();
+            core.with(|inner, now| inner.paths.resized(path, blocks, now));
+        }
+        SessionEvent::OtherDisk { lun, difference } => {
+            let lun = lun.number().unwrap_or_default();
+            let _ = disk.session().logout().await;
+            return Some(Error::OtherDisk { lun, difference });
+        }
+        _ => {}
+    }
+    None
+}
+
+/// Logs in with the ISID of a path at the portal of another, and out. Whether that has ended the path's old session: it
+/// has where it was the same portal group.
+pub(super) async fn reinstate(core: &Core, path: usize, over: usize) -> bool {
+    let (mut config, target, group) = core.look(|inner| {
+        let own = &inner.links[path].way.0;
+        let by = &inner.links[over];
+        let group = by.disk.as_ref().map(|disk| disk.session().info());
+        let config = SessionConfig {
+            portal: by.way.0.portal.clone(),
+            portals: Vec::new(),
+            transport: by.way.0.transport,
+            iser: by.way.0.iser,
+            ..own.clone()
+        };
+        let (target, group) = group.map(|info| (info.target_name, info.tpgt)).unwrap_or_default();
+        (config, target, group)
+    });
+    config.target_name.clone_from(&target);
+    let Ok(session) = Session::connect(config).await else { return false };
+    let done = group.is_some() && session.info().tpgt == group;
+    // It was for its login only.
+    let _ = session.logout().await;
+    done
 }
