@@ -14,6 +14,7 @@ use iscsi_proto::login::{
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Bhs, LoginResponse, LoginStatus};
+use iscsi_proto::text::TextLimits;
 use iscsi_proto::time::Instant;
 
 use super::connection::Connection;
@@ -22,6 +23,10 @@ use super::session::{MAX_WINDOW, Session};
 use super::{EndReason, Target};
 use crate::node::{Portal, TargetNode};
 use crate::registry::{Barrier, Carrier, Endpoints, Mailbox, NewSession, Registry, SessionEntry};
+
+/// Bytes of one Login Request's text, over all its PDUs. RFC 7143 6.1 asks for 8192, and for more only with
+/// authentication methods that have long items, which CHAP is not: who has proved nothing costs little.
+const LOGIN_TEXT: usize = 8192;
 
 /// A connection that is logging in.
 pub(super) struct LoginPhase {
@@ -51,6 +56,7 @@ impl LoginPhase {
         let config = TargetLoginConfig {
             command_window: limits.command_window.clamp(1, MAX_WINDOW).into(),
             chap: limits.chap.clone(),
+            text: TextLimits { max_bytes: LOGIN_TEXT, ..TextLimits::default() },
             ..TargetLoginConfig::default()
         };
         let barrier = Barrier::new(mailbox.clone());

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use iscsi_proto::chap::ChapSecret;
 use iscsi_proto::login::ChapAccount;
-use iscsi_proto::pdu::{Bhs, LoginResponse, LoginStatus, Opcode};
+use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode};
 
 use super::{ME, OTHER, TARGET, World};
 use crate::node::{Acl, Attributes};
@@ -111,6 +111,30 @@ fn a_silent_peer_is_sent_away_in_time() {
     assert_eq!(peer.end(), Some(&EndReason::LoginTimeout));
     assert!(peer.is_finished());
     assert_eq!(world.target.registry().connections(), 0);
+}
+
+/// RFC 7143 6.1: 8192 bytes are taken, and who has proved nothing costs no more.
+#[test]
+fn a_login_text_over_several_pdus_is_taken_up_to_8192_bytes_and_no_further() {
+    let first = [keys(ME, TARGET).map(|(key, value)| std::format!("{key}={value}\0")).concat(), "X-a=".into()].concat();
+    for (len, status) in [(8192, LoginStatus::SUCCESS), (8193, LoginStatus::INITIATOR_ERROR)] {
+        let world = World::new();
+        let mut peer = world.connect();
+        let more = LoginRequest { incomplete: true, nsg: None, ..peer.login_request() };
+        let mut text = first.clone().into_bytes();
+        // Several values, since one has at most 255 bytes where no method asks for more.
+        while text.len() + 256 < len {
+            text.resize(text.len() + 200, b'x');
+            text.extend_from_slice(std::format!("\0X-{}=", text.len()).as_bytes());
+        }
+        text.resize(len - 1, b'x');
+        text.push(0);
+        let (start, end) = text.split_at(4100);
+        peer.send(more.emit(), start);
+        assert_eq!(LoginResponse::parse(&peer.next().unwrap().bhs).unwrap().status, LoginStatus::SUCCESS);
+        peer.send(peer.login_request().emit(), end);
+        assert_eq!(LoginResponse::parse(&peer.next().unwrap().bhs).unwrap().status, status, "{len}");
+    }
 }
 
 #[test]
