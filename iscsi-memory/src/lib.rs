@@ -8,8 +8,8 @@
 //!   [`BufferBudget`] of all.
 //! - [`Region`] is a store's own memory, lent to the wire: a TCP Data-In is a `writev` slice of it, an RDMA Write
 //!   leaves straight from it. [`RegionSlice`] is a part of a region that keeps it alive.
-//! - [`Payload`] is either of the two, owned. [`Lease`] is a part of one that moves into a work request of RDMA and comes
-//!   back in its completion.
+//! - [`Payload`] is either of the two, owned. [`Lease`] is a part of one that moves into a work request of RDMA and
+//!   comes back in its completion.
 //! - [`Registration`]s are how RDMA devices come to reach memory: they are attached to the memory, bounded by a
 //!   [`RegistrationBudget`], and end before the memory does. [`Advertised`] is memory that a peer may reach.
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without

@@ -435,8 +435,9 @@ pub trait Datamover {
     fn sent(&self) -> u64;
 
     /// Target: whether only whole logical blocks ([`Region::block_size`](iscsi_memory::Region::block_size)) land in a
-    /// [`Payload::Region`], each after it was asked whether it may ([`RegionSlice::try_write`]). A transport that places
-    /// data by itself cannot: such sinks are not for it. Asked once the keys are [known](Self::notice_key_values).
+    /// [`Payload::Region`], each after it was asked whether it may
+    /// ([`RegionSlice::try_write`](iscsi_memory::RegionSlice::try_write)). A transport that places data by itself
+    /// cannot: such sinks are not for it. Asked once the keys are [known](Self::notice_key_values).
     fn asks_to_land(&self) -> bool {
         false
     }

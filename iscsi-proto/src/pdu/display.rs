@@ -2,8 +2,7 @@
 //!
 //! The fields have the names of RFC 7143 section 11 and stand in the order in which one reads a trace: what it is, its
 //! flags, what it belongs to, what it is about, the sequence numbers, its data. What a header leaves unset (a reserved
-//! tag, LUN 0 where it means nothing, a residual of none) is left out. A header holds no secrets; data are told by their
-//! length alone.
+//! tag, a residual of none) is left out. A header holds no secrets; data are told by their length alone.
 
 use core::fmt::{self, Display, Formatter};
 
@@ -301,8 +300,8 @@ mod tests {
         };
         assert_eq!(
             data.emit().to_string(),
-            "SCSI Data-In F S, ITT 0x2, DataSN 1, Buffer Offset 8192, status 0x00, underflow of 3, StatSN 4, ExpCmdSN 5, \
-             MaxCmdSN 6"
+            "SCSI Data-In F S, ITT 0x2, DataSN 1, Buffer Offset 8192, status 0x00, underflow of 3, StatSN 4, \
+             ExpCmdSN 5, MaxCmdSN 6"
         );
     }
 

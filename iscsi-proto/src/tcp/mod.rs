@@ -15,7 +15,7 @@
 //! Rules beyond those of [`crate::datamover`]:
 //!
 //! - Initiator: a task's data that wait in the send queue at the time of [`Datamover::deallocate_task_resources`] stay
-//!   with the mover. A [`Payload::Buf`](crate::datamover::Payload) then comes back later by
+//!   with the mover. A [`Payload::Buf`](iscsi_memory::Payload) then comes back later by
 //!   [`Notification::Released`], once it is sent or the connection ends; lent memory is let go. The Data-In sink always
 //!   comes back at once.
 //! - Target: the DataSN of a command runs over several [`Datamover::put_data`] calls, until the one that carries the
