@@ -60,9 +60,9 @@ pub(super) struct Receive {
     /// What has come of the Send under way, and which kind of Send it is.
     pub(super) message: (usize, Opcode),
     /// How much more than the payload under way is to be received at once.
-    appetite: usize,
+    receive_ahead: usize,
     /// The same while a large transfer is due: what comes before its payload.
-    sure: usize,
+    sure_ahead: usize,
     /// Bytes of the FPDU that was the last Send's last.
     send_len: usize,
     /// Segments since the last that was streamed.
@@ -87,8 +87,8 @@ impl Receive {
             sends: 1,
             read_requests: 1,
             message: (0, Opcode::Send),
-            appetite: usize::MAX,
-            sure: LENGTH + TAGGED,
+            receive_ahead: usize::MAX,
+            sure_ahead: LENGTH + TAGGED,
             send_len: 0,
             small_run: SMALL_RUN,
         }
@@ -116,31 +116,31 @@ impl Receive {
         let trailer = padding(header.len() + len) + CRC;
         self.segment = Segment { header, len, place, at, remaining: len, trailer, digest };
         self.phase = Phase::Payload;
-        self.savour(&header, len);
+        self.plan_receive(&header, len);
     }
 
     /// How much to receive behind this segment.
     #[inline]
-    fn savour(&mut self, header: &Header, len: usize) {
+    fn plan_receive(&mut self, header: &Header, len: usize) {
         let last = match header {
             Header::Tagged(header) => {
                 // Behind a Write there comes a Send that tells of it.
                 let told = if header.last && header.opcode == Opcode::Write { self.send_len } else { 0 };
-                self.sure = LENGTH + TAGGED + told;
+                self.sure_ahead = LENGTH + TAGGED + told;
                 header.last
             }
             Header::Untagged(header) => {
-                self.sure = LENGTH + TAGGED;
+                self.sure_ahead = LENGTH + TAGGED;
                 self.send_len = (LENGTH + UNTAGGED + len + padding(UNTAGGED + len) + CRC).min(BEHIND);
                 header.last
             }
         };
         if len > STREAMED {
             self.small_run = 0;
-            self.appetite = if last { BEHIND } else { LENGTH + TAGGED };
+            self.receive_ahead = if last { BEHIND } else { LENGTH + TAGGED };
         } else if self.small_run < SMALL_RUN {
             self.small_run += 1;
-            self.appetite = if self.small_run < SMALL_RUN { BEHIND } else { usize::MAX };
+            self.receive_ahead = if self.small_run < SMALL_RUN { BEHIND } else { usize::MAX };
         }
     }
 
@@ -148,8 +148,8 @@ impl Receive {
     /// payload is then received into its place.
     #[inline]
     fn wanted(&self, large_due: bool) -> usize {
-        let appetite = if large_due { self.sure } else { self.appetite };
-        if appetite == usize::MAX {
+        let receive_ahead = if large_due { self.sure_ahead } else { self.receive_ahead };
+        if receive_ahead == usize::MAX {
             return usize::MAX;
         }
         let due = match self.phase {
@@ -157,7 +157,7 @@ impl Receive {
             Phase::Whole(total) => total,
             Phase::Payload | Phase::Trailer => self.segment.trailer,
         };
-        match (due + appetite).saturating_sub(self.staging.len()) {
+        match (due + receive_ahead).saturating_sub(self.staging.len()) {
             0 => self.rest_of_untagged(),
             n => n,
         }
@@ -226,7 +226,7 @@ impl IwarpQueue {
         match self.admit(&header, len) {
             Ok((place, at)) => {
                 if !self.crc && fpdu.len() >= total && len <= STREAMED {
-                    self.receive.savour(&header, len);
+                    self.receive.plan_receive(&header, len);
                     self.place(LENGTH + header.len(), len, place, at);
                     self.receive.staging.consume(total);
                     self.deliver(&header, len);
@@ -234,7 +234,7 @@ impl IwarpQueue {
                 }
                 // What may be refused yet is placed only in private memory, and only where it spares a copy.
                 if self.crc && (fpdu.len() >= total || len <= STREAMED || self.is_lent(place)) {
-                    self.receive.savour(&header, len);
+                    self.receive.plan_receive(&header, len);
                     return self.whole(total);
                 }
                 self.receive.begin(self.crc, header, len, place, at);
