@@ -32,14 +32,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection on its way to its worker.
 pub(super) struct Arrival {
-    line: Line,
+    incoming: Incoming,
     endpoints: Endpoints,
     seat: Seat,
     load: Load,
 }
 
 /// What a connection came in by.
-pub(super) enum Line {
+pub(super) enum Incoming {
     /// A TCP connection, and whether its portal offers iSER on its TCP port.
     Tcp(std::net::TcpStream, bool),
     /// A queue pair of an RDMA device that has not been answered.
@@ -149,39 +149,39 @@ impl Worker {
     }
 
     fn serve(&self, arrival: Arrival) -> impl Future<Output = ()> + use<> {
-        let host = Host { target: self.target.clone(), driver: self.driver, on_end: self.on_end.clone() };
+        let service = Service { target: self.target.clone(), driver: self.driver, on_end: self.on_end.clone() };
         let (tcp, buffers) = (self.mover, self.pool.session());
         #[cfg(feature = "iser")]
         let iser = self.iser;
         #[cfg(all(feature = "verbs", target_os = "linux"))]
         let spin = self.spin;
         async move {
-            let Arrival { line, endpoints, seat, load: _load } = arrival;
+            let Arrival { incoming, endpoints, seat, load: _load } = arrival;
             let since = Clock::process().now();
-            let guest = Guest { seat, endpoints, since, carrier: Carrier::default() };
-            match line {
-                Line::Tcp(stream, offers_iser) => {
+            let admitted = Admitted { seat, endpoints, since, carrier: Carrier::default() };
+            match incoming {
+                Incoming::Tcp(stream, offers_iser) => {
                     let Ok(stream) = TcpStream::from_std(stream) else { return };
                     #[cfg(not(feature = "iser"))]
                     let _ = offers_iser;
                     #[cfg(feature = "iser")]
                     if offers_iser
-                        && super::iser::is_iwarp(&stream, &guest.seat, host.target.limits().login_timeout).await
+                        && super::iser::is_iwarp(&stream, &admitted.seat, service.target.limits().login_timeout).await
                     {
                         let Some(seed) = random() else { return };
-                        let mover = iser.over_iwarp(&stream, host.target.limits(), u64::from_ne_bytes(seed));
-                        let guest = Guest { carrier: Carrier { provider: "iwarp", device: None }, ..guest };
-                        return host.serve_over(stream, mover, guest).await;
+                        let mover = iser.over_iwarp(&stream, service.target.limits(), u64::from_ne_bytes(seed));
+                        let admitted = Admitted { carrier: Carrier { provider: "iwarp", device: None }, ..admitted };
+                        return service.serve_over(stream, mover, admitted).await;
                     }
-                    host.serve_over(stream, TcpMover::with_buffers(Role::Target, tcp, buffers), guest).await;
+                    service.serve_over(stream, TcpMover::with_buffers(Role::Target, tcp, buffers), admitted).await;
                 }
                 #[cfg(all(feature = "verbs", target_os = "linux"))]
-                Line::Verbs(queue) => {
+                Incoming::Verbs(queue) => {
                     let device = Some(queue.device().name.as_str().into());
-                    let guest = Guest { carrier: Carrier { provider: "verbs", device }, ..guest };
+                    let admitted = Admitted { carrier: Carrier { provider: "verbs", device }, ..admitted };
                     let events = queue.events();
-                    let mover = iser_transport::mover::IserMover::new(*queue, iser.mover(host.target.limits()));
-                    host.serve_queue(&events, spin, mover, guest).await;
+                    let mover = iser_transport::mover::IserMover::new(*queue, iser.mover(service.target.limits()));
+                    service.serve_queue(&events, spin, mover, admitted).await;
                 }
             }
         }
@@ -189,7 +189,7 @@ impl Worker {
 }
 
 /// A connection that has its seat.
-struct Guest {
+struct Admitted {
     seat: Seat,
     endpoints: Endpoints,
     /// When it came.
@@ -198,18 +198,18 @@ struct Guest {
 }
 
 /// What connections are served by.
-struct Host {
+struct Service {
     target: Arc<Target>,
     driver: iscsi_driver::Limits,
     on_end: Option<OnEnd>,
 }
 
-impl Host {
+impl Service {
     /// Serves a connection over a byte stream to its end.
-    async fn serve_over<M: StreamMover>(self, stream: TcpStream, mover: M, guest: Guest) {
-        let Some((mut connection, host)) = self.begin(mover, guest) else { return };
-        let _ = drive_with(stream, &mut connection, Clock::process(), host.driver).await;
-        host.ended(&connection);
+    async fn serve_over<M: StreamMover>(self, stream: TcpStream, mover: M, admitted: Admitted) {
+        let Some((mut connection, service)) = self.begin(mover, admitted) else { return };
+        let _ = drive_with(stream, &mut connection, Clock::process(), service.driver).await;
+        service.ended(&connection);
     }
 
     /// Serves a connection over an RDMA device to its end.
@@ -219,17 +219,17 @@ impl Host {
         events: &iser_transport::verbs::VerbsEvents,
         spin: Duration,
         mover: M,
-        guest: Guest,
+        admitted: Admitted,
     ) {
-        let Some((mut connection, host)) = self.begin(mover, guest) else { return };
+        let Some((mut connection, service)) = self.begin(mover, admitted) else { return };
         let _ = iser_transport::verbs::drive_queue(&mut connection, events, spin, Clock::process()).await;
-        host.ended(&connection);
+        service.ended(&connection);
     }
 
-    fn begin<M: Datamover>(self, mover: M, guest: Guest) -> Option<(TargetConnection<M>, Self)> {
+    fn begin<M: Datamover>(self, mover: M, admitted: Admitted) -> Option<(TargetConnection<M>, Self)> {
         // Without random numbers nobody can be told from anybody else.
         let entropy = random()?;
-        let Guest { seat, endpoints, since, carrier } = guest;
+        let Admitted { seat, endpoints, since, carrier } = admitted;
         let connection = TargetConnection::seated(self.target.clone(), seat, mover, endpoints, entropy, since);
         Some((connection.carried_by(carrier), self))
     }
@@ -259,17 +259,17 @@ async fn accept(listener: TcpListener, iser: bool, target: Arc<Target>, seats: S
         // Too many connections: closing the transport is all that can be said before login.
         let Some(seat) = target.registry().seat() else { continue };
         let Ok(stream) = stream.into_std() else { continue };
-        if !assign(&seats, Line::Tcp(stream, iser), Endpoints { local, peer }, seat) {
+        if !assign(&seats, Incoming::Tcp(stream, iser), Endpoints { local, peer }, seat) {
             return;
         }
     }
 }
 
 /// Gives a connection to the worker that has the fewest. False when the workers have ended.
-fn assign(seats: &Seats, line: Line, endpoints: Endpoints, seat: Seat) -> bool {
+fn assign(seats: &Seats, incoming: Incoming, endpoints: Endpoints, seat: Seat) -> bool {
     let Some((inbox, load)) = seats.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else { return false };
     load.fetch_add(1, Ordering::Relaxed);
-    inbox.send(Arrival { line, endpoints, seat, load: Load(load.clone()) }).is_ok()
+    inbox.send(Arrival { incoming, endpoints, seat, load: Load(load.clone()) }).is_ok()
 }
 
 /// Takes connections of RDMA devices. Each is answered by its worker.
@@ -296,7 +296,7 @@ async fn accept_verbs(
         };
         let Some(seat) = target.registry().seat() else { continue };
         let (Some(local), Some(peer)) = (queue.local_address(), queue.peer_address()) else { continue };
-        if !assign(&seats, Line::Verbs(Box::new(queue)), Endpoints { local, peer }, seat) {
+        if !assign(&seats, Incoming::Verbs(Box::new(queue)), Endpoints { local, peer }, seat) {
             return;
         }
     }
