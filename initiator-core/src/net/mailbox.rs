@@ -446,8 +446,8 @@ impl Mailbox {
 }
 
 impl Drop for Mailbox {
-    /// With the connection's side all hope goes: when its task has ended, or when its runtime did and took the task
-    /// with it.
+    /// Nobody carries out commands when the connection's side is gone: its task has ended, or its runtime has and took
+    /// the task with it.
     fn drop(&mut self) {
         self.shared.end(Error::RuntimeGone);
         self.shared.permits.close();

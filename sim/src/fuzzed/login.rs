@@ -25,13 +25,13 @@ const TEXTS: [&str; 8] = [
     "HeaderDigest=CRC32C,None\0DataDigest=None\0InitialR2T=No\0MaxBurstLength=1024\0FirstBurstLength=512\0ErrorRecoveryLevel=2\0",
 ];
 
-struct Doorman {
+struct ScriptedAuthority {
     account: bool,
     mutual: bool,
     refuses: u8,
 }
 
-impl Authority for Doorman {
+impl Authority for ScriptedAuthority {
     fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
         assert!(!identity.initiator_name.is_empty());
         if self.refuses == 1 {
@@ -74,7 +74,7 @@ fn data(input: &mut Input<'_>) -> Vec<u8> {
 pub fn login_target(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let flags = input.u8();
-    let doorman = Doorman { account: flags & 1 != 0, mutual: flags & 2 != 0, refuses: flags >> 2 & 3 };
+    let authority = ScriptedAuthority { account: flags & 1 != 0, mutual: flags & 2 != 0, refuses: flags >> 2 & 3 };
     let mut machine = TargetLogin::new(TargetLoginConfig::default(), [flags; 64]);
     let mut over = false;
     while !input.is_empty() {
@@ -98,7 +98,7 @@ pub fn login_target(bytes: &[u8]) {
             .emit()
         };
         let data = data(&mut input);
-        let Some(reply) = machine.handle_pdu(&bhs, &data, &doorman) else { return };
+        let Some(reply) = machine.handle_pdu(&bhs, &data, &authority) else { return };
         assert!(reply.data.len() <= 8192);
         assert_eq!(LoginResponse::parse(&reply.response.emit()), Ok(reply.response));
         match reply.outcome {
@@ -106,7 +106,7 @@ pub fn login_target(bytes: &[u8]) {
             LoginOutcome::Established(grant) => {
                 assert!(!over, "a login ends once");
                 // Nobody gets in without the secret, which no input here can know.
-                assert!(!doorman.account, "{} got in without a secret", grant.identity.initiator_name);
+                assert!(!authority.account, "{} got in without a secret", grant.identity.initiator_name);
                 over = true;
             }
             LoginOutcome::Refused(error) => {

@@ -32,7 +32,7 @@ const LOGIN_TEXT: usize = 8192;
 pub(super) struct LoginPhase {
     pub(super) deadline: Instant,
     machine: TargetLogin,
-    doorman: Doorman,
+    authority: LoginAuthority,
 }
 
 /// A login that is granted: what remains is to tell the initiator.
@@ -63,7 +63,7 @@ impl LoginPhase {
         Self {
             deadline: now + target.limits.login_timeout,
             machine: TargetLogin::new(config, entropy),
-            doorman: Doorman {
+            authority: LoginAuthority {
                 target: target.clone(),
                 caps,
                 endpoints,
@@ -79,7 +79,7 @@ impl LoginPhase {
 
 impl LoginPhase {
     pub(super) fn set_carrier(&mut self, carrier: Carrier) {
-        self.doorman.carrier = carrier;
+        self.authority.carrier = carrier;
     }
 }
 
@@ -87,7 +87,7 @@ impl LoginPhase {
 type Granted = (Arc<TargetNode>, u16, crate::node::Access);
 
 /// Decides on one connection's login.
-struct Doorman {
+struct LoginAuthority {
     target: Arc<Target>,
     caps: Caps,
     endpoints: Endpoints,
@@ -98,7 +98,7 @@ struct Doorman {
     entry: RefCell<Option<Arc<SessionEntry>>>,
 }
 
-impl Doorman {
+impl LoginAuthority {
     fn name(text: &str) -> Result<IscsiName, LoginStatus> {
         IscsiName::new(text).map_err(|_| LoginStatus::INITIATOR_ERROR)
     }
@@ -122,7 +122,7 @@ impl Doorman {
     }
 }
 
-impl Authority for Doorman {
+impl Authority for LoginAuthority {
     fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
         let initiator = Self::name(&identity.initiator_name)?;
         self.check_tsih(identity, &initiator)?;
@@ -191,13 +191,13 @@ impl Authority for Doorman {
 
 /// Decides on one connection's login, with what its mover has to say.
 struct With<'a, M> {
-    doorman: &'a Doorman,
+    authority: &'a LoginAuthority,
     mover: &'a M,
 }
 
 impl<M: Datamover> Authority for With<'_, M> {
     fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
-        self.doorman.admit(identity)
+        self.authority.admit(identity)
     }
 
     fn establish(&self, identity: &Identity, parameters: &Parameters) -> Result<u16, Refusal> {
@@ -205,7 +205,7 @@ impl<M: Datamover> Authority for With<'_, M> {
         if !self.mover.has_resources_for(parameters) {
             return Err(LoginStatus::OUT_OF_RESOURCES.into());
         }
-        self.doorman.establish(identity, parameters)
+        self.authority.establish(identity, parameters)
     }
 }
 
@@ -216,7 +216,7 @@ impl LoginPhase {
     /// Why it may not; it has been told if it can be.
     pub(super) fn pump<M: Datamover>(&mut self, mover: &mut M) -> Result<Option<LoggedIn>, EndReason> {
         while let Some(notification) = mover.poll_notify() {
-            let authority = With { doorman: &self.doorman, mover: &*mover };
+            let authority = With { authority: &self.authority, mover: &*mover };
             let reply = match notification {
                 Notification::Control(bhs) => self.machine.handle_pdu(&bhs, mover.control_data(), &authority),
                 Notification::Malformed { bhs, .. } => self.machine.handle_pdu(&bhs, &[], &authority),
@@ -231,10 +231,10 @@ impl LoginPhase {
             match outcome {
                 LoginOutcome::Continue => mover.send_control(response, &data),
                 LoginOutcome::Established(grant) => {
-                    let Some(entry) = self.doorman.entry.take() else {
+                    let Some(entry) = self.authority.entry.take() else {
                         return Err(EndReason::Protocol("login ended without a session"));
                     };
-                    let barrier = self.doorman.barrier.clone();
+                    let barrier = self.authority.barrier.clone();
                     return Ok(Some(LoggedIn { entry, barrier, response: (response, data), grant }));
                 }
                 LoginOutcome::Refused(error) => {
