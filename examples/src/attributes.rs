@@ -2,7 +2,7 @@
 //! where it has one.
 
 use crate::ending::{Ending, usage};
-use target_core::lu::{Limits, UnitAttributes};
+use target_core::lu::{UnitAttributes, UnitLimits};
 use target_core::node;
 
 /// What all targets and all LUNs of a program have.
@@ -13,12 +13,12 @@ pub struct Attributes {
     /// Those of logical units.
     pub unit: UnitAttributes,
     /// What logical units say of the commands that they take.
-    pub limits: Limits,
+    pub limits: UnitLimits,
 }
 
 impl Default for Attributes {
     fn default() -> Self {
-        Self { node: node::Attributes::open(), unit: UnitAttributes::default(), limits: Limits::default() }
+        Self { node: node::Attributes::open(), unit: UnitAttributes::default(), limits: UnitLimits::default() }
     }
 }
 

@@ -19,7 +19,7 @@ use iscsi_proto::pdu::{BHS_LEN, Bhs, DataIn, LoginRequest, NopOut, Opcode, RESER
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
-use target_core::lu::{Identity, Limits as UnitLimits, LogicalUnit};
+use target_core::lu::{Identity, LogicalUnit, UnitLimits};
 use target_core::node::{TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::session::{Limits, Target, TargetConnection};

@@ -71,7 +71,7 @@ pub enum GeometryError {
 
 /// What one command may ask of a logical unit. The Block Limits VPD page (SBC-4 6.6.4) tells initiators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct UnitLimits {
     /// MAXIMUM TRANSFER LENGTH in bytes; a longer READ, WRITE or VERIFY gets INVALID FIELD IN CDB. 32 MiB. At least one
     /// block holds anyway.
     pub max_transfer: u32,
@@ -86,7 +86,7 @@ pub struct Limits {
     pub max_write_same: u32,
 }
 
-impl Default for Limits {
+impl Default for UnitLimits {
     fn default() -> Self {
         Self {
             max_transfer: 32 << 20,
@@ -128,7 +128,7 @@ pub(crate) mod mode_bits {
 pub struct LogicalUnit {
     store: Arc<dyn Backstore>,
     identity: Identity,
-    limits: Limits,
+    limits: UnitLimits,
     attributes: UnitAttributes,
     abilities: Abilities,
     region: Option<Arc<Region>>,
@@ -155,7 +155,7 @@ impl core::fmt::Debug for LogicalUnit {
 }
 
 impl LogicalUnit {
-    /// A logical unit over `store`, with the default [`Limits`].
+    /// A logical unit over `store`, with the default [`UnitLimits`].
     ///
     /// # Errors
     /// [`GeometryError`] when the store's geometry is none that a disk can have.
@@ -181,7 +181,7 @@ impl LogicalUnit {
             abilities: store.abilities(),
             store,
             identity,
-            limits: Limits::default(),
+            limits: UnitLimits::default(),
             attributes: UnitAttributes::default(),
             region,
             shape,
@@ -198,8 +198,8 @@ impl LogicalUnit {
 
     /// Replaces the limits.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = Limits {
+    pub fn with_limits(mut self, limits: UnitLimits) -> Self {
+        self.limits = UnitLimits {
             max_transfer: limits.max_transfer.max(self.shape.block_size),
             max_unmap_descriptors: limits.max_unmap_descriptors.clamp(1, 4095),
             max_unmap_blocks: limits.max_unmap_blocks.max(1),
@@ -251,7 +251,7 @@ impl LogicalUnit {
 
     /// Its limits.
     #[must_use]
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &UnitLimits {
         &self.limits
     }
 

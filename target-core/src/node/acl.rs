@@ -68,7 +68,7 @@ impl Attributes {
 
 /// A LUN as one initiator sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MappedLun {
+pub struct AclLun {
     /// The number by which the initiator addresses it.
     pub number: u16,
     /// The node's own number for it.
@@ -87,7 +87,7 @@ pub struct MappedLun {
 pub struct Acl {
     pub(super) initiator: String,
     pub(super) accounts: Vec<ChapAccount>,
-    pub(super) luns: Vec<MappedLun>,
+    pub(super) luns: Vec<AclLun>,
     pub(super) nop_in: bool,
 }
 
@@ -108,18 +108,18 @@ impl Acl {
     /// Shows the node's LUN `lun` to the initiator as LUN `number`. What is not mapped is not seen, once one is.
     #[must_use]
     pub fn map_lun(mut self, number: u16, lun: u16) -> Self {
-        self.luns.push(MappedLun { number, lun, read_only: false });
+        self.luns.push(AclLun { number, lun, read_only: false });
         self
     }
 
     /// As [`map_lun`](Self::map_lun), write-protected.
     #[must_use]
     pub fn map_read_only_lun(mut self, number: u16, lun: u16) -> Self {
-        self.luns.push(MappedLun { number, lun, read_only: true });
+        self.luns.push(AclLun { number, lun, read_only: true });
         self
     }
 
-    /// Sends this initiator no NOP-In that it did not ask for: iPXE's cannot bear one.
+    /// Sends this initiator no NOP-In that it did not ask for: the initiator of iPXE cannot handle one.
     #[must_use]
     pub fn without_nop_in(mut self) -> Self {
         self.nop_in = false;

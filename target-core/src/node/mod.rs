@@ -13,7 +13,7 @@ mod tree;
 #[cfg(test)]
 mod node_tests;
 
-pub use acl::{Acl, Attributes, MappedLun};
+pub use acl::{Acl, AclLun, Attributes};
 pub use config::{ConfigError, TargetConfig, TargetConfigBuilder};
 pub use portal::{Portal, PortalGroup, Service};
 pub use target::{Access, TargetNode, TargetNodeBuilder};

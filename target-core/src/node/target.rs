@@ -40,7 +40,7 @@ pub(super) struct NodeAcl {
     pub(super) initiator: IscsiName,
     pub(super) accounts: Vec<ChapAccount>,
     pub(super) luns: Arc<LunMap>,
-    pub(super) mapped: Vec<super::MappedLun>,
+    pub(super) mapped: Vec<super::AclLun>,
     pub(super) nop_in: bool,
 }
 

@@ -263,7 +263,7 @@ impl TaskExecutor {
         self.in_flight = self.in_flight.saturating_sub(1);
         let index = (done.token & 0xffff) as usize;
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.token == done.token) else {
-            self.bury(done);
+            self.retire(done);
             return None;
         };
         slot.token = 0;
@@ -287,7 +287,7 @@ impl TaskExecutor {
     }
 
     /// The operation of an aborted task is done.
-    pub(super) fn bury(&mut self, done: StoreCompletion) {
+    pub(super) fn retire(&mut self, done: StoreCompletion) {
         if let Some(buf) = done.buf {
             self.buffers.give(buf);
         }
