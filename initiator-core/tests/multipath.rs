@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use initiator_core::{Error, Multipath, MultipathConfig, PathPolicy, Portal, SessionConfig};
+use initiator_core::{Access, Error, Multipath, MultipathConfig, PathPolicy, Portal, SessionConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -223,5 +223,38 @@ async fn without_a_path_an_operation_waits_its_time_and_goes_on_when_one_is_back
     assert!(held(&store, 0, 512).await == [2; 512]);
     let away = Multipath::open(vec![], MultipathConfig::default()).await;
     assert!(matches!(away, Err(Error::NoPath { .. })));
+    disk.logout().await;
+}
+
+#[tokio::test]
+async fn paths_through_two_target_port_groups_are_both_used() {
+    use target_core::node::{PortalGroup, TargetConfig, TargetNode};
+    let store = Arc::new(backstore::RamStore::new(BYTES).unwrap());
+    let unit = target_core::lu::LogicalUnit::new(store, target_core::lu::Identity::from_seed("grouped")).unwrap();
+    let group = |tag| {
+        let portal = target_core::node::Portal::new(format!("127.0.0.{tag}:0").parse().unwrap());
+        PortalGroup::new(tag).with_target_port_group(tag + 10).portal(portal)
+    };
+    let node = TargetNode::builder().name(server::NAME).open().portal_group(group(1)).portal_group(group(2));
+    let target = TargetConfig::builder().node(node.lun(0, Arc::new(unit))).build().unwrap();
+    let server = target_core::server::Server::builder(target).workers(1).start().unwrap();
+    let ways = server.local_addrs().iter().map(|address| {
+        let portal = Portal { host: address.ip().to_string(), port: address.port() };
+        (config(&portal), 0)
+    });
+    let disk = Multipath::open(ways.collect(), quick(PathPolicy::RoundRobin)).await.unwrap();
+    let before = [disk.paths()[0].clone(), disk.paths()[1].clone()];
+    assert!(before.iter().all(|path| path.up && path.access == Access::Optimized), "{before:?}");
+    for round in 0..8u64 {
+        disk.write(round * 4096, &pattern(4096, round)).await.unwrap();
+    }
+    let counted = async {
+        while server.statistics().writes < 8 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap();
+    let writes: Vec<u64> = server.sessions().iter().map(|session| session.statistics.writes).collect();
+    assert_eq!(writes, [4, 4]);
     disk.logout().await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backstore::{Abilities, Backstore, Geometry, StoreError};
-use initiator_core::{Disk, Error, Portal, Session, SessionConfig};
+use initiator_core::{Disk, Error, Multipath, MultipathConfig, Portal, Session, SessionConfig};
 use target_core::lu::{Identity, LogicalUnit};
 use target_core::node::{PortalGroup, TargetConfig, TargetNode};
 use target_core::server::{Server, ServerHandle};
@@ -237,4 +237,33 @@ async fn writers_do_not_notice_that_the_target_loses_its_memory() {
     for (number, data) in (0..).zip(held) {
         assert!(target.store.medium(number * EACH as usize, EACH as usize) == data, "writer {number}");
     }
+}
+
+#[tokio::test]
+async fn what_is_lost_is_told_whichever_path_it_was_written_by() {
+    let mut target = Target::new();
+    let portal = Portal { host: "127.0.0.1".into(), port: target.port };
+    let config = MultipathConfig { retry: Duration::from_millis(20), ..MultipathConfig::default() };
+    let way = (SessionConfig::new(portal, NAME), 0);
+    let disk = Multipath::open(vec![way.clone(), way], config).await.unwrap();
+    disk.write(0, &[1; 4096]).await.unwrap();
+    disk.flush().await.unwrap();
+    // One goes by each path.
+    disk.write(1024, &[2; 1024]).await.unwrap();
+    disk.write(8192, &[3; 512]).await.unwrap();
+    target.lose_power();
+    let mut lost = Vec::new();
+    let mut data = [9; 4096];
+    // A path may tell before the other is found lost: what that had acknowledged is told then.
+    while let Err(error) = disk.read(0, &mut data).await {
+        assert!(matches!(error, Error::LostWrites { .. }), "{error}");
+        lost.extend(disk.take_lost_writes());
+    }
+    lost.sort_unstable_by_key(|range| range.start);
+    assert_eq!(lost, [1024..2048, 8192..8704]);
+    assert!(data == [1; 4096] && disk.power_ons() > 0);
+    disk.write(1024, &[4; 512]).await.unwrap();
+    disk.flush().await.unwrap();
+    assert!(target.store.medium(1024, 512) == [4; 512]);
+    disk.logout().await;
 }
