@@ -33,7 +33,8 @@ pub struct FileOptions {
     pub read_only: bool,
     /// Goes around the page cache (`O_DIRECT`). The file system may then ask for larger blocks. Default off.
     pub direct: bool,
-    /// Threads that do the I/O, 1 to 64: as many operations run at a time. Default 4.
+    /// Operations of one queue that run at a time, 1 to 64, each on a thread. One more thread is there for others, so
+    /// that a queue whose operations the file holds back does not hold them back too. Default 4.
     pub threads: usize,
 }
 

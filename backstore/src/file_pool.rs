@@ -1,15 +1,15 @@
 //! The threads of a file store, and the queue in front of them.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::{Builder, JoinHandle};
 
 use futures::channel::oneshot;
 
-use super::file_medium::FileMedium;
+use super::file_medium::{BlockFile, FileMedium};
 use super::{StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest};
 
 /// Operations of one queue that wait for a thread or run: what is beyond waits in the queue itself, so that one
@@ -36,6 +36,8 @@ struct Job {
 struct Finished {
     list: Mutex<Vec<StoreCompletion>>,
     waker: Waker,
+    /// Operations of the queue that threads are at: written under the lock of what waits.
+    running: AtomicUsize,
 }
 
 impl Finished {
@@ -51,35 +53,76 @@ impl Finished {
     }
 }
 
+impl Job {
+    /// Whether its queue has fewer than `most` operations at threads.
+    fn may_run(&self, most: usize) -> bool {
+        match &self.submitter {
+            Submitter::Queue(finished) => finished.running.load(Relaxed) < most,
+            Submitter::Call(_) => true,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
+    /// Threads that have nothing to do.
+    idle: usize,
     closed: bool,
+}
+
+impl Waiting {
+    /// The oldest that may run.
+    fn next(&mut self, most: usize) -> Option<Job> {
+        let at = self.jobs.iter().position(|job| job.may_run(most))?;
+        let job = self.jobs.remove(at)?;
+        if let Submitter::Queue(finished) = &job.submitter {
+            finished.running.fetch_add(1, Relaxed);
+        }
+        Some(job)
+    }
 }
 
 /// What waits for a thread.
 pub(super) struct Jobs {
     waiting: Mutex<Waiting>,
     added: Condvar,
+    /// Operations of one queue that run at a time: one fewer than there are threads, so that a queue whose operations
+    /// the file holds back does not hold back the others.
+    most: usize,
 }
 
 impl Jobs {
-    fn work(&self, medium: &FileMedium<File>) {
+    fn work<F: BlockFile>(&self, medium: &FileMedium<F>) {
         let mut waiting = lock(&self.waiting);
         loop {
-            if let Some(Job { request: StoreRequest { token, op }, submitter }) = waiting.jobs.pop_front() {
+            if let Some(Job { request: StoreRequest { token, op }, submitter }) = waiting.next(self.most) {
+                // Nobody was woken for what could not run when it came.
+                if waiting.idle != 0 && waiting.jobs.iter().any(|job| job.may_run(self.most)) {
+                    self.added.notify_one();
+                }
                 drop(waiting);
                 let completion = medium.perform(token, op);
                 match submitter {
-                    Submitter::Queue(finished) => finished.add(completion),
-                    // A caller that went away wants no answer.
-                    Submitter::Call(sender) => drop(sender.send(completion)),
+                    Submitter::Queue(finished) => {
+                        finished.add(completion);
+                        waiting = lock(&self.waiting);
+                        finished.running.fetch_sub(1, Relaxed);
+                    }
+                    Submitter::Call(sender) => {
+                        // A caller that went away wants no answer.
+                        drop(sender.send(completion));
+                        waiting = lock(&self.waiting);
+                    }
                 }
-                waiting = lock(&self.waiting);
-            } else if waiting.closed {
+            } else if waiting.closed && waiting.jobs.is_empty() {
+                // Those who had nothing that could run.
+                self.added.notify_all();
                 return;
             } else {
+                waiting.idle += 1;
                 waiting = self.added.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                waiting.idle -= 1;
             }
         }
     }
@@ -92,8 +135,10 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn start(medium: Arc<FileMedium<File>>, threads: usize) -> io::Result<Self> {
-        let jobs = Arc::new(Jobs { waiting: Mutex::default(), added: Condvar::new() });
+    /// As many operations of one queue as `most` run at a time, and one of others beside them.
+    pub(super) fn start<F: BlockFile>(medium: Arc<FileMedium<F>>, most: usize) -> io::Result<Self> {
+        let jobs = Arc::new(Jobs { waiting: Mutex::default(), added: Condvar::new(), most });
+        let threads = most + 1;
         let mut pool = Self { jobs, threads: Vec::with_capacity(threads) };
         for _ in 0..threads {
             let (jobs, medium) = (pool.jobs.clone(), medium.clone());
@@ -143,7 +188,8 @@ pub(super) struct FileQueue {
 
 impl FileQueue {
     pub(super) fn new(jobs: Arc<Jobs>, waker: Waker) -> Self {
-        let finished = Arc::new(Finished { list: Mutex::new(Vec::with_capacity(QUEUE_DEPTH)), waker });
+        let list = Mutex::new(Vec::with_capacity(QUEUE_DEPTH));
+        let finished = Arc::new(Finished { list, waker, running: AtomicUsize::new(0) });
         Self { jobs, finished, backlog: VecDeque::new(), running: 0 }
     }
 
@@ -159,8 +205,12 @@ impl FileQueue {
                 .drain(..count)
                 .map(|request| Job { request, submitter: Submitter::Queue(self.finished.clone()) }),
         );
+        let runs = self.finished.running.load(Relaxed) < self.jobs.most;
         drop(waiting);
-        if count == 1 { self.jobs.added.notify_one() } else { self.jobs.added.notify_all() }
+        // A thread that takes one wakes another for the next.
+        if runs {
+            self.jobs.added.notify_one();
+        }
     }
 }
 

@@ -455,3 +455,60 @@ fn a_block_that_is_read_is_old_or_new_whatever_is_under_way() {
     // A file that holds a write back does not hold back the reads.
     assert!(!is_whole(write(3, 1), read(), Duration::ZERO));
 }
+
+/// A file that holds back reads beyond its first block until it is let go on.
+#[derive(Default)]
+struct Holding {
+    let_go: std::sync::Mutex<bool>,
+    went: std::sync::Condvar,
+}
+
+impl crate::BlockFile for Arc<Holding> {
+    fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset != 0 {
+            drop(self.went.wait_while(self.let_go.lock().unwrap(), |let_go| !*let_go).unwrap());
+        }
+        Ok(data.len())
+    }
+    fn write_at(&self, data: &[u8], _: u64) -> io::Result<usize> {
+        Ok(data.len())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn punch_hole(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn size(&self) -> io::Result<u64> {
+        Ok(1 << 20)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+    fn next_hole(&self, _: u64) -> io::Result<u64> {
+        Ok(1 << 20)
+    }
+}
+
+#[test]
+fn a_queue_whose_operations_are_held_back_leaves_a_thread_to_the_others() {
+    let file = Arc::new(Holding::default());
+    let medium = Arc::new(FileMedium::new(file.clone(), Geometry::of_bytes(1 << 20), Abilities::default()));
+    let pool = Pool::start(medium, 2).unwrap();
+    let (ours, our_bell) = mpsc::channel();
+    let (theirs, their_bell) = mpsc::channel();
+    let mut held = FileQueue::new(pool.jobs(), Waker::from(Arc::new(Bell(ours))));
+    let mut other = FileQueue::new(pool.jobs(), Waker::from(Arc::new(Bell(theirs))));
+    let read = |token, lba| StoreRequest { token, op: StoreOp::Read { lba, buf: Buf::zeroed(512) } };
+    held.submit(&mut (1..9).map(|lba| read(lba, lba)).collect());
+    other.submit(&mut vec![read(0, 0)]);
+    let passed = their_bell.recv_timeout(Duration::from_secs(20)).is_ok();
+    *file.let_go.lock().unwrap() = true;
+    file.went.notify_all();
+    let mut done = Vec::new();
+    while done.len() < 8 {
+        our_bell.recv_timeout(Duration::from_secs(20)).expect("a wake for each completion that waits");
+        held.poll(&mut done);
+    }
+    assert!(passed);
+}
