@@ -165,8 +165,6 @@ pub enum Event<'a> {
 pub struct Counters {
     /// Commands completed.
     pub commands: u64,
-    /// Of these, commands that the target answered, with whatever status.
-    pub answered: u64,
     /// Commands sent again.
     pub repeated: u64,
     /// Logins done.

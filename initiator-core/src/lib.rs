@@ -55,7 +55,7 @@ pub use login::LoginConfig;
 pub use multipath::{Access, MultipathConfig, PathPolicy};
 #[cfg(feature = "std")]
 pub use own_name::default_initiator_name;
-pub use recovery::{GivenUp, Recovery, may_heal};
+pub use recovery::{GivenUp, Recovery, Service, may_heal};
 pub use url::{Credentials, DEFAULT_PORT, Portal, Rdma, Transport, Url, UrlError};
 
 #[cfg(feature = "tokio")]

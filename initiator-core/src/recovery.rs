@@ -22,16 +22,27 @@ pub enum GivenUp {
     },
 }
 
+/// What a connection has done for its session ([`Engine::service`](crate::Engine::service)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Commands waited for their answers, and none came.
+    Nothing,
+    /// There was a time when no command waited.
+    Idle,
+    /// Commands were answered, with whatever status.
+    Answers,
+}
+
 /// The attempts to bring one session back, sans-IO: it says how long to wait before each.
 ///
 /// ```
 /// use std::time::Duration;
-/// use initiator_core::{ReconnectPolicy, Recovery};
+/// use initiator_core::{ReconnectPolicy, Recovery, Service};
 /// use iscsi_proto::time::Instant;
 /// let policy = ReconnectPolicy { deadline: Duration::from_secs(10), ..ReconnectPolicy::default() };
 /// let mut recovery = Recovery::new(policy, 7);
 /// let lost = Instant::ZERO;
-/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), 0, lost), Ok(Duration::from_secs(2)));
+/// assert_eq!(recovery.lost(Some(Duration::from_secs(2)), Service::Idle, lost), Ok(Duration::from_secs(2)));
 /// let tenth = (0..10).map(|_| recovery.failed(lost)).last().unwrap().unwrap();
 /// assert!(tenth <= policy.longest_delay);
 /// assert_eq!(recovery.failed(lost + Duration::from_secs(11)), None);
@@ -43,8 +54,6 @@ pub struct Recovery {
     since: Option<Instant>,
     attempt: u32,
     logged_in_at: Option<Instant>,
-    /// Commands answered so far.
-    answered: u64,
 }
 
 impl Recovery {
@@ -52,7 +61,7 @@ impl Recovery {
     #[must_use]
     pub fn new(policy: ReconnectPolicy, seed: u64) -> Self {
         let jitter = Jitter::new(policy.seed.unwrap_or(seed));
-        Self { policy, jitter, since: None, attempt: 0, logged_in_at: None, answered: 0 }
+        Self { policy, jitter, since: None, attempt: 0, logged_in_at: None }
     }
 
     /// The connection stood from then on.
@@ -61,23 +70,22 @@ impl Recovery {
     }
 
     /// A connection that stood is lost: how long to wait before the first attempt. `time2wait` is what the target asked
-    /// for; `answered`, how many commands the target has answered in the life of the session
-    /// ([`Counters::answered`](crate::application::Counters::answered)).
+    /// for; `service`, what the connection has done.
     ///
     /// # Errors
     /// [`GivenUp`]: the session is over.
-    pub fn lost(&mut self, time2wait: Option<Duration>, answered: u64, now: Instant) -> Result<Duration, GivenUp> {
+    pub fn lost(&mut self, time2wait: Option<Duration>, service: Service, now: Instant) -> Result<Duration, GivenUp> {
         // A connection that breaks as soon as it stands goes on with the back-off of the one before: a loop of logins
         // helps nobody.
         let stood = self.logged_in_at.take().is_none_or(|at| now - at >= self.policy.longest_delay);
         if stood {
             self.attempt = 0;
         }
-        // A session that gets its commands done is not to be given up, however short-lived its connections are.
-        if stood || answered > self.answered {
+        // A session that gets its commands done is not to be given up, however short-lived its connections are; one that
+        // gets none done is, however long a target keeps the connections on which it is silent.
+        if service == Service::Answers || stood && service == Service::Idle {
             self.since = None;
         }
-        self.answered = answered;
         let since = *self.since.get_or_insert(now);
         let left = self.policy.deadline.saturating_sub(now - since);
         if left.is_zero() {
@@ -145,17 +153,17 @@ mod tests {
         let mut now = Instant::ZERO;
         recovery.connected(now);
         now = now + Duration::from_secs(60);
-        assert_eq!(recovery.lost(None, 0, now), Ok(Duration::ZERO));
+        assert_eq!(recovery.lost(None, Service::Idle, now), Ok(Duration::ZERO));
         let mut delays = [Duration::ZERO; 8];
         for delay in &mut delays {
             recovery.connected(now);
-            *delay = recovery.lost(None, 0, now).unwrap();
+            *delay = recovery.lost(None, Service::Idle, now).unwrap();
             now = now + *delay;
         }
         assert!(delays[7] > delays[0] * 8, "{delays:?}");
         recovery.connected(now);
         assert_eq!(
-            recovery.lost(Some(Duration::from_secs(2)), 0, now + Duration::from_secs(60)),
+            recovery.lost(Some(Duration::from_secs(2)), Service::Idle, now + Duration::from_secs(60)),
             Ok(Duration::from_secs(2))
         );
     }
@@ -165,23 +173,46 @@ mod tests {
         let policy = ReconnectPolicy { seed: Some(1), ..ReconnectPolicy::default() };
         let mut recovery = Recovery::new(policy, 0);
         let mut now = Instant::ZERO;
-        for answered in 1..100 {
+        for _ in 1..100 {
             recovery.connected(now);
-            let wait = recovery.lost(None, answered, now).expect("commands were answered");
+            let wait = recovery.lost(None, Service::Answers, now).expect("commands were answered");
             now = now + wait.max(Duration::from_secs(2));
         }
         assert!(now - Instant::ZERO > policy.deadline);
         recovery.connected(now);
-        assert!(recovery.lost(None, 99, now).is_ok(), "from now on nothing is answered");
+        assert!(recovery.lost(None, Service::Nothing, now).is_ok(), "from now on nothing is answered");
         now = now + policy.deadline;
         recovery.connected(now);
-        assert_eq!(recovery.lost(None, 99, now), Err(GivenUp::Deadline));
+        assert_eq!(recovery.lost(None, Service::Nothing, now), Err(GivenUp::Deadline));
+    }
+
+    #[test]
+    fn a_target_that_is_silent_after_each_login_is_given_up() {
+        let policy = ReconnectPolicy { seed: Some(1), ..ReconnectPolicy::default() };
+        let stands = policy.longest_delay * 2;
+        let end = |service| {
+            let mut recovery = Recovery::new(policy, 0);
+            let mut now = Instant::ZERO;
+            (0..100).find_map(|_| {
+                recovery.connected(now);
+                now = now + stands;
+                match recovery.lost(None, service, now) {
+                    Ok(wait) => now = now + wait,
+                    Err(given_up) => return Some((given_up, now - Instant::ZERO)),
+                }
+                None
+            })
+        };
+        let (given_up, after) = end(Service::Nothing).expect("an end");
+        assert_eq!(given_up, GivenUp::Deadline);
+        assert!(after <= policy.deadline + stands * 2, "{after:?}");
+        assert_eq!(end(Service::Idle), None, "nobody has asked anything");
     }
 
     #[test]
     fn a_deadline_of_zero_never_reconnects() {
         let policy = ReconnectPolicy { deadline: Duration::ZERO, ..ReconnectPolicy::default() };
-        assert_eq!(Recovery::new(policy, 0).lost(None, 0, Instant::ZERO), Err(GivenUp::Deadline));
+        assert_eq!(Recovery::new(policy, 0).lost(None, Service::Idle, Instant::ZERO), Err(GivenUp::Deadline));
     }
 
     #[test]
@@ -189,12 +220,12 @@ mod tests {
         let policy = ReconnectPolicy { seed: Some(1), ..ReconnectPolicy::default() };
         let seconds = Duration::from_secs;
         let mut recovery = Recovery::new(policy, 0);
-        assert_eq!(recovery.lost(Some(policy.deadline), 0, Instant::ZERO), Ok(policy.deadline));
+        assert_eq!(recovery.lost(Some(policy.deadline), Service::Nothing, Instant::ZERO), Ok(policy.deadline));
         let given_up = GivenUp::Time2Wait { asked: seconds(111), left: seconds(110) };
         let now = Instant::ZERO + seconds(10);
         recovery.connected(now);
-        assert_eq!(recovery.lost(Some(seconds(111)), 0, now), Err(given_up));
+        assert_eq!(recovery.lost(Some(seconds(111)), Service::Nothing, now), Err(given_up));
         let heedless = ReconnectPolicy { honour_time2wait: false, ..policy };
-        assert_eq!(Recovery::new(heedless, 0).lost(Some(seconds(3600)), 0, now), Ok(Duration::ZERO));
+        assert_eq!(Recovery::new(heedless, 0).lost(Some(seconds(3600)), Service::Nothing, now), Ok(Duration::ZERO));
     }
 }

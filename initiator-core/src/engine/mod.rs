@@ -30,6 +30,7 @@ use crate::config::{Limits, Timeouts};
 use crate::connection::ConnectionEnd;
 use crate::identity::KnownDisk;
 use crate::jitter::Jitter;
+use crate::recovery::Service;
 
 use control::Controls;
 use extent::{Claim, Effect, Extent};
@@ -92,6 +93,8 @@ pub struct Engine<A> {
     end: Option<ConnectionEnd>,
     time2wait: Option<Duration>,
     counters: Counters,
+    /// What the connection has done, or the last one did.
+    service: Service,
     /// Commands handed over so far.
     issued: u64,
     ahs: Vec<u8>,
@@ -140,6 +143,7 @@ impl<A: Application> Engine<A> {
             end: None,
             time2wait: None,
             counters: Counters::default(),
+            service: Service::Idle,
             issued: 0,
             ahs: Vec::with_capacity(64),
             jitter: Jitter::new(seed),
@@ -177,6 +181,12 @@ impl<A: Application> Engine<A> {
         &self.counters
     }
 
+    /// What its connection has done for it, or the last one did if there is none.
+    #[must_use]
+    pub const fn service(&self) -> Service {
+        self.service
+    }
+
     pub(crate) fn start<M: Datamover>(&mut self, mover: &mut M, numbers: StartNumbers, now: Instant) {
         self.cmd_sn = numbers.cmd_sn;
         self.exp_cmd_sn = numbers.exp_cmd_sn;
@@ -187,6 +197,7 @@ impl<A: Application> Engine<A> {
         self.gap_until = None;
         self.unexpected = UnexpectedPdus::new(numbers.unexpected);
         self.counters.logins += 1;
+        self.service = if self.slots.is_empty() { Service::Idle } else { Service::Nothing };
         self.guards.reconnected();
         self.flow = Flow::Open;
         self.end = None;
@@ -395,7 +406,11 @@ impl<A: Application> Engine<A> {
 
     fn complete(&mut self, completion: Completion, now: Instant) {
         self.counters.commands += 1;
-        self.counters.answered += u64::from(completion.result.is_ok());
+        if completion.result.is_ok() {
+            self.service = Service::Answers;
+        } else if self.service == Service::Nothing && self.flow != Flow::Down && self.slots.is_empty() {
+            self.service = Service::Idle;
+        }
         self.app.complete(completion, now);
     }
 

@@ -5,8 +5,8 @@ use std::task::Waker;
 
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::SessionType;
-use iscsi_proto::text::targets::{TargetAddress, TargetRecord, parse_targets};
-use iscsi_proto::text::{Pairs, TextWriter};
+use iscsi_proto::text::TextWriter;
+use iscsi_proto::text::targets::{TargetAddress, TargetList, TargetRecord};
 use iscsi_proto::time::Instant;
 
 use super::info::{Discovered, DiscoveredPortal, DiscoveredTarget};
@@ -17,7 +17,7 @@ use crate::command::{Command, Completion};
 use crate::config::{DiscoveryConfig, ReconnectPolicy};
 use crate::engine::Engine;
 use crate::entropy;
-use crate::error::{Cause, Error, words};
+use crate::error::Error;
 use crate::login::LoginConfig;
 use crate::own_name::default_initiator_name;
 use crate::url::Portal;
@@ -117,13 +117,11 @@ pub(super) fn question(value: &str) -> Vec<u8> {
 
 /// Reads an answer of the portal `asked`.
 pub(super) fn parse(answer: &[u8], asked: &Portal, group: Option<u16>) -> Result<Discovered, Error> {
-    let bad = |source: Cause| Error::BadAnswer { command: "SendTargets", source };
-    let pairs: Vec<_> = Pairs::new(answer).collect::<Result<_, _>>().map_err(|error| bad(Arc::new(error)))?;
-    let list = parse_targets(pairs);
+    let list = TargetList::read(answer);
     if list.records.is_empty()
         && let Some(odd) = list.odd.first()
     {
-        return Err(bad(words(odd.to_string())));
+        return Err(Error::BadAnswer { command: "SendTargets", source: Arc::new(odd.clone()) });
     }
     let portal = |address: TargetAddress| DiscoveredPortal {
         addr: address.host,

@@ -487,11 +487,17 @@ impl Application for Mailbox {
         loop {
             let token = self.abandoned.pop()?;
             self.take_work();
-            // What has not been handed on yet ends here.
-            let Some(at) = self.incoming.iter().position(|command| command.token == token) else { return Some(token) };
-            if let Some(Command { token, data_out, data_in, .. }) = self.incoming.remove(at) {
-                self.done.push(Completion::failed(token, Failure::Aborted, data_out, data_in));
-            }
+            // What has not been handed on yet ends here, be it that it waits behind what has been taken in before.
+            let is_it = |command: &Command| command.token == token;
+            let found = match self.incoming.iter().position(is_it) {
+                Some(at) => self.incoming.remove(at),
+                None => {
+                    let submitted = &mut self.shared.lock().submitted;
+                    submitted.iter().position(is_it).and_then(|at| submitted.remove(at))
+                }
+            };
+            let Some(command) = found else { return Some(token) };
+            self.done.push(unsent(command, Failure::Aborted));
         }
     }
 
@@ -619,6 +625,23 @@ mod tests {
         mailbox.complete(Completion::failed(token, Failure::SessionEnded, data_out, None), Instant::ZERO);
         mailbox.flush(&Counters::default());
         assert!(end_of(operation).data_out.is_some());
+    }
+
+    #[test]
+    fn a_dropped_command_is_not_handed_on_wherever_it_waits() {
+        let limits = Limits::default();
+        let shared = Shared::new(&limits, &Timeouts::default());
+        let mut mailbox = Mailbox::new(shared.clone(), &limits);
+        let operations: Vec<_> = (0..3).map(|_| under_way(&shared)).collect();
+        // The target's window has room for one: two wait here, and those that come now wait behind them.
+        assert!(mailbox.next_command(Instant::ZERO).is_some());
+        let later: Vec<_> = (0..2).map(|_| under_way(&shared)).collect();
+        drop(later);
+        assert_eq!(mailbox.next_abandoned(), None, "the session has not heard of them");
+        assert!(mailbox.next_command(Instant::ZERO).is_some() && mailbox.next_command(Instant::ZERO).is_some());
+        assert!(mailbox.next_command(Instant::ZERO).is_none(), "what was dropped is not sent");
+        mailbox.flush(&Counters::default());
+        assert_eq!(shared.lock().free.len(), usize::from(limits.commands) - operations.len());
     }
 
     #[tokio::test]

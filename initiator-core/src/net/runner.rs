@@ -206,7 +206,7 @@ pub(super) async fn run<A: Application>(
                 portals.logged_in();
                 avoid_iser = way != Way::Tcp && now - at < SOON;
                 recovery.connected(at);
-                recovery.lost(ended.time2wait, engine.counters().answered, now)
+                recovery.lost(ended.time2wait, engine.service(), now)
             } else if may_heal(&end) {
                 after_failure(&mut portals, &mut recovery, ever, now)
             } else {

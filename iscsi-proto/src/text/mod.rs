@@ -119,20 +119,35 @@ pub struct Pair<'a> {
     pub value: &'a str,
 }
 
-/// Reads the pairs of a whole logical text, without copying. After an error it ends.
+/// Reads the pairs of a whole logical text, without copying. After an error it ends, unless it is to
+/// [go on](Self::past_errors).
 ///
 /// Null bytes between pairs are passed over: some peers count the padding of the data segment in its length.
 #[derive(Debug, Clone)]
 pub struct Pairs<'a> {
     text: &'a [u8],
     at: usize,
+    goes_on: bool,
 }
 
 impl<'a> Pairs<'a> {
     /// Over this text.
     #[must_use]
     pub const fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, goes_on: false }
+    }
+
+    /// The same, going on behind the next null byte after an error: for answers of which a part is better than nothing.
+    ///
+    /// ```
+    /// use iscsi_proto::text::Pairs;
+    /// let text = b"A=1\0what is this\0B=2\0";
+    /// assert_eq!(Pairs::new(text).count(), 2);
+    /// assert_eq!(Pairs::new(text).past_errors().filter_map(Result::ok).count(), 2);
+    /// ```
+    #[must_use]
+    pub const fn past_errors(self) -> Self {
+        Self { goes_on: true, ..self }
     }
 
     fn parse(&mut self, rest: &'a [u8]) -> Result<Pair<'a>, TextError> {
@@ -160,9 +175,11 @@ impl<'a> Iterator for Pairs<'a> {
         let nulls = rest.iter().take_while(|byte| **byte == 0).count();
         self.at += nulls;
         let rest = rest.get(nulls..).filter(|rest| !rest.is_empty())?;
+        let start = self.at;
         let pair = self.parse(rest);
         if pair.is_err() {
-            self.at = self.text.len();
+            let end = rest.iter().position(|byte| *byte == 0).filter(|_| self.goes_on);
+            self.at = end.map_or(self.text.len(), |end| start + end);
         }
         Some(pair)
     }

@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use super::{Pair, TextWriter};
+use super::{Pair, Pairs, TextError, TextWriter};
 use crate::keys::Key;
+use crate::name::MAX_NAME;
 
 /// The TCP port of a target address that names none (RFC 7143 13.8).
 pub const DEFAULT_PORT: u16 = 3260;
@@ -145,9 +146,15 @@ pub enum TargetsError {
     /// An address came before any name.
     #[error("the answer to SendTargets has a TargetAddress before any TargetName")]
     NoName,
+    /// A target's name is none.
+    #[error("the answer to SendTargets names a target {0:?}, which is no name")]
+    Name(String),
     /// An address is malformed.
     #[error("the answer to SendTargets is wrong: {0}")]
     Address(#[from] AddressError),
+    /// A pair cannot be read.
+    #[error("the answer to SendTargets is wrong: {0}")]
+    Text(#[from] TextError),
     /// Another key came, or the target refused the question.
     #[error("the target answered SendTargets with {key}={value}")]
     OtherKey {
@@ -167,29 +174,53 @@ pub struct TargetList {
     pub odd: Vec<TargetsError>,
 }
 
-/// Reads the records of an answer. What cannot be read is passed over, so that one odd record does not hide the others.
-///
-/// ```
-/// use iscsi_proto::text::{Pair, targets::parse_targets};
-/// let pair = |key, value| Pair { key, value };
-/// let list = parse_targets([pair("TargetName", "iqn.2004-10.com.example:a"), pair("TargetAddress", "[::1")]);
-/// assert_eq!((list.records[0].addresses.len(), list.odd.len()), (0, 1));
-/// ```
-#[must_use]
-pub fn parse_targets<'a>(pairs: impl IntoIterator<Item = Pair<'a>>) -> TargetList {
-    let mut list = TargetList::default();
-    for Pair { key, value } in pairs {
-        match (Key::from_name(key), list.records.last_mut()) {
-            (Some(Key::TargetName), _) => {
-                list.records.push(TargetRecord { name: value.to_string(), addresses: Vec::new() });
+impl TargetList {
+    /// Reads an answer. What cannot be read is passed over, so that one odd record does not hide the others; the
+    /// addresses of a target whose name cannot be read go with it.
+    ///
+    /// ```
+    /// use iscsi_proto::text::targets::TargetList;
+    /// let list = TargetList::read(b"TargetName=iqn.2004-10.com.example:a\0TargetAddress=[::1\0what is this\0");
+    /// assert_eq!((list.records.len(), list.records[0].addresses.len(), list.odd.len()), (1, 0, 2));
+    /// ```
+    #[must_use]
+    pub fn read(answer: &[u8]) -> Self {
+        let mut list = Self::default();
+        // Whether the addresses that come next are those of a target that is passed over.
+        let mut passed_over = false;
+        for pair in Pairs::new(answer).past_errors() {
+            let Pair { key, value } = match pair {
+                Ok(pair) => pair,
+                Err(error) => {
+                    passed_over |= matches!(
+                        &error,
+                        TextError::NotUtf8 { key, .. } | TextError::ValueTooLong { key, .. }
+                            if Key::from_name(key) == Some(Key::TargetName)
+                    );
+                    list.odd.push(error.into());
+                    continue;
+                }
+            };
+            match (Key::from_name(key), list.records.last_mut()) {
+                // Names that RFC 7143 4.2.7 does not allow are in use, so only what cannot be anybody's is passed over.
+                (Some(Key::TargetName), _) => {
+                    let graphic = |c: char| !c.is_control() && !c.is_whitespace();
+                    passed_over = value.is_empty() || value.len() > MAX_NAME || !value.chars().all(graphic);
+                    if passed_over {
+                        list.odd.push(TargetsError::Name(crate::keys::shown(value)));
+                    } else {
+                        list.records.push(TargetRecord { name: value.to_string(), addresses: Vec::new() });
+                    }
+                }
+                (Some(Key::TargetAddress), _) if passed_over => {}
+                (Some(Key::TargetAddress), None) => list.odd.push(TargetsError::NoName),
+                (Some(Key::TargetAddress), Some(record)) => match value.parse() {
+                    Ok(address) => record.addresses.push(address),
+                    Err(error) => list.odd.push(TargetsError::Address(error)),
+                },
+                _ => list.odd.push(TargetsError::OtherKey { key: key.to_string(), value: crate::keys::shown(value) }),
             }
-            (Some(Key::TargetAddress), None) => list.odd.push(TargetsError::NoName),
-            (Some(Key::TargetAddress), Some(record)) => match value.parse() {
-                Ok(address) => record.addresses.push(address),
-                Err(error) => list.odd.push(TargetsError::Address(error)),
-            },
-            _ => list.odd.push(TargetsError::OtherKey { key: key.to_string(), value: crate::keys::shown(value) }),
         }
+        list
     }
-    list
 }

@@ -141,13 +141,33 @@ fn target_records_round_trip() {
     ];
     let mut out = TextWriter::new();
     records.iter().for_each(|record| record.write(&mut out));
-    assert_eq!(parse_targets(read(out.as_bytes()).unwrap()), TargetList { records, odd: Vec::new() });
-    let parse = |text: &'static [u8]| parse_targets(read(text).unwrap());
+    assert_eq!(TargetList::read(out.as_bytes()), TargetList { records, odd: Vec::new() });
+    let parse = TargetList::read;
     assert_eq!(parse(b"TargetAddress=h,1\0").odd, [TargetsError::NoName]);
     assert!(matches!(parse(b"SendTargets=Reject\0").odd[..], [TargetsError::OtherKey { .. }]));
     let odd = parse(b"TargetName=a\0TargetAddress=\0TargetAddress=h:1,1\0TargetName=b\0");
     assert!(matches!(odd.odd[..], [TargetsError::Address(_)]));
     assert_eq!(odd.records.iter().map(|record| record.addresses.len()).collect::<Vec<_>>(), [1, 0]);
+    // Whatever stands between two records costs itself, and the addresses of a name that cannot be read go with it.
+    for between in [
+        &b"rubbish\0"[..],
+        b"=rubbish\0",
+        b"My Key=1\0",
+        b"\xff\xfe\0",
+        b"TargetAlias=\xff\0",
+        b"TargetName=\0TargetAddress=h:1,1\0",
+        b"TargetName=what is this\0TargetAddress=h:1,1\0",
+        b"TargetName=iqn.\xff\0TargetAddress=h:1,1\0",
+        &[b"TargetAlias=".to_vec(), vec![b'x'; MAX_VALUE + 1], vec![0]].concat(),
+        &[b"TargetName=".to_vec(), vec![b'x'; MAX_VALUE + 1], b"\0TargetAddress=h:1,1\0".to_vec()].concat(),
+    ] {
+        let answer = [b"TargetName=a\0TargetAddress=g:1,1\0", between, b"TargetName=b\0"].concat();
+        let odd = TargetList::read(&answer);
+        let found: Vec<_> = odd.records.iter().map(|record| (&record.name[..], record.addresses.len())).collect();
+        assert_eq!((found, odd.odd.len()), (vec![("a", 1), ("b", 0)], 1), "{}", between.escape_ascii());
+    }
+    let cut = TargetList::read(b"TargetName=a\0TargetName=b\0TargetAddr");
+    assert_eq!((cut.records.len(), cut.odd.len()), (2, 1));
     for value in ["All", "", "iqn.2024-01.com.example:a"] {
         assert_eq!(SendTargets::from_value(value).value(), value);
     }

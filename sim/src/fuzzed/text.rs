@@ -7,7 +7,7 @@ use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{RESERVED_TAG, TextRequest, TextResponse};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::text::exchange::{AskerStep, ResponderStep, TextAsker, TextResponder};
-use iscsi_proto::text::targets::{SendTargets, TargetAddress, parse_targets};
+use iscsi_proto::text::targets::{SendTargets, TargetAddress, TargetList};
 use iscsi_proto::text::{Pairs, TextBuffer, TextLimits, TextWriter, value};
 
 use crate::input::Input;
@@ -59,12 +59,12 @@ fn grammar(text: &[u8]) {
             }
         }
     }
+    let _ = TargetList::read(text);
     let mut buffer = TextBuffer::new(LIMITS);
     if buffer.push(text).is_ok()
         && let Ok(pairs) = buffer.pairs()
     {
         assert!(pairs.clone().count() <= LIMITS.max_pairs);
-        let _ = parse_targets(pairs);
     }
     assert!(buffer.as_bytes().len() <= LIMITS.max_bytes);
 }
@@ -189,7 +189,7 @@ fn asker(input: &mut Input<'_>) {
                 request = next;
             }
             Ok(AskerStep::Done) => {
-                let _ = asker.answer().pairs().map(parse_targets);
+                let _ = TargetList::read(asker.answer().as_bytes());
             }
             Err(_) => break,
         }

@@ -82,7 +82,7 @@ impl OddDisk {
     pub(super) fn comes_back(&mut self, how: Comeback) {
         self.is_other |= how.is_other();
         match how {
-            Comeback::Same => {}
+            Comeback::Same | Comeback::Silent => {}
             Comeback::Forgetful => self.content.clone_from(&self.durable),
             Comeback::OtherNames => self.name += 1,
             Comeback::OtherSerial => self.serial += 1,

@@ -23,6 +23,8 @@ pub(super) enum Comeback {
     Smaller,
     /// The same disk with more blocks.
     Larger,
+    /// It takes logins, and answers nothing after them, ever.
+    Silent,
 }
 
 impl Comeback {
@@ -146,7 +148,7 @@ impl Plan {
     }
 
     fn restart(&mut self, rng: &mut Rng) {
-        use Comeback::{Forgetful, Larger, OtherBlockSize, OtherNames, OtherSerial, Same, Smaller};
+        use Comeback::{Forgetful, Larger, OtherBlockSize, OtherNames, OtherSerial, Same, Silent, Smaller};
         self.greets = rng.permille(250);
         let mut at = Duration::ZERO;
         for _ in 0..rng.between(1, 4) {
@@ -158,11 +160,12 @@ impl Plan {
                 3..=6 if self.greets => Same,
                 3..=6 => Forgetful,
                 7 => Larger,
+                8 if rng.permille(300) => Silent,
                 _ => rng.pick(&[OtherNames, OtherSerial, OtherBlockSize, Smaller]),
             };
             self.restarts.push((at, away, how));
             at += away;
-            if how.is_other() {
+            if how.is_other() || how == Silent {
                 break;
             }
         }

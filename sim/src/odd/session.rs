@@ -112,7 +112,9 @@ impl Uses {
             self.broken(format!("command {token} never completed, the session is over"));
         }
         let disk = self.disk.clone();
-        if !disk.borrow().is_other {
+        // A target that is silent before it has told what it lost tells it to nobody.
+        let untold = [Comeback::Forgetful, Comeback::Silent].iter().all(|how| self.plan.has(|other| other == *how));
+        if !disk.borrow().is_other && !untold {
             let read = self.model.begin_read(0, self.model.len());
             let wrong = self.model.end_read(read, &disk.borrow().content).err();
             if let Some(wrong) = wrong {
@@ -183,6 +185,7 @@ impl Uses {
             Failure::TimedOut => plan.late.0 > 0 || plan.closes_window.is_some() || abandoned,
             Failure::NotSent(_) => plan.closes_window.is_some(),
             Failure::OtherDisk => self.told_other,
+            Failure::SessionEnded => plan.has(|how| how == Comeback::Silent),
             Failure::LostWrites => self.flush_failed || plan.has(|how| how == Comeback::Forgetful || how.is_other()),
             _ => false,
         };

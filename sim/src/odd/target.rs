@@ -75,6 +75,8 @@ pub(super) struct Connection {
     pub(super) group: usize,
     /// It was asked for a LOGICAL UNIT RESET, of which the others have to hear.
     pub(super) has_reset: bool,
+    /// It answers nothing but the login.
+    pub(super) is_silent: bool,
     /// The initiator goes on after its unit attention, and has therefore heard it.
     pub(super) has_told: bool,
     next_ttt: u32,
@@ -96,6 +98,7 @@ impl Connection {
             attentions: attention.into_iter().collect(),
             group: 1,
             has_reset: false,
+            is_silent: false,
             has_told: false,
             next_ttt: 0,
             is_over: false,
@@ -150,6 +153,7 @@ impl Connection {
     ) -> Result<(), String> {
         let cannot = |error| format!("the initiator sent what cannot be: {error}");
         match bhs.opcode().map_err(cannot)? {
+            opcode if self.is_silent && opcode != Opcode::LoginRequest => {}
             Opcode::LoginRequest => self.log_in(&LoginRequest::parse(bhs).map_err(cannot)?, &data),
             Opcode::ScsiCommand => {
                 let command = ScsiCommand::parse(bhs).map_err(cannot)?;

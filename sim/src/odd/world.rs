@@ -59,6 +59,8 @@ struct World {
     /// What the next connection is told at first.
     attention: Option<AdditionalSense>,
     cuts: u64,
+    /// It answers nothing but logins any more.
+    is_silent: bool,
     rounds: u64,
 }
 
@@ -107,6 +109,7 @@ impl World {
             down_until: Instant::ZERO,
             attention: None,
             cuts: 0,
+            is_silent: false,
             rounds: 0,
             plan,
         }
@@ -131,7 +134,7 @@ impl World {
         let State::Over(mut uses) = self.state else { return Err("the session is not over".into()) };
         uses.check_over();
         // One connection for each life of the target: nothing else may end one.
-        if uses.logins > self.cuts + 1 {
+        if uses.logins > self.cuts + 1 && !self.is_silent {
             self.verdict.broken(format!("{} logins, and the target restarted {} times", uses.logins, self.cuts));
         }
         match self.verdict.get() {
@@ -171,9 +174,12 @@ impl World {
         self.restarts.remove(0);
         self.trace.event(format_args!("the target is away for {away:?}, and comes back: {how:?}"));
         self.disk.borrow_mut().comes_back(how);
+        self.is_silent = how == Comeback::Silent;
         self.attention = match how {
             // What was not heard is told to the next one.
-            Comeback::Same | Comeback::Larger => self.attention.or(Some(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED)),
+            Comeback::Same | Comeback::Larger | Comeback::Silent => {
+                self.attention.or(Some(AdditionalSense::I_T_NEXUS_LOSS_OCCURRED))
+            }
             Comeback::Forgetful if self.rng.permille(300) => {
                 Some(AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
             }
@@ -216,7 +222,7 @@ impl World {
         self.network = Some(Network::Bytes(Box::new(link)));
         let greeting = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
         let attention = if self.plan.greets { Some(greeting) } else { self.attention };
-        self.target = Some(Connection::new(attention));
+        self.target = Some(Connection { is_silent: self.is_silent, ..Connection::new(attention) });
         let config = TcpMoverConfig { max_tasks: self.plan.limits.commands, ..TcpMoverConfig::default() };
         let mover = TcpMover::new(Role::Initiator, config);
         let login = LoginConfig {
@@ -244,7 +250,7 @@ impl World {
         let wait = match logged_in_at {
             Some(at) => {
                 self.recovery.connected(at);
-                self.recovery.lost(time2wait, engine.counters().answered, now).ok()
+                self.recovery.lost(time2wait, engine.service(), now).ok()
             }
             None => self.recovery.failed(now),
         };

@@ -229,7 +229,7 @@ impl World<'_> {
         let host = &mut self.hosts[at];
         let wait = if let Some(at) = logged_in_at {
             host.recovery.connected(at);
-            host.recovery.lost(time2wait, engine.counters().answered, now).ok()
+            host.recovery.lost(time2wait, engine.service(), now).ok()
         } else {
             host.recovery.failed(now).filter(|_| may_heal(&end))
         };
