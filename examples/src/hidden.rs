@@ -49,12 +49,19 @@ pub fn account(text: &str) -> Option<String> {
     text.split_once(':').map(|(user, _)| format!("{user}:{STRUCK_OUT}"))
 }
 
+/// What stands before the first slash, and the rest.
+fn split_path(place: &str) -> (&str, &str) {
+    place.find('/').map_or((place, ""), |at| place.split_at(at))
+}
+
 /// A URL, or the address of a portal, without the secrets in it; `None` if there are none.
 #[must_use]
 pub fn url(text: &str) -> Option<String> {
     let (scheme, rest) = text.find("://").map_or(("", text), |at| text.split_at(at + 3));
     let (place, options) = rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
-    let (authority, path) = place.find('/').map_or((place, ""), |at| place.split_at(at));
+    // A secret may hold slashes and @, and names of targets hold no @.
+    let path = split_path(place.rsplit_once('@').map_or(place, |(_, behind)| behind)).1;
+    let authority = &place[..place.len() - path.len()];
     let mut shown = scheme.to_owned();
     match authority.rsplit_once('@') {
         Some((user, host)) if user.contains(['%', ':']) => {
@@ -90,6 +97,10 @@ mod tests {
         assert_eq!(shown("iscsi://alice%secret@host:3260/iqn.x:y/0"), "iscsi://alice%***@host:3260/iqn.x:y/0");
         assert_eq!(shown("iser://alice:sec%40ret@[::1]/iqn.x/0"), "iser://alice%***@[::1]/iqn.x/0");
         assert_eq!(shown("alice%secret@host"), "alice%***@host");
+        for secret in ["se/cret", "se/cr@e/t", "s@e/cret", "/"] {
+            let written = format!("iscsi://alice%{secret}@host:1/iqn.x:y/0?a=b");
+            assert_eq!(url(&written).unwrap(), "iscsi://alice%***@host:1/iqn.x:y/0?a=b");
+        }
         assert_eq!(
             shown("iscsi://host/iqn.x/0?target_user=t&target_password=u&initiator=i"),
             "iscsi://host/iqn.x/0?target_user=t&target_password=***&initiator=i"

@@ -152,6 +152,8 @@ pub enum Event<'a> {
     },
     /// What a disk acknowledged and did not flush is gone. After its power was off nothing passes the guard until
     /// [`Control::TakeLost`]; after a flush that failed no later one is good until then, or until all is written anew.
+    /// The second holds too where nobody knows: a unit that tells every new nexus of a power-on or a reset tells it
+    /// again.
     LostWrites {
         /// The guard.
         guard: u32,

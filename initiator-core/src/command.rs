@@ -161,13 +161,16 @@ pub struct Outcome {
 
 impl Outcome {
     /// Whether the command is done: GOOD, CONDITION MET, or CHECK CONDITION with the sense key RECOVERED ERROR, which
-    /// tells of a command that was completed with some recovery action (SPC-4 4.5.6, table 48). Whether it moved all
-    /// its data is another question: [`Completion::short_out`].
+    /// tells of a command that was completed with some recovery action (SPC-4 4.5.6, table 48). A deferred one tells of
+    /// an earlier command, and this one did not run (SPC-4 4.5.5). Whether it moved all its data is another question:
+    /// [`Completion::short_out`].
     #[must_use]
     pub fn is_good(&self) -> bool {
         match Status::from_byte(self.status) {
             Some(Status::Good | Status::ConditionMet) => true,
-            Some(Status::CheckCondition) => self.sense.is_some_and(|sense| sense.key == SenseKey::RecoveredError),
+            Some(Status::CheckCondition) => {
+                self.sense.is_some_and(|sense| sense.key == SenseKey::RecoveredError && !sense.deferred)
+            }
             _ => false,
         }
     }

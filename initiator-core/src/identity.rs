@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use scsi_proto::Lun;
-use scsi_proto::vpd::{Association, Designator, VpdPage};
+use scsi_proto::vpd::{Association, Designator, DesignatorId, VpdPage};
 
 /// The names, the size and the block length of a logical unit.
 ///
@@ -77,6 +77,23 @@ pub enum Difference {
     },
 }
 
+/// The least rank of a designator.
+const LEAST_RANK: u8 = 2;
+
+/// How well a kind of designator names a unit, 0 best: by an authority that gives each name once; by a vendor; by
+/// whatever somebody likes (SPC-5 7.7.6).
+const fn rank(id: &DesignatorId) -> u8 {
+    match id {
+        DesignatorId::Naa8(_) | DesignatorId::Naa16(_) | DesignatorId::ScsiName(_) => 0,
+        // EUI-64 and UUID.
+        DesignatorId::Other { kind: 2 | 0x0a, .. } => 0,
+        DesignatorId::T10Vendor { .. } => 1,
+        DesignatorId::Other { .. } | DesignatorId::RelativeTargetPort(_) | DesignatorId::TargetPortGroup(_) => {
+            LEAST_RANK
+        }
+    }
+}
+
 struct Names<'a>(&'a [Designator]);
 
 impl fmt::Display for Names<'_> {
@@ -115,6 +132,20 @@ impl Identity {
         }
     }
 
+    fn shares_a_name(&self, other: &Self) -> bool {
+        other.names.iter().any(|name| self.names.contains(name))
+    }
+
+    /// Whether the names are those of one unit: of the best kind that both have, one is the same. A name of a lesser
+    /// kind may be that of all units of its vendor.
+    fn has_the_names_of(&self, other: &Self) -> bool {
+        let of = |names: &[Designator], kind: u8| names.iter().any(|name| rank(&name.id) == kind);
+        match (0..=LEAST_RANK).find(|kind| of(&self.names, *kind) && of(&other.names, *kind)) {
+            Some(kind) => other.names.iter().any(|name| rank(&name.id) == kind && self.names.contains(name)),
+            None => false,
+        }
+    }
+
     /// What tells `now` from this disk; `None` when it is the same, be it larger than it was.
     #[must_use]
     pub fn differs(&self, now: &Self) -> Option<Difference> {
@@ -126,7 +157,12 @@ impl Identity {
         };
         // A unit that tells no names now is known by its serial number, where it has one.
         let told_nothing = now.names.is_empty() && same_serial;
-        if !self.names.is_empty() && !told_nothing && !now.names.iter().any(|name| self.names.contains(name)) {
+        let known = !self.names.is_empty() || self.serial.is_some();
+        let nothing_in_common = known && !same_serial && !self.shares_a_name(now);
+        if let Some(was) = self.serial.as_ref().filter(|_| nothing_in_common && self.names.is_empty()) {
+            return Some(Difference::Serial { was: was.clone(), is: String::new() });
+        }
+        if nothing_in_common || !self.names.is_empty() && !told_nothing && !self.has_the_names_of(now) {
             return Some(Difference::Names { was: self.names.clone(), is: now.names.clone() });
         }
         if self.block_size != now.block_size {
@@ -140,7 +176,7 @@ impl Identity {
 mod tests {
     use super::*;
     use alloc::string::ToString;
-    use scsi_proto::vpd::DesignatorId;
+    use scsi_proto::Ascii;
 
     fn disk(name: u8) -> Identity {
         let names = [Designator::of_unit(DesignatorId::Naa16([name; 16]))].into();
@@ -157,6 +193,16 @@ mod tests {
         ));
         assert!(matches!(disk(0x61).differs(&Identity { blocks: 99, ..disk(0x61) }), Some(Difference::Smaller { .. })));
         assert_eq!(disk(0x61).differs(&Identity { blocks: 101, ..disk(0x61) }), None);
+        // One name of all disks of a vendor says nothing beside their own.
+        let of_vendor = Designator::of_unit(DesignatorId::T10Vendor { vendor: Ascii::new("ACME"), id: "disk".into() });
+        let with = |mut of: Identity| {
+            of.names.push(of_vendor.clone());
+            of
+        };
+        assert_eq!(with(disk(0x61)).differs(&with(disk(0x61))), None);
+        assert!(matches!(with(disk(0x61)).differs(&with(disk(0x62))), Some(Difference::Names { .. })));
+        let vendors_only = Identity { names: [of_vendor.clone()].into(), ..disk(0x61) };
+        assert_eq!(with(disk(0x61)).differs(&vendors_only), None, "it may tell less than it did");
         // More names, or another order, make no other disk.
         let mut more = disk(0x62);
         more.names.extend(disk(0x61).names);
@@ -174,6 +220,12 @@ mod tests {
             Some(Difference::Serial { .. })
         ));
         assert_eq!(bare.differs(&disk(0x61)), None, "what was not known cannot differ");
+        let named = Identity { serial: None, ..disk(0x61) };
+        assert!(
+            nameless.differs(&named).is_some() && named.differs(&nameless).is_some(),
+            "nothing shows that it is one"
+        );
+        assert!(nameless.differs(&bare).is_some());
     }
 
     #[test]

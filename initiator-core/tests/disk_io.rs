@@ -2,8 +2,10 @@
 
 mod small_target;
 
+use std::future::Future;
 use std::io::{ErrorKind, SeekFrom};
 use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 
 use initiator_core::{DiskIo, DiskIoOptions, Error, Session};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
@@ -67,5 +69,19 @@ async fn a_write_that_fails_behind_is_told_until_the_end() {
     assert!(matches!(told.get_ref().and_then(|inner| inner.downcast_ref()), Some(Error::Short { .. })), "{told}");
     target.untaken.store(0, Ordering::Relaxed);
     assert!(io.write_all(&[2; 4096]).await.is_err() && io.flush().await.is_err() && io.shutdown().await.is_err());
+    session.logout().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flush_covers_what_was_given_after_one_that_nobody_waits_for() {
+    let (portal, target) = start();
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let mut io = DiskIo::new(session.disk(0).await.unwrap(), small());
+    let mut given_up = Box::pin(io.flush());
+    assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "it is on its way");
+    drop(given_up);
+    io.write_all(b"later").await.unwrap();
+    io.flush().await.unwrap();
+    assert_eq!(target.blocks.lock().unwrap()[..5], *b"later");
     session.logout().await.unwrap();
 }

@@ -9,7 +9,8 @@
 //! A flush that fails has lost the same, or may have: an operating system below the unit may drop what it could not
 //! write, and call the next flush good (Linux does: the pages are clean after the error, and `fsync` tells it once). So
 //! no later flush is good until what may be lost is written anew, or somebody has taken note of it. Reads and writes go
-//! on meanwhile.
+//! on meanwhile. The same holds after a new login to a unit that tells everybody of a power-on or a reset, whether there
+//! was one or not.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -54,7 +55,7 @@ pub(super) struct Guard {
     flushing: VecDeque<(u64, BlockRanges)>,
     /// What it has lost.
     lost: BlockRanges,
-    /// What it may have lost with a flush that failed.
+    /// What it may have lost with a flush that failed, or with its power.
     unsure: BlockRanges,
     /// Commands that were handed over before this one may have been carried out before the last flush that failed.
     failed_at: u64,
@@ -284,6 +285,32 @@ impl Guards {
             self.greeting.push(lun);
         }
         greets
+    }
+
+    /// A unit tells that it could not keep something that it acknowledged. `issued`: the number of the next command.
+    /// Gives the guards that may have lost something.
+    pub(super) fn writes_failed(&mut self, lun: Lun, issued: u64) -> Vec<u32> {
+        let losing = self.power_may_have_been_off(lun);
+        for number in &losing {
+            if let Some(guard) = self.get_mut(*number) {
+                guard.failed_at = issued;
+            }
+        }
+        losing
+    }
+
+    /// A unit's power may have been off. Gives the guards that may have lost something.
+    pub(super) fn power_may_have_been_off(&mut self, lun: Lun) -> Vec<u32> {
+        let mut losing = Vec::new();
+        for (number, guard) in self.iter_mut().filter(|(_, guard)| guard.lun == lun) {
+            let mut doubtful = take(&mut guard.written);
+            guard.flushing.drain(..).for_each(|(_, ranges)| doubtful.extend(ranges));
+            if !doubtful.is_empty() {
+                guard.unsure.extend(doubtful);
+                losing.push(number);
+            }
+        }
+        losing
     }
 
     /// A unit's power was off. Gives the guards that have lost something.

@@ -193,7 +193,11 @@ fn written(net: &mut Net, token: u64, lba: u64) {
 
 #[test]
 fn what_was_acknowledged_and_not_flushed_is_lost_with_the_power() {
-    for code in [AdditionalSense::POWER_ON_OCCURRED, AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED] {
+    for code in [
+        AdditionalSense::POWER_ON_OCCURRED,
+        AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED,
+        AdditionalSense::DEVICE_INTERNAL_RESET,
+    ] {
         let mut net = session();
         written(&mut net, 1, 0);
         net.app().commands.push_back(flush(2));
@@ -280,7 +284,7 @@ fn a_flush_that_the_disk_did_not_begin_with_loses_nothing() {
 }
 
 #[test]
-fn a_target_that_tells_every_nexus_of_a_reset_tells_nothing_by_it() {
+fn no_flush_is_good_after_the_greeting_of_a_target_that_tells_every_nexus_of_a_reset() {
     let code = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
     let mut net = session();
     net.app().commands.push_back(guarded(read(1)));
@@ -297,7 +301,14 @@ fn a_target_that_tells_every_nexus_of_a_reset_tells_nothing_by_it() {
     introduce(&mut net, &disk(0x61), Some(code));
     let command = net.expect_command();
     net.good(&command);
-    assert!(net.result(3).is_ok());
+    assert_eq!(net.result(3), Err(Failure::LostWrites), "nobody knows whether it was switched off");
+    // Reads and writes go on, and what is written anew is not in doubt.
+    written(&mut net, 6, 0);
+    net.app().commands.push_back(flush(7));
+    net.run();
+    let command = net.expect_command();
+    net.good(&command);
+    assert!(net.result(7).is_ok());
     // A power-on by name is one.
     written(&mut net, 4, 0);
     again(&mut net);
@@ -331,4 +342,40 @@ fn a_full_table_leaves_room_for_the_questions() {
         net.good(&ScsiCommand::parse(&bhs).unwrap());
     }
     assert_eq!(net.app().done.len(), 20);
+}
+
+#[test]
+fn an_error_that_is_told_late_is_one_of_what_was_acknowledged_before() {
+    let mut net = session();
+    written(&mut net, 1, 0);
+    net.app().commands.push_back(guarded(read(2)));
+    net.run();
+    let command = net.expect_command();
+    let late = Sense { deferred: true, ..Sense::new(SenseKey::MediumError, AdditionalSense::WRITE_ERROR) };
+    net.respond(&command, &[], Status::CheckCondition, &late.to_bytes(SenseFormat::Fixed));
+    assert!(net.result(2).is_ok_and(|outcome| !outcome.is_good()));
+    net.app().commands.push_back(flush(3));
+    net.run();
+    let command = net.expect_command();
+    net.good(&command);
+    assert_eq!(net.result(3), Err(Failure::LostWrites));
+}
+
+#[test]
+fn a_unit_need_not_tell_what_it_did_not_tell_when_it_was_opened() {
+    let mut net = Net::new(INFINITE);
+    let known = Identity { names: Vec::new(), serial: None, ..disk(0x61) };
+    let disk = KnownDisk { lun: Lun::ZERO, identity: known, volatile: true };
+    net.app().controls.push_back(Control::Guard { id: 1, disk, login: 1 });
+    net.run();
+    again(&mut net);
+    net.app().commands.push_back(guarded(read(1)));
+    net.run();
+    let broken = sense(SenseKey::HardwareError, AdditionalSense::new(0x44, 0));
+    for _ in 0..2 {
+        let command = net.expect_command();
+        assert_eq!(command.cdb[0], opcode::INQUIRY);
+        net.respond(&command, &[], Status::CheckCondition, &broken);
+    }
+    assert_eq!(net.expect_command().cdb[0], opcode::SERVICE_ACTION_IN_16);
 }

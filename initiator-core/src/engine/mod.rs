@@ -467,10 +467,13 @@ impl<A: Application> Engine<A> {
         if task.expected_out > 0 && task.command.data_out.is_none() {
             return self.slots.hold(index, after);
         }
-        let refused = |guards: &Guards, command: &Command| guards.refuses(command.guard, command.replay);
+        // What was given up while its data were still in the queue is not sent again.
+        let refused = |guards: &Guards, task: &Task| {
+            guards.refuses(task.command.guard, task.command.replay).or(task.abandoned.then_some(Failure::Aborted))
+        };
         match after {
             After::Finish(result, moved) => self.finish(index, result, moved, now),
-            _ if let Some(failure) = refused(&self.guards, &task.command) => {
+            _ if let Some(failure) = refused(&self.guards, task) => {
                 self.finish(index, Err(failure), Moved::NOTHING, now);
             }
             After::Again => self.slots.set_state(index, State::Ready),

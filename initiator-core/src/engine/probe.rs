@@ -99,7 +99,13 @@ impl<A: Application> Engine<A> {
         let Some(guard) = self.guards.get_mut(number).filter(|guard| guard.standing == Standing::Asking) else {
             return;
         };
-        match take_down(&mut guard.found, question, result, data) {
+        // What the unit did not tell when it was opened, it need not tell.
+        let is_wanted = match question {
+            Question::Names => !guard.expected.names.is_empty(),
+            Question::Serial => guard.expected.serial.is_some(),
+            Question::Capacity16 | Question::Capacity10 => true,
+        };
+        match take_down(&mut guard.found, question, is_wanted, result, data) {
             Told::Next(question) => self.ask(number, question, now),
             Told::Nothing(result) => {
                 self.guards.set(number, Standing::Unknown);
@@ -141,11 +147,17 @@ impl<A: Application> Engine<A> {
     /// A unit attention tells of something that a guard has to look at.
     pub(super) fn heed(&mut self, lun: Lun, code: AdditionalSense, now: Instant) {
         match code {
-            // It says this of every new I_T nexus, as tgt does, and LIO without an access list: it tells nothing.
+            // It says this of every new I_T nexus, as tgt does, and LIO without an access list: nobody knows whether its
+            // power was off.
             AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED if self.guards.is_greeting(lun) => {
+                for number in self.guards.power_may_have_been_off(lun) {
+                    self.app.event(Event::LostWrites { guard: number, lun });
+                }
                 self.guards.doubt(Some(lun));
             }
-            AdditionalSense::POWER_ON_OCCURRED | AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED => {
+            AdditionalSense::POWER_ON_OCCURRED
+            | AdditionalSense::DEVICE_INTERNAL_RESET
+            | AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED => {
                 for number in self.guards.power_was_off(lun) {
                     self.app.event(Event::LostWrites { guard: number, lun });
                     self.end_guarded(number, Err(Failure::LostWrites), now);
@@ -162,15 +174,21 @@ impl<A: Application> Engine<A> {
 }
 
 /// Takes down what an answer tells.
-fn take_down(found: &mut Identity, question: Question, result: Result<Outcome, Failure>, data: &[u8]) -> Told {
+fn take_down(
+    found: &mut Identity,
+    question: Question,
+    is_wanted: bool,
+    result: Result<Outcome, Failure>,
+    data: &[u8],
+) -> Told {
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(failure) => return Told::Nothing(Err(failure)),
     };
     let good = outcome.is_good();
-    let refused = outcome.sense.is_some_and(|sense| {
-        sense.key == SenseKey::IllegalRequest && sense.code != AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED
-    });
+    let has_code = |code| outcome.sense.is_some_and(|sense| sense.code == code);
+    let refused = !has_code(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED)
+        && (!is_wanted || outcome.sense.is_some_and(|sense| sense.key == SenseKey::IllegalRequest));
     if !good && !refused {
         return Told::Nothing(Ok(outcome));
     }

@@ -37,6 +37,7 @@ impl<A: Application> Engine<A> {
             Notification::Malformed { bhs, error: MalformedPdu::UnknownTask } => {
                 if let Ok(DataIn { status: Some(status), .. }) = DataIn::parse(&bhs) {
                     self.take_status(mover, status.stat_sn);
+                    self.watch_gap(now);
                 }
             }
             Notification::Malformed { error, .. } => self.fail(ConnectionEnd::BadPdu(error)),
@@ -209,6 +210,11 @@ impl<A: Application> Engine<A> {
         {
             moved.data_out = moved.data_out.min(expected_out.saturating_sub(missing));
         }
+        // The target wanted more than the blocks have by our count (RFC 7143 11.4.5.1): what it has made of them nobody
+        // knows.
+        if let Ok(Outcome { residual: Residual::Overflow(_), .. }) = result {
+            moved.data_out = 0;
+        }
         // As nearly all commands end: their buffers need not go by the table.
         if matches!(result, Ok(outcome) if outcome.status == Status::Good.to_byte())
             && task.errand.is_none()
@@ -241,11 +247,19 @@ impl<A: Application> Engine<A> {
             Started,
             Not,
         }
+        // A write that was acknowledged before has failed since (SPC-4 4.5.5).
+        if outcome.sense.is_some_and(|sense| sense.deferred && sense.key != SenseKey::RecoveredError) {
+            for number in self.guards.writes_failed(lun, self.issued) {
+                self.app.event(Event::LostWrites { guard: number, lun });
+            }
+        }
         let again = match Status::from_byte(outcome.status) {
             // Neither ran.
             Some(Status::Busy | Status::TaskSetFull) => Again::Later,
             Some(Status::TaskAborted) if repeatable => Again::Later,
             Some(Status::CheckCondition) => match outcome.sense {
+                // SPC-4 4.5.5: the command did not run, and what is told of an earlier one is no loss.
+                Some(Sense { key: SenseKey::RecoveredError, deferred: true, .. }) => Again::AtOnce,
                 // SAM-5 5.14: a command that meets a unit attention does not run.
                 Some(Sense { key: SenseKey::UnitAttention, code, .. }) => {
                     self.counters.unit_attentions += 1;

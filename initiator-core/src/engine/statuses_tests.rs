@@ -1,13 +1,21 @@
 //! Statuses: their numbers, and what they say of the data.
 
+use iscsi_proto::pdu::{DataIn, DataInStatus};
+
 use super::*;
+use crate::command::Short;
 
 /// A SCSI Response with GOOD status that says that so many bytes were not processed.
 fn underflow(net: &mut Net, command: &ScsiCommand, missing: u32) {
+    residual(net, command, Residual::Underflow(missing));
+}
+
+/// A SCSI Response with GOOD status.
+fn residual(net: &mut Net, command: &ScsiCommand, residual: Residual) {
     let (stat_sn, exp_cmd_sn, max_cmd_sn) = net.numbers();
     let response = ScsiResponse {
         bidirectional_read_residual: Residual::None,
-        residual: Residual::Underflow(missing),
+        residual,
         response: ResponseCode::Completed,
         status: 0,
         itt: command.itt,
@@ -214,4 +222,57 @@ fn an_answer_with_an_old_number_is_named_whatever_it_answers() {
     net.stat_sn = Serial(100);
     net.answer_function(&function, TaskResponse::Complete);
     assert!(net.end().0.app().answers.iter().all(|(_, answer)| matches!(answer, ControlAnswer::Failed(_))));
+}
+
+#[test]
+fn a_recovery_that_is_told_late_says_nothing_of_the_command_that_meets_it() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(read(1));
+    net.run();
+    let command = net.expect_command();
+    let late = Sense { deferred: true, ..Sense::new(SenseKey::RecoveredError, AdditionalSense::WRITE_ERROR) };
+    net.respond(&command, &[], Status::CheckCondition, &late.to_bytes(SenseFormat::Fixed));
+    let again = net.expect_command();
+    assert!(net.app().done.is_empty(), "it did not run");
+    net.good(&again);
+    assert!(net.result(1).is_ok_and(|outcome| outcome.is_good()));
+}
+
+#[test]
+fn a_write_of_which_the_target_wanted_more_is_not_done() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(write(1, BlockIo::new(0, 1).write(), 512));
+    net.run();
+    let command = net.expect_command();
+    residual(&mut net, &command, Residual::Overflow(512));
+    let completion = net.app().done.pop().unwrap();
+    assert_eq!(completion.short_out(), Some(Short { moved: 0, of: 512 }));
+}
+
+#[test]
+fn a_gap_that_a_forgotten_read_fills_is_filled() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.extend([read(1)]);
+    net.run();
+    let command = net.expect_command();
+    net.stat_sn = Serial(101);
+    net.good(&command);
+    let (_, exp_cmd_sn, max_cmd_sn) = net.numbers();
+    let status = DataInStatus { status: 0, stat_sn: Serial(100), residual: Residual::None };
+    let forgotten = DataIn {
+        is_final: true,
+        acknowledge: false,
+        status: Some(status),
+        lun: 0,
+        itt: 0x77,
+        ttt: RESERVED_TAG,
+        exp_cmd_sn,
+        max_cmd_sn,
+        data_sn: 0,
+        buffer_offset: 0,
+    };
+    net.send(forgotten.emit(), &[]);
+    let initiator = net.initiator.as_ref().unwrap();
+    assert!(!initiator.is_finished());
+    assert_eq!(initiator.poll_timeout(), None, "nothing is waited for");
 }

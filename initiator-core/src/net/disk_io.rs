@@ -200,6 +200,8 @@ pub struct DiskIo {
     behind: FuturesUnordered<BoxFuture<'static, Written>>,
     claimed: Vec<Range<u64>>,
     flushing: Option<BoxFuture<'static, Result<(), Error>>>,
+    /// Bytes were given since the flush began.
+    given_since: bool,
     failed: Option<Error>,
 }
 
@@ -249,6 +251,7 @@ impl DiskIo {
             behind: FuturesUnordered::new(),
             claimed: Vec::new(),
             flushing: None,
+            given_since: false,
             failed: None,
         }
     }
@@ -402,6 +405,7 @@ impl AsyncWrite for DiskIo {
         room[..n].copy_from_slice(&data[..n]);
         filling.bytes.end += n;
         io.position += n as u64;
+        io.given_since = true;
         if filling.bytes.end == piece {
             io.hand_over();
             // It is sent now; what becomes of it is heard later.
@@ -412,19 +416,25 @@ impl AsyncWrite for DiskIo {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IoResult<()>> {
         let io = &mut *self;
-        if io.flushing.is_none() {
-            ready!(io.poll_written(cx))?;
-            let under = io.under.clone();
-            io.flushing = Some(Box::pin(async move { under.flush().await }));
-        }
-        if let Some(flushing) = &mut io.flushing {
-            let result = ready!(flushing.as_mut().poll(cx));
-            io.flushing = None;
-            if let Err(error) = result {
-                io.failed.get_or_insert(error);
+        loop {
+            if io.flushing.is_none() {
+                ready!(io.poll_written(cx))?;
+                let under = io.under.clone();
+                io.given_since = false;
+                io.flushing = Some(Box::pin(async move { under.flush().await }));
+            }
+            if let Some(flushing) = &mut io.flushing {
+                let result = ready!(flushing.as_mut().poll(cx));
+                io.flushing = None;
+                if let Err(error) = result {
+                    io.failed.get_or_insert(error);
+                }
+            }
+            // It may have been begun for somebody who has gone away, before the last bytes were given.
+            if !io.given_since || io.failed.is_some() {
+                return Poll::Ready(io.check());
             }
         }
-        Poll::Ready(io.check())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IoResult<()>> {

@@ -80,7 +80,8 @@ pub enum SessionEvent {
         difference: Difference,
     },
     /// A disk lost writes that it had acknowledged: the operations of its handles end with [`Error::LostWrites`] until
-    /// [`Disk::take_lost_writes`](crate::Disk::take_lost_writes).
+    /// [`Disk::take_lost_writes`](crate::Disk::take_lost_writes). Where it may have lost them (see
+    /// [`Disk`](crate::Disk#what-a-handle-believes)) only flushes do.
     LostWrites {
         /// The logical unit.
         lun: Lun,

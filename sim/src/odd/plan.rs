@@ -42,7 +42,7 @@ pub(super) struct Plan {
     pub(super) volatile: bool,
     /// What happens to the target, when, and for how long it is away.
     pub(super) restarts: Vec<(Duration, Duration, Comeback)>,
-    /// It tells 29h/00h at every login.
+    /// It tells 29h/00h at every login: whether it forgot something, nobody can know.
     pub(super) greets: bool,
     /// Writes in 1000 of which it does less than all, and says GOOD.
     pub(super) short: u64,
@@ -156,19 +156,27 @@ impl Plan {
             let away = Duration::from_micros(rng.magnitude(100, 20_000_000));
             let how = match rng.below(10) {
                 0..=2 => Same,
-                // Who says of every login what others say of a restart cannot be understood.
-                3..=6 if self.greets => Same,
                 3..=6 => Forgetful,
                 7 => Larger,
                 8 if rng.permille(300) => Silent,
                 _ => rng.pick(&[OtherNames, OtherSerial, OtherBlockSize, Smaller]),
             };
+            if how == Silent {
+                // So long does each of its connections last that it counts as one that stood.
+                self.timeouts.keepalive_interval = self.reconnect.longest_delay;
+            }
             self.restarts.push((at, away, how));
             at += away;
             if how.is_other() || how == Silent {
                 break;
             }
         }
+    }
+
+    /// Whether there is a reason to believe that writes are lost.
+    pub(super) fn may_lose(&self) -> bool {
+        // Another disk that was switched on is only found out after that.
+        self.has(|how| how == Comeback::Forgetful || how.is_other()) || self.greets && !self.restarts.is_empty()
     }
 
     /// Whether a restart of this kind is planned.

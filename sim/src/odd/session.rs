@@ -186,7 +186,7 @@ impl Uses {
             Failure::NotSent(_) => plan.closes_window.is_some(),
             Failure::OtherDisk => self.told_other,
             Failure::SessionEnded => plan.has(|how| how == Comeback::Silent),
-            Failure::LostWrites => self.flush_failed || plan.has(|how| how == Comeback::Forgetful || how.is_other()),
+            Failure::LostWrites => self.flush_failed || plan.may_lose(),
             _ => false,
         };
         if !expected {
@@ -344,8 +344,7 @@ impl Application for Uses {
                 }
             }
             Event::LostWrites { .. } => {
-                // Another disk that was switched on is only found out after that.
-                if !self.plan.has(|how| how == Comeback::Forgetful || how.is_other()) {
+                if !self.plan.may_lose() {
                     self.broken("it tells of lost writes where nothing was lost".into());
                 }
                 self.take_lost = true;

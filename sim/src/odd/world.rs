@@ -25,7 +25,7 @@ use crate::world::{Failure, Report};
 
 /// Rounds and virtual time of a run at most.
 const MOST_ROUNDS: u64 = 5_000_000;
-const MOST_TIME: Duration = Duration::from_secs(4 * 3600);
+const MOST_TIME: Duration = Duration::from_secs(6 * 3600);
 
 type Session = Pipe<InitiatorConnection<TcpMover, Uses>, Bytes>;
 

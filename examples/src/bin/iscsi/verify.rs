@@ -94,14 +94,20 @@ async fn passes(cli: &Cli, args: &VerifyArgs, disk: &Way, plan: &mut Plan) -> Re
     let (mut pass, mut span) = (0, 0);
     while pass < args.passes && !plan.stop.load(Ordering::Relaxed) {
         plan.seed = args.seed.wrapping_add(pass.into());
-        let mut written = None;
+        let (mut written, mut kept) = (None, true);
         if !args.check_only {
             let progress = Progress::new("write", plan.span, cli.json);
             written = Some(write_all(disk, plan, &progress).await?);
-            disk.flush().await.map_err(ending)?;
+            kept = disk.flush_before_check().await.map_err(ending)?;
         }
         let progress = Progress::new("check", written.unwrap_or(plan.span), cli.json);
-        span = check_all(disk, plan, written, &progress).await?;
+        span = match check_all(disk, plan, written, &progress).await {
+            Err(ending) if !kept && ending.why() == Why::Mismatch => {
+                let sentence = format!("the disk lost writes that it had acknowledged: {ending}");
+                return Err(Ending::new(Why::Failed, sentence));
+            }
+            result => result?,
+        };
         pass += 1;
     }
     Ok((pass, span))

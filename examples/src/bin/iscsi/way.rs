@@ -125,6 +125,18 @@ impl Way {
         }
     }
 
+    /// Makes durable what was written. False where the disk has lost some of it, or may have: it does not tell whether
+    /// it was switched off, and a check of all of it does.
+    pub(crate) async fn flush_before_check(&self) -> Result<bool, Error> {
+        match (self.flush().await, self) {
+            (Err(Error::LostWrites { .. }), Self::One { .. }) => {
+                self.take_lost_writes().await?;
+                self.flush().await.map(|()| false)
+            }
+            (result, _) => result.map(|()| true),
+        }
+    }
+
     /// What the disk has lost of what it had acknowledged, as ranges of bytes.
     pub(crate) async fn take_lost_writes(&self) -> Result<Vec<Range<u64>>, Error> {
         match self {
@@ -149,7 +161,8 @@ impl Way {
         while let Some(Some(event)) = events.next().now_or_never() {
             off |= match event {
                 SessionEvent::UnitAttention { lun, code } => {
-                    code == AdditionalSense::POWER_ON_OCCURRED && lun.number() == Some(disk.lun())
+                    let of_power = [AdditionalSense::POWER_ON_OCCURRED, AdditionalSense::DEVICE_INTERNAL_RESET];
+                    of_power.contains(&code) && lun.number() == Some(disk.lun())
                 }
                 // It may have been among them.
                 SessionEvent::Missed(_) => true,

@@ -14,7 +14,7 @@ use iscsi_memory::{Buf, Payload};
 
 use scsi_proto::command::{GetLbaStatus, Unmap};
 use scsi_proto::provisioning::{self, Provisioning};
-use scsi_proto::{BlockIo, CdbBuf, Lun, SenseKey, opcode};
+use scsi_proto::{AdditionalSense, BlockIo, CdbBuf, Lun, SenseKey, opcode};
 
 use super::mailbox::Shared;
 use super::session::{declined, received};
@@ -43,9 +43,12 @@ use replay::Replay;
 /// a power failure has lost what it acknowledged after the last [`flush`](Self::flush): each operation fails with
 /// [`Error::LostWrites`] until [`take_lost_writes`](Self::take_lost_writes) is called. After a flush that failed, later
 /// ones fail so, until then or until what it covered is written anew. [`with_replay`](Self::with_replay) has the
-/// session write anew by itself what was lost. A disk that says that it has no such cache is
-/// believed.
-/// One that tells of a reset (29h/00h) at every login, as tgt does, tells nothing by it.
+/// session write anew by itself what was lost. A disk that says that it has no such cache is believed.
+///
+/// One that tells of a power-on or a reset (29h/00h) at every login, as tgt does, and LIO without an access list, does
+/// not tell whether it was switched off. After a new login to such a one what was not flushed may be lost, as after a
+/// flush that failed: [`SessionEvent::LostWrites`](crate::SessionEvent::LostWrites) tells of it, reads and writes go on,
+/// and flushes fail with [`Error::LostWrites`] until it is written anew or taken note of.
 #[derive(Debug, Clone)]
 pub struct Disk {
     session: Session,
@@ -210,7 +213,18 @@ impl Disk {
     /// As [`Disk::read`]; [`Error::LostWrites`] where a flush before has failed, and not all of what it covered was
     /// written anew since.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.within(self.run(self.guarded(BlockIo::new(0, 0).synchronize_cache()), None)).await
+        let result = self.within(self.run(self.guarded(BlockIo::new(0, 0).synchronize_cache()), None)).await;
+        let has_no_cache = || self.info.read().unwrap_or_else(PoisonError::into_inner).write_cache == Some(false);
+        match result {
+            // A disk without a volatile cache need not know the command: there is nothing to be done.
+            Err(Error::Scsi { outcome, .. })
+                if outcome.sense.is_some_and(|sense| sense.code == AdditionalSense::INVALID_COMMAND_OPERATION_CODE)
+                    && has_no_cache() =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Gives the blocks' space back (UNMAP, or WRITE SAME with the UNMAP bit).

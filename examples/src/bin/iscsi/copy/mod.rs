@@ -125,7 +125,7 @@ impl Copying<'_> {
             lost.into_iter().for_each(|part| parts.add(part));
             let parts = parts.into_vec();
             let again = bytes(parts.iter().map(|part| part.end - part.start).sum());
-            tell!("iscsi: the disk lost its power, and what it had not made durable: {again} are copied again");
+            tell!("iscsi: the disk lost what it had not made durable, or may have: {again} are copied again");
             lost = self.parts(&parts, size, None).await?;
         }
     }
