@@ -222,7 +222,9 @@ impl World {
         self.network = Some(Network::Bytes(Box::new(link)));
         let greeting = AdditionalSense::POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED;
         let attention = if self.plan.greets { Some(greeting) } else { self.attention };
-        self.target = Some(Connection { is_silent: self.is_silent, ..Connection::new(attention) });
+        let mut target = Connection::new(attention);
+        target.is_silent = self.is_silent;
+        self.target = Some(target);
         let config = TcpMoverConfig { max_tasks: self.plan.limits.commands, ..TcpMoverConfig::default() };
         let mover = TcpMover::new(Role::Initiator, config);
         let login = LoginConfig {
