@@ -425,7 +425,7 @@ impl<M: StreamMover, A: Application> StreamConnection for InitiatorConnection<M,
     }
 
     fn peer_acknowledged(&mut self, now: Instant) {
-        self.engine.sign_of_life(now);
+        self.engine.acknowledged(now);
     }
 
     fn go_on(&mut self, now: Instant) {

@@ -587,7 +587,7 @@ impl<A: Application> Engine<A> {
             && deadline <= now
         {
             // The question or its answer may stand behind megabytes of data. While those move the peer is there.
-            let deadline = self.last_sign + self.timeouts.keepalive;
+            let deadline = self.last_sign.max(self.last_acknowledged) + self.timeouts.keepalive;
             if deadline <= now {
                 self.fail(ConnectionEnd::KeepaliveTimeout);
             } else {

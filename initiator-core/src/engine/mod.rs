@@ -82,6 +82,8 @@ pub struct Engine<A> {
     earliest_deadline: Option<Instant>,
     /// When the peer last showed that it is there: bytes came, or went.
     last_sign: Instant,
+    /// When the peer's transport was last seen to have acknowledged data. It did so at any time since the look before.
+    last_acknowledged: Instant,
     /// When commands last got on: one was sent, or the target was done with one.
     last_moved: Instant,
     /// The last command that was answered after it had moved data: its CmdSN, and when.
@@ -136,6 +138,7 @@ impl<A: Application> Engine<A> {
             unexpected: UnexpectedPdus::default(),
             earliest_deadline: None,
             last_sign: Instant::ZERO,
+            last_acknowledged: Instant::ZERO,
             last_moved: Instant::ZERO,
             last_served: None,
             last_moving: None,
@@ -218,6 +221,12 @@ impl<A: Application> Engine<A> {
     #[inline]
     pub(crate) fn sign_of_life(&mut self, now: Instant) {
         self.last_sign = now;
+    }
+
+    /// The peer's transport has acknowledged data since this was last looked at, which may be long ago: they do not put
+    /// off the question whether the peer is there, but what comes of it when no answer does.
+    pub(crate) fn acknowledged(&mut self, now: Instant) {
+        self.last_acknowledged = now;
     }
 
     fn publish<M: Datamover>(&self, mover: &mut M) {

@@ -179,6 +179,21 @@ fn data_that_the_peer_acknowledges_keep_the_connection_alive() {
     assert_eq!(net.end().1, ConnectionEnd::KeepaliveTimeout);
 }
 
+#[test]
+fn data_that_were_acknowledged_before_a_silence_do_not_put_off_its_end() {
+    let timeouts = Timeouts::default();
+    let mut net = Net::with(INFINITE, timeouts, Limits::default());
+    // The socket is looked at when the question is due, and has data acknowledged since the look before.
+    let initiator = net.initiator.as_mut().unwrap();
+    let due = initiator.poll_timeout().unwrap();
+    initiator.peer_acknowledged(due);
+    net.tick();
+    net.expect(Opcode::NopOut);
+    net.tick();
+    assert_eq!(net.now, due + timeouts.keepalive);
+    assert_eq!(net.end().1, ConnectionEnd::KeepaliveTimeout);
+}
+
 /// The answer to a ping, with this StatSN.
 fn pong(net: &mut Net, ping: &Bhs, stat_sn: u32) {
     let (_, exp_cmd_sn, max_cmd_sn) = net.numbers();
