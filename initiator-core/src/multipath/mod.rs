@@ -120,7 +120,7 @@ impl Access {
         match code {
             AdditionalSense::ASYMMETRIC_ACCESS_TRANSITION => Some(Self::Transitioning),
             AdditionalSense::TARGET_PORT_IN_STANDBY => Some(Self::Standby),
-            AdditionalSense::TARGET_PORT_UNAVAILABLE => Some(Self::Unavailable),
+            AdditionalSense::TARGET_PORT_UNAVAILABLE | AdditionalSense::NOT_READY_OFFLINE => Some(Self::Unavailable),
             _ => None,
         }
     }

@@ -13,18 +13,32 @@ use crate::config::SessionConfig;
 use crate::error::Error;
 use crate::multipath::{Access, Found, Power};
 
-/// Asks for the access state of the group of the port that the session is on. A target that has no groups, or does not
-/// tell which one this is, gives the same answer by all paths.
+/// Asks for the access state of the group of the port that the session is on, and where that is active, whether the
+/// unit is ready by it: a port may be offline, whatever its group. A target that has no groups, or does not tell which
+/// one this is, gives the same answer by all paths.
 pub(super) async fn ask_access(disk: &Disk) -> Result<Access, Error> {
+    let told = match ask_group(disk).await {
+        Ok(access) if access.is_active() => {
+            let ready = Command::new(0, disk.wire_lun(), test_unit_ready());
+            disk.session().query_with(ready, 0).await.map(|_| access)
+        }
+        told => told,
+    };
+    match told {
+        // What else a unit refuses is for those to hear who use it.
+        Err(error) => match error.sense() {
+            Some(sense) => Ok(Access::of_sense(sense.code).unwrap_or(Access::Optimized)),
+            None => Err(error),
+        },
+        told => told,
+    }
+}
+
+async fn ask_group(disk: &Disk) -> Result<Access, Error> {
     let session = disk.session();
     let query = |cdb, room| session.query_with(Command::new(0, disk.wire_lun(), cdb), room);
-    let refused = |error: &Error| error.sense().is_some();
     let page = Inquiry { page: Some(vpd::DEVICE_IDENTIFICATION), allocation_length: 1024 }.to_cdb();
-    let page = match query(page, 1024).await {
-        Ok(answer) => VpdPage::parse(&answer).ok(),
-        Err(error) if refused(&error) => None,
-        Err(error) => return Err(error),
-    };
+    let page = VpdPage::parse(&query(page, 1024).await?).ok();
     let Some(VpdPage::DeviceIdentification(designators)) = page else { return Ok(Access::Optimized) };
     let of_port = designators.iter().filter(|designator| designator.association == Association::TargetPort);
     let mut group = of_port.filter_map(|designator| match designator.id {
@@ -33,12 +47,7 @@ pub(super) async fn ask_access(disk: &Disk) -> Result<Access, Error> {
     });
     let Some(group) = group.next_back() else { return Ok(Access::Optimized) };
     let cdb = ReportTargetPortGroups { extended: false, allocation_length: 4096 }.to_cdb();
-    let answer = match query(cdb, 4096).await {
-        Ok(answer) => answer,
-        Err(error) if refused(&error) => return Ok(Access::Optimized),
-        Err(error) => return Err(error),
-    };
-    let groups = report::parse_target_port_groups(&answer, false).unwrap_or_default();
+    let groups = report::parse_target_port_groups(&query(cdb, 4096).await?, false).unwrap_or_default();
     Ok(groups.iter().find(|other| other.group == group).map_or(Access::Optimized, |own| Access::from_code(own.state)))
 }
 
