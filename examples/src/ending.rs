@@ -70,6 +70,10 @@ pub fn no_file(path: impl fmt::Display, error: &io::Error) -> Ending {
         io::ErrorKind::PermissionDenied => {
             format!("{path} may not be opened: change its permissions, or run as a user who may")
         }
+        io::ErrorKind::ResourceBusy => {
+            format!("{path} is in use: unmount it, or end the program that has it, or take another one")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!("{path} can only be read: take another one to write to"),
         io::ErrorKind::StorageFull => format!("the file system of {path} is full: make room, or take another one"),
         _ => format!("{path}: {error}"),
     })

@@ -98,6 +98,51 @@ fn memory_that_keeps_its_name_is_filled_anew() {
     assert!(ended.stderr.contains("the disk lost its power") && ended.stdout.contains("no difference"), "{ended:?}");
 }
 
+/// What a job over two paths comes to whose target is killed in the middle, and served anew.
+fn restarted(lun: &str, args: impl Fn([&str; 2]) -> Vec<String>) -> Ended {
+    let server = serve(lun);
+    let relays = [(); 2].map(|()| Relay::start(&server.portal(), BYTES / 4));
+    let urls = [0, 1].map(|path| format!("iscsi://{}/{TARGET}/0", relays[path].address()));
+    let args = args([&urls[0], &urls[1]]);
+    let job = start(ISCSI, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    relays.iter().for_each(Relay::wait_for_the_middle);
+    drop(server);
+    let server = serve(lun);
+    for relay in &relays {
+        relay.lead_to(&server.portal());
+        relay.cut();
+    }
+    let ended = job.end();
+    drop(server);
+    ended
+}
+
+#[test]
+fn over_several_paths_what_is_lost_is_told_too() {
+    let verify = |more: &'static str| {
+        move |[first, second]: [&str; 2]| {
+            let words = format!("verify {first} --path {second} --bs 256K {more}");
+            words.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        }
+    };
+    let kept_name = "16M --lasting-identity";
+    let ended = restarted(kept_name, verify(""));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("lost writes that it had acknowledged"), "{ended:?}");
+    let ended = restarted("16M", verify("--retry 2"));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("shows another disk than the one that was opened"), "{ended:?}");
+    // A copy has its source still, and fills the disk anew.
+    let source = TempFile::new("paths-source", &noise(BYTES, 10));
+    let copy = |[first, second]: [&str; 2]| {
+        let words = format!("copy {} {first} --to-path {second} --bs 256K --verify", source.path());
+        words.split(' ').map(str::to_owned).collect()
+    };
+    let ended = restarted(kept_name, copy);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("the disk lost its power") && ended.stdout.contains("no difference"), "{ended:?}");
+}
+
 #[test]
 fn another_disk_gets_not_one_byte() {
     let source = TempFile::new("other-source", &noise(BYTES, 3));

@@ -23,8 +23,9 @@ pub(crate) fn ending(error: Error) -> Ending {
         | Error::NoRdma { .. }
         | Error::RdmaUnusable { .. }
         | Error::Silent { .. }
-        | Error::ClosedInLogin { .. }
-        | Error::NoPath { .. } => Why::Unreachable,
+        | Error::ClosedInLogin { .. } => Why::Unreachable,
+        // Later than at the beginning it is the work that fails, as it does with one session.
+        Error::NoPath { after, .. } if after.is_zero() => Why::Unreachable,
         _ => Why::Failed,
     };
     Ending::new(why, error)

@@ -102,7 +102,8 @@ async fn passes(cli: &Cli, args: &VerifyArgs, disk: &Way, plan: &mut Plan) -> Re
         }
         let progress = Progress::new("check", written.unwrap_or(plan.span), cli.json);
         span = match check_all(disk, plan, written, &progress).await {
-            Err(ending) if !kept && ending.why() == Why::Mismatch => {
+            // Its memory may be gone, though it tells of no volatile cache.
+            Err(ending) if ending.why() == Why::Mismatch && (!kept || disk.power_was_off()) => {
                 let sentence = format!("the disk lost writes that it had acknowledged: {ending}");
                 return Err(Ending::new(Why::Failed, sentence));
             }

@@ -2,13 +2,13 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use examples::ending::{Ending, failed, no_file, usage};
 use iscsi_memory::Buf;
-use rustix::fs::{FallocateFlags, SeekFrom as Place, fallocate, seek};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom as Place, fadvise, fallocate, seek};
 use rustix::io::Errno;
 
 /// An open file and its name.
@@ -72,25 +72,37 @@ impl NamedFile {
     /// Opens a destination, and says how much it holds, if that is fixed. Nothing is written to it yet.
     pub(super) fn destination(name: &str) -> Result<(Self, Option<u64>), Ending> {
         let fail = |error| no_file(name, &error);
-        let is_new = match std::fs::metadata(name) {
+        let metadata = match std::fs::metadata(name) {
             Ok(metadata) if metadata.is_dir() => {
                 return Err(usage(format!("{name} is a directory: name the file in it that is to be written")));
             }
             Ok(metadata) if !has_size(&metadata) => return Err(sizeless(name, "nothing can be copied to it")),
-            Ok(_) => false,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(fail(error)),
         };
+        let is_new = metadata.is_none();
         // Read as well: what was written may be compared.
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(name).map_err(fail)?;
-        let is_device = file.metadata().map_err(fail)?.file_type().is_block_device();
+        let mut options = File::options();
+        options.read(true).write(true);
+        let is_device = metadata.is_some_and(|metadata| metadata.file_type().is_block_device());
+        let opened = if is_device {
+            // The kernel refuses a device that is mounted, or that another program has for itself (open(2)).
+            options.custom_flags(OFlags::EXCL.bits().cast_signed()).open(name)
+        } else {
+            options.create(true).truncate(false).open(name)
+        };
+        let mut file = opened.map_err(fail)?;
         let holds = if is_device { Some(file.seek(SeekFrom::End(0)).map_err(fail)?) } else { None };
         Ok((Self { file: Arc::new(file), name: name.to_owned(), is_device, is_new }, holds))
     }
 
-    /// Whether both are one file.
+    /// Whether both are one file, or one block device, which may have several names.
     pub(super) fn is(&self, other: &Self) -> bool {
-        let place = |file: &Self| file.file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        let place = |file: &Self| {
+            let metadata = file.file.metadata().ok()?;
+            Some(if file.is_device { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
+        };
         place(self).is_some() && place(self) == place(other)
     }
 
@@ -138,9 +150,18 @@ impl NamedFile {
                 match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
                     Ok(()) => return Ok(()),
                     Err(Errno::INTR) => {}
-                    Err(_) => return file.write_all_at(&vec![0; len as usize], offset),
+                    Err(_) => break,
                 }
             }
+            let zeroes = vec![0; len.min(1 << 20) as usize];
+            let end = offset + len;
+            let mut at = offset;
+            while at < end {
+                let some = (end - at).min(zeroes.len() as u64);
+                file.write_all_at(&zeroes[..some as usize], at)?;
+                at += some;
+            }
+            Ok(())
         })
         .await
     }
@@ -152,6 +173,8 @@ impl NamedFile {
         let is_new = self.is_new;
         self.run(move |file| {
             file.sync_all()?;
+            // What is read to be compared is to come from the medium. This is advice: nothing depends on it.
+            let _ = fadvise(file, 0, None, Advice::DontNeed);
             if is_new {
                 File::open(&directory)?.sync_all()?;
             }
