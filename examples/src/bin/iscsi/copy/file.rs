@@ -92,7 +92,11 @@ impl NamedFile {
         } else {
             options.create(true).truncate(false).open(name)
         };
-        let mut file = opened.map_err(fail)?;
+        let mut file = opened.map_err(|error| {
+            // A device that can only be read is refused as one that may not be opened.
+            let only_read = is_device && error.kind() == io::ErrorKind::PermissionDenied && File::open(name).is_ok();
+            fail(if only_read { io::ErrorKind::ReadOnlyFilesystem.into() } else { error })
+        })?;
         let holds = if is_device { Some(file.seek(SeekFrom::End(0)).map_err(fail)?) } else { None };
         Ok((Self { file: Arc::new(file), name: name.to_owned(), is_device, is_new }, holds))
     }
