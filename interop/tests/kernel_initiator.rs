@@ -99,3 +99,29 @@ fn a_cut_connection_loses_no_acknowledged_write() -> Result<()> {
     report.output.lines().filter(|line| line.starts_with("note:")).for_each(|line| println!("{line}"));
     Ok(())
 }
+
+/// `iscsi copy` between the kernel's block devices and LUNs.
+#[test]
+fn block_devices_are_copied_to_and_from() -> Result<()> {
+    let checks = [
+        "a device onto a disk",
+        "the device has all of it",
+        "that one has it, too",
+        "and behind it what it had",
+        "which has all of it",
+        "a pipe onto a device",
+        "a device onto a pipe",
+        "a device onto a file",
+        "a device that is too small: nothing is written",
+        "a device onto itself: nothing is written",
+        "a device onto itself by another name: nothing is written",
+        "a mounted device: nothing is written",
+        "a device that can only be read: nothing is written",
+        "the target has it",
+        "the kernel's disk onto a file",
+        "no I/O error reached a device",
+        "target ends at Ctrl-C",
+    ];
+    let job = Job::named("devices.sh").with_programs()?.limit(Duration::from_secs(400));
+    Guest::made()?.run(&job)?.passed(&checks).map(drop)
+}

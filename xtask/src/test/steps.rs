@@ -34,7 +34,7 @@ pub(super) const STEPS: &[Step] = &[
 ];
 
 /// Integration tests that boot the virtual machine, by nextest's and libtest's common name filter.
-const VM_TESTS: [&str; 3] = ["kernel_initiator", "lio_with_and_without_chap", "iser"];
+const VM_TESTS: [&str; 4] = ["kernel_initiator", "lio_with_and_without_chap", "iser", "multipath"];
 
 fn install(_: &Arguments) -> Result<()> {
     match setup::run(&setup::Arguments::default())? {
@@ -100,7 +100,8 @@ fn interop_vm(_: &Arguments) -> Result<()> {
     let kernel = interop_tests(&["--test", VM_TESTS[0]], &[]);
     let lio = interop_tests(&["--test", "other_targets"], &[VM_TESTS[1]]);
     let iser = interop_tests(&["--test", VM_TESTS[2]], &[]);
-    kernel.and(lio).and(iser)
+    let multipath = interop_tests(&["--test", VM_TESTS[3]], &[]);
+    kernel.and(lio).and(iser).and(multipath)
 }
 
 fn asan(_: &Arguments) -> Result<()> {
