@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use examples::ending::{Ending, failed, no_file, usage};
 use iscsi_memory::Buf;
-use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom as Place, fadvise, fallocate, seek};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom as Place, fadvise, fallocate, major, minor, seek};
 use rustix::io::Errno;
 
 /// An open file and its name.
@@ -49,6 +49,14 @@ fn sizeless(name: &str, what: &str) -> Ending {
 
 fn has_size(metadata: &Metadata) -> bool {
     metadata.is_file() || metadata.file_type().is_block_device()
+}
+
+/// Whether a block device can only be read. It may be opened for writing all the same, and each write fails.
+fn is_read_only(device: &File) -> io::Result<bool> {
+    let number = device.metadata()?.rdev();
+    // Where the system does not tell, the first write does.
+    let told = std::fs::read_to_string(format!("/sys/dev/block/{}:{}/ro", major(number), minor(number)));
+    Ok(told.is_ok_and(|told| told.trim() == "1"))
 }
 
 impl NamedFile {
@@ -92,11 +100,10 @@ impl NamedFile {
         } else {
             options.create(true).truncate(false).open(name)
         };
-        let mut file = opened.map_err(|error| {
-            // A device that can only be read is refused as one that may not be opened.
-            let only_read = is_device && error.kind() == io::ErrorKind::PermissionDenied && File::open(name).is_ok();
-            fail(if only_read { io::ErrorKind::ReadOnlyFilesystem.into() } else { error })
-        })?;
+        let mut file = opened.map_err(fail)?;
+        if is_device && is_read_only(&file).map_err(fail)? {
+            return Err(no_file(name, &io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
         let holds = if is_device { Some(file.seek(SeekFrom::End(0)).map_err(fail)?) } else { None };
         Ok((Self { file: Arc::new(file), name: name.to_owned(), is_device, is_new }, holds))
     }
