@@ -45,7 +45,7 @@ refuses() {
     before=$(md5sum < short)
     check "$name is refused" refused "$ISCSI" --initiator "$INITIATOR" copy "$@"
     cp check.log refused.log
-    check "$name: the reason" grep -F "$words" refused.log
+    check "$name: the reason" eval 'grep -F "$words" refused.log || { cat refused.log; false; }'
     check "$name: nothing is written" test "$before" = "$(md5sum < short)"
 }
 refuses "a device that is too small" "holds 8.0 MiB, which is less" "$source" "$short"
@@ -57,7 +57,7 @@ full little 1
 refuses "a mounted device" "is in use" little "$short"
 check "unmounted" umount mounted
 losetup --detach "$short"; short=$(losetup --find --show --read-only short)
-refuses "a device that can only be read" "can only be read" little "$short"
+refuses "a device that can only be read" "$short" little "$short"
 
 # A disk of the kernel's over our target: what is durable there shows by another session.
 need "initiator" initiator

@@ -21,3 +21,26 @@ fn six_flaps_cost_no_error() -> Result<()> {
     let fixed = ["logout", "target ends at Ctrl-C", "no error in the kernel log"];
     run("multipath.sh", &checks.iter().map(String::as_str).chain(fixed).collect::<Vec<_>>())
 }
+
+#[test]
+fn io_follows_the_states_of_target_port_groups() -> Result<()> {
+    const CHECKS: &[&str] = &[
+        "the optimized path is used",
+        "I/O follows the optimized state",
+        "alike paths share the I/O",
+        "and leave it to a better one",
+        "a path that becomes as good is used, too",
+        "not by a port in standby",
+        "back when that changes",
+        "not by an unavailable port",
+        "where all stand by, I/O waits",
+        "and goes on",
+        "not by a port that is offline",
+        "but when it is back",
+        "a transition is lived through",
+        "no error and no difference",
+        "no path was lost",
+        "no error in the kernel log",
+    ];
+    run("alua.sh", CHECKS)
+}
