@@ -91,7 +91,7 @@ impl StorePlan {
 enum Medium {
     Private(Vec<u8>),
     Lent(Arc<Region>),
-    File(SimFile, FileMedium<SimFile>),
+    File(SimFile, Box<FileMedium<SimFile>>),
 }
 
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl SimStore {
             Door::File => {
                 let rng = Rng::new(rng.u64(), 0);
                 let file = SimFile::new(bytes as usize, plan.block_size as usize, plan.sync_errors, rng);
-                Medium::File(file.clone(), opened(file, geometry, plan.unmap))
+                Medium::File(file.clone(), Box::new(opened(file, geometry, plan.unmap)))
             }
             _ => Medium::Private(vec![0; bytes as usize]),
         };
@@ -317,7 +317,7 @@ impl SimStore {
             Medium::Private(bytes) => bytes.clone_from(&state.durable),
             Medium::File(file, medium) => {
                 file.crash();
-                *medium = opened(file.clone(), state.geometry, state.plan.unmap);
+                **medium = opened(file.clone(), state.geometry, state.plan.unmap);
             }
             Medium::Lent(_) => {}
         }
