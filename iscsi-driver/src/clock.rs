@@ -1,11 +1,14 @@
 //! Real time for the sans-IO machines.
+//!
+//! It is tokio's clock, which timers go by: where a runtime has stopped its time, machines and timers stand still alike.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant as StdInstant};
 
 use iscsi_proto::time::Instant;
+use tokio::time::Instant as TokioInstant;
 
-/// Maps the machine's monotonic clock to [`iscsi_proto::time::Instant`] and back.
+/// Maps the machine's monotonic clock, as tokio tells it, to [`iscsi_proto::time::Instant`] and back.
 ///
 /// ```
 /// use iscsi_driver::Clock;
@@ -30,7 +33,7 @@ impl Clock {
     /// Now.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.instant(StdInstant::now())
+        self.instant(TokioInstant::now().into_std())
     }
 
     /// The machine's instant as ours; what lies before the epoch is the epoch.
@@ -45,7 +48,7 @@ impl Clock {
     pub fn std_instant(&self, at: Instant) -> StdInstant {
         const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
         let since = at - Instant::ZERO;
-        let furthest = StdInstant::now() + YEAR;
+        let furthest = TokioInstant::now().into_std() + YEAR;
         self.epoch.checked_add(since).map_or(furthest, |at| at.min(furthest))
     }
 }

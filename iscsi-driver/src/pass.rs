@@ -6,10 +6,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use iscsi_memory::{SendList, socket};
+use iscsi_memory::SendList;
 use iscsi_proto::connection::{StreamConnection, StreamEnd};
 use iscsi_proto::time::Instant;
-use tokio::io::Interest;
 use tokio::time::Sleep;
 
 use crate::{Clock, Limits, StreamSocket};
@@ -176,33 +175,24 @@ impl Pass {
         }
         loop {
             let mut window = connection.receive_window();
-            let room = window.len();
-            if room == 0 {
+            if window.is_empty() {
                 return Ok(Received::NoRoom);
             }
             if socket.poll_read_ready(cx)?.is_pending() {
                 return Ok(Received::Nothing);
             }
-            let mut received = None;
-            let result = socket.try_io(Interest::READABLE, || {
-                let n = socket::receive(socket, &mut window)?;
-                received = Some(n);
-                // A short read has emptied the socket: taking the readiness back here saves the read that would only
-                // say so.
-                if n > 0 && n < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (received, result) {
-                (Some(0), _) => {
+            match socket.receive(&mut window) {
+                Ok(0) => {
                     self.peer_closed = true;
                     connection.handle_stream_end(StreamEnd::EndOfStream, now);
                     return Ok(Received::Closed);
                 }
-                (Some(n), _) => {
+                Ok(n) => {
                     connection.handle_received(n, now);
                     return Ok(Received::Bytes(n));
                 }
-                (None, Err(error)) if !is_transient(&error) => return Err(error),
-                (None, _) => {}
+                Err(error) if !is_transient(&error) => return Err(error),
+                Err(_) => {}
             }
         }
     }
@@ -265,30 +255,27 @@ where
         }
         let held = list.hold();
         let waiting = list.len();
-        let mut sent = 0;
-        let result = socket.try_io(Interest::WRITABLE, || {
-            sent = socket::send(socket, &list)?;
-            // A part of it has filled the socket: as with a short read.
-            if sent < waiting { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        if sent > 0 {
+        let result = socket.send(&list);
+        if let Ok(sent) = result {
             connection.take_sent(sent);
         }
         // Before the connection goes on: it may write to a store what it sends now.
         drop(held);
-        if sent > 0 {
-            connection.go_on(now);
-            *budget = budget.saturating_sub(sent);
-            *total += sent as u64;
-        }
         match result {
-            Ok(()) => {}
-            Err(error) if is_transient(&error) => {
-                if socket.poll_write_ready(cx)?.is_pending() {
-                    return Ok(());
+            Ok(sent) => {
+                connection.go_on(now);
+                *budget = budget.saturating_sub(sent);
+                *total += sent as u64;
+                if sent == waiting {
+                    continue;
                 }
             }
+            Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),
+        }
+        // A part of it has filled the socket, as with a short read.
+        if *budget > 0 && socket.poll_write_ready(cx)?.is_pending() {
+            return Ok(());
         }
     }
     Ok(())

@@ -1,30 +1,37 @@
 //! What the driver asks of a socket.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
-use iscsi_memory::socket;
+use iscsi_memory::{ReceiveWindow, SendList, socket};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected stream socket whose readiness tokio watches: TCP, and Unix sockets for tests and for peers on the same
-/// machine.
+/// A connected byte stream with readiness: TCP, Unix sockets, and whatever else somebody brings, a stream in memory for
+/// instance.
 ///
-/// The methods are tokio's own of the same names. Data travel through the file descriptor, in vectored calls over
-/// private and lent memory.
-pub trait StreamSocket: AsFd + AsyncRead + AsyncWrite + Unpin {
+/// Reads and writes are vectored, over private and lent memory, and never wait. `AsyncRead` and `AsyncWrite` are used
+/// at the end of the connection only.
+pub trait StreamSocket: AsyncRead + AsyncWrite + Unpin {
     /// Waits for bytes, or for the end of the stream.
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Waits for room to send.
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Runs `io` if the socket may be ready; [`io::ErrorKind::WouldBlock`] from it takes the readiness back.
+    /// Fills the window with what has come, once, and tells how many bytes that were; 0 is the end of the stream. After
+    /// a short read [`poll_read_ready`](Self::poll_read_ready) waits for what has not come yet.
     ///
     /// # Errors
-    /// The error of `io`, or `WouldBlock` when the socket is not ready.
-    fn try_io(&self, interest: Interest, io: impl FnMut() -> io::Result<()>) -> io::Result<()>;
+    /// [`io::ErrorKind::WouldBlock`] when nothing has come; what broke the stream.
+    fn receive(&self, window: &mut ReceiveWindow<'_>) -> io::Result<usize>;
+
+    /// Sends the list's pieces in order, once, and tells how many bytes were taken. When those are not all,
+    /// [`poll_write_ready`](Self::poll_write_ready) waits for room.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is no room; what broke the stream.
+    fn send(&self, list: &SendList<'_>) -> io::Result<usize>;
 
     /// Bytes that were sent and that the peer's transport has not acknowledged, where the system tells.
     fn unacknowledged(&self) -> Option<usize> {
@@ -34,6 +41,11 @@ pub trait StreamSocket: AsFd + AsyncRead + AsyncWrite + Unpin {
     /// What the system still holds is not sent when the socket is closed, where the system can be told so.
     fn reset_when_closed(&self) {}
 
+    /// The bytes that one segment of the transport holds, where it has segments.
+    fn segment_size(&self) -> Option<u32> {
+        None
+    }
+
     /// Sets the socket's options for request and response traffic, once, before the first byte.
     ///
     /// # Errors
@@ -41,6 +53,41 @@ pub trait StreamSocket: AsFd + AsyncRead + AsyncWrite + Unpin {
     fn set_up(&self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Receives by `receive` on a socket whose readiness tokio keeps, in windows with `room`.
+///
+/// A short read has emptied the socket: taking the readiness back here saves the read that would only say so.
+fn receive(
+    room: usize,
+    try_io: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
+    mut receive: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut received = None;
+    let result = try_io(&mut || {
+        let n = receive()?;
+        received = Some(n);
+        if n > 0 && n < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match (received, result) {
+        (Some(n), _) => Ok(n),
+        (None, Err(error)) => Err(error),
+        (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Sends by `send` on a socket whose readiness tokio keeps: what is not taken has filled the socket.
+fn send(
+    waiting: usize,
+    try_io: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
+    mut send: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut sent = 0;
+    let result = try_io(&mut || {
+        sent = send()?;
+        if sent < waiting { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    if sent > 0 { Ok(sent) } else { result.map(|()| sent) }
 }
 
 impl StreamSocket for TcpStream {
@@ -52,8 +99,12 @@ impl StreamSocket for TcpStream {
         Self::poll_write_ready(self, cx)
     }
 
-    fn try_io(&self, interest: Interest, io: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-        Self::try_io(self, interest, io)
+    fn receive(&self, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
+        receive(window.len(), |io| self.try_io(Interest::READABLE, io), || socket::receive(self, window))
+    }
+
+    fn send(&self, list: &SendList<'_>) -> io::Result<usize> {
+        send(list.len(), |io| self.try_io(Interest::WRITABLE, io), || socket::send(self, list))
     }
 
     fn unacknowledged(&self) -> Option<usize> {
@@ -63,6 +114,10 @@ impl StreamSocket for TcpStream {
     fn reset_when_closed(&self) {
         // A socket that does not take the option is dead already.
         let _ = self.set_zero_linger();
+    }
+
+    fn segment_size(&self) -> Option<u32> {
+        socket::segment_size(self).ok()
     }
 
     /// The driver gathers what belongs together by itself, so Nagle's algorithm would only delay it.
@@ -80,7 +135,45 @@ impl StreamSocket for UnixStream {
         Self::poll_write_ready(self, cx)
     }
 
-    fn try_io(&self, interest: Interest, io: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-        Self::try_io(self, interest, io)
+    fn receive(&self, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
+        receive(window.len(), |io| self.try_io(Interest::READABLE, io), || socket::receive(self, window))
+    }
+
+    fn send(&self, list: &SendList<'_>) -> io::Result<usize> {
+        send(list.len(), |io| self.try_io(Interest::WRITABLE, io), || socket::send(self, list))
+    }
+}
+
+impl<S: StreamSocket + ?Sized> StreamSocket for Box<S> {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_read_ready(cx)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_write_ready(cx)
+    }
+
+    fn receive(&self, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
+        (**self).receive(window)
+    }
+
+    fn send(&self, list: &SendList<'_>) -> io::Result<usize> {
+        (**self).send(list)
+    }
+
+    fn unacknowledged(&self) -> Option<usize> {
+        (**self).unacknowledged()
+    }
+
+    fn reset_when_closed(&self) {
+        (**self).reset_when_closed();
+    }
+
+    fn segment_size(&self) -> Option<u32> {
+        (**self).segment_size()
+    }
+
+    fn set_up(&self) -> io::Result<()> {
+        (**self).set_up()
     }
 }

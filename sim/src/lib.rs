@@ -21,6 +21,7 @@
 //! | [`careless`] | an initiator that does what few do, and checks what it is answered |
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
 //! | [`odd`] | an initiator against a target that is odd |
+//! | [`driven`] | the real drivers over tokio, with streams and stores that are simulated |
 //! | [`served`] | a target with one disk, for one connection at a time |
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@
 pub mod by_hand;
 pub mod careless;
 pub mod disk;
+pub mod driven;
 pub mod fabric;
 pub mod fuzzed;
 pub mod hostile;

@@ -38,12 +38,14 @@ pub enum Kind {
     Paths,
     /// Several servers share their disks, stores are slow, and servers and LUNs come and go.
     Sharing,
+    /// The real drivers over tokio: [`driven`](crate::driven).
+    Driven,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd, Self::Sharing, Self::Paths];
+    pub const ALL: [Self; 8] =
+        [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd, Self::Sharing, Self::Paths, Self::Driven];
 
     /// How the command line says it, if it does.
     #[must_use]
@@ -56,6 +58,7 @@ impl Kind {
             Self::Odd => Some("--odd"),
             Self::Paths => Some("--paths"),
             Self::Sharing => Some("--sharing"),
+            Self::Driven => Some("--driven"),
         }
     }
 
@@ -67,7 +70,7 @@ impl Kind {
             Self::Calm => Scenario::over(seed, transport).calm(),
             Self::Meeting => Scenario::meeting(seed, transport),
             Self::Silence => Scenario::silence(seed, transport),
-            Self::Odd | Self::Paths => Scenario { kind: self, ..Scenario::over(seed, transport) },
+            Self::Odd | Self::Paths | Self::Driven => Scenario { kind: self, ..Scenario::over(seed, transport) },
             Self::Sharing => Scenario::sharing(seed, transport),
         }
     }

@@ -1,9 +1,8 @@
 //! What happened, as a hash that two runs of one seed must share, and as lines for a person.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iscsi_proto::time::Instant;
 
@@ -12,7 +11,7 @@ const KEPT: usize = 60;
 
 /// The trace of one run, shared by all parts of its world.
 #[derive(Debug, Clone, Default)]
-pub struct Trace(Rc<RefCell<Inner>>);
+pub struct Trace(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -29,24 +28,28 @@ impl Trace {
     #[must_use]
     pub fn new(print: bool) -> Self {
         let trace = Self::default();
-        trace.0.borrow_mut().print = print;
+        trace.inner().print = print;
         trace
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It is `now`.
     pub fn at(&self, now: Instant) {
-        self.0.borrow_mut().now = now;
+        self.inner().now = now;
     }
 
     /// What time it is.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.0.borrow().now
+        self.inner().now
     }
 
     /// Something happened.
     pub fn event(&self, what: fmt::Arguments<'_>) {
-        let inner = &mut *self.0.borrow_mut();
+        let inner = &mut *self.inner();
         inner.line.clear();
         // Writing to a string does not fail.
         let _ = write!(inner.line, "{:?} {what}", inner.now);
@@ -67,18 +70,18 @@ impl Trace {
     /// The hash of all events so far.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        self.0.borrow().hash
+        self.inner().hash
     }
 
     /// How many events there were.
     #[must_use]
     pub fn events(&self) -> u64 {
-        self.0.borrow().events
+        self.inner().events
     }
 
     /// The last lines.
     #[must_use]
     pub fn last(&self) -> Vec<String> {
-        self.0.borrow().last.iter().cloned().collect()
+        self.inner().last.iter().cloned().collect()
     }
 }

@@ -104,3 +104,11 @@ pieces! {
     sharing_over_loopback Loopback 0.2 0 1,
     sharing_over_iwarp Iwarp 0.1 0 1,
 }
+
+pieces! {
+    Driven;
+    driven_1_of_4 Tcp 1.0 0 4,
+    driven_2_of_4 Tcp 1.0 1 4,
+    driven_3_of_4 Tcp 1.0 2 4,
+    driven_4_of_4 Tcp 1.0 3 4,
+}

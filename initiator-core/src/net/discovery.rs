@@ -9,6 +9,7 @@ use iscsi_proto::text::TextWriter;
 use iscsi_proto::text::targets::{TargetAddress, TargetList, TargetRecord};
 use iscsi_proto::time::Instant;
 
+use super::connector::{self, System};
 use super::info::{Discovered, DiscoveredPortal, DiscoveredTarget};
 use super::runner::{Plan, run};
 use super::session::declined;
@@ -16,7 +17,6 @@ use crate::application::{Application, Control, ControlAnswer};
 use crate::command::{Command, Completion};
 use crate::config::{DiscoveryConfig, ReconnectPolicy};
 use crate::engine::Engine;
-use crate::entropy;
 use crate::error::Error;
 use crate::login::LoginConfig;
 use crate::own_name::default_initiator_name;
@@ -69,7 +69,7 @@ impl Application for Question {
 /// # Errors
 /// Connection, login and protocol errors of [`Error`]; nothing is repeated.
 pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Discovered, Error> {
-    let [a, b, c, d, e] = entropy::bytes()?;
+    let [a, b, c, d, e] = connector::random(&System)?;
     let plan = Plan {
         portal: portal.clone(),
         portals: Vec::new(),
@@ -92,14 +92,13 @@ pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Disco
         commands: 1,
         transport: config.transport,
         iser: config.iser,
-        seed: u64::from_ne_bytes(entropy::bytes()?),
-        random: entropy::bytes,
+        seed: u64::from_ne_bytes(connector::random(&System)?),
     };
     plan.login.check()?;
     let limits = crate::config::Limits { commands: 1, ..config.limits };
     let question = Question { text: Some(question("All")), asked: false, answer: None };
     let engine = Engine::new(question, config.timeouts, limits, plan.seed);
-    let (mut engine, result) = run(&plan, engine, None, |_, _| ()).await;
+    let (mut engine, result) = run(&plan, &System, engine, None, |_, _| ()).await;
     match engine.app().answer.take() {
         Some(ControlAnswer::Text(answer)) => parse(&answer, portal, None),
         other => {

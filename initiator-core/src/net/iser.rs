@@ -12,12 +12,11 @@ use iser_transport::mover::{IserMover, IserMoverConfig};
 use iser_transport::queue::QueueLimits;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 use iser_transport::verbs::{Verbs, VerbsConfig, VerbsError, VerbsQueue};
-use tokio::net::TcpStream;
 
+use super::connector::{self, Connector};
 use super::transport::Attempt;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 use super::transport::{self, Carrier};
-use crate::entropy;
 use crate::error::Error;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 use crate::error::words;
@@ -42,7 +41,11 @@ fn mover(attempt: &Attempt<'_>) -> IserMoverConfig {
 }
 
 /// A mover over iWARP in user space.
-pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<IserMover<IwarpQueue>, Error> {
+pub(super) fn over_iwarp(
+    attempt: &Attempt<'_>,
+    connector: &impl Connector,
+    segment_size: Option<u32>,
+) -> Result<IserMover<IwarpQueue>, Error> {
     let mover = mover(attempt);
     let defaults = IwarpConfig::default();
     let queue = IwarpQueue::connect(IwarpConfig {
@@ -50,10 +53,10 @@ pub(super) fn over_iwarp(attempt: &Attempt<'_>, stream: &TcpStream) -> Result<Is
         crc: attempt.plan.iser.crc,
         revision_two: attempt.revision_two,
         ird: mover.read_depth,
-        emss: iscsi_memory::socket::segment_size(stream).unwrap_or(defaults.emss),
+        emss: segment_size.unwrap_or(defaults.emss),
         limits: QueueLimits { work: mover.work(), receives: mover.receives(), ..defaults.limits },
         advertisements: mover.max_tasks.saturating_mul(2).min(MOST_ADVERTISED),
-        seed: u64::from_ne_bytes(entropy::bytes()?),
+        seed: u64::from_ne_bytes(connector::random(connector)?),
         ..defaults
     });
     Ok(IserMover::new(queue, mover))

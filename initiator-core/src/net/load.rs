@@ -9,6 +9,7 @@ use iscsi_memory::{Buf, Payload};
 use iscsi_proto::time::Instant;
 use scsi_proto::{BlockIo, Lun, opcode};
 
+use super::connector::System;
 use super::events::{Reporter, SessionEvent};
 use super::runner::run;
 use super::session::plan;
@@ -209,7 +210,7 @@ impl<W: Workload> Application for Load<W> {
 /// # Errors
 /// See [`Error`].
 pub async fn run_load<W: Workload>(config: SessionConfig, disks: &[KnownDisk], workload: W) -> (W, Result<(), Error>) {
-    let plan = match plan(&config) {
+    let plan = match plan(&config, &System) {
         Ok(plan) => plan,
         Err(error) => return (workload, Err(error)),
     };
@@ -229,7 +230,8 @@ pub async fn run_load<W: Workload>(config: SessionConfig, disks: &[KnownDisk], w
         let (lun, guard) = (disk.lun, engine.guard(disk.clone()));
         engine.app().guards.push((lun, guard));
     }
-    let (mut engine, result) = run(&plan, engine, None, |load, carrier| load.reporter.carried_by(&carrier)).await;
+    let (mut engine, result) =
+        run(&plan, &System, engine, None, |load, carrier| load.reporter.carried_by(&carrier)).await;
     engine.app().finished = true;
     let load = engine.into_app(iscsi_driver::Clock::process().now());
     (load.workload, result)

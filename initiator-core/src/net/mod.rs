@@ -1,5 +1,6 @@
 //! The initiator over tokio sockets: discovery, sessions, disks, and the loop for load generators.
 
+mod connector;
 mod discovery;
 mod disk;
 mod disk_io;
@@ -15,6 +16,7 @@ mod runner;
 mod session;
 mod transport;
 
+pub use connector::{Connected, Connector};
 pub use discovery::discover;
 pub use disk::Disk;
 pub use disk_io::{DiskIo, DiskIoOptions};

@@ -12,6 +12,7 @@ use iscsi_proto::time::Instant;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::connector::{self, Connector};
 use super::portals::Portals;
 use super::transport::{self, Attempt, Carrier, Outcome, Way};
 use crate::application::{Application, Event};
@@ -43,8 +44,6 @@ pub(super) struct Plan {
     pub(super) iser: IserConfig,
     /// Spreads delays.
     pub(super) seed: u64,
-    /// Where each login's random bytes come from.
-    pub(super) random: fn() -> Result<[u8; 64], Error>,
 }
 
 impl Plan {
@@ -121,6 +120,7 @@ fn last_error(plan: &Plan, given_up: GivenUp, ever: bool, last: Error) -> Error 
 /// connection; `ending` is notified when the session shall end though it has no connection.
 pub(super) async fn run<A: Application>(
     plan: &Plan,
+    connector: &impl Connector,
     mut engine: Engine<A>,
     ending: Option<&Notify>,
     mut connected: impl FnMut(&mut A, Carrier),
@@ -145,14 +145,14 @@ pub(super) async fn run<A: Application>(
             left = left.saturating_sub(1);
             let mut login = plan.login.clone();
             login.md5_only = md5_only;
-            login.random = match (plan.random)() {
+            login.random = match connector::random(connector) {
                 Ok(fresh) => fresh,
                 Err(error) => return (engine, Err(error)),
             };
             let within = if ever { recovery.left(clock.now()).max(SHORTEST) } else { Duration::MAX };
             let attempt = Attempt { plan, portal: &portal, way, more: left > 0, revision_two, login, within };
             let outcome;
-            (engine, outcome) = transport::connection(attempt, engine, &mut connected).await;
+            (engine, outcome) = transport::connection(attempt, connector, engine, &mut connected).await;
             let ended = match outcome {
                 // What a socket cannot reach, another socket cannot either.
                 Outcome::Unreached(error) if left > 0 && way == Way::Verbs => {
@@ -227,8 +227,9 @@ pub(super) async fn run<A: Application>(
         match ending {
             None => sleep(wait).await,
             Some(ending) => tokio::select! {
-                () = sleep(wait) => {}
+                biased;
                 () = ending.notified() => return (engine, Ok(())),
+                () = sleep(wait) => {}
             },
         }
     }
@@ -236,6 +237,10 @@ pub(super) async fn run<A: Application>(
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+
+    use super::super::connector::{Connected, System};
     use super::super::session::plan;
     use super::*;
     use crate::config::SessionConfig;
@@ -250,15 +255,29 @@ mod tests {
         fn complete(&mut self, _completion: crate::command::Completion, _now: Instant) {}
     }
 
+    #[derive(Debug)]
+    struct NoRandom;
+
+    impl Connector for NoRandom {
+        type Stream = tokio::net::TcpStream;
+
+        async fn connect(&self, address: SocketAddr) -> io::Result<Connected<Self::Stream>> {
+            System.connect(address).await
+        }
+
+        fn random(&self, _: &mut [u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
     #[tokio::test]
     async fn without_random_bytes_there_is_no_login() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let portal = Portal { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let config = SessionConfig::new(portal, "iqn.2004-10.com.example:disk");
-        let mut plan = plan(&config).unwrap();
-        plan.random = || Err(Error::NoRandomness(crate::error::words("there is none")));
+        let plan = plan(&config, &System).unwrap();
         let engine = Engine::new(Nothing, config.timeouts, config.limits, plan.seed);
-        let (_, result) = run(&plan, engine, None, |_, _| ()).await;
+        let (_, result) = run(&plan, &NoRandom, engine, None, |_, _| ()).await;
         assert!(matches!(result, Err(Error::NoRandomness(_))), "{result:?}");
         let visit = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
         assert!(visit.is_err(), "nobody was asked");
@@ -267,9 +286,9 @@ mod tests {
     #[test]
     fn each_plan_has_a_name_of_its_own() {
         let config = SessionConfig::new(Portal { host: "a".into(), port: 1 }, "iqn.2004-10.com.example:disk");
-        let (first, second) = (plan(&config).unwrap(), plan(&config).unwrap());
+        let (first, second) = (plan(&config, &System).unwrap(), plan(&config, &System).unwrap());
         assert_ne!(first.login.isid, second.login.isid);
         assert_eq!(first.login.initiator_name, second.login.initiator_name);
-        assert_ne!((plan(&config).unwrap().random)().unwrap(), (first.random)().unwrap());
+        assert_ne!(connector::random::<64>(&System).unwrap(), connector::random(&System).unwrap());
     }
 }

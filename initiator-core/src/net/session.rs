@@ -12,6 +12,7 @@ use scsi_proto::{CdbBuf, Lun, Sense, report};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::connector::{self, Connector, System};
 use super::discovery;
 use super::disk::Disk;
 use super::events::Events;
@@ -23,7 +24,6 @@ use crate::application::{Control, ControlAnswer};
 use crate::command::{Command, Completion, Failure, Repeat, Short};
 use crate::config::SessionConfig;
 use crate::engine::Engine;
-use crate::entropy;
 use crate::error::{ConfigError, Error};
 use crate::login::LoginConfig;
 use crate::own_name::default_initiator_name;
@@ -101,8 +101,8 @@ pub struct Answer {
 }
 
 /// Fills the configuration's gaps and makes a plan of it.
-pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
-    let [a, b, c, d, e] = entropy::bytes()?;
+pub(super) fn plan(config: &SessionConfig, connector: &impl Connector) -> Result<Plan, Error> {
+    let [a, b, c, d, e] = connector::random(connector)?;
     let isid = config.isid.unwrap_or(Isid::random([a, b, c], u16::from_be_bytes([d, e])).to_bytes());
     let plan = Plan {
         portal: config.portal.clone(),
@@ -126,8 +126,7 @@ pub(super) fn plan(config: &SessionConfig) -> Result<Plan, Error> {
         commands: config.limits.commands,
         transport: config.transport,
         iser: config.iser,
-        seed: u64::from_ne_bytes(entropy::bytes()?),
-        random: entropy::bytes,
+        seed: u64::from_ne_bytes(connector::random(connector)?),
     };
     plan.login.check()?;
     Ok(plan)
@@ -141,7 +140,15 @@ impl Session {
     ///
     /// Dropping the future ends the connection at once, wherever the login stands.
     pub async fn connect(config: SessionConfig) -> Result<Self, Error> {
-        let plan = plan(&config)?;
+        Self::connect_by(System, config).await
+    }
+
+    /// [`connect`](Self::connect) with connections that `connector` brings; those over RDMA devices are the system's.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub async fn connect_by(connector: impl Connector, config: SessionConfig) -> Result<Self, Error> {
+        let plan = plan(&config, &connector)?;
         let shared = Shared::new(&config.limits, &config.timeouts);
         let handle = Arc::new(Handle {
             shared: shared.clone(),
@@ -177,7 +184,7 @@ impl Session {
                     parameters: Parameters::default(),
                 });
             };
-            let (mut engine, result) = run(&plan, engine, Some(&shared.ending), draft).await;
+            let (mut engine, result) = run(&plan, &connector, engine, Some(&shared.ending), draft).await;
             // From here on nothing new is accepted; what is still there completes.
             shared.end(result.err().unwrap_or(Error::LoggedOut));
             engine.fail_all(Failure::SessionEnded, iscsi_driver::Clock::process().now());

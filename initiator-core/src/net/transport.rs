@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iscsi_driver::{Clock, Limits as DriverLimits, drive_with};
+use iscsi_driver::{Clock, Limits as DriverLimits, StreamSocket, drive_with};
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::connector::{Connected, Connector};
 use super::runner::Plan;
 use crate::application::Application;
 use crate::connection::{ConnectionEnd, InitiatorConnection};
@@ -118,12 +118,13 @@ pub(super) struct Ended {
 /// Makes a connection, and runs the session over it until it ends.
 pub(super) async fn connection<A: Application>(
     attempt: Attempt<'_>,
+    connector: &impl Connector,
     mut engine: Engine<A>,
     connected: &mut impl FnMut(&mut A, Carrier),
 ) -> (Engine<A>, Outcome) {
     match attempt.way {
         Way::Tcp => {
-            let (stream, carrier) = match connect(&attempt, "tcp", "tcp").await {
+            let (stream, carrier) = match connect(&attempt, connector, "tcp", "tcp").await {
                 Ok(connected) => connected,
                 Err(error) => return (engine, Outcome::Unreached(error)),
             };
@@ -134,12 +135,12 @@ pub(super) async fn connection<A: Application>(
         }
         #[cfg(feature = "iser")]
         Way::Iwarp => {
-            let (stream, carrier) = match connect(&attempt, "iser", "iwarp").await {
+            let (stream, carrier) = match connect(&attempt, connector, "iser", "iwarp").await {
                 Ok(connected) => connected,
                 Err(error) => return (engine, Outcome::Unreached(error)),
             };
             connected(engine.app(), carrier);
-            let mover = match super::iser::over_iwarp(&attempt, &stream) {
+            let mover = match super::iser::over_iwarp(&attempt, connector, stream.segment_size()) {
                 Ok(mover) => mover,
                 Err(error) => return (engine, Outcome::Unreached(error)),
             };
@@ -171,7 +172,7 @@ pub(super) async fn connection<A: Application>(
 /// Runs a session over a byte stream.
 async fn over_stream<M: StreamMover, A: Application>(
     attempt: Attempt<'_>,
-    stream: TcpStream,
+    stream: impl StreamSocket,
     mover: M,
     engine: Engine<A>,
     wants_revision_one: impl FnOnce(&M) -> bool,
@@ -210,11 +211,12 @@ fn end<M: Datamover, A: Application>(
 }
 
 /// Resolves and connects within the timeout; tries each address of a name in turn.
-async fn connect(
+async fn connect<C: Connector>(
     attempt: &Attempt<'_>,
+    connector: &C,
     transport: &'static str,
     provider: &'static str,
-) -> Result<(TcpStream, Carrier), Error> {
+) -> Result<(C::Stream, Carrier), Error> {
     let after = attempt.plan.timeouts.connect.min(attempt.within).min(LONGEST);
     let portal = attempt.portal;
     let end = tokio::time::Instant::now() + after;
@@ -223,15 +225,10 @@ async fn connect(
     for (left, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
         // An address that is silent leaves the others their share of the time.
         let share = end.saturating_duration_since(tokio::time::Instant::now()) / left;
-        last = match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => match (stream.local_addr(), stream.peer_addr()) {
-                (Ok(local), Ok(peer)) => {
-                    return Ok((stream, Carrier { local, peer, transport, provider, device: None }));
-                }
-                (Err(error), _) | (_, Err(error)) => {
-                    Error::Unreachable { portal: portal.clone(), source: Arc::new(error) }
-                }
-            },
+        last = match timeout(share, connector.connect(address)).await {
+            Ok(Ok(Connected { stream, local, peer })) => {
+                return Ok((stream, Carrier { local, peer, transport, provider, device: None }));
+            }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Error::Refused { portal: portal.clone() }
             }

@@ -92,6 +92,9 @@ struct World<'a> {
 /// # Errors
 /// What it found.
 pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
+    if scenario.kind == Kind::Driven {
+        return crate::driven::run(scenario.seed, print);
+    }
     if scenario.kind == Kind::Odd {
         return crate::odd::run(scenario.seed, print);
     }

@@ -45,6 +45,7 @@
 #[cfg(feature = "iser")]
 mod iser;
 mod left;
+mod local;
 mod worker;
 
 #[cfg(test)]
@@ -70,7 +71,8 @@ use crate::session::{EndReason, Limits, Target};
 use crate::stats::SessionStatistics;
 #[cfg(feature = "iser")]
 pub use iser::IserConfig;
-use worker::{Listening, Seats, Share, Worker};
+pub use local::LocalServer;
+use worker::{Arrival, Listening, Seats, Share, Worker};
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +127,9 @@ impl ServerError {
 /// Who hears of ended connections.
 type OnEnd = Arc<dyn Fn(Endpoints, &EndReason) + Send + Sync>;
 
+/// Where random bytes come from.
+type RandomBytes = Arc<dyn Fn(&mut [u8]) -> io::Result<()> + Send + Sync>;
+
 /// Who hears of what an operator is to know.
 type OnEvent = Box<dyn Fn(&Event) + Send + Sync>;
 
@@ -150,6 +155,7 @@ impl Server {
             workers: None,
             on_end: None,
             on_event: None,
+            random: Arc::new(worker::random_of_the_system),
             #[cfg(all(feature = "verbs", target_os = "linux"))]
             on_refused: None,
         }
@@ -167,6 +173,7 @@ pub struct ServerBuilder {
     workers: Option<usize>,
     on_end: Option<OnEnd>,
     on_event: Option<OnEvent>,
+    random: RandomBytes,
     #[cfg(all(feature = "verbs", target_os = "linux"))]
     on_refused: Option<OnRefused>,
 }
@@ -226,6 +233,15 @@ impl ServerBuilder {
     #[must_use]
     pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Box::new(on_event));
+        self
+    }
+
+    /// Has the random bytes of logins come from `random`, which fills what it is given, on a worker's thread. A
+    /// connection that it has none for is closed. By default the system's cryptographic generator; whoever can guess
+    /// what comes instead passes CHAP without the secret.
+    #[must_use]
+    pub fn random(mut self, random: impl Fn(&mut [u8]) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        self.random = Arc::new(random);
         self
     }
 
@@ -290,25 +306,13 @@ impl ServerBuilder {
             local_addrs.push(bound);
             listeners.extend(listener.map(|socket| Listening { socket, iser }));
         }
-        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
-        let count = self.workers.unwrap_or_else(cores).clamp(1, 256);
-        let slots = self.limits.command_window.saturating_add(self.limits.immediate_commands);
-        let mover = TcpMoverConfig { max_tasks: slots, ..self.mover };
-        let close_timeout = self.limits.close_timeout;
-        let target = Target::new(self.config, self.limits);
-        if let Some(on_event) = self.on_event {
-            target.registry().set_on_event(on_event);
-        }
-
-        let (stop, stopped) = watch::channel(None);
-        let mut seats = Vec::new();
-        let mut inboxes = Vec::new();
-        for _ in 0..count {
-            let (sender, inbox) = mpsc::unbounded_channel();
-            seats.push((sender, Arc::new(AtomicUsize::new(0))));
-            inboxes.push(inbox);
-        }
-        let seats: Seats = seats.into();
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        let spin = verbs.as_ref().map_or(Duration::ZERO, |verbs| verbs.spin());
+        let Crew { target, stop, seats: _, workers } = self.crew(
+            #[cfg(all(feature = "verbs", target_os = "linux"))]
+            spin,
+        );
+        let count = workers.len();
         let mut shares: Vec<Share> = (0..count).map(|_| Share::default()).collect();
         for (at, listener) in listeners.into_iter().enumerate() {
             if let Some(share) = shares.get_mut(at % count) {
@@ -322,15 +326,41 @@ impl ServerBuilder {
             }
         }
         let mut handle = ServerHandle {
-            target: target.clone(),
+            hard_stop: target.limits().close_timeout,
+            target,
             local_addrs,
             stop,
             threads: Vec::new(),
-            hard_stop: close_timeout,
             #[cfg(all(feature = "verbs", target_os = "linux"))]
-            verbs: verbs.clone(),
+            verbs,
         };
-        for (at, (inbox, share)) in inboxes.into_iter().zip(shares).enumerate() {
+        for (at, ((worker, inbox), share)) in workers.into_iter().zip(shares).enumerate() {
+            // When one does not start, dropping the handle stops those that did.
+            handle.threads.push(worker.start(at, inbox, share).map_err(ServerError::Worker)?);
+        }
+        Ok(handle)
+    }
+
+    /// The target and its workers, which nothing runs yet.
+    fn crew(self, #[cfg(all(feature = "verbs", target_os = "linux"))] spin: Duration) -> Crew {
+        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+        let count = self.workers.unwrap_or_else(cores).clamp(1, 256);
+        let slots = self.limits.command_window.saturating_add(self.limits.immediate_commands);
+        let mover = TcpMoverConfig { max_tasks: slots, ..self.mover };
+        let target = Target::new(self.config, self.limits);
+        if let Some(on_event) = self.on_event {
+            target.registry().set_on_event(on_event);
+        }
+        let (stop, stopped) = watch::channel(None);
+        let mut seats = Vec::new();
+        let mut inboxes = Vec::new();
+        for _ in 0..count {
+            let (sender, inbox) = mpsc::unbounded_channel();
+            seats.push((sender, Arc::new(AtomicUsize::new(0))));
+            inboxes.push(inbox);
+        }
+        let seats: Seats = seats.into();
+        let worker = |inbox| {
             let worker = Worker {
                 target: target.clone(),
                 mover,
@@ -338,19 +368,28 @@ impl ServerBuilder {
                 #[cfg(feature = "iser")]
                 iser: self.iser,
                 #[cfg(all(feature = "verbs", target_os = "linux"))]
-                spin: verbs.as_ref().map_or(Duration::ZERO, |verbs| verbs.spin()),
+                spin,
                 driver: self.driver,
                 on_end: self.on_end.clone(),
+                random: self.random.clone(),
                 #[cfg(all(feature = "verbs", target_os = "linux"))]
                 on_refused: self.on_refused.clone(),
                 seats: seats.clone(),
                 stopped: stopped.clone(),
             };
-            // When one does not start, dropping the handle stops those that did.
-            handle.threads.push(worker.start(at, inbox, share).map_err(ServerError::Worker)?);
-        }
-        Ok(handle)
+            (worker, inbox)
+        };
+        let workers = inboxes.into_iter().map(worker).collect();
+        Crew { target, stop, seats, workers }
     }
+}
+
+/// A target and its workers.
+struct Crew {
+    target: Arc<Target>,
+    stop: watch::Sender<Option<Duration>>,
+    seats: Seats,
+    workers: Vec<(Worker, mpsc::UnboundedReceiver<Arrival>)>,
 }
 
 /// A running server. Dropping it stops it at once; [`stop`](Self::stop) does so politely.

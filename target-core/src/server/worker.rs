@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use iscsi_driver::{Clock, drive_with};
+use iscsi_driver::{Clock, StreamSocket, drive_with};
 use iscsi_memory::WorkerPool;
 use iscsi_proto::connection::StreamMover;
 use iscsi_proto::datamover::Datamover;
@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 
 #[cfg(feature = "iser")]
 use super::IserConfig;
-use super::OnEnd;
+use super::{OnEnd, RandomBytes};
 use crate::registry::{Carrier, Endpoints, Seat};
 use crate::session::{Target, TargetConnection};
 
@@ -42,6 +42,8 @@ pub(super) struct Arrival {
 pub(super) enum Incoming {
     /// A TCP connection, and whether its portal offers iSER on its TCP port.
     Tcp(std::net::TcpStream, bool),
+    /// A stream that the program has brought, of plain iSCSI.
+    Brought(Box<dyn StreamSocket + Send>),
     /// A queue pair of an RDMA device that has not been answered.
     #[cfg(all(feature = "verbs", target_os = "linux"))]
     Verbs(Box<iser_transport::verbs::VerbsQueue>),
@@ -84,6 +86,7 @@ pub(super) struct Worker {
     pub(super) spin: Duration,
     pub(super) driver: iscsi_driver::Limits,
     pub(super) on_end: Option<OnEnd>,
+    pub(super) random: RandomBytes,
     #[cfg(all(feature = "verbs", target_os = "linux"))]
     pub(super) on_refused: Option<super::OnRefused>,
     pub(super) seats: Seats,
@@ -104,7 +107,8 @@ impl Worker {
         })
     }
 
-    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Arrival>, share: Share) {
+    /// Serves what comes until the server stops, on the [`LocalSet`] that it is polled in.
+    pub(super) async fn run(self, mut inbox: mpsc::UnboundedReceiver<Arrival>, share: Share) {
         let mut acceptors = JoinSet::new();
         #[cfg(all(feature = "verbs", target_os = "linux"))]
         for listener in share.verbs {
@@ -130,12 +134,14 @@ impl Worker {
         let mut connections = JoinSet::new();
         let mut stopped = self.stopped.clone();
         loop {
+            // In this order: who has ended makes room for who comes, and nobody comes to a server that stops.
             tokio::select! {
+                biased;
+                _ = stopped.wait_for(Option::is_some) => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 Some(arrival) = inbox.recv() => {
                     connections.spawn_local(self.serve(arrival));
                 }
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                _ = stopped.wait_for(Option::is_some) => break,
             }
         }
         drop(acceptors);
@@ -149,7 +155,12 @@ impl Worker {
     }
 
     fn serve(&self, arrival: Arrival) -> impl Future<Output = ()> + use<> {
-        let service = Service { target: self.target.clone(), driver: self.driver, on_end: self.on_end.clone() };
+        let service = Service {
+            target: self.target.clone(),
+            driver: self.driver,
+            on_end: self.on_end.clone(),
+            random: self.random.clone(),
+        };
         let (tcp, buffers) = (self.mover, self.pool.session());
         #[cfg(feature = "iser")]
         let iser = self.iser;
@@ -168,11 +179,14 @@ impl Worker {
                     if offers_iser
                         && super::iser::is_iwarp(&stream, &admitted.seat, service.target.limits().login_timeout).await
                     {
-                        let Some(seed) = random() else { return };
+                        let Some(seed) = service.random() else { return };
                         let mover = iser.over_iwarp(&stream, service.target.limits(), u64::from_ne_bytes(seed));
                         let admitted = Admitted { carrier: Carrier { provider: "iwarp", device: None }, ..admitted };
                         return service.serve_over(stream, mover, admitted).await;
                     }
+                    service.serve_over(stream, TcpMover::with_buffers(Role::Target, tcp, buffers), admitted).await;
+                }
+                Incoming::Brought(stream) => {
                     service.serve_over(stream, TcpMover::with_buffers(Role::Target, tcp, buffers), admitted).await;
                 }
                 #[cfg(all(feature = "verbs", target_os = "linux"))]
@@ -202,11 +216,18 @@ struct Service {
     target: Arc<Target>,
     driver: iscsi_driver::Limits,
     on_end: Option<OnEnd>,
+    random: RandomBytes,
 }
 
 impl Service {
+    /// Random bytes, if there are any to be had.
+    fn random<const N: usize>(&self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        (self.random)(&mut bytes).ok().map(|()| bytes)
+    }
+
     /// Serves a connection over a byte stream to its end.
-    async fn serve_over<M: StreamMover>(self, stream: TcpStream, mover: M, admitted: Admitted) {
+    async fn serve_over<M: StreamMover>(self, stream: impl StreamSocket, mover: M, admitted: Admitted) {
         let Some((mut connection, service)) = self.begin(mover, admitted) else { return };
         let _ = drive_with(stream, &mut connection, Clock::process(), service.driver).await;
         service.ended(&connection);
@@ -228,7 +249,7 @@ impl Service {
 
     fn begin<M: Datamover>(self, mover: M, admitted: Admitted) -> Option<(TargetConnection<M>, Self)> {
         // Without random numbers nobody can be told from anybody else.
-        let entropy = random()?;
+        let entropy = self.random()?;
         let Admitted { seat, endpoints, since, carrier } = admitted;
         let connection = TargetConnection::seated(self.target.clone(), seat, mover, endpoints, entropy, since);
         Some((connection.carried_by(carrier), self))
@@ -241,11 +262,10 @@ impl Service {
     }
 }
 
-/// Random bytes of the system.
-fn random<const N: usize>() -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).ok()?;
-    (got == bytes.len()).then_some(bytes)
+/// Fills `bytes` from the system's generator.
+pub(super) fn random_of_the_system(bytes: &mut [u8]) -> io::Result<()> {
+    let got = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())?;
+    if got == bytes.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Takes connections and gives each to the worker that has the fewest.
@@ -266,7 +286,7 @@ async fn accept(listener: TcpListener, iser: bool, target: Arc<Target>, seats: S
 }
 
 /// Gives a connection to the worker that has the fewest. False when the workers have ended.
-fn assign(seats: &Seats, incoming: Incoming, endpoints: Endpoints, seat: Seat) -> bool {
+pub(super) fn assign(seats: &Seats, incoming: Incoming, endpoints: Endpoints, seat: Seat) -> bool {
     let Some((inbox, load)) = seats.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else { return false };
     load.fetch_add(1, Ordering::Relaxed);
     inbox.send(Arrival { incoming, endpoints, seat, load: Load(load.clone()) }).is_ok()
