@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use target_core::store::{Abilities, Backstore, Geometry, StoreError};
+use backstore::{Abilities, Backstore, Geometry, StoreError};
 use tokio::time::sleep;
 
 use super::work::Meter;

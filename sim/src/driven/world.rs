@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use backstore::{Backstore, RamStore};
 use initiator_core::{Connected, Connector, Portal as Address, SessionConfig, Transport};
 use iscsi_driver::Clock;
 use target_core::lu::{Identity, Limits as UnitLimits, LogicalUnit};
@@ -15,7 +16,6 @@ use target_core::node::{TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::server::{LocalServer, Server};
 use target_core::session::{Limits, Target};
-use target_core::store::{Backstore, RamStore};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
@@ -283,7 +283,7 @@ impl World {
     fn start(&self) {
         let plan = &self.net.0.plan;
         let unit = self.unit.clone();
-        let node = TargetNode::builder().name(NAME).lun(0, unit).portal(portal().into()).open();
+        let node = TargetNode::builder().name(NAME).lun(0, unit).portal(portal()).open();
         let config = TargetConfig::builder().node(node).build().expect("a configuration");
         let net = self.net.clone();
         let server = Server::builder(config)
