@@ -107,8 +107,6 @@ pieces! {
 
 pieces! {
     Driven;
-    driven_1_of_4 Tcp 1.0 0 4,
-    driven_2_of_4 Tcp 1.0 1 4,
-    driven_3_of_4 Tcp 1.0 2 4,
-    driven_4_of_4 Tcp 1.0 3 4,
+    driven_1_of_2 Tcp 0.4 0 2,
+    driven_2_of_2 Tcp 0.4 1 2,
 }
