@@ -11,7 +11,7 @@ use std::time::Duration;
 use backstore::{Backstore, RamStore};
 use initiator_core::{Connected, Connector, Portal as Address, SessionConfig, Transport};
 use iscsi_driver::Clock;
-use target_core::lu::{Identity, Limits as UnitLimits, LogicalUnit};
+use target_core::lu::{Identity, LogicalUnit, UnitLimits};
 use target_core::node::{TargetConfig, TargetNode};
 use target_core::registry::Endpoints;
 use target_core::server::{LocalServer, Server};
