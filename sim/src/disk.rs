@@ -8,7 +8,7 @@ use backstore::{Backstore, LinearStore, StripeStore};
 use futures::FutureExt as _;
 use iscsi_proto::time::Instant;
 use scsi_proto::Lun;
-use target_core::lu::{Identity, LogicalUnit};
+use target_core::lu::{Identity, LogicalUnit, UnitAttributes};
 
 use crate::careless::CarelessWrites;
 use crate::model::{Model, Value, fill_block, first_value};
@@ -74,6 +74,8 @@ pub struct Disk {
     pub model: RefCell<Model>,
     /// What careless initiators have written to it, or begun to.
     pub careless: CarelessWrites,
+    /// Tasks that another I_T nexus ends are answered TASK ABORTED.
+    pub tells_aborted: bool,
     /// It was taken away from the target node, at least for a time.
     pub was_away: Cell<bool>,
     /// Flushes that failed and dropped data, as the model knows of them.
@@ -86,7 +88,7 @@ pub struct Disk {
 pub type SharedDisk = Rc<Disk>;
 
 impl Disk {
-    /// A disk of zeroes, for initiators that come over this transport.
+    /// A disk of zeroes, for initiators that come over this transport, which answers tasks that others end or does not.
     ///
     /// # Panics
     /// If there is no such LUN.
@@ -94,7 +96,7 @@ impl Disk {
     pub fn new(
         (number, second_lun): (u16, Option<u16>),
         plan: DiskPlan,
-        transport: Transport,
+        (transport, tells_aborted): (Transport, bool),
         mut rng: Rng,
     ) -> SharedDisk {
         let parts = plan.parts();
@@ -112,6 +114,7 @@ impl Disk {
             plan,
             parts,
             careless: CarelessWrites::default(),
+            tells_aborted,
             was_away: Cell::new(false),
             dropped: Cell::new(0),
             crashes: Cell::new(0),
@@ -171,7 +174,8 @@ impl Disk {
     #[must_use]
     pub fn unit(&self, name: &str) -> Arc<LogicalUnit> {
         let unit = LogicalUnit::new(self.store(), Identity::from_seed(name));
-        Arc::new(unit.expect("a geometry that a disk can have"))
+        let attributes = UnitAttributes { emulate_tas: self.tells_aborted, ..UnitAttributes::default() };
+        Arc::new(unit.expect("a geometry that a disk can have").with_attributes(attributes))
     }
 
     /// What lies on the medium now. Only when it is calm.
@@ -256,10 +260,10 @@ impl Disk {
         self.parts.iter().for_each(|part| part.aborted(session, since));
     }
 
-    /// Whether something was under way at it not long before `now`.
+    /// Whether something was under way at it not long before `now` that had come by `since`, or not long after.
     #[must_use]
-    pub fn was_busy(&self, now: Instant) -> bool {
-        self.parts.iter().any(|part| part.was_busy(now))
+    pub fn was_busy(&self, since: Instant, now: Instant) -> bool {
+        self.parts.iter().any(|part| part.was_busy(since, now))
     }
 
     /// Sessions that have a write under way which came before `since`, and when that came: of one, or all.

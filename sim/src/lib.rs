@@ -12,6 +12,7 @@
 //! | [`network`] | either of the two |
 //! | [`store`] | a backstore with delay, reordering, errors, no space; all three doors |
 //! | [`pipe`] | drives a connection over its side of a network, and checks the driving contract |
+//! | [`parting`] | what the target knows of a session when its queue pair goes |
 //! | [`disk`] | a disk, made of one store or several, and what serves it |
 //! | [`model`] | the oracle |
 //! | [`watch`] | what the target says over TCP, and whether it may say it then |
@@ -39,6 +40,7 @@ pub mod link;
 pub mod model;
 pub mod network;
 pub mod odd;
+pub mod parting;
 pub mod pipe;
 pub mod rng;
 pub mod scenario;

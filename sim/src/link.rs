@@ -47,6 +47,8 @@ pub struct LinkPlan {
     pub notice: [Option<Duration>; 2],
     /// The direction's byte, counted from login on, in which one bit flips.
     pub flip: Option<(Side, u64)>,
+    /// Only a data digest guards: of the bytes only those of data segments count, and flip.
+    pub flips_data: bool,
     /// How many sent pieces in 1000 are mangled: bits flipped, bytes lost or doubled. No TCP does that; a bad peer does.
     pub mangle: u64,
 }
@@ -64,13 +66,63 @@ impl LinkPlan {
             cut_after: None,
             notice: [None, None],
             flip: None,
+            flips_data: false,
             mangle: 0,
         }
     }
 }
 
+/// Bytes of a header without additional segments.
+const BHS: usize = 48;
+
+/// Tells data segments apart from headers, in a stream of PDUs without header digests.
+#[derive(Debug, Default)]
+struct Framing {
+    header: Vec<u8>,
+    /// Bytes of additional headers to come, and of the data segment with its padding and digest.
+    left: (usize, usize),
+}
+
+impl Framing {
+    /// Takes the next bytes, and gives the places among them that a data digest guards.
+    fn guarded(&mut self, bytes: &[u8]) -> Vec<usize> {
+        let (mut at, mut places) = (0, Vec::new());
+        while at < bytes.len() {
+            let rest = bytes.len() - at;
+            if self.left.0 > 0 {
+                let len = rest.min(self.left.0);
+                self.left.0 -= len;
+                at += len;
+            } else if self.left.1 > 0 {
+                let len = rest.min(self.left.1);
+                // Logins have no digests.
+                if !matches!(self.header[0] & 0x3f, 0x03 | 0x23) {
+                    places.extend(at..at + len);
+                }
+                self.left.1 -= len;
+                at += len;
+            } else {
+                if self.header.len() == BHS {
+                    self.header.clear();
+                }
+                let len = rest.min(BHS - self.header.len());
+                self.header.extend_from_slice(&bytes[at..at + len]);
+                at += len;
+                if self.header.len() == BHS {
+                    let data = u32::from_be_bytes([0, self.header[5], self.header[6], self.header[7]]) as usize;
+                    let is_login = matches!(self.header[0] & 0x3f, 0x03 | 0x23);
+                    let digest = if data > 0 && !is_login { 4 } else { 0 };
+                    self.left = (usize::from(self.header[4]) * 4, data.next_multiple_of(4) + digest);
+                }
+            }
+        }
+        places
+    }
+}
+
 #[derive(Debug, Default)]
 struct Direction {
+    framing: Framing,
     under_way: VecDeque<(Instant, Vec<u8>)>,
     bytes: usize,
     arrived: VecDeque<u8>,
@@ -198,7 +250,18 @@ impl Link {
     fn deliver(&mut self, side: Side, mut bytes: Vec<u8>, now: Instant) {
         let Self { plan, rng, .. } = self;
         let direction = &mut self.directions[side as usize];
-        if self.guarded {
+        if plan.flips_data {
+            let places = direction.framing.guarded(&bytes);
+            let first = direction.sent;
+            direction.sent += places.len() as u64;
+            if let Some((to_flip, at)) = plan.flip
+                && to_flip == side
+                && (first..direction.sent).contains(&at)
+            {
+                bytes[places[(at - first) as usize]] ^= 1 << rng.below(8);
+                self.flipped = true;
+            }
+        } else if self.guarded {
             let first = direction.sent;
             direction.sent += bytes.len() as u64;
             if let Some((to_flip, at)) = plan.flip

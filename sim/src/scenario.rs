@@ -102,6 +102,8 @@ pub struct Weather {
     pub half_open: u64,
     /// Links in 1000 in which a bit flips.
     pub flips: u64,
+    /// Bits flip in data segments only.
+    pub flips_data: bool,
     /// Connections in 1000 that are refused.
     pub refused: u64,
     /// Largest chunk.
@@ -128,6 +130,7 @@ impl Weather {
             cut_after: cut.then(|| rng.magnitude(1, self.cut_after)),
             notice,
             flip: rng.permille(self.flips).then(|| (side, rng.magnitude(1, self.cut_after))),
+            flips_data: self.flips_data,
             mangle: 0,
         }
     }
@@ -207,6 +210,8 @@ pub struct Scenario {
     pub unattended: bool,
     /// How often a server stops and starts again, and within which time.
     pub stops: (u64, Duration),
+    /// Tasks that another I_T nexus ends are answered TASK ABORTED (TAS, SPC-5 7.5.9).
+    pub tells_aborted: bool,
     /// Links of the honest sessions.
     pub weather: Weather,
     /// The honest sessions.
@@ -290,6 +295,7 @@ impl Scenario {
             cut_after: rng.magnitude(1 << 10, 1 << 20),
             half_open: if rng.permille(300) { 500 } else { 0 },
             flips: if faulty && guarded { 500 } else { 0 },
+            flips_data: false,
             refused: if faulty { rng.pick(&[0, 300]) } else { 0 },
             chunk: rng.pick(&[1, 7, 48, 300, 1460, 1460, 65536, 65536, 1 << 20]),
             capacity: rng.magnitude(256, 1 << 20),
@@ -346,6 +352,7 @@ impl Scenario {
             late_luns: false,
             unattended: false,
             stops: (0, Duration::ZERO),
+            tells_aborted: false,
             transport: Transport::Tcp,
             limits,
             iser: IserPlan::any(&mut Rng::new(seed, 10), faulty),
@@ -370,6 +377,9 @@ impl Scenario {
             scenario.lengthen();
         }
         if transport == Transport::Tcp {
+            if Rng::new(seed, 19).permille(400) {
+                scenario.guard_data_only();
+            }
             return scenario;
         }
         scenario.limits.offer = scenario.iser.target.offer.put_in(scenario.limits.offer);
@@ -406,6 +416,7 @@ impl Scenario {
             scenario.more_disks.push(DiskPlan { store, build: Self::build(rng) });
         }
         scenario.far_luns = rng.permille(300);
+        scenario.tells_aborted = Rng::new(seed, 21).permille(300);
         scenario.weather.cut_within = (rng.pick(&[0, 300, 700]), seconds(rng, 1, 60));
         scenario.weather.chunk = scenario.weather.chunk.max(300);
         scenario.mangled = None;
@@ -454,9 +465,14 @@ impl Scenario {
         }
     }
 
+    /// LUN 0.
+    #[must_use]
+    pub fn first_disk(&self) -> DiskPlan {
+        DiskPlan { store: self.store.clone(), build: self.build }
+    }
+
     fn disks(&self) -> impl Iterator<Item = DiskPlan> {
-        let first = DiskPlan { store: self.store.clone(), build: self.build };
-        [first].into_iter().chain(self.more_disks.clone())
+        [self.first_disk()].into_iter().chain(self.more_disks.clone())
     }
 
     /// The scenario of a seed in which nothing is slow and nothing fails, but some initiators owe the data of writes, or the
@@ -525,6 +541,17 @@ impl Scenario {
     #[must_use]
     pub fn is_short_of_buffers(&self) -> bool {
         self.seed.is_multiple_of(4)
+    }
+
+    /// Where bits flip, they do so in data only, and no header has a digest.
+    fn guard_data_only(&mut self) {
+        if self.weather.flips > 0 {
+            self.weather.flips_data = true;
+            self.limits.offer.header_digest = vec![Digest::None];
+            for session in &mut self.sessions {
+                session.offer.header_digest = vec![Digest::None];
+            }
+        }
     }
 
     /// The same over links without faults.

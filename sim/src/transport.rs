@@ -12,6 +12,7 @@ use iser_transport::queue::QueueLimits;
 use iser_transport::verbs::simulated::{self, Device, Make, SimulatedFabric, SimulatedQueue};
 
 use crate::fabric::FabricPlan;
+use crate::parting::{Parting, PartingQueue};
 use crate::rng::Rng;
 use crate::scenario::Weather;
 
@@ -272,9 +273,9 @@ impl IserPlan {
         &self,
         initiator: (&IserEnd, u16),
         (device, target_tasks): (&Device, u16),
-        faults: Faults,
+        (faults, parting): (Faults, &Parting),
         seed: u64,
-    ) -> (IserMover<SimulatedQueue>, IserMover<SimulatedQueue>, SimulatedFabric) {
+    ) -> (IserMover<SimulatedQueue>, IserMover<PartingQueue<SimulatedQueue>>, SimulatedFabric) {
         let movers = [initiator.0.mover(initiator.1), self.target.mover(target_tasks)];
         let mut config = self.network(initiator.0, &movers, faults);
         for end in [&mut config.active, &mut config.passive] {
@@ -284,7 +285,7 @@ impl IserPlan {
         let made = simulated::pair(&config, [&own, device], seed);
         let (active, passive, fabric) = made.expect("room for the buffers of a connection");
         let [initiator, target] = movers;
-        (IserMover::new(active, initiator), IserMover::new(passive, target), fabric)
+        (IserMover::new(active, initiator), IserMover::new(PartingQueue::new(passive, parting.clone()), target), fabric)
     }
 
     /// Movers over the two ends of a loopback connection, the initiator's first.
@@ -293,13 +294,13 @@ impl IserPlan {
         &self,
         initiator: (&IserEnd, u16),
         target_tasks: u16,
-        faults: Faults,
+        (faults, parting): (Faults, &Parting),
         seed: u64,
-    ) -> (IserMover<LoopbackQueue>, IserMover<LoopbackQueue>, Fabric) {
+    ) -> (IserMover<LoopbackQueue>, IserMover<PartingQueue<LoopbackQueue>>, Fabric) {
         let movers = [initiator.0.mover(initiator.1), self.target.mover(target_tasks)];
         let (active, passive, fabric) = pair(self.network(initiator.0, &movers, faults), seed);
         let [initiator, target] = movers;
-        (IserMover::new(active, initiator), IserMover::new(passive, target), fabric)
+        (IserMover::new(active, initiator), IserMover::new(PartingQueue::new(passive, parting.clone()), target), fabric)
     }
 }
 

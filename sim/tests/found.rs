@@ -97,10 +97,34 @@ fn what_fell_silent_before_the_calm_is_found_out() {
     }
 }
 
-/// Commands are answered on connections that do not stand for long: the session is not given up for the time that this has gone on.
+/// Commands are answered on connections that do not stand for long: the session is not given up for the time that this
+/// has gone on, and does all that it has to do.
 #[test]
 fn a_session_with_short_lived_connections_is_not_given_up() {
     for (seed, transport) in [(16802, Transport::Tcp), (27059, Transport::Loopback)] {
         run(&Scenario::over(seed, transport), false).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    for transport in [Transport::Tcp, Transport::Loopback] {
+        for seed in 0..5 {
+            let mut scenario = quiet();
+            (scenario.seed, scenario.transport) = (seed, transport);
+            scenario.store.door = Door::Queue;
+            scenario.weather.half_open = 0;
+            scenario.weather.cut_within = (1000, Duration::from_secs(4));
+            let session = &mut scenario.sessions[0];
+            session.offer = if transport == Transport::Tcp {
+                session.offer.clone()
+            } else {
+                scenario.limits.offer = scenario.iser.target.offer.put_in(scenario.limits.offer);
+                session.iser.offer.put_in(session.offer.clone())
+            };
+            session.reconnect.longest_delay = Duration::from_secs(5);
+            session.reconnect.deadline = Duration::from_secs(20);
+            session.work.operations = 60;
+            session.work.think = Duration::from_secs(4);
+            let report = run(&scenario, false).unwrap_or_else(|failure| panic!("{failure}"));
+            assert!(report.time > Duration::from_secs(2 * 20), "{report:?}");
+            assert!(report.commands >= 60, "{report:?}");
+        }
     }
 }

@@ -103,6 +103,7 @@ pieces! {
     sharing_over_tcp Tcp 0.3 0 1,
     sharing_over_loopback Loopback 0.2 0 1,
     sharing_over_iwarp Iwarp 0.1 0 1,
+    sharing_over_verbs Verbs 0.1 0 1,
 }
 
 pieces! {

@@ -98,6 +98,8 @@ pub struct Careless {
     arrived: Vec<u8>,
     next_at: Instant,
     steps: u64,
+    /// How long its target waits for data that it owes to aborted tasks.
+    owed_wait: Duration,
     logged_in: bool,
     cmd_sn: u32,
     max_cmd_sn: u32,
@@ -110,6 +112,8 @@ pub struct Careless {
     late: Vec<Late>,
     over: bool,
     wish: Option<Wish>,
+    /// The disk that it resets next.
+    resets: Option<usize>,
 }
 
 impl Careless {
@@ -117,7 +121,7 @@ impl Careless {
     pub fn new(
         (link, server, number): (usize, usize, u64),
         (name, target): (&str, &str),
-        disks: Vec<SharedDisk>,
+        (disks, owed_wait): (Vec<SharedDisk>, Duration),
         mut rng: Rng,
         (trace, verdict): (Trace, Verdict),
         now: Instant,
@@ -136,6 +140,7 @@ impl Careless {
             arrived: Vec::new(),
             next_at: now,
             steps,
+            owed_wait,
             logged_in: false,
             cmd_sn: 1,
             max_cmd_sn: 1,
@@ -147,6 +152,7 @@ impl Careless {
             late: Vec::new(),
             over: false,
             wish: None,
+            resets: None,
         };
         new.out = login(target, name, new.isid(), OURS);
         new
@@ -173,6 +179,11 @@ impl Careless {
     /// What the world is to do.
     pub fn take_wish(&mut self) -> Option<Wish> {
         self.wish.take()
+    }
+
+    /// With its next step it resets a disk.
+    pub fn have_reset(&mut self, disk: usize) {
+        self.resets = Some(disk);
     }
 
     /// Says good-bye.
@@ -279,6 +290,7 @@ impl Careless {
                 let Ok(response) = ScsiResponse::parse(bhs) else { return };
                 self.window(response.max_cmd_sn, Some(response.stat_sn));
                 self.answered(response.itt, response.status == 0);
+                self.check_window();
             }
             Ok(Opcode::R2t) => {
                 let Ok(r2t) = R2t::parse(bhs) else { return };
@@ -296,6 +308,7 @@ impl Careless {
                 let Ok(response) = TaskManagementResponse::parse(bhs) else { return };
                 self.window(response.max_cmd_sn, Some(response.stat_sn));
                 self.function_answered(response.itt, response.response, now);
+                self.check_window();
             }
             Ok(Opcode::NopIn) => {
                 let Ok(nop) = NopIn::parse(bhs) else { return };
@@ -323,6 +336,17 @@ impl Careless {
             Ok(Opcode::LogoutResponse) => self.over = true,
             // The target stops, or tells of tasks that others have ended.
             _ => {}
+        }
+    }
+
+    /// Where no numbered request is under way, the next one may come (RFC 7143 4.2.2.1).
+    fn check_window(&self) {
+        let is_idle = self.gap.is_none() && self.sent.values().all(|sent| sent.immediate);
+        if is_idle && !self.has_window() {
+            self.broken(&format!(
+                "nothing of it is under way, and {} does not fit: MaxCmdSN is {}",
+                self.cmd_sn, self.max_cmd_sn
+            ));
         }
     }
 
@@ -354,7 +378,7 @@ impl Careless {
         let Some(Asked { function, disk, referenced, at }) = self.asked.remove(&itt) else { return };
         self.event(format_args!("{function:?}: {response:?}"));
         let is_fast = self.disks[disk].plan.store.slow.0 == 0;
-        if is_fast && now - at > ANSWERED_IN && function != TaskFunction::TargetWarmReset {
+        if is_fast && now - at > ANSWERED_IN + self.owed_wait && function != TaskFunction::TargetWarmReset {
             self.broken(&format!("{function:?} of a disk that is never slow took {:?}", now - at));
         }
         if response != TaskResponse::Complete {

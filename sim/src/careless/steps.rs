@@ -22,7 +22,7 @@ impl Careless {
         (at, u64::from_be_bytes(Lun::new(number).expect("a LUN that exists").to_bytes()))
     }
 
-    fn has_window(&self) -> bool {
+    pub(super) fn has_window(&self) -> bool {
         Serial(self.cmd_sn) <= Serial(self.max_cmd_sn)
     }
 
@@ -33,6 +33,11 @@ impl Careless {
         }
         self.steps -= 1;
         self.check_time(now);
+        if let Some(disk) = self.resets.take() {
+            let number = self.disks[disk].second_lun.unwrap_or(self.disks[disk].number);
+            let lun = u64::from_be_bytes(Lun::new(number).expect("a LUN that exists").to_bytes());
+            return self.ask_for(TaskFunction::LogicalUnitReset, disk, lun, RESERVED_TAG, now);
+        }
         match self.rng.below(12) {
             0 | 1 => self.test(true, now),
             2 => self.test(false, now),
@@ -183,6 +188,16 @@ impl Careless {
         }
         let (disk, lun) = self.place();
         self.ask_for(function, disk, lun, RESERVED_TAG, now);
+        if function == TaskFunction::AbortTaskSet && self.owes_to(lun) && self.rng.permille(500) {
+            // The LUN goes while data are still owed to what came by it.
+            self.wish = self.disks[disk].second_lun.map(|_| Wish::Remove(disk));
+        }
+    }
+
+    /// Whether data are owed to a write by this LUN.
+    fn owes_to(&self, lun: u64) -> bool {
+        let owes = |sent: &Sent| matches!(&sent.what, What::Write { owed, .. } if !owed.is_empty());
+        self.sent.values().any(|sent| sent.lun == lun && owes(sent))
     }
 
     fn ask_for(&mut self, function: TaskFunction, disk: usize, lun: u64, referenced: u32, now: Instant) {

@@ -60,7 +60,7 @@ pub(super) fn engine(seed: u8, most_blocks: u64) -> (Engine<Workload>, Verdict) 
     };
     let verdict = Verdict::default();
     let store = StorePlan { blocks: 128, ..StorePlan::sound(Door::Memory) };
-    let disk = Disk::new((0, None), DiskPlan::single(store), Transport::Loopback, Rng::new(0, 0));
+    let disk = Disk::new((0, None), DiskPlan::single(store), (Transport::Loopback, false), Rng::new(0, 0));
     let outside = (Trace::default(), verdict.clone());
     let rng = Rng::new(seed.into(), 4);
     let app = Workload::new(("fuzzed", 0), vec![disk], work, rng, outside, Default::default());

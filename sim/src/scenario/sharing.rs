@@ -57,9 +57,16 @@ impl Scenario {
             scenario.limits.logins = 4;
             scenario.limits.connections = scenario.sessions.len() + scenario.careless as usize + 4;
         }
+        let later = &mut Rng::new(seed, 22);
         let is_calm = rng.permille(500);
         if is_calm {
+            let cut_within = (later.pick(&[0, 0, 300, 700]), seconds(later, 1, 60));
             scenario = scenario.undisturbed();
+            // Connections break, both sides know it soon, and nothing else is wrong.
+            (scenario.weather.cut_within, scenario.weather.half_open) = (cut_within, 0);
+        }
+        if scenario.careless > 0 && transport == Transport::Tcp {
+            scenario.limits.owed_data_wait = later.pick(&[Duration::from_secs(1), Duration::from_secs(10)]);
         }
         let functions = rng.pick(&[HARSH, HARSH, CLEARING]);
         for session in &mut scenario.sessions {

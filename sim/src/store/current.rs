@@ -161,9 +161,10 @@ impl Current {
         }
     }
 
-    /// Whether something was under way not long ago.
-    pub(super) fn was_busy(&self, now: Instant) -> bool {
-        !self.ops.is_empty() || self.ended.iter().any(|(_, at)| now < *at + NOT_LONG)
+    /// Whether something was under way not long ago that came before `since`, or not long after.
+    pub(super) fn was_busy(&self, since: Instant, now: Instant) -> bool {
+        let old = |op: &Op| op.came < since + NOT_LONG;
+        self.ops.values().any(old) || self.ended.iter().any(|(op, at)| old(op) && now < *at + NOT_LONG)
     }
 
     /// Sessions that have something under way which came before `since`, and when that came.

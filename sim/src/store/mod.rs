@@ -250,8 +250,8 @@ impl SimStore {
 
     /// See [`Disk::was_busy`](crate::disk::Disk::was_busy).
     #[must_use]
-    pub fn was_busy(&self, now: Instant) -> bool {
-        self.state().current.was_busy(now)
+    pub fn was_busy(&self, since: Instant, now: Instant) -> bool {
+        self.state().current.was_busy(since, now)
     }
 
     /// See [`Disk::holders`](crate::disk::Disk::holders).

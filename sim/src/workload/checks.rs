@@ -95,7 +95,8 @@ impl Workload {
             reached.iter().for_each(|disk| disk.careless.end(disk, None, asked));
         }
         if function == TaskFunction::ClearTaskSet {
-            for disk in &reached {
+            // Where each is told of its end, nobody hears of it beside that.
+            for disk in reached.iter().filter(|disk| !disk.tells_aborted) {
                 for (command, came) in disk.ended_since(asked) {
                     self.attentions.post_cleared(disk.number, command, came, self.trace.now());
                 }
@@ -119,21 +120,24 @@ impl Workload {
     }
 
     /// "Function rejected", after as long as a target waits for its stores: one of them did hold something back until
-    /// then, and the operators have heard whose operations it held.
+    /// then that came before the function, and the operators have heard whose operations it held. What later functions
+    /// abort is nothing that this one waits for (RFC 7143 4.2.3.3: it is over when the tasks that it covers are).
     pub(super) fn check_rejection(&self, function: TaskFunction, disk: usize, asked: Instant) {
         let now = self.trace.now();
         if self.plan.untrusted || now - asked < self.plan.drain {
             return;
         }
         let is_calm = self.plan.function_within.is_some();
-        let is_busy = |disk: &SharedDisk| disk.was_busy(now);
+        let is_busy = |disk: &SharedDisk| disk.was_busy(asked, now);
         let was_busy = match function {
-            // A task may be there whose LUN is gone.
-            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => self.disks.iter().any(is_busy),
+            // A task may be there whose LUN is gone. Whatever came after the function is taken for a reason here.
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => {
+                self.disks.iter().any(|disk| disk.was_busy(now, now))
+            }
             _ => is_busy(&self.disks[disk]),
         };
         if is_calm && !was_busy {
-            self.broken(&format!("{function:?} is rejected, and nothing is under way"));
+            self.broken(&format!("{function:?} is rejected, and nothing older is under way"));
         }
         let session = (function == TaskFunction::AbortTaskSet).then_some(self.number);
         for disk in self.reached(function, disk) {

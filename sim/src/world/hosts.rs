@@ -89,7 +89,10 @@ impl World<'_> {
         };
         let (disks, attentions) = if mangle.is_some() {
             let disk = DiskPlan::single(StorePlan { blocks: 128, ..StorePlan::sound(Door::Memory) });
-            (vec![Disk::new((0, None), disk, self.scenario.transport, Rng::new(seed, 20))], Attentions::default())
+            (
+                vec![Disk::new((0, None), disk, (self.scenario.transport, false), Rng::new(seed, 20))],
+                Attentions::default(),
+            )
         } else {
             (self.disks.clone(), self.attentions.clone())
         };

@@ -20,11 +20,12 @@ use target_core::lu::LogicalUnit;
 pub use report::{Failure, Report};
 
 use crate::careless::Careless;
-use crate::disk::{Disk, DiskPlan, SharedDisk};
+use crate::disk::{Disk, SharedDisk};
 use crate::hostile::Hostile;
 use crate::hostile_queue::HostileQueue;
 use crate::link::Side;
 use crate::network::Network;
+use crate::parting::Parting;
 use crate::pipe::DriveTarget;
 use crate::rng::Rng;
 use crate::scenario::{Kind, Scenario};
@@ -45,6 +46,14 @@ const MOST_TIME: Duration = Duration::from_secs(4 * 3600);
 /// From the LUN of a disk to its second one.
 const SECOND: u16 = 1000;
 
+/// A connection at a server.
+struct Served {
+    server: usize,
+    pipe: Box<dyn DriveTarget>,
+    /// Of those over RDMA.
+    parting: Option<Parting>,
+}
+
 struct World<'a> {
     scenario: &'a Scenario,
     now: Instant,
@@ -64,8 +73,7 @@ struct World<'a> {
     attentions: Attentions,
     networks: Vec<Option<Network>>,
     hosts: Vec<Host>,
-    /// With the server that each is of.
-    served: Vec<(usize, Box<dyn DriveTarget>)>,
+    served: Vec<Served>,
     /// Sides whose connection is over: what still comes for them is dropped.
     closed: Vec<(usize, Side, Instant)>,
     hostiles: Vec<Hostile>,
@@ -133,14 +141,14 @@ impl<'a> World<'a> {
             ..scenario.store.clone()
         };
         let other = SimStore::new(of_other, Rng::new(seed, 2));
-        let first = DiskPlan { store: scenario.store.clone(), build: scenario.build };
         let second = |lun: u16| scenario.second_luns.then_some(lun + SECOND);
-        let mut disks = vec![Disk::new((0, second(0)), first, scenario.transport, Rng::new(seed, 1))];
+        let like = (scenario.transport, scenario.tells_aborted);
+        let mut disks = vec![Disk::new((0, second(0)), scenario.first_disk(), like, Rng::new(seed, 1))];
         for (number, plan) in (1..).zip(&scenario.more_disks) {
             // LUNs of both ways to address them.
             let lun = number * if scenario.far_luns { 200 } else { 1 };
             let rng = Rng::new(seed, 30 + u64::from(number));
-            disks.push(Disk::new((lun, second(lun)), plan.clone(), scenario.transport, rng));
+            disks.push(Disk::new((lun, second(lun)), plan.clone(), like, rng));
         }
         for disk in &disks {
             trace.event(format_args!("LUN {}: {:?}", disk.number, disk.plan));
@@ -321,7 +329,7 @@ impl<'a> World<'a> {
         if self.scenario.limits.nop_in_idle.is_some() {
             return;
         }
-        for (_, pipe) in &self.served {
+        for Served { pipe, .. } in &self.served {
             if let Some(link) = self.networks[pipe.link()].as_mut().filter(|link| link.is_cut()) {
                 link.tell_of_cut(Side::Target, self.now);
             }
@@ -466,7 +474,7 @@ impl<'a> World<'a> {
             };
             next.push(due);
         }
-        for (_, pipe) in &self.served {
+        for Served { pipe, .. } in &self.served {
             next.push(self.networks[pipe.link()].as_ref().and_then(|link| pipe.next(link, now)));
         }
         for hostile in &self.hostiles {

@@ -34,7 +34,8 @@ impl World<'_> {
             let name = format!("iqn.2026-11.example.sim:careless-{number}");
             self.told.name(number, &name);
             let outside = (self.trace.clone(), self.verdict.clone());
-            let (disks, target) = (self.disks.clone(), self.servers[server].name());
+            let target = self.servers[server].name();
+            let disks = (self.disks.clone(), self.scenario.limits.owed_data_wait);
             self.careless.push(Careless::new((link, server, number), (&name, target), disks, rng, outside, self.now));
         }
     }
@@ -59,6 +60,11 @@ impl World<'_> {
                 self.disks[disk].was_away.set(true);
                 let away = Duration::from_millis(self.rng.magnitude(1, 10_000));
                 self.events_at.push((self.now + away, Happening::Late(server)));
+                // One thing does not come alone: another of them resets the disk meanwhile, often.
+                let other = self.rng.below(self.careless.len() as u64) as usize;
+                if other != at && self.rng.permille(700) {
+                    self.careless[other].have_reset(disk);
+                }
             }
         }
         any

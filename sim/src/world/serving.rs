@@ -12,14 +12,15 @@ use iser_transport::verbs::simulated::{Device, Make, SimulatedQueue};
 use target_core::registry::Endpoints;
 use target_core::session::TargetConnection;
 
-use super::World;
 use super::events::Happening;
 use super::hosts::Host;
 use super::server::{self, OTHER};
+use super::{Served, World};
 use crate::fabric::{FabricLink, FabricPlan};
 use crate::hostile_queue::HostileQueue;
 use crate::link::{Link, LinkPlan, Side};
 use crate::network::Network;
+use crate::parting::Parting;
 use crate::pipe::{Bytes, Completions, Exchange, Pipe, Polls};
 use crate::rng::Rng;
 use crate::scenario::Scenario;
@@ -37,12 +38,12 @@ impl World<'_> {
         let tasks = self.target_tasks();
         if transport == Transport::Iwarp {
             let mover = self.scenario.iser.target.over_iwarp(tasks, self.rng.u64());
-            return self.serve(server, mover, link, Bytes::default());
+            return self.serve(server, (mover, None), link, Bytes::default());
         }
         let config = TcpMoverConfig { max_tasks: tasks, ..self.scenario.mover };
         let mover = TcpMover::with_buffers(Role::Target, config, self.servers[server].pool().session());
         let watch = Watch::new(self.servers[server].name());
-        self.serve(server, mover, link, Bytes::watched(watch))
+        self.serve(server, (mover, None), link, Bytes::watched(watch))
     }
 
     /// Queue pairs to the server that a host uses; the initiator's mover.
@@ -56,11 +57,12 @@ impl World<'_> {
         let Host { plan: host, server, .. } = &self.hosts[at];
         let server = *server;
         let end = (&host.iser, host.limits.commands);
-        let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, faults, seed);
+        let parting = Parting::from(self.servers[server].target());
+        let (initiator, target, fabric) = self.scenario.iser.over_loopback(end, tasks, (faults, &parting), seed);
         let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
         let trace = (self.trace.clone(), self.networks.len());
         let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now).traced(trace.0, trace.1)));
-        let number = self.serve(server, target, network, Completions)?;
+        let number = self.serve(server, (target, Some(parting)), network, Completions)?;
         Some((number, initiator))
     }
 
@@ -78,11 +80,13 @@ impl World<'_> {
         let Host { plan: host, server, .. } = &self.hosts[at];
         let server = *server;
         let end = (&host.iser, host.limits.commands);
-        let (initiator, target, fabric) = self.scenario.iser.over_verbs(end, (&device, tasks), faults, seed);
+        let parting = Parting::from(self.servers[server].target());
+        let (initiator, target, fabric) =
+            self.scenario.iser.over_verbs(end, (&device, tasks), (faults, &parting), seed);
         let rng = Rng::new(self.scenario.seed, 1000 + self.networks.len() as u64);
         let trace = (self.trace.clone(), self.networks.len());
         let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, rng, now).traced(trace.0, trace.1)));
-        let number = self.serve(server, target, network, Polls::default())?;
+        let number = self.serve(server, (target, Some(parting)), network, Polls::default())?;
         Some((number, initiator))
     }
 
@@ -103,11 +107,11 @@ impl World<'_> {
         let (link, queue): (_, Box<dyn QueuePair>) = if let Some(device) = self.device.clone() {
             let (queue, target, fabric) = self.scenario.iser.toward_target_over_verbs(&device, tasks, seed);
             let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, fabric_rng, now)));
-            (self.serve(0, target, network, Polls::default()), Box::new(queue))
+            (self.serve(0, (target, None), network, Polls::default()), Box::new(queue))
         } else {
             let (queue, target, fabric) = self.scenario.iser.toward_target(tasks, seed);
             let network = || Network::Queues(Box::new(FabricLink::new(fabric, plan, fabric_rng, now)));
-            (self.serve(0, target, network, Completions), Box::new(queue))
+            (self.serve(0, (target, None), network, Completions), Box::new(queue))
         };
         if let Some(link) = link {
             self.hostile_queues.push(HostileQueue::new(link, queue, rng, OTHER, now));
@@ -119,7 +123,13 @@ impl World<'_> {
     }
 
     /// A server takes a connection, if it does, over a network of which it has one end.
-    fn serve<M, X>(&mut self, server: usize, mover: M, network: impl FnOnce() -> Network, exchange: X) -> Option<usize>
+    fn serve<M, X>(
+        &mut self,
+        server: usize,
+        (mover, parting): (M, Option<Parting>),
+        network: impl FnOnce() -> Network,
+        exchange: X,
+    ) -> Option<usize>
     where
         M: Datamover + 'static,
         X: Exchange<TargetConnection<M>> + 'static,
@@ -138,7 +148,8 @@ impl World<'_> {
         let target = self.servers[server].target().clone();
         let connection = TargetConnection::new(target, mover, endpoints, entropy, self.now)?;
         self.networks.push(Some(network()));
-        self.served.push((server, Box::new(Pipe::new(connection, number, Side::Target).by(exchange))));
+        let pipe = Box::new(Pipe::new(connection, number, Side::Target).by(exchange));
+        self.served.push(Served { server, pipe, parting });
         Some(number)
     }
 
@@ -146,16 +157,18 @@ impl World<'_> {
         let mut any = false;
         let mut at = 0;
         while at < self.served.len() {
-            let (_, pipe) = &mut self.served[at];
+            let pipe = &mut self.served[at].pipe;
             let Some(link) = &mut self.networks[pipe.link()] else {
                 return Err("a link went before its connection".into());
             };
             self.disks.iter().flat_map(|disk| &disk.parts).for_each(SimStore::begin_turn);
             any |= pipe.run(link, self.now)?;
             if pipe.is_finished() {
-                let (_, pipe) = self.served.remove(at);
-                self.trace.event(format_args!("target ends link {}: {}", pipe.link(), pipe.end_reason()));
-                self.close(pipe.link(), Side::Target);
+                let served = self.served.remove(at);
+                let number = served.pipe.link();
+                self.trace.event(format_args!("target ends link {number}: {}", served.pipe.end_reason()));
+                self.part(served);
+                self.close(number, Side::Target);
                 any = true;
             } else {
                 at += 1;
@@ -167,12 +180,19 @@ impl World<'_> {
         Ok(any)
     }
 
+    /// A connection goes.
+    fn part(&self, Served { pipe, parting, .. }: Served) {
+        if let Some(Err(broken)) = parting.map(|parting| parting.watch(pipe)) {
+            self.verdict.broken(broken);
+        }
+    }
+
     /// The connections of these servers go at once, without another word.
     fn drop_served(&mut self, of: impl Fn(usize) -> bool) {
-        let gone: Vec<_> = self.served.extract_if(.., |(server, _)| of(*server)).collect();
-        for (_, pipe) in gone {
-            let number = pipe.link();
-            drop(pipe);
+        let gone: Vec<_> = self.served.extract_if(.., |served| of(served.server)).collect();
+        for served in gone {
+            let number = served.pipe.link();
+            self.part(served);
             if let Some(network) = &mut self.networks[number] {
                 network.cut(self.now);
                 network.tell_of_cut(Side::Initiator, self.now);

@@ -166,6 +166,15 @@ impl AttentionLog {
         }
     }
 
+    /// A nexus has not heard of it after all.
+    #[cold]
+    fn owe(&self, key: u64, attention: UnitAttention) {
+        let mut known = self.known.lock();
+        if let Some(nexus) = known.nexuses.iter_mut().find(|other| other.key == key) {
+            nexus.owed.get_or_insert(attention);
+        }
+    }
+
     /// How many flushes that failed a nexus has heard of that has come before; `now` for one that has not.
     pub(crate) fn flushes_heard(&self, key: u64, now: u64) -> u64 {
         let mut known = self.known.lock();
@@ -262,16 +271,33 @@ impl Attentions {
         self.pending &= !bit(attention);
     }
 
-    /// The condition to report now. A power on or a reset takes the lesser conditions with it (SAM-5 5.14.2).
+    /// The condition to report now.
     pub(crate) fn take(&mut self, log: &AttentionLog) -> Option<UnitAttention> {
         let first = *UnitAttention::ALL.get(self.pending.trailing_zeros() as usize)?;
-        if first.is_reset() {
+        self.told(first, log);
+        Some(first)
+    }
+
+    /// A condition is reported, if it has not been since. A power on or a reset takes the lesser conditions with it
+    /// (SAM-5 5.14.2).
+    pub(crate) fn told(&mut self, attention: UnitAttention, log: &AttentionLog) {
+        if self.pending & bit(attention) == 0 {
+            return;
+        }
+        if attention.is_reset() {
             self.pending = 0;
             log.heard(self.key);
         } else {
-            self.remove(first);
+            self.remove(attention);
         }
-        Some(first)
+    }
+
+    /// What was taken is told later: until then it is there for others.
+    pub(crate) fn put_back(&mut self, attention: UnitAttention, log: &AttentionLog) {
+        self.add(attention);
+        if attention.is_reset() {
+            log.owe(self.key, attention);
+        }
     }
 }
 

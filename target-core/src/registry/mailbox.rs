@@ -141,7 +141,7 @@ impl Barrier {
 
     fn ticket_for(self: &Arc<Self>, units: Option<Arc<[Arc<LogicalUnit>]>>) -> Ticket {
         self.tickets.fetch_add(1, Ordering::AcqRel);
-        Ticket { barrier: self.clone(), units }
+        Ticket { barrier: self.clone(), units, last: u64::MAX }
     }
 
     /// Whether every ticket is dropped.
@@ -155,9 +155,22 @@ impl Barrier {
 pub(crate) struct Ticket {
     barrier: Arc<Barrier>,
     units: Option<Arc<[Arc<LogicalUnit>]>>,
+    /// The last of the session's operations that matter to who waits.
+    last: u64,
 }
 
 impl Ticket {
+    /// The same, where what begins after the operation `last` does not matter.
+    pub(crate) fn up_to(mut self, last: u64) -> Self {
+        self.last = last;
+        self
+    }
+
+    /// See [`up_to`](Self::up_to).
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// The units that matter to who waits; none where the whole session does.
     pub(crate) fn units(&self) -> Option<&[Arc<LogicalUnit>]> {
         self.units.as_deref()

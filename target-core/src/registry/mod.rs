@@ -61,6 +61,8 @@ struct Inner {
 struct Accepted {
     mailbox: Arc<Mailbox>,
     standing: Standing,
+    /// A device may hold memory for it when it is told to end: it keeps its place until it has gone.
+    outlasts: bool,
 }
 
 /// What a connection has shown so far.
@@ -70,8 +72,16 @@ enum Standing {
     Unproved,
     /// Its login was granted.
     Proved,
-    /// It was told to end before that, for the sake of a later one, and counts no more.
+    /// It was told to end before that, for the sake of a later one, and goes with its next turn, unless it
+    /// [outlasts](Accepted::outlasts) that.
     Displaced,
+}
+
+impl Accepted {
+    /// Whether it counts among the connections.
+    fn has_place(&self) -> bool {
+        self.outlasts || self.standing != Standing::Displaced
+    }
 }
 
 impl Inner {
@@ -130,35 +140,50 @@ impl Registry {
 
     /// A connection came: its mailbox, unless too many are logged in, or the target stops. Where too many are not, the
     /// one that has been at it for the longest is told to end: those that prove nothing take no place from those that
-    /// do.
-    pub(crate) fn seat(self: &Arc<Self>) -> Option<Seat> {
+    /// do. `outlasts`: a device may hold memory for the connection after it was told to end. The place of such a one is
+    /// free when it has gone, and not before: rather one of the others is told to end, and where there is none, this one
+    /// is not let in.
+    pub(crate) fn seat(self: &Arc<Self>, outlasts: bool) -> Option<Seat> {
         let mailbox = Arc::new(Mailbox::default());
-        let displaced = self.inner.with(|inner| {
+        let (seated, displaced) = self.inner.with(|inner| {
             let (proved, unproved) = (inner.count(Standing::Proved), inner.count(Standing::Unproved));
             if inner.stopping.is_some() || proved >= self.max_connections {
-                return None;
+                return (false, None);
             }
-            let full = unproved >= self.max_logins || proved + unproved >= self.max_connections;
-            let mut accepted = inner.connections.iter_mut();
-            let oldest =
-                accepted.find(|connection| full && connection.standing == Standing::Unproved).map(|connection| {
+            let places = inner.connections.iter().filter(|connection| connection.has_place()).count();
+            let mut is_full = places >= self.max_connections;
+            let mut displaced = None;
+            if is_full || unproved >= self.max_logins {
+                let connections = &mut inner.connections;
+                let oldest = |likes: fn(&Accepted) -> bool| {
+                    let mut unproved = connections.iter().enumerate();
+                    let found = unproved.find(|(_, other)| other.standing == Standing::Unproved && likes(other));
+                    found.map(|(at, _)| at)
+                };
+                let at_once = if is_full { oldest(|other| !other.outlasts) } else { None };
+                if let Some(connection) = at_once.or_else(|| oldest(|_| true)).and_then(|at| connections.get_mut(at)) {
                     connection.standing = Standing::Displaced;
-                    connection.mailbox.clone()
-                });
-            inner.connections.push(Accepted { mailbox: mailbox.clone(), standing: Standing::Unproved });
+                    is_full &= connection.has_place();
+                    displaced = Some(connection.mailbox.clone());
+                }
+            }
+            if !is_full {
+                let connection = Accepted { mailbox: mailbox.clone(), standing: Standing::Unproved, outlasts };
+                inner.connections.push(connection);
+            }
             if unproved < self.max_logins / 2 {
                 inner.displaced = 0;
             }
-            inner.displaced += u64::from(oldest.is_some());
-            Some(oldest.map(|oldest| (oldest, inner.displaced)))
-        })?;
+            inner.displaced += u64::from(displaced.is_some());
+            (!is_full, displaced.map(|displaced| (displaced, inner.displaced)))
+        });
         if let Some((oldest, displaced)) = displaced {
             oldest.post(SessionEvent::Displaced);
             if displaced.is_power_of_two() {
                 self.observer.tell(&Event::LoginsDisplaced { logins: self.max_logins, displaced });
             }
         }
-        Some(Seat { registry: self.clone(), mailbox, session_stays: false })
+        seated.then(|| Seat { registry: self.clone(), mailbox, session_stays: false })
     }
 
     /// Connections now, logged in or not, also those that are told to end.
@@ -377,4 +402,28 @@ pub struct Endpoints {
     pub local: SocketAddr,
     /// The initiator's address.
     pub peer: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_told(seat: &Seat) -> bool {
+        matches!(seat.mailbox.take(), Some(SessionEvent::Displaced))
+    }
+
+    #[test]
+    fn what_a_device_holds_keeps_its_place_until_it_has_gone() {
+        let registry = Arc::new(Registry::new(2, 256, 10));
+        let (first, second) = (registry.seat(true).unwrap(), registry.seat(true).unwrap());
+        assert!(registry.seat(false).is_none(), "nobody's place is free yet");
+        assert!(is_told(&first) && !is_told(&second));
+        assert_eq!(registry.connections(), 2);
+        drop(first);
+        let third = registry.seat(false).unwrap();
+        let fourth = registry.seat(true).unwrap();
+        assert!(is_told(&third) && !is_told(&second), "one that goes at once gives way before the oldest");
+        drop((second, third, fourth));
+        assert_eq!(registry.connections(), 0);
+    }
 }

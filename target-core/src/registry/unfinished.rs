@@ -90,7 +90,7 @@ impl Unfinished {
             }
         }
         // Who waits for one unit does not wait for another's store.
-        self.tickets.retain(|ticket| self.executor.busy_on(ticket.units()) != 0);
+        self.tickets.retain(|ticket| self.executor.busy_on(ticket.units(), ticket.last()) != 0);
         self.operations() == 0
     }
 

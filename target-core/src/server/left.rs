@@ -18,7 +18,7 @@ impl Wake for Unpark {
 /// Waits, on a thread of its own, until the stores have given back what sessions have left behind: what those write to
 /// is closed until then, to other servers of the process too. Where nothing is left, or no thread can be had, nothing
 /// happens; the logical units keep it then.
-pub(super) fn look_after(target: &Arc<Target>) {
+pub(crate) fn look_after(target: &Arc<Target>) {
     if target.registry().poll_unfinished(Waker::noop()) == 0 {
         return;
     }

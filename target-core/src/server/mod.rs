@@ -44,7 +44,7 @@
 
 #[cfg(feature = "iser")]
 mod iser;
-mod left;
+pub(crate) mod left;
 mod local;
 mod worker;
 

@@ -277,7 +277,7 @@ async fn accept(listener: TcpListener, iser: bool, target: Arc<Target>, seats: S
         };
         let Ok(local) = stream.local_addr() else { continue };
         // Too many connections: closing the transport is all that can be said before login.
-        let Some(seat) = target.registry().seat() else { continue };
+        let Some(seat) = target.registry().seat(false) else { continue };
         let Ok(stream) = stream.into_std() else { continue };
         if !assign(&seats, Incoming::Tcp(stream, iser), Endpoints { local, peer }, seat) {
             return;
@@ -314,7 +314,7 @@ async fn accept_verbs(
                 continue;
             }
         };
-        let Some(seat) = target.registry().seat() else { continue };
+        let Some(seat) = target.registry().seat(true) else { continue };
         let (Some(local), Some(peer)) = (queue.local_address(), queue.peer_address()) else { continue };
         if !assign(&seats, Incoming::Verbs(Box::new(queue)), Endpoints { local, peer }, seat) {
             return;

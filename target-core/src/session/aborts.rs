@@ -13,6 +13,7 @@ use super::session::{MAX_WINDOW, Session};
 use super::task_table::{Flags, Task};
 use crate::lu::{LogicalUnit, UnitAttention};
 use crate::registry::Ticket;
+use crate::task::TaskExecutor;
 
 impl Session {
     /// Aborts one task, at once and wholly.
@@ -108,7 +109,8 @@ impl Session {
                 self.abort_now(connection, handle);
                 let told = numbers.iter().any(|(number, unit)| tells(unit) && Some(*number) == lun_number(lun));
                 if told && self.terminated.len() < usize::from(MAX_WINDOW) {
-                    self.terminated.push((lun, itt));
+                    let last = self.executor.as_ref().map_or(0, TaskExecutor::last_operation);
+                    self.terminated.push((lun, itt, last));
                 }
             }
         }
@@ -128,7 +130,8 @@ impl Session {
                 connection.send_async(&self.commands.window, AsyncEvent::TasksTerminated, lun, 0);
             }
         }
-        self.tickets.push(ticket);
+        let last = self.executor.as_ref().map_or(0, TaskExecutor::last_operation);
+        self.tickets.push(ticket.up_to(last));
     }
 
     /// Answers the tasks that another nexus's function has ended, as soon as nothing of them is under way (SAM-5 5.3.1,
@@ -136,8 +139,8 @@ impl Session {
     #[cold]
     pub(super) fn tell_terminated<M: Datamover>(&mut self, connection: &mut Connection<M>) {
         let mut at = 0;
-        while let Some((lun, itt)) = self.terminated.get(at).copied() {
-            if self.executor.as_ref().is_some_and(|executor| executor.busy(Some(lun)) != 0) {
+        while let Some((lun, itt, last)) = self.terminated.get(at).copied() {
+            if self.executor.as_ref().is_some_and(|executor| executor.busy_since(Some(lun), last) != 0) {
                 at += 1;
                 continue;
             }

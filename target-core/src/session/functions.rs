@@ -15,6 +15,7 @@ use super::session::Session;
 use super::task_table::{Flags, Task};
 use crate::lu::{LogicalUnit, UnitAttention};
 use crate::registry::{Barrier, EndCause, Reach};
+use crate::task::TaskExecutor;
 
 /// The functions in progress in one session.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ enum State {
     Aborting {
         /// Whose operations.
         scope: Scope,
+        /// Up to which one: what a later function aborts began after it, and is nothing to wait for.
+        last: u64,
         /// Other sessions.
         others: Option<Others>,
         /// How long for data that the initiator still owes.
@@ -252,6 +255,7 @@ impl Session {
             Ok(TaskFunction::TargetColdReset) => Some(UnitAttention::BusReset),
             _ => None,
         };
+        let scope = self.with_strays(scope);
         self.abort_scope(connection, &scope);
         let mut others = None;
         let target_reset =
@@ -293,12 +297,14 @@ impl Session {
         then: Then,
     ) {
         let limits = &self.target.limits;
-        // RFC 7143 4.2.3.4: with FastAbort nothing is owed.
-        let owed_until = if self.parameters().fast_abort { now } else { now + limits.owed_data_wait };
         let until = now + limits.drain_timeout;
-        self.functions
-            .0
-            .push(Function { request: *request, state: State::Aborting { scope, others, owed_until, until, then } });
+        // RFC 7143 4.2.3.4: with FastAbort nothing is owed. Data that are owed make no function fail.
+        let owed_until = if self.parameters().fast_abort { now } else { (now + limits.owed_data_wait).min(until) };
+        let last = self.executor.as_ref().map_or(0, TaskExecutor::last_operation);
+        self.functions.0.push(Function {
+            request: *request,
+            state: State::Aborting { scope, last, others, owed_until, until, then },
+        });
     }
 
     /// Goes on with the functions in progress.
@@ -321,7 +327,7 @@ impl Session {
         function: Function,
     ) -> Result<Option<Function>, EndReason> {
         let (now, request) = (connection.now, function.request);
-        let (scope, others, owed_until, until) = match &function.state {
+        let (scope, last, others, owed_until, until) = match &function.state {
             State::Gathering { until } if self.commands.window.expected() < request.cmd_sn => {
                 if now < *until {
                     return Ok(Some(function));
@@ -334,15 +340,11 @@ impl Session {
                 self.begin(connection, request);
                 return Ok(None);
             }
-            State::Aborting { scope, others, owed_until, until, .. } => (scope, others, *owed_until, *until),
+            State::Aborting { scope, last, others, owed_until, until, .. } => {
+                (scope, *last, others, *owed_until, *until)
+            }
         };
-        // What came by a LUN that the node has no more may be of any unit.
-        let luns = self.entry.session.normal.as_ref().map(|(_, _, luns)| luns.clone());
-        let strays = |task: &Task| {
-            let mapped = lun_number(task.lun).zip(luns.as_ref()).and_then(|(number, luns)| luns.get(number));
-            mapped.is_none()
-        };
-        let owed = |task: &Task| task.flags.has(Flags::ABORTED) && (scope.covers(task) || strays(task));
+        let owed = |task: &Task| task.flags.has(Flags::ABORTED) && scope.covers(task);
         if now >= owed_until {
             self.abort_where(connection, false, owed);
         }
@@ -351,7 +353,7 @@ impl Session {
         if let Some(others) = waits_for {
             others.reach.poll_unfinished(&connection.waker);
         }
-        let busy = self.executor.as_ref().is_some_and(|executor| scope.is_busy(executor));
+        let busy = self.executor.as_ref().is_some_and(|executor| scope.is_busy(executor, last));
         if connection.mover.is_drained() && !owes && !busy && waits_for.is_none_or(|others| others.gone.is_open()) {
             let State::Aborting { then, .. } = function.state else { return Ok(None) };
             return self.conclude(connection, request.itt, then).map(|()| None);
@@ -373,8 +375,8 @@ impl Session {
     #[cold]
     pub(super) fn answer_those_that_wait_for_owed_data<M: Datamover>(&mut self, connection: &mut Connection<M>) {
         for Function { request, state } in core::mem::take(&mut self.functions.0) {
-            let State::Aborting { scope, others, then, .. } = state else { continue };
-            let in_store = self.executor.iter().any(|executor| scope.is_busy(executor));
+            let State::Aborting { scope, last, others, then, .. } = state else { continue };
+            let in_store = self.executor.iter().any(|executor| scope.is_busy(executor, last));
             if in_store || others.is_some_and(|others| !others.gone.is_open()) {
                 continue;
             }
@@ -388,7 +390,7 @@ impl Session {
     /// any.
     pub(super) fn tell_overdue(&self, units: &[Arc<LogicalUnit>]) {
         let units = if units.is_empty() { None } else { Some(units) };
-        let operations = self.executor.as_ref().map_or(0, |executor| executor.busy_on(units));
+        let operations = self.executor.as_ref().map_or(0, |executor| executor.busy_on(units, u64::MAX));
         if operations != 0 {
             self.target.registry.overdue(&self.entry, operations, false);
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use scsi_proto::Lun;
 
 use super::session::Session;
-use super::task_table::Task;
+use super::task_table::{Flags, Task};
 use crate::lu::{LogicalUnit, MappedLun};
 use crate::task::TaskExecutor;
 
@@ -38,13 +38,14 @@ impl Scope {
         }
     }
 
-    /// Whether operations of aborted tasks are still under way.
-    pub(super) fn is_busy(&self, executor: &TaskExecutor) -> bool {
+    /// Whether operations of aborted tasks are still under way, of those up to the [last
+    /// one](TaskExecutor::last_operation) of the time of the abort.
+    pub(super) fn is_busy(&self, executor: &TaskExecutor, last: u64) -> bool {
         match self {
-            Self::All => executor.busy(None) != 0,
+            Self::All => executor.busy_since(None, last) != 0,
             Self::Unit { luns, .. } => {
-                executor.busy_on(Some(self.units())) != 0
-                    || luns.iter().any(|number| executor.busy(Some(lun_field(*number))) != 0)
+                executor.busy_on(Some(self.units()), last) != 0
+                    || luns.iter().any(|number| executor.busy_since(Some(lun_field(*number)), last) != 0)
             }
         }
     }
@@ -80,5 +81,24 @@ impl Session {
         let others = mapped.filter(|lun| Some(lun.number) != number && names(lun)).map(|lun| lun.number);
         let luns = number.into_iter().chain(others).collect();
         Scope::Unit { luns, unit }
+    }
+
+    /// The same with the LUNs that the node has no more by which tasks of its unit have come, or tasks that were aborted
+    /// and are owed data, which may be for any unit. They may come back meanwhile: the function is about their tasks.
+    pub(super) fn with_strays(&mut self, mut scope: Scope) -> Scope {
+        let Scope::Unit { luns, unit } = &mut scope else { return scope };
+        let named = |other: &Arc<LogicalUnit>| unit.as_ref().is_some_and(|unit| Arc::ptr_eq(unit, other));
+        let begun: Vec<_> = self.executor.iter().flat_map(|executor| executor.tasks_where(named)).collect();
+        let begun = begun.into_iter().filter_map(|task| Some(self.commands.tasks.get_mut(task)?.lun));
+        let mut strays: Vec<u64> = begun.collect();
+        let mut from = 0;
+        while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::ABORTED)) {
+            from = handle.slot + 1;
+            strays.extend(self.commands.tasks.get_mut(handle).map(|task| task.lun));
+        }
+        let mapped = self.entry.session.normal.as_ref().map(|(_, _, luns)| luns);
+        let is_gone = |number: &u16| mapped.is_some_and(|luns| luns.get(*number).is_none());
+        luns.extend(strays.into_iter().filter_map(lun_number).filter(is_gone));
+        scope
     }
 }

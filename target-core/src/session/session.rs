@@ -39,8 +39,9 @@ pub(super) struct Session {
     pub(super) held: HeldRequests,
     /// Other sessions that wait until aborted operations of ours have ended.
     pub(super) tickets: Tickets,
-    /// LUN and tag of tasks that others have ended, where that is told by status, and that is still to be said.
-    pub(super) terminated: Vec<(u64, u32)>,
+    /// LUN and tag of tasks that others have ended, and the last operation by then, where that is told by status, and
+    /// that is still to be said.
+    pub(super) terminated: Vec<(u64, u32, u64)>,
     buffers: SessionBuffers,
 }
 
@@ -326,8 +327,9 @@ impl Session {
     /// `keep` likes.
     fn tear_tickets(&mut self, keep: impl Fn(&crate::registry::Ticket) -> bool) {
         let executor = self.executor.as_ref();
-        let busy =
-            |ticket: &crate::registry::Ticket| executor.is_some_and(|executor| executor.busy_on(ticket.units()) != 0);
+        let busy = |ticket: &crate::registry::Ticket| {
+            executor.is_some_and(|executor| executor.busy_on(ticket.units(), ticket.last()) != 0)
+        };
         self.tickets.retain(|ticket| keep(ticket) || busy(ticket));
     }
 

@@ -87,7 +87,7 @@ impl<M: Datamover> TargetConnection<M> {
     /// used for this connection only (CHAP challenge, first StatSN).
     #[must_use]
     pub fn new(target: Arc<Target>, mover: M, endpoints: Endpoints, entropy: [u8; 64], now: Instant) -> Option<Self> {
-        let seat = target.registry.seat()?;
+        let seat = target.registry.seat(mover.caps().registered_memory)?;
         Some(Self::seated(target, seat, mover, endpoints, entropy, now))
     }
 

@@ -112,6 +112,7 @@ impl TaskExecutor {
             let told_anyway = matches!(found, Ok(command) if command.flags & flags::WITH_ATTENTION != 0);
             lun.attentions.catch_up(self.nexus.id, lun.unit.attentions());
             if !told_anyway && let Some(attention) = lun.attentions.take(lun.unit.attentions()) {
+                self.attention = Some((work.lun, attention));
                 return self.check_condition(work, &Sense::unit_attention(attention.code()));
             }
         }

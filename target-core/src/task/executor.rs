@@ -17,7 +17,7 @@ use iscsi_proto::datamover::{DataError, Source, TaskHandle, TaskStatus};
 use iscsi_proto::pdu::{Residual, TaskAttribute};
 use scsi_proto::{Sense, SenseBytes, Status};
 
-use super::lun::Luns;
+use super::lun::{Lun, Luns};
 use super::progress::TURN;
 use super::short::GOOD;
 use super::slot::{Slot, State, Transfer};
@@ -146,6 +146,8 @@ pub struct TaskExecutor {
     pub(super) sending: Vec<Sending>,
     /// A task was told of a flush that failed.
     pub(super) told_flush: bool,
+    /// The unit attention that the last answer of one tells, with its LUN.
+    pub(super) attention: Option<(u16, UnitAttention)>,
 }
 
 impl core::fmt::Debug for TaskExecutor {
@@ -192,6 +194,7 @@ impl TaskExecutor {
             awaited: 0,
             sending: Vec::new(),
             told_flush: false,
+            attention: None,
         }
     }
 
@@ -333,6 +336,7 @@ impl TaskExecutor {
         if let Some(sink) = self.short_write(new) {
             return Step::GetData { sink };
         }
+        self.attention = None;
         let mut reply = self.accept(new);
         if new.unsolicited {
             reply = self.after_unsolicited(new, reply);
@@ -444,15 +448,39 @@ impl TaskExecutor {
     /// Store operations of aborted tasks that are still under way, for one LUN (by its eight bytes) or for all.
     #[must_use]
     pub fn busy(&self, lun: Option<u64>) -> usize {
-        self.luns.orphans(lun)
+        self.busy_since(lun, u64::MAX)
+    }
+
+    /// The last operation so far: who has tasks aborted waits for nothing that begins after it.
+    pub(crate) fn last_operation(&self) -> u64 {
+        // The slot is in the low bits.
+        self.token | 0xffff
+    }
+
+    /// The same as [`busy`](Self::busy), of operations up to [the last one](Self::last_operation) of a time.
+    pub(crate) fn busy_since(&self, lun: Option<u64>, last: u64) -> usize {
+        match lun.map(|lun| self.luns.orphans(lun)) {
+            None if last == u64::MAX => self.orphans.len(),
+            None => self.orphans.iter().filter(|orphan| orphan.token <= last).count(),
+            Some(0) => 0,
+            Some(_) => {
+                let number = lun.and_then(Luns::number);
+                self.orphans_of(last, |lun| number == Some(lun.number))
+            }
+        }
     }
 
     /// The same for these logical units, or for all.
-    pub(crate) fn busy_on(&self, units: Option<&[Arc<LogicalUnit>]>) -> usize {
+    pub(crate) fn busy_on(&self, units: Option<&[Arc<LogicalUnit>]>, last: u64) -> usize {
         match units {
-            None => self.busy(None),
-            Some(units) => self.luns.orphans_on(units),
+            None => self.busy_since(None, last),
+            Some(units) => self.orphans_of(last, |lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit))),
         }
+    }
+
+    fn orphans_of(&self, last: u64, likes: impl Fn(&Lun) -> bool) -> usize {
+        let old = self.orphans.iter().filter(|orphan| orphan.token <= last);
+        old.filter(|orphan| self.luns.get(orphan.lun).is_some_and(&likes)).count()
     }
 
     /// The logical units on which such operations are under way.

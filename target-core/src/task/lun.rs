@@ -237,19 +237,15 @@ impl Luns {
         self.luns.iter().filter(|lun| lun.orphans != 0).map(|lun| lun.unit.clone())
     }
 
-    /// Operations of aborted tasks under way on these units.
-    pub(super) fn orphans_on(&self, units: &[Arc<LogicalUnit>]) -> usize {
-        let on_them = self.luns.iter().filter(|lun| units.iter().any(|unit| Arc::ptr_eq(unit, &lun.unit)));
-        on_them.map(|lun| lun.orphans as usize).sum()
+    /// The number that a LUN field names, if it can be one.
+    pub(super) fn number(lun: u64) -> Option<u16> {
+        scsi_proto::Lun::parse(lun.to_be_bytes()).ok()?.number()
     }
 
-    /// Operations of aborted tasks under way for one LUN number, also of a unit that had the number before, or for all.
-    pub(super) fn orphans(&self, lun: Option<u64>) -> usize {
-        let number = lun.map(|lun| scsi_proto::Lun::parse(lun.to_be_bytes()).ok().and_then(scsi_proto::Lun::number));
-        self.luns
-            .iter()
-            .filter(|lun| number.is_none_or(|number| number == Some(lun.number)))
-            .map(|lun| lun.orphans as usize)
-            .sum()
+    /// Operations of aborted tasks under way for one LUN number, also of a unit that had the number before.
+    pub(super) fn orphans(&self, lun: u64) -> usize {
+        let number = Self::number(lun);
+        let of_number = self.luns.iter().filter(|lun| number == Some(lun.number));
+        of_number.map(|lun| lun.orphans as usize).sum()
     }
 }

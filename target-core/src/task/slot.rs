@@ -1,6 +1,7 @@
 //! The task table's entries.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use iscsi_proto::datamover::TaskHandle;
 use iscsi_proto::pdu::{Residual, TaskAttribute};
@@ -9,6 +10,7 @@ use scsi_proto::{SenseBytes, Status};
 use super::NewTask;
 use super::job::Job;
 use crate::device_server::{Command, Then};
+use crate::lu::{LogicalUnit, UnitAttention};
 use backstore::Stripes;
 
 /// Longest CDB that is kept: no command of the device server has a longer one.
@@ -110,6 +112,8 @@ pub(super) struct Answer {
     pub(super) status: Status,
     pub(super) residuals: (Residual, Residual),
     pub(super) sense: SenseBytes,
+    /// The unit attention that it tells, of the unit at this place in the list of LUNs.
+    pub(super) attention: Option<(u16, Arc<LogicalUnit>, UnitAttention)>,
 }
 
 /// The place of a task in the list of LUNs that is on none of them, or not any more.

@@ -1,6 +1,7 @@
 //! The task table: who is in it, who waits for whom (SAM-5 8.6), and how a task leaves it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use iscsi_memory::{Buf, Payload};
 use iscsi_proto::pdu::TaskAttribute;
@@ -131,12 +132,21 @@ impl TaskExecutor {
             _ => return reply,
         };
         // A command to no logical unit may be the first in its place.
-        let sense = self.sense;
-        let Some(slot) = self.slot_of(new.task).filter(|slot| slot.is_free()) else { return reply };
+        let (sense, told) = (self.sense, self.attention.take());
+        if self.slot_of(new.task).is_none_or(|slot| !slot.is_free()) {
+            return reply;
+        }
+        let told = told.and_then(|(position, attention)| {
+            let lun = self.luns.get_mut(position)?;
+            // A command that is done before the answer goes tells of it, too.
+            lun.attentions.put_back(attention, lun.unit.attentions());
+            Some((position, lun.unit.clone(), attention))
+        });
+        let Some(slot) = self.slot_of(new.task) else { return reply };
         // It is over: it holds nothing of its LUN, and nobody waits for it.
         slot.generation = new.task.generation;
         slot.lun = NOWHERE;
-        slot.state = State::Over(Box::new(Answer { status, residuals, sense }));
+        slot.state = State::Over(Box::new(Answer { status, residuals, sense, attention: told }));
         Reply::GetData(Payload::Buf(Buf::zeroed(0)))
     }
 
@@ -145,6 +155,11 @@ impl TaskExecutor {
         let State::Over(answer) = &self.slots[work.slot].state else { return None };
         let (status, residuals) = (answer.status, answer.residuals);
         self.sense = answer.sense;
+        if let Some((position, unit, attention)) = &answer.attention
+            && let Some(lun) = self.luns.get_mut(*position).filter(|lun| Arc::ptr_eq(&lun.unit, unit))
+        {
+            lun.attentions.told(*attention, unit.attentions());
+        }
         self.leave(work.slot);
         Some(Reply::Respond { data: Data::None, offset: 0, status, residuals })
     }

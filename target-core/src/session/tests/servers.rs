@@ -242,3 +242,26 @@ fn a_target_reset_reaches_the_tasks_of_a_lun_that_was_taken_away() {
         }
     }
 }
+
+/// Nobody polls but the thread of a server that has stopped.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_thread_waits_for_what_a_stopped_server_has_left() {
+    let world = World::new();
+    let mut peer = world.logged_in(ME);
+    peer.clear_attention(0);
+    world.stores[0].shut();
+    peer.write(1, 0, &[7; 512]);
+    drop(peer);
+    assert_eq!(world.target.registry().entered(), 1, "its write is under way");
+    crate::server::left::look_after(&world.target);
+    assert_eq!(world.target.registry().entered(), 1);
+    world.stores[0].open();
+    for _ in 0..60_000 {
+        if world.target.registry().entered() == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nobody has waited for it");
+}

@@ -7,6 +7,7 @@ use iscsi_proto::serial::Serial;
 
 use super::peer::{Peer, write10};
 use super::{ME, TARGET, World};
+use crate::lu::UnitAttention;
 use crate::session::Limits;
 
 /// Blocks of a LUN of [`World`].
@@ -48,6 +49,28 @@ fn an_error_of_a_command_is_told_behind_its_unsolicited_data() {
     peer.send(data_out(1, 0, 512, true).emit(), &[3; 1536]);
     assert_eq!(peer.status(1), 0, "the tag is free");
     assert_eq!(world.stores[0].bytes.lock().unwrap()[..2048], vec![3; 2048]);
+}
+
+/// SAM-5 5.14: a unit attention stays until it is reported, and what is held back reports nothing.
+#[test]
+fn a_unit_attention_that_waits_for_unsolicited_data_is_told_to_others_too() {
+    let world = World::new();
+    let mut peer = ready(&world);
+    world.units[0].post_unit_attention(None, UnitAttention::ModeParametersChanged);
+    begin(&mut peer, 1, 0);
+    peer.read(2, 0);
+    assert_eq!(peer.sense(2), Some((0x2a, 1)));
+    peer.send(data_out(1, 0, 512, true).emit(), &[3; 1536]);
+    assert_eq!(peer.sense(1), Some((0x2a, 1)));
+    peer.read(2, 0);
+    assert_eq!(peer.status(2), 0);
+    // Where nobody else comes it is told once.
+    world.units[0].post_unit_attention(None, UnitAttention::ModeParametersChanged);
+    begin(&mut peer, 1, 0);
+    peer.send(data_out(1, 0, 512, true).emit(), &[3; 1536]);
+    assert_eq!(peer.sense(1), Some((0x2a, 1)));
+    peer.read(2, 0);
+    assert_eq!(peer.status(2), 0);
 }
 
 #[test]
