@@ -100,7 +100,7 @@ impl LocalServer {
     /// Serves a stream of plain iSCSI to its end. False, and the stream is closed, when there are too many connections
     /// or the server stops.
     pub fn serve(&self, stream: impl StreamSocket + Send + 'static, endpoints: Endpoints) -> bool {
-        let Some(seat) = self.target.registry().seat() else { return false };
+        let Some(seat) = self.target.registry().seat(false) else { return false };
         assign(&self.seats, Incoming::Brought(Box::new(stream)), endpoints, seat)
     }
 
