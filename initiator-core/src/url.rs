@@ -476,7 +476,8 @@ impl Url {
             }
             out.push('@');
         }
-        out.push_str(&self.portal.to_string());
+        // As it is read: with the first percent sign, that of an IPv6 scope, encoded (RFC 6874).
+        out.push_str(&self.portal.to_string().replacen('%', "%25", 1));
         out.push('/');
         // A colon is common in target names and means nothing here.
         for (i, part) in self.target.split(':').enumerate() {
@@ -623,6 +624,7 @@ mod tests {
         for text in ["iscsi://[fe80::1%eth0]:99/t/0", "iscsi://[fe80::1%25eth0]:99/t/0"] {
             let url = parse(text).unwrap();
             assert_eq!((url.portal.host.as_str(), url.portal.port), ("fe80::1%eth0", 99));
+            assert!(url.to_string().contains("[fe80::1%25eth0]:99"));
             assert_eq!(parse(&url.to_string()), Ok(url));
         }
         let url = parse("iscsi://u%p@h/t/0?header_digest=crc32c&data_digest=none&auth=sha-256&iser").unwrap();
@@ -647,12 +649,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_parses_back(user in "((iqn|EUI|naa)\\.)?[^\\p{Cc}]{1,8}", secret in "\\PC{0,12}",
-            target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool,
+            host in "[a-z][a-z0-9%.-]{0,12}", target in "[a-z][a-z0-9:.%/@ -]{0,20}", lun in proptest::option::of(0u16..0x4000), mutual: bool,
                 transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Iser), Just(Transport::Auto)],
                     rdma in prop_oneof![Just(Rdma::Auto), Just(Rdma::Iwarp), Just(Rdma::Verbs)]) {
             let credentials = Credentials { user, secret: ChapSecret::new(secret) };
             let url = Url {
-                portal: Portal { host: "::1".to_owned(), port: 1 },
+                portal: Portal { host, port: 1 },
                 target,
                 lun,
                 target_credentials: mutual.then(|| credentials.clone()),
