@@ -71,16 +71,5 @@ impl Log {
 /// What it found.
 pub fn run(seed: u64, print: bool) -> Result<Report, Failure> {
     let trace = Trace::new(print);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world::live(seed, &trace)));
-    let failed =
-        |what: String| Failure { seed, kind: Kind::Driven, transport: Transport::Tcp, what, last: trace.last() };
-    match result {
-        Ok(Ok(report)) => Ok(Report { hash: trace.hash(), events: trace.events(), ..report }),
-        Ok(Err(what)) => Err(failed(what)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(failed(format!("panic: {}", text.unwrap_or_default())))
-        }
-    }
+    crate::world::caught((seed, Kind::Driven, Transport::Tcp), &trace, || world::live(seed, &trace))
 }

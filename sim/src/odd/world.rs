@@ -70,17 +70,7 @@ struct World {
 /// What it found.
 pub fn run(seed: u64, print: bool) -> Result<Report, Failure> {
     let trace = Trace::new(print);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::new(seed, trace.clone()).live()));
-    let failed = |what: String| Failure { seed, kind: Kind::Odd, transport: Transport::Tcp, what, last: trace.last() };
-    match result {
-        Ok(Ok(report)) => Ok(Report { hash: trace.hash(), events: trace.events(), ..report }),
-        Ok(Err(what)) => Err(failed(what)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(failed(format!("panic: {}", text.unwrap_or_default())))
-        }
-    }
+    crate::world::caught((seed, Kind::Odd, Transport::Tcp), &trace, || World::new(seed, trace.clone()).live())
 }
 
 impl World {

@@ -110,15 +110,17 @@ pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
         return crate::odd::paths::run(scenario.seed, print);
     }
     let trace = Trace::new(print);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::new(scenario, trace.clone()).live()));
-    let failed = |what: String| Failure {
-        seed: scenario.seed,
-        kind: scenario.kind,
-        transport: scenario.transport,
-        what,
-        last: trace.last(),
-    };
-    match result {
+    caught((scenario.seed, scenario.kind, scenario.transport), &trace, || World::new(scenario, trace.clone()).live())
+}
+
+/// Has a world live; a panic in it is what the seed found, like any other fault.
+pub(crate) fn caught(
+    (seed, kind, transport): (u64, Kind, crate::transport::Transport),
+    trace: &Trace,
+    live: impl FnOnce() -> Result<Report, String>,
+) -> Result<Report, Failure> {
+    let failed = |what: String| Failure { seed, kind, transport, what, last: trace.last() };
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(live)) {
         Ok(Ok(report)) => Ok(Report { hash: trace.hash(), events: trace.events(), ..report }),
         Ok(Err(what)) => Err(failed(what)),
         Err(panic) => {
