@@ -42,7 +42,7 @@ pub use compose::{ComposeError, Composed, LinearStore, StripeStore};
 pub use file::{FileOptions, FileStore};
 #[cfg(feature = "std")]
 pub use file_medium::{BlockFile, FileMedium};
-pub use gate::{Stripes, WriteGate};
+pub use gate::{Access, Blocks, GatePlace, WriteGate};
 pub use layout::{Joined, Layout, Place, Striped};
 pub use null::NullStore;
 #[cfg(feature = "std")]

@@ -10,14 +10,11 @@ use crate::{OutOfMemory, Region};
 /// Who is asked before bytes that come from a peer land in lent memory: a store's users keep others out for a while by
 /// it.
 ///
-/// What is taken is given back within the call that lands the bytes, never held while they are waited for.
+/// Nothing is taken while the bytes are waited for.
 pub trait Landing: fmt::Debug + Send + Sync {
-    /// Takes a range of the region, in bytes, for landing. False: not now; whoever moves the data is woken when it is
-    /// worth another try.
-    fn try_begin(&self, offset: u64, len: u64) -> bool;
-
-    /// Gives a range back that was taken.
-    fn end(&self, offset: u64, len: u64);
+    /// Calls `copy`, which lands this range of the region, in bytes. False: not now, and nothing was called; whoever
+    /// moves the data is woken when it is worth another try.
+    fn try_land(&self, offset: u64, len: u64, copy: &mut dyn FnMut()) -> bool;
 }
 
 /// A part of a [`Region`] that keeps it alive.
@@ -87,12 +84,7 @@ impl RegionSlice {
             return true;
         };
         let (offset, len) = (self.offset + start as u64, from.len() as u64);
-        let may = landing.try_begin(offset, len);
-        if may {
-            self.write(start, from);
-            landing.end(offset, len);
-        }
-        may
+        landing.try_land(offset, len, &mut || self.write(start, from))
     }
 
     /// Bytes from `start` on to the end of the logical block that it is in, or of the slice; none if a block begins

@@ -93,10 +93,13 @@ mod tests {
         #[derive(Debug)]
         struct Shut(core::sync::atomic::AtomicBool);
         impl iscsi_memory::Landing for Shut {
-            fn try_begin(&self, _: u64, _: u64) -> bool {
-                !self.0.load(core::sync::atomic::Ordering::Relaxed)
+            fn try_land(&self, _: u64, _: u64, copy: &mut dyn FnMut()) -> bool {
+                let open = !self.0.load(core::sync::atomic::Ordering::Relaxed);
+                if open {
+                    copy();
+                }
+                open
             }
-            fn end(&self, _: u64, _: u64) {}
         }
         let shut = alloc::sync::Arc::new(Shut(true.into()));
         let slice = Region::heap(4096).slice(0, 1536).with_landing(shut.clone());

@@ -10,7 +10,6 @@ use super::slot::{CDB, State, Transfer, Waiting};
 use crate::device_server::{self, Command, Outcome, Plan, Request, Then, absent, fault, flags};
 use crate::lu::UnitAttention;
 use backstore::StoreError;
-use backstore::WriteGate;
 
 impl TaskExecutor {
     #[inline]
@@ -270,12 +269,12 @@ impl TaskExecutor {
         }
         let sink = match (&then, lun.unit.region()) {
             (Then::Write { lba, .. }, Some(region)) if work.direct && self.asks_to_land => {
-                let (offset, stripes) = (lba << shift, WriteGate::stripes(*lba, (len >> shift) as u64));
+                let offset = lba << shift;
                 if region.reserve_for_write(offset, len as u64).is_err() {
                     return self.check_condition(work, &fault::of_store(StoreError::NoSpace));
                 }
                 // While an atomic command has the blocks, the data wait in a buffer.
-                let open = lun.unit.gate().is_open(stripes);
+                let open = lun.unit.gate().is_open(*lba, (len >> shift) as u64);
                 let slice = region.slice(offset, len);
                 open.then(|| Payload::Region(lun.land(slice, &self.waker)))
             }

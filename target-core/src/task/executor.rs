@@ -24,8 +24,8 @@ use super::slot::{Slot, State, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
 use crate::lu::{LogicalUnit, LunMap, UnitAttention};
+use backstore::GatePlace;
 use backstore::StoreCompletion;
-use backstore::Stripes;
 
 /// Passes a store's wake-up on to whoever drives the session now.
 #[derive(Default)]
@@ -41,8 +41,7 @@ impl Wake for Bell {
 pub(super) struct Orphan {
     pub(super) token: u64,
     pub(super) lun: u16,
-    pub(super) shared: Stripes,
-    pub(super) alone: Stripes,
+    pub(super) place: Option<GatePlace>,
     /// What the task was in the order of tasks: those that waited for it wait for what it left.
     pub(super) sequence: u64,
     pub(super) attribute: TaskAttribute,
@@ -394,15 +393,16 @@ impl TaskExecutor {
         let token = core::mem::take(&mut slot.token);
         if token != 0 {
             // What it holds of the write gate it holds until its operation ends, and lets no other writer in there.
-            let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
+            let place = slot.place.take();
             let (sequence, attribute) = (slot.sequence, slot.attribute);
             let barrier = slot.is_barrier();
-            self.orphans.push(Orphan { token, lun: work.lun, shared, alone, sequence, attribute });
+            let mut orphan = Orphan { token, lun: work.lun, place, sequence, attribute };
             if let Some(lun) = self.luns.get_mut(work.lun) {
                 lun.barriers += u32::from(barrier);
-                lun.unit.gate().leave_behind(shared);
+                orphan.place = orphan.place.map(|place| lun.unit.gate().leave_behind(place));
                 lun.orphans += 1;
             }
+            self.orphans.push(orphan);
         }
         self.leave(work.slot);
     }
@@ -594,9 +594,8 @@ impl Drop for TaskExecutor {
             self.leave(index);
         }
         for orphan in core::mem::take(&mut self.orphans) {
-            if let Some(lun) = self.luns.get(orphan.lun) {
-                lun.unit.gate().release_left_behind(orphan.shared);
-                lun.unit.gate().release_exclusive(orphan.alone);
+            if let (Some(lun), Some(place)) = (self.luns.get(orphan.lun), orphan.place) {
+                lun.unit.gate().leave(place);
             }
         }
     }

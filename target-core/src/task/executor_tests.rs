@@ -16,7 +16,7 @@ use crate::device_server::flags;
 use crate::device_server::table::COMMANDS;
 use crate::lu::{Identity, LogicalUnit, NexusId, UnitAttention, UnitAttributes};
 use crate::task::TargetPort;
-use backstore::{Abilities, Backstore, Geometry, LbaStatus, StoreError};
+use backstore::{Abilities, Access, Backstore, Blocks, Geometry, LbaStatus, StoreError};
 
 #[path = "memory_tests.rs"]
 mod memory;
@@ -578,7 +578,7 @@ fn the_short_way_and_the_table_give_the_same() {
         }
     }
     assert_eq!(session.executor.buffered(), 0);
-    assert!(map.get(0).unwrap().unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
+    assert!(map.get(0).unwrap().unit.gate().is_idle(), "blocks are still held");
 }
 
 #[test]
@@ -600,7 +600,7 @@ fn compare_and_write_writes_what_compares() {
         session.send(&io(opcode::COMPARE_AND_WRITE, 9, 17, 0), &data).illegal(AdditionalSense::INVALID_FIELD_IN_CDB);
         assert_eq!(session.executor.buffered(), 0);
         let unit = map.get(0).unwrap().unit;
-        assert!(unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
+        assert!(unit.gate().is_idle(), "blocks are still held");
     }
 }
 
@@ -609,7 +609,7 @@ fn an_atomic_command_waits_for_another_sessions_write() {
     let map = &maps()[0];
     let (unit, mut two) = (map.get(0).unwrap().unit, Session::new(map, 2));
     // Another session's write is landing.
-    assert!(unit.gate().try_shared(1));
+    let landing = unit.gate().enter(Access::Shared, Blocks::new(0, 1), Waker::noop());
     let data = [[0; 512], [5; 512]].concat();
     let (waiting, done) = two.start(0, &io(opcode::COMPARE_AND_WRITE, 0, 1, 0), &data, 0, TaskAttribute::Simple);
     assert!(done.is_none() && two.finished().is_empty());
@@ -618,7 +618,7 @@ fn an_atomic_command_waits_for_another_sessions_write() {
     let (behind, done) = two.start(0, &io(opcode::WRITE_10, 0, 1, 0), &[8; 512], 0, TaskAttribute::Simple);
     assert!(done.is_none());
     unit.region().unwrap().write(0, &[1; 512]);
-    unit.gate().release_shared(1);
+    unit.gate().leave(landing);
     let finished = two.finished();
     assert_eq!(finished.len(), 2);
     for (task, done) in finished {
@@ -630,6 +630,41 @@ fn an_atomic_command_waits_for_another_sessions_write() {
         }
     }
     assert_eq!(two.receive(&io(opcode::READ_10, 0, 1, 0), 512).good(), [8; 512]);
+}
+
+/// Neighbours of a write that hangs, of an atomic command that waits for it, and of what is left of it in the end.
+#[test]
+fn beside_a_write_that_hangs_others_go_on() {
+    let store = Arc::new(disk(true));
+    let map = Arc::new(LunMap::builder().insert(0, unit(store.clone()), false).build());
+    let (mut one, mut two) = (Session::new(&map, 1), Session::new(&map, 2));
+    store.stuck.store(true, Ordering::Relaxed);
+    let compare = [[0; 512], [5; 512]].concat();
+    let goes_on = |session: &mut Session, code, lba, data: &[u8]| {
+        let (task, done) = session.start(0, &io(code, lba, 1, 0), data, 0, TaskAttribute::Simple);
+        assert!(done.is_none() && session.finished().is_empty());
+        match session.executor.slots[usize::from(task.slot)].state {
+            State::Running(_) => true,
+            State::Gated(_) => false,
+            _ => panic!("neither at the gate nor at the store"),
+        }
+    };
+    let (hangs, _) = one.start(0, &io(opcode::WRITE_10, 0, 1, 0), &[1; 512], 0, TaskAttribute::Simple);
+    assert!(one.finished().is_empty());
+    assert!(!goes_on(&mut two, opcode::COMPARE_AND_WRITE, 0, &compare));
+    assert!(goes_on(&mut two, opcode::COMPARE_AND_WRITE, 1, &compare));
+    assert!(goes_on(&mut two, opcode::WRITE_10, 2, &[2; 512]));
+    one.executor.abort(hangs);
+    assert!(!goes_on(&mut one, opcode::WRITE_10, 0, &[3; 512]), "what is left behind may still land");
+    assert!(goes_on(&mut one, opcode::WRITE_10, 3, &[4; 512]));
+    assert!(goes_on(&mut two, opcode::COMPARE_AND_WRITE, 4, &compare));
+    store.stuck.store(false, Ordering::Relaxed);
+    let mut ended = 0;
+    while ended < 7 - 1 {
+        ended += one.finished().len() + two.finished().len();
+    }
+    assert_eq!(one.receive(&io(opcode::READ_10, 0, 1, 0), 512).good(), [3; 512]);
+    assert!(map.get(0).unwrap().unit.gate().is_idle());
 }
 
 /// Data on their way to the store's memory when another session unmaps the blocks.
@@ -1195,7 +1230,7 @@ proptest! {
         prop_assert!(open.is_empty());
         prop_assert_eq!(session.executor.busy(None), 0);
         prop_assert_eq!(session.executor.buffered(), 0);
-        prop_assert!(map.get(0).unwrap().unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
+        prop_assert!(map.get(0).unwrap().unit.gate().is_idle(), "blocks are still held");
     }
 }
 

@@ -8,8 +8,7 @@ use scsi_proto::provisioning::Extent;
 
 use super::progress::TURN;
 use crate::device_server::fault;
-use backstore::WriteGate;
-use backstore::{LbaStatus, StoreCompletion, StoreOp};
+use backstore::{Access, Blocks, LbaStatus, StoreCompletion, StoreOp};
 
 /// Bytes of the medium that a job handles at a time, where the command does not itself move them.
 pub(crate) const CHUNK: usize = 256 << 10;
@@ -20,17 +19,6 @@ pub(crate) const MOVED: usize = TURN;
 pub(crate) const UNMAP_PIECE: usize = 4 << 20;
 /// Most descriptors of one GET LBA STATUS answer: a page full.
 const MAX_STATUSES: u32 = 255;
-
-/// How a job holds the write gate of its blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hold {
-    /// It does not write.
-    None,
-    /// Together with other writers.
-    Shared,
-    /// Alone: it writes what depends on what it reads.
-    Alone,
-}
 
 #[derive(Debug)]
 enum Kind {
@@ -210,17 +198,20 @@ impl Job {
         self.piece != 0
     }
 
-    /// How the job holds the write gate, and of which stripes.
-    pub(crate) fn hold(&self) -> (Hold, backstore::Stripes) {
-        let own = WriteGate::stripes(self.lba, self.left);
+    /// How the job passes the write gate; `None` if it does not write.
+    pub(crate) fn access(&self) -> Option<Access> {
+        match self.kind {
+            Kind::Write { .. } | Kind::Fill | Kind::FillOrUnmap | Kind::Unmap(_) => Some(Access::Shared),
+            Kind::CompareAndWrite { .. } | Kind::Or { .. } => Some(Access::Alone),
+            Kind::Read | Kind::Verify | Kind::Compare { .. } | Kind::Flush | Kind::LbaStatus { .. } => None,
+        }
+    }
+
+    /// What a job that writes has still to write.
+    pub(crate) fn written(&self) -> Blocks {
         match &self.kind {
-            Kind::Write { .. } | Kind::Fill | Kind::FillOrUnmap => (Hold::Shared, own),
-            Kind::Unmap(extents) => (
-                Hold::Shared,
-                extents.iter().fold(0, |all, extent| all | WriteGate::stripes(extent.lba, extent.blocks.into())),
-            ),
-            Kind::CompareAndWrite { .. } | Kind::Or { .. } => (Hold::Alone, own),
-            Kind::Read | Kind::Verify | Kind::Compare { .. } | Kind::Flush | Kind::LbaStatus { .. } => (Hold::None, 0),
+            Kind::Unmap(extents) => extents.iter().map(|extent| (extent.lba, extent.blocks.into())).collect(),
+            _ => Blocks::new(self.lba, self.left),
         }
     }
 

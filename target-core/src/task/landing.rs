@@ -2,12 +2,13 @@
 
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
-use iscsi_memory::Landing;
+use iscsi_memory::{Landing, Lock};
 
 use crate::lu::LogicalUnit;
-use backstore::{Stripes, WriteGate};
+use backstore::{Access, Blocks, GatePlace};
 
 /// One session's way through the gate of one unit. The gate is held only while bytes land, so that an initiator that
 /// owes its data holds up nobody; SCSI makes no write of several blocks one step (SBC-4 4.6), only COMPARE AND WRITE
@@ -15,20 +16,71 @@ use backstore::{Stripes, WriteGate};
 pub(super) struct UnitLanding {
     unit: Arc<LogicalUnit>,
     waker: Waker,
+    /// Bytes that could not land have a place in line, so that atomic commands one after the other do not keep them out.
+    in_line: AtomicBool,
+    turn: Lock<Option<Turn>>,
+}
+
+/// A place in line for bytes that have come: it is of use as soon as it has passed.
+struct Turn {
+    place: GatePlace,
+    blocks: (u64, u64),
 }
 
 impl UnitLanding {
     pub(super) fn new(unit: Arc<LogicalUnit>, waker: Waker) -> Self {
-        Self { unit, waker }
+        Self { unit, waker, in_line: AtomicBool::new(false), turn: Lock::new(None) }
     }
 
-    fn stripes(&self, offset: u64, len: u64) -> Stripes {
+    fn blocks(&self, offset: u64, len: u64) -> (u64, u64) {
         if len == 0 {
-            return 0;
+            return (0, 0);
         }
         let shift = self.unit.block_shift();
         let first = offset >> shift;
-        WriteGate::stripes(first, (offset.saturating_add(len - 1) >> shift) - first + 1)
+        (first, (offset.saturating_add(len - 1) >> shift) - first + 1)
+    }
+
+    /// Bytes that wait for their turn may never come again: others are not to wait for them.
+    pub(super) fn leave_line(&self) {
+        if self.in_line.load(Ordering::Acquire) {
+            self.give_up_turn();
+            // Another task's bytes may have had the place.
+            self.waker.wake_by_ref();
+        }
+    }
+
+    fn give_up_turn(&self) {
+        self.in_line.store(false, Ordering::Release);
+        if let Some(turn) = self.turn.lock().take() {
+            self.unit.gate().leave(turn.place);
+        }
+    }
+
+    #[cold]
+    fn land_in_turn(&self, blocks: (u64, u64), copy: &mut dyn FnMut()) -> bool {
+        let gate = self.unit.gate();
+        // Other bytes than those that have the place are further back.
+        if self.turn.lock().as_ref().is_some_and(|turn| turn.blocks != blocks) {
+            self.give_up_turn();
+        }
+        let mut turn = self.turn.lock();
+        let enter = || gate.enter(Access::Shared, Blocks::new(blocks.0, blocks.1), &self.waker);
+        let passed = gate.has_passed(&turn.get_or_insert_with(|| Turn { place: enter(), blocks }).place);
+        drop(turn);
+        if passed {
+            copy();
+            self.give_up_turn();
+        } else {
+            self.in_line.store(true, Ordering::Release);
+        }
+        passed
+    }
+}
+
+impl Drop for UnitLanding {
+    fn drop(&mut self) {
+        self.give_up_turn();
     }
 }
 
@@ -39,16 +91,10 @@ impl fmt::Debug for UnitLanding {
 }
 
 impl Landing for UnitLanding {
-    fn try_begin(&self, offset: u64, len: u64) -> bool {
-        let (gate, stripes) = (self.unit.gate(), self.stripes(offset, len));
-        // Whoever lets go between the first try and the wait is seen by the second try.
-        gate.try_shared(stripes) || {
-            gate.wait(&self.waker);
-            gate.try_shared(stripes)
-        }
-    }
-
-    fn end(&self, offset: u64, len: u64) {
-        self.unit.gate().release_shared(self.stripes(offset, len));
+    fn try_land(&self, offset: u64, len: u64, copy: &mut dyn FnMut()) -> bool {
+        let blocks = self.blocks(offset, len);
+        let in_line = self.in_line.load(Ordering::Acquire);
+        (!in_line && self.unit.gate().briefly(blocks.0, blocks.1, &mut *copy).is_some())
+            || self.land_in_turn(blocks, copy)
     }
 }

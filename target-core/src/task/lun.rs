@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use iscsi_memory::{Landing, RegionSlice};
+use iscsi_memory::RegionSlice;
 
 use super::Nexus;
 use super::landing::UnitLanding;
@@ -33,7 +33,7 @@ pub(super) struct Lun {
     in_flight: u32,
     queue: Option<Box<dyn StoreQueue>>,
     batch: Vec<StoreRequest>,
-    landing: Option<Arc<dyn Landing>>,
+    landing: Option<Arc<UnitLanding>>,
     /// The first of the batch, on their way to the queue.
     part: Vec<StoreRequest>,
     /// The map no longer has it; it goes when its last task does.
@@ -50,6 +50,13 @@ impl Lun {
     pub(super) fn land(&mut self, slice: RegionSlice, waker: &Waker) -> RegionSlice {
         let landing = self.landing.get_or_insert_with(|| Arc::new(UnitLanding::new(self.unit.clone(), waker.clone())));
         slice.with_landing(landing.clone())
+    }
+
+    /// Data that were asked for come no more: none of them waits at the gate.
+    pub(super) fn land_no_more(&self) {
+        if let Some(landing) = &self.landing {
+            landing.leave_line();
+        }
     }
 
     /// Operations gathered that no turn had room for.

@@ -37,6 +37,50 @@ impl Backstore for Cache {
 
 /// A mover that cannot land whole blocks: the data of a long write come into a buffer, and nobody waits for them.
 #[test]
+fn data_that_may_not_land_get_their_turn_and_give_it_up_with_their_task() {
+    let store = Arc::new(Cache { region: Region::heap(1 << 20), flushes: AtomicUsize::new(0) });
+    let map = &Arc::new(LunMap::builder().insert(0, unit(store), false).build());
+    let (unit, mut session) = (map.get(0).unwrap().unit, Session::new(map, 1));
+    let gate = unit.gate();
+    let alone = || gate.enter(Access::Alone, Blocks::new(0, 8), Waker::noop());
+    for aborted in [false, true] {
+        let mut field = [0; 16];
+        field[..10].copy_from_slice(io(opcode::WRITE_10, 0, 8, 0).as_slice());
+        let task = TaskHandle { slot: 3, generation: u16::from(aborted) };
+        let new = NewTask {
+            task,
+            lun: 0,
+            itt: 1,
+            cdb: &field,
+            attribute: TaskAttribute::Simple,
+            read: false,
+            write: true,
+            immediate: false,
+            unsolicited: false,
+            expected_data_transfer_length: 4096,
+            bidirectional_read_length: None,
+            direct_placement: true,
+        };
+        let Asked::Data(Payload::Region(slice)) = asked(session.executor.start(new)) else { panic!("no memory") };
+        let first = alone();
+        assert!(gate.has_passed(&first) && !slice.try_write(512, &[5; 512]));
+        let second = alone();
+        gate.leave(first);
+        assert!(!gate.has_passed(&second), "the data came before it");
+        if aborted {
+            session.executor.abort(task);
+        } else {
+            assert!(slice.try_write(512, &[5; 512]));
+            assert!(!slice.try_write(1024, &[5; 512]), "it is the other one's turn");
+            session.executor.abort(task);
+        }
+        assert!(gate.has_passed(&second));
+        gate.leave(second);
+        assert!(gate.is_idle());
+    }
+}
+
+#[test]
 fn data_that_a_device_places_are_copied_when_they_are_there() {
     const LEN: usize = 3 << 20;
     let store = Arc::new(Cache { region: Region::heap(LEN), flushes: AtomicUsize::new(0) });
@@ -78,8 +122,7 @@ fn data_that_a_device_places_are_copied_when_they_are_there() {
         done.good();
         assert!(turns >= LEN / TURN, "it gives way");
         assert_eq!(one.executor.buffered(), 0);
-        assert!(unit.gate().try_exclusive(u64::MAX, &mut 0), "a stripe is still held");
-        unit.gate().release_exclusive(u64::MAX);
+        assert!(unit.gate().is_idle(), "blocks are still held");
         assert_eq!(store.flushes.load(Ordering::Relaxed), usize::from(flags) / 8);
         assert!(two.receive(&io(opcode::READ_10, 0, 128, 0), 65_536).good().iter().all(|byte| *byte == 7 + flags));
     }

@@ -5,7 +5,7 @@ use iscsi_proto::datamover::TaskHandle;
 use scsi_proto::{Cdb, Status};
 
 use super::executor::{Data, Reply, TaskExecutor, Work};
-use super::job::{Hold, Job, Next, UNMAP_PIECE};
+use super::job::{Job, Next, UNMAP_PIECE};
 use super::slot::{CDB, State, Waiting, is_barrier};
 use crate::device_server::{Command, Outcome, Request, Then, fault};
 use backstore::{StoreCompletion, StoreError, StoreOp};
@@ -116,12 +116,10 @@ impl TaskExecutor {
         let unit = &self.luns.get(work.lun)?.unit;
         let region = unit.region()?;
         let (offset, data) = job.plain_write()?;
-        let (_, stripes) = job.hold();
-        if !unit.gate().try_shared(stripes) {
-            return None;
-        }
-        let written = region.reserve_for_write(offset, data.len() as u64).map(|()| region.write(offset, data));
-        unit.gate().release_shared(stripes);
+        let (shift, len) = (unit.block_shift(), data.len() as u64);
+        let written = unit.gate().briefly(offset >> shift, len >> shift, || {
+            region.reserve_for_write(offset, len).map(|()| region.write(offset, data))
+        })?;
         for buf in job.take_buffers() {
             self.buffers.give(buf);
         }
@@ -143,24 +141,11 @@ impl TaskExecutor {
     }
 
     pub(super) fn pass_gate(&mut self, work: Work, job: &Job) -> bool {
-        let (hold, stripes) = job.hold();
+        let Some(access) = job.access() else { return true };
         let Some(lun) = self.luns.get(work.lun) else { return true };
-        let (gate, slot) = (lun.unit.gate(), &mut self.slots[work.slot]);
-        let mut try_once = || match hold {
-            Hold::None => true,
-            Hold::Shared => {
-                gate.try_shared(stripes) && {
-                    slot.shared = stripes;
-                    true
-                }
-            }
-            Hold::Alone => gate.try_exclusive(stripes, &mut slot.alone),
-        };
-        // Whoever lets go between the first try and the wait is seen by the second try.
-        try_once() || {
-            gate.wait(&self.waker);
-            try_once()
-        }
+        let gate = lun.unit.gate();
+        let place = &mut self.slots[work.slot].place;
+        gate.has_passed(place.get_or_insert_with(|| gate.enter(access, job.written(), &self.waker)))
     }
 
     pub(super) fn launch(&mut self, work: Work, mut job: Job) -> Reply {
@@ -297,8 +282,9 @@ impl TaskExecutor {
             lun.orphans -= 1;
             lun.barriers -= u32::from(is_barrier(orphan.attribute));
             self.unblock |= lun.waiting != 0;
-            lun.unit.gate().release_left_behind(orphan.shared);
-            lun.unit.gate().release_exclusive(orphan.alone);
+            if let Some(place) = orphan.place {
+                lun.unit.gate().leave(place);
+            }
         }
     }
 

@@ -12,7 +12,6 @@ use scsi_proto::{Status, opcode};
 use super::NewTask;
 use super::executor::TaskExecutor;
 use super::slot::{State, Transfer};
-use backstore::WriteGate;
 
 /// Blocks of a store's memory.
 #[derive(Clone, Copy)]
@@ -103,13 +102,7 @@ impl TaskExecutor {
         }
         let offset = short.lba << unit.block_shift();
         region.reserve_for_write(offset, data.len() as u64).ok()?;
-        let stripes = WriteGate::stripes(short.lba, short.blocks);
-        if !unit.gate().try_shared(stripes) {
-            return None;
-        }
-        region.write(offset, data);
-        unit.gate().release_shared(stripes);
-        Some(())
+        unit.gate().briefly(short.lba, short.blocks, || region.write(offset, data))
     }
 
     /// A write whose data land in the store's memory.
@@ -127,9 +120,8 @@ impl TaskExecutor {
         }
         let (offset, len) = (short.lba << unit.block_shift(), short.blocks << unit.block_shift());
         region.reserve_for_write(offset, len).ok()?;
-        let stripes = WriteGate::stripes(short.lba, short.blocks);
         let slot = self.slots.get_mut(usize::from(new.task.slot))?;
-        if !unit.gate().is_open(stripes) {
+        if !unit.gate().is_open(short.lba, short.blocks) {
             return None;
         }
         let slice = lun.land(region.slice(offset, len as usize), &self.waker);

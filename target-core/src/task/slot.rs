@@ -11,7 +11,7 @@ use super::NewTask;
 use super::job::Job;
 use crate::device_server::{Command, Then};
 use crate::lu::{LogicalUnit, UnitAttention};
-use backstore::Stripes;
+use backstore::GatePlace;
 
 /// Longest CDB that is kept: no command of the device server has a longer one.
 pub(super) const CDB: usize = 32;
@@ -146,10 +146,8 @@ pub(super) struct Slot {
     pub(super) wanted_out: u64,
     /// Bytes that went to the initiator before the status.
     pub(super) sent: u32,
-    /// Held together with other writers.
-    pub(super) shared: Stripes,
-    /// Held alone, or on the way to that.
-    pub(super) alone: Stripes,
+    /// Its place at the unit's write gate.
+    pub(super) place: Option<GatePlace>,
     /// The operation at the store; 0 for none.
     pub(super) token: u64,
     /// Flushes that failed of which the initiator had heard when the task came.
@@ -167,8 +165,7 @@ impl Slot {
         after: 0,
         wanted_out: 0,
         sent: 0,
-        shared: 0,
-        alone: 0,
+        place: None,
         token: 0,
         flushes_heard: 0,
     };

@@ -82,10 +82,14 @@ impl TaskExecutor {
             self.in_line = None;
             self.buffers.wait_no_more();
         }
-        let (shared, alone) = (core::mem::take(&mut slot.shared), core::mem::take(&mut slot.alone));
+        let place = slot.place.take();
         if let Some(lun) = self.luns.get_mut(slot.lun) {
-            lun.unit.gate().release_shared(shared);
-            lun.unit.gate().release_exclusive(alone);
+            if let Some(place) = place {
+                lun.unit.gate().leave(place);
+            }
+            if matches!(state, State::Receiving { .. } | State::Placing) {
+                lun.land_no_more();
+            }
             lun.active -= 1;
             lun.barriers -= u32::from(slot.is_barrier());
             lun.waiting -= u32::from(matches!(state, State::Blocked(_) | State::Held(_)));
