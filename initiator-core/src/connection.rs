@@ -9,6 +9,7 @@ use iscsi_memory::{ReceiveWindow, SendList};
 use iscsi_proto::connection::{Connection, QueueConnection, QueueMover, StreamConnection, StreamEnd, StreamMover};
 use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, MoverReport, Notification};
 use iscsi_proto::login::{InitiatorLogin, InitiatorStep, LoginError};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{Bhs, LoginRequest, LoginResponse, PduError, RejectReason, Stage};
 use iscsi_proto::time::Instant;
@@ -66,7 +67,7 @@ pub enum ConnectionEnd {
     BadPdu(MalformedPdu),
     /// The target broke a rule.
     #[error("the target broke the protocol: {0}")]
-    Protocol(&'static str),
+    Protocol(Misbehavior),
     /// A status has a StatSN that leaves no way on at ErrorRecoveryLevel 0 (RFC 7143 4.2.2.2): one before it did not
     /// come, or it has the number of one that came before, and its task is open.
     #[error("the target's status has StatSN {got:#x} where {expected:#x} was expected")]

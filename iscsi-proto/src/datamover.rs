@@ -19,6 +19,7 @@ use alloc::sync::Arc;
 
 use iscsi_memory::{Buf, Payload, Region, SessionBuffers};
 
+use crate::misbehavior::Misbehavior;
 use crate::parameters::Parameters;
 use crate::pdu::{Bhs, PduError, Residual};
 use crate::serial::Serial;
@@ -266,7 +267,7 @@ pub enum MalformedPdu {
     WrongLun,
     /// The PDU breaks a rule of the protocol.
     #[error("protocol error: {0}")]
-    Protocol(&'static str),
+    Protocol(#[from] Misbehavior),
 }
 
 /// Why the connection ended.
@@ -300,7 +301,7 @@ pub enum MoverError {
     NotIscsi,
     /// A rule whose breach leaves no way on.
     #[error("protocol error: {0}")]
-    Protocol(&'static str),
+    Protocol(#[from] Misbehavior),
     /// RDMA below the mover failed, or the peer refused or ended it with an error.
     #[error("the RDMA connection failed: {0}")]
     Rdma(&'static str),

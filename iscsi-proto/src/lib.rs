@@ -29,6 +29,7 @@ pub mod digest;
 pub mod isid;
 pub mod keys;
 pub mod login;
+pub mod misbehavior;
 pub mod name;
 pub mod parameters;
 pub mod pdu;

@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::BHS_LEN;
 
 use crate::queue::{RemoteBuffer, Stag};
@@ -84,21 +85,19 @@ pub enum HeaderError {
     HelloLength,
 }
 
-impl HeaderError {
-    /// The sentence for a person.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TooShort => "a message is shorter than the 28 bytes of an iSER header (RFC 7145 9.1)",
-            Self::UnknownOpcode => "a message has an iSER opcode that RFC 7145 9.1 does not assign",
-            Self::HelloLength => "a Hello or HelloReply message is not 28 bytes long (RFC 7145 9.3, 9.4)",
+impl From<HeaderError> for Misbehavior {
+    fn from(error: HeaderError) -> Self {
+        match error {
+            HeaderError::TooShort => Self::IserMessageTooShort,
+            HeaderError::UnknownOpcode => Self::IserOpcode,
+            HeaderError::HelloLength => Self::HelloLength,
         }
     }
 }
 
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        Misbehavior::from(*self).fmt(f)
     }
 }
 

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use iscsi_proto::datamover::{Datamover, TaskHandle};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{
     Bhs, LogoutReason, LogoutRequest, LogoutResponse, Opcode, PduError, RESERVED_TAG, RejectReason, TaskFunction,
     TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
@@ -497,14 +498,14 @@ impl<A: Application> Engine<A> {
         let Some(text) = self.controls.text.as_mut().filter(|text| text.itt == pdu.itt) else { return };
         let data = mover.control_data();
         if text.answer.len() + data.len() > self.limits.text_bytes {
-            return self.fail(ConnectionEnd::Protocol("the answer to a Text Request is longer than the limit"));
+            return self.fail(ConnectionEnd::Protocol(Misbehavior::TextTooLong { limit: self.limits.text_bytes }));
         }
         text.answer.extend_from_slice(data);
         if !pdu.is_final {
             // RFC 7143 11.11.4: the next request copies the TTT (and the LUN) and asks for more with no text of its
             // own.
             if pdu.ttt == RESERVED_TAG {
-                return self.fail(ConnectionEnd::Protocol("a text answer that goes on has no Target Transfer Tag"));
+                return self.fail(ConnectionEnd::Protocol(Misbehavior::TextWithoutTransferTag));
             }
             text.more = Some((pdu.ttt, pdu.lun));
             return self.ask_for_more(mover);

@@ -4,6 +4,7 @@ use alloc::string::String;
 
 use crate::chap::ChapError;
 use crate::keys::KeyError;
+use crate::misbehavior::Misbehavior;
 use crate::pdu::LoginStatus;
 use crate::text::TextError;
 
@@ -59,7 +60,7 @@ pub enum LoginError {
     FieldChanged(&'static str),
     /// A rule of the login phase was broken.
     #[error("protocol error in login: {0}")]
-    Protocol(&'static str),
+    Protocol(#[from] Misbehavior),
     /// A PDU came that does not belong into login, or does not parse.
     #[error("a PDU came that does not belong into the login phase")]
     NotALogin,
@@ -92,13 +93,11 @@ impl LoginError {
                 }
             },
             Self::Version { .. } => LoginStatus::UNSUPPORTED_VERSION,
+            Self::Protocol(misbehavior) => misbehavior.login_status(),
             Self::NotALogin => LoginStatus::INVALID_DURING_LOGIN,
-            Self::Text(_)
-            | Self::Key(_)
-            | Self::FieldChanged(_)
-            | Self::Protocol(_)
-            | Self::TooManyRequests(_)
-            | Self::Over => LoginStatus::INITIATOR_ERROR,
+            Self::Text(_) | Self::Key(_) | Self::FieldChanged(_) | Self::TooManyRequests(_) | Self::Over => {
+                LoginStatus::INITIATOR_ERROR
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::target::LOGIN_SEGMENT;
 use super::{Offer, Serial};
 use crate::chap::{self, ChapInitiator, ChapPolicy, ChapSecret, Credentials, TargetProof, as_pairs};
 use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Senders, shown};
+use crate::misbehavior::Misbehavior;
 use crate::parameters::{Parameters, SessionType};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Stage};
 use crate::text::{
@@ -299,7 +300,7 @@ impl InitiatorLogin {
         if self.outgoing.has_more() {
             // RFC 7143 6.2: our C bit is answered with no data.
             if !data.is_empty() || response.incomplete {
-                return Err(LoginError::Protocol("the target answered before the request was whole"));
+                return Err(LoginError::Protocol(Misbehavior::AnswerBeforeRequestIsWhole));
             }
         } else {
             self.incoming.push(data)?;
@@ -334,15 +335,18 @@ impl InitiatorLogin {
             return Err(LoginError::Version { min: response.version_active });
         }
         if response.csg != self.stage {
-            return Err(LoginError::Protocol("a login response is of another stage than its request"));
+            return Err(LoginError::Protocol(Misbehavior::ResponseOfOtherStage {
+                got: response.csg,
+                expected: self.stage,
+            }));
         }
         // RFC 7143 6.3, 11.13.6: a target grants at most what was asked for.
         if let Some(next) = response.nsg {
             let Some(asked) = self.asked else {
-                return Err(LoginError::Protocol("the target left the stage without being asked to"));
+                return Err(LoginError::Protocol(Misbehavior::LoginTransitionUnasked(next)));
             };
             if next <= self.stage || next > asked {
-                return Err(LoginError::Protocol("the target went to a stage that was not asked for"));
+                return Err(LoginError::Protocol(Misbehavior::LoginTransitionElsewhere { asked, got: next }));
             }
         }
         self.exp_stat_sn = response.stat_sn.next();
@@ -358,7 +362,7 @@ impl InitiatorLogin {
                 address: value.to_string(),
                 permanent: status == LoginStatus::TARGET_MOVED_PERMANENTLY,
             }),
-            None => Err(LoginError::Protocol("the target redirects the login and does not say where to")),
+            None => Err(LoginError::Protocol(Misbehavior::RedirectionWithoutAddress)),
         }
     }
 
@@ -404,9 +408,7 @@ impl InitiatorLogin {
         self.negotiator.receive(operational, out)?;
         // RFC 7143 6.3: MUST NOT end the stage with a key that needs our answer.
         match self.negotiator.owed() {
-            Some(_) if next.is_some() => {
-                Err(LoginError::Protocol("the target ended the stage and offers a key that needs an answer"))
-            }
+            Some(_) if next.is_some() => Err(LoginError::Protocol(Misbehavior::OfferAtTheEndOfAStage)),
             _ => Ok(()),
         }
     }
@@ -449,7 +451,7 @@ impl InitiatorLogin {
             }
             (Some(other), _) => return Err(LoginError::AuthMethodAnswer(shown(other))),
             (None, Some(_)) if !self.method_answered && next.is_none() => {
-                return Err(LoginError::Protocol("the target did not answer AuthMethod"));
+                return Err(LoginError::Protocol(Misbehavior::AuthMethodUnanswered));
             }
             (None, _) => {}
         }
@@ -479,10 +481,10 @@ impl InitiatorLogin {
                 return Err(LoginError::TargetNotAuthenticated);
             }
             Some(_) if pairs.is_empty() && self.wanted.is_none() && out.is_empty() => {
-                return Err(LoginError::Protocol("the target did not continue CHAP"));
+                return Err(LoginError::Protocol(Misbehavior::ChapNotContinued));
             }
             None if !pairs.is_empty() => {
-                return Err(LoginError::Protocol("the target sent CHAP keys, and CHAP is not under way"));
+                return Err(LoginError::Protocol(Misbehavior::ChapKeysFromTarget));
             }
             _ => {}
         }

@@ -7,6 +7,7 @@ use super::ChapAccount;
 use super::error::LoginError;
 use crate::chap::{Account, ChapPolicy, ChapTarget, TargetStep, as_pairs};
 use crate::keys::{Key, KeyError, shown};
+use crate::misbehavior::Misbehavior;
 use crate::text::{NONE, Pair, TextWriter, value};
 
 const CHAP: &str = "CHAP";
@@ -72,7 +73,7 @@ impl Security {
             return Ok(());
         }
         if !matches!(self.state, State::Chap) {
-            return Err(LoginError::Protocol("CHAP keys came where CHAP is not under way"));
+            return Err(LoginError::Protocol(Misbehavior::ChapKeysFromInitiator));
         }
         self.authenticate(&chap, accounts, out)
     }

@@ -9,6 +9,7 @@ use super::security::Security;
 use super::{Admission, Authority, Identity, Refusal};
 use crate::chap::ChapPolicy;
 use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Senders, shown};
+use crate::misbehavior::Misbehavior;
 use crate::parameters::{Parameters, SessionType};
 use crate::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, Stage};
 use crate::serial::Serial;
@@ -226,7 +227,7 @@ impl TargetLogin {
             Ok(request) => Some(self.handle_request(&request, data, authority)),
             Err(_) if bhs.opcode() == Ok(Opcode::LoginRequest) => {
                 let (fixed, _) = self.address_of(bhs);
-                let error = LoginError::Protocol("the header of a login request is malformed");
+                let error = LoginError::Protocol(Misbehavior::LoginHeader);
                 Some(self.refuse(fixed, error))
             }
             Err(_) => {
@@ -296,7 +297,7 @@ impl TargetLogin {
         if self.outgoing.has_more() {
             // RFC 7143 6.2: our C bit is answered with no data.
             if !data.is_empty() || request.incomplete {
-                return Err(LoginError::Protocol("a request with text came while the answer was to be continued"));
+                return Err(LoginError::Protocol(Misbehavior::TextWhileAnswerContinues));
             }
         } else {
             self.incoming.push(data)?;
@@ -338,13 +339,14 @@ impl TargetLogin {
             return Err(LoginError::TooManyRequests(self.config.max_requests));
         }
         if request.csg != self.stage {
-            return Err(LoginError::Protocol("a login request is of another stage than login is in"));
+            return Err(LoginError::Protocol(Misbehavior::RequestOfOtherStage {
+                got: request.csg,
+                expected: self.stage,
+            }));
         }
         // RFC 7143 6.3: the table of transitions has no way back and none to the same stage.
-        if request.nsg.is_some_and(|next| next <= self.stage) {
-            return Err(LoginError::Protocol(
-                "a login request asks for a transition to a stage that is not behind its own",
-            ));
+        if let Some(to) = request.nsg.filter(|next| *next <= self.stage) {
+            return Err(LoginError::Protocol(Misbehavior::LoginTransition { from: self.stage, to }));
         }
         Ok(())
     }
@@ -418,7 +420,7 @@ impl TargetLogin {
             Some(_) => return Err(KeyError::Repeated(key).into()),
             None if self.admitted.is_some() && key != Key::InitiatorAlias => {
                 // RFC 7143 6.3: the names come with the first request.
-                return Err(LoginError::Protocol("a name or session type came after the first request"));
+                return Err(LoginError::Protocol(Misbehavior::LateName));
             }
             None => {}
         }

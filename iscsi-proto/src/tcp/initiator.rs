@@ -8,6 +8,7 @@ use super::receive::Purpose;
 use super::send::HeldId;
 use super::{State, TcpMover};
 use crate::datamover::{MalformedPdu, SendCommand, TaskBuffers, TaskHandle};
+use crate::misbehavior::Misbehavior;
 use crate::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, ResponseCode, ScsiResponse};
 
 /// One command under way.
@@ -160,24 +161,33 @@ impl TcpMover {
         let (max_burst, in_order) = (self.limits.max_burst, self.limits.sequence_in_order);
         let (slot, command) = self.initiator.named(r2t.itt).ok_or(MalformedPdu::UnknownTask)?;
         let Some(held) = command.out else {
-            return Err(MalformedPdu::Protocol("an R2T came for a command that sends no data"));
+            return Err(MalformedPdu::Protocol(Misbehavior::R2tWithoutDataOut));
         };
         let length = r2t.desired_data_transfer_length;
         let end = u64::from(r2t.buffer_offset) + u64::from(length);
         if length > max_burst {
-            return Err(MalformedPdu::Protocol("an R2T asks for more than MaxBurstLength"));
+            return Err(MalformedPdu::Protocol(Misbehavior::R2tAboveMaxBurstLength {
+                desired: length,
+                max_burst_length: max_burst,
+            }));
         }
         // The sum is bounded too, so that a peer cannot have the same bytes queued again and again.
         if end > u64::from(command.out_len) || length > command.unsent {
-            return Err(MalformedPdu::Protocol("an R2T asks for data beyond the command's"));
+            return Err(MalformedPdu::Protocol(Misbehavior::R2tBeyondData {
+                buffer_offset: r2t.buffer_offset,
+                desired: length,
+            }));
         }
         if in_order && r2t.buffer_offset != command.next_r2t {
-            return Err(MalformedPdu::Protocol("an R2T is out of order, and DataSequenceInOrder is Yes"));
+            return Err(MalformedPdu::Protocol(Misbehavior::R2tOutOfOrder {
+                buffer_offset: r2t.buffer_offset,
+                expected: command.next_r2t,
+            }));
         }
         // RFC 7143 4.2.2.4 counts R2Ts of a bidirectional command together with its Data-In; its own example A.3.3
         // counts them apart. Both are taken.
         if r2t.r2t_sn != command.input_sn && !(command.bidirectional && r2t.r2t_sn == command.r2t_sn) {
-            return Err(MalformedPdu::Protocol("an R2T has an unexpected R2TSN"));
+            return Err(MalformedPdu::Protocol(Misbehavior::R2tSn { got: r2t.r2t_sn, expected: command.input_sn }));
         }
         command.input_sn = command.input_sn.wrapping_add(1);
         command.r2t_sn = command.r2t_sn.wrapping_add(1);
@@ -211,14 +221,20 @@ impl TcpMover {
         let room = self.sinks.get(usize::from(slot)).and_then(Option::as_ref).map_or(0, Payload::len);
         let end = u64::from(pdu.buffer_offset) + u64::from(bhs.data_segment_len());
         if end > room as u64 {
-            return Err(MalformedPdu::Protocol("a Data-In lies outside the command's buffer"));
+            return Err(MalformedPdu::Protocol(Misbehavior::DataInBeyondBuffer {
+                buffer_offset: pdu.buffer_offset,
+                len: bhs.data_segment_len(),
+            }));
         }
         let own = command.input_sn.wrapping_sub(command.r2t_sn);
         if pdu.data_sn != command.input_sn && !(command.bidirectional && pdu.data_sn == own) {
-            return Err(MalformedPdu::Protocol("a Data-In has an unexpected DataSN"));
+            return Err(MalformedPdu::Protocol(Misbehavior::DataInSn { got: pdu.data_sn, expected: command.input_sn }));
         }
         if in_order && pdu.buffer_offset < command.next_in {
-            return Err(MalformedPdu::Protocol("a Data-In overlays data that came before"));
+            return Err(MalformedPdu::Protocol(Misbehavior::DataInOverlap {
+                buffer_offset: pdu.buffer_offset,
+                expected: command.next_in,
+            }));
         }
         command.input_sn = command.input_sn.wrapping_add(1);
         command.next_in = end as u32;

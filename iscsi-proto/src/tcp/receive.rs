@@ -8,6 +8,7 @@ use super::{Role, State, TcpMover};
 use crate::connection::StreamEnd;
 use crate::datamover::{MalformedPdu, MoverError, Notification};
 use crate::digest::{Crc32c, crc32c};
+use crate::misbehavior::Misbehavior;
 use crate::pdu::{BHS_LEN, Bhs, LoginRequest, Opcode, padding};
 
 mod payload;
@@ -416,9 +417,7 @@ impl TcpMover {
                     return Step::On;
                 }
                 if opcode == Opcode::ScsiResponse as u8 && self.misses_data(&bhs) {
-                    let error = MalformedPdu::Protocol(
-                        "data are missing: a SCSI Response counts more Data-In and R2T PDUs than came",
-                    );
+                    let error = MalformedPdu::Protocol(Misbehavior::DataMissing { exp_data_sn: bhs.u32_at::<36>() });
                     self.receive.staging.consume(header_len);
                     self.receive.begin_payload(&bhs, Purpose::Malformed(error));
                     return Step::On;
@@ -428,7 +427,7 @@ impl TcpMover {
         let malformed = match bhs.opcode() {
             Err(error) => MalformedPdu::Header(error),
             Ok(opcode) if opcode.is_request() != (self.role == Role::Target) => {
-                MalformedPdu::Protocol("a PDU came that the peer's role never sends")
+                MalformedPdu::Protocol(Misbehavior::OpcodeOfOtherRole(opcode))
             }
             Ok(_) => return self.whole(header_len, len),
         };

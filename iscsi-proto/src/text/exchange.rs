@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use super::{TextBuffer, TextError, TextLimits, TextPieces, TextWriter};
+use crate::misbehavior::Misbehavior;
 use crate::pdu::{RESERVED_TAG, TextRequest, TextResponse};
 use crate::serial::Serial;
 
@@ -21,7 +22,7 @@ pub enum TextExchangeError {
     StaleTag(u32),
     /// A rule of the exchange was broken.
     #[error("protocol error in a text exchange: {0}")]
-    Protocol(&'static str),
+    Protocol(#[from] Misbehavior),
     /// It does not end.
     #[error("the text exchange did not end within {0} PDUs")]
     TooManyPdus(u32),
@@ -96,9 +97,7 @@ impl TextResponder {
         if exchange.pieces.has_more() {
             // RFC 7143 6.2: the answer to a C bit has no data.
             if !data.is_empty() || request.incomplete {
-                return Err(TextExchangeError::Protocol(
-                    "a request with data came while an answer was to be continued",
-                ));
+                return Err(TextExchangeError::Protocol(Misbehavior::TextWhileAnswerContinues));
             }
             let step = self.respond(exchange);
             return Ok(step);
@@ -242,14 +241,14 @@ impl TextAsker {
     pub fn handle_response(&mut self, response: &TextResponse, data: &[u8]) -> Result<AskerStep, TextExchangeError> {
         let protocol = |what| Err(TextExchangeError::Protocol(what));
         if self.done {
-            return protocol("a text response came after the last");
+            return protocol(Misbehavior::TextAfterTheLast);
         }
         if response.itt != self.itt {
-            return protocol("a text response has another task tag than its request");
+            return protocol(Misbehavior::TextOfOtherTask { got: response.itt, expected: self.itt });
         }
         // RFC 7143 11.11.1, 11.11.2.
         if !response.is_final && response.ttt == RESERVED_TAG {
-            return protocol("a text response without the F bit has no Target Transfer Tag");
+            return protocol(Misbehavior::TextWithoutTransferTag);
         }
         self.responses += 1;
         if self.responses > Self::MAX_RESPONSES {
@@ -257,7 +256,7 @@ impl TextAsker {
         }
         if self.pieces.has_more() {
             if response.is_final || response.incomplete || !data.is_empty() {
-                return protocol("the target answered before the question was whole");
+                return protocol(Misbehavior::AnswerBeforeRequestIsWhole);
             }
         } else {
             self.answer.push(data)?;

@@ -3,6 +3,7 @@
 use iscsi_memory::{Buf, Payload, Region};
 use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, Notification, SendCommand, TaskHandle};
 use iscsi_proto::parameters::{Digest, Parameters};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
@@ -119,17 +120,31 @@ fn r2ts_are_served_in_order() {
     );
 }
 
+/// What the peer did wrong, where that is all that is told.
+fn misbehavior(told: &[Notification]) -> Misbehavior {
+    let [Notification::Malformed { error: MalformedPdu::Protocol(what), .. }] = told else { panic!("{told:?}") };
+    *what
+}
+
 #[test]
 fn an_r2t_out_of_bounds_is_refused() {
     let p = Parameters { initial_r2t: true, immediate_data: false, ..parameters() };
-    let bad = [r2t(0, 0, 5001), r2t(0, 0, 4097), r2t(0, 4, 100), r2t(1, 0, 100), r2t(0, 4999, 2), r2t(0, u32::MAX, 9)];
-    for bhs in bad {
+    let above = |desired| Misbehavior::R2tAboveMaxBurstLength { desired, max_burst_length: 4096 };
+    let beyond = |buffer_offset, desired| Misbehavior::R2tBeyondData { buffer_offset, desired };
+    let bad = [
+        (r2t(0, 0, 5001), above(5001)),
+        (r2t(0, 0, 4097), above(4097)),
+        (r2t(0, 4, 100), Misbehavior::R2tOutOfOrder { buffer_offset: 4, expected: 0 }),
+        (r2t(1, 0, 100), Misbehavior::R2tSn { got: 1, expected: 0 }),
+        (r2t(0, 4999, 2), beyond(4999, 2)),
+        (r2t(0, u32::MAX, 9), beyond(u32::MAX, 9)),
+    ];
+    for (bhs, what) in bad {
         let mut mover = initiator(&p);
         start(&mut mover, 5000, 0);
         take_all(&mut mover);
         give(&mut mover, &pdu(bhs, &[], &p));
-        let told = drain(&mut mover);
-        assert!(matches!(told[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]), "{told:?}");
+        assert_eq!(misbehavior(&drain(&mut mover)), what);
         assert_eq!(mover.backlog(), 0);
     }
     // The same bytes again and again, where the order of sequences is free.
@@ -139,7 +154,7 @@ fn an_r2t_out_of_bounds_is_refused() {
     for r2t_sn in 0..2 {
         give(&mut mover, &pdu(r2t(r2t_sn, 0, 3000), &[], &p));
     }
-    assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]));
+    assert_eq!(misbehavior(&drain(&mut mover)), beyond(0, 3000));
 }
 
 #[test]
@@ -184,19 +199,27 @@ fn a_response_that_counts_more_pdus_than_came_tells_of_lost_data() {
         };
         give(&mut mover, &pdu(response.emit(), &[], &p));
         let told = drain(&mut mover);
-        let named = matches!(told[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]);
-        assert_eq!(named, lost, "{exp_data_sn}: {told:?}");
+        if lost {
+            assert_eq!(misbehavior(&told), Misbehavior::DataMissing { exp_data_sn });
+        } else {
+            assert!(matches!(told[..], [Notification::Control(_)]), "{exp_data_sn}: {told:?}");
+        }
     }
 }
 
 #[test]
 fn data_in_out_of_bounds_or_order_are_refused() {
     let p = parameters();
-    for (bhs, len) in [(data_in(0, 100), 413), (data_in(1, 0), 100), (data_in(0, u32::MAX), 100)] {
+    let beyond = |buffer_offset, len| Misbehavior::DataInBeyondBuffer { buffer_offset, len };
+    for (bhs, len, what) in [
+        (data_in(0, 100), 413, beyond(100, 413)),
+        (data_in(1, 0), 100, Misbehavior::DataInSn { got: 1, expected: 0 }),
+        (data_in(0, u32::MAX), 100, beyond(u32::MAX, 100)),
+    ] {
         let mut mover = initiator(&p);
         start(&mut mover, 0, 512);
         give(&mut mover, &pdu(bhs, &vec![1; len], &p));
-        assert!(matches!(drain(&mut mover)[..], [Notification::Malformed { error: MalformedPdu::Protocol(_), .. }]));
+        assert_eq!(misbehavior(&drain(&mut mover)), what);
         let Some(Payload::Buf(buf)) = mover.deallocate_task_resources(TASK).data_in else { panic!() };
         assert_eq!(buf[..], [0; 512]);
     }

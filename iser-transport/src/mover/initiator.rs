@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 
 use iscsi_memory::{Buf, Payload};
 use iscsi_proto::datamover::{MoverError, Notification, SendCommand, TaskBuffers, TaskHandle};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse, TaskFunction, TaskManagementRequest};
 use scsi_proto::{Sense, SenseKey, Status};
 
@@ -100,7 +101,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// RFC 7145 5.1.3, 9.4.
     pub(super) fn hello_reply(&mut self, reply: HelloReply) -> Option<Notification> {
         if !core::mem::take(&mut self.send.awaits_hello) {
-            return self.broken("a HelloReply came, and no Hello waits for one (RFC 7145 5.1.3)");
+            return self.broken(Misbehavior::HelloReplyUnasked);
         }
         if reply.rejected || reply.current_version != VERSION {
             self.fail(MoverError::Rdma("the target rejected the iSER Hello: its version, or its read depth"));
@@ -246,7 +247,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// A PDU of the Full Feature Phase came from the target.
     pub(super) fn response(&mut self, bhs: &Bhs, invalidated: Option<Stag>) -> Option<Notification> {
         if self.send.awaits_hello {
-            return self.broken("the first message was no HelloReply, which login asked for (RFC 7145 10.1.3.4)");
+            return self.broken(Misbehavior::HelloReplyMissing);
         }
         let task = TaskHandle::from_itt(bhs.itt());
         let answers = bhs.opcode() == Ok(Opcode::ScsiResponse);
@@ -255,13 +256,13 @@ impl<Q: QueuePair> IserMover<Q> {
         match (&command, invalidated) {
             (_, None) => {}
             (Some(command), Some(stag)) if command.data_in.is_at(stag) || command.data_out.is_at(stag) => {}
-            _ => return self.broken("the target invalidated an STag that is not one of the task that it answers"),
+            (_, Some(stag)) => return self.broken(Misbehavior::ForeignStagInvalidated(stag.0)),
         }
         if let Some(command) = command
             && !command.answered
         {
             if command.held {
-                return self.broken("a SCSI Response came for a command that was not sent");
+                return self.broken(Misbehavior::ResponseToUnsentCommand);
             }
             command.answered = true;
             let (expected, bidirectional) = (command.expected_in, command.bidirectional);

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::parameters::Parameters;
 use iscsi_proto::pdu::{BHS_LEN, Bhs, Opcode};
 use iscsi_proto::tcp::Role;
@@ -193,8 +194,8 @@ impl<Q: QueuePair> IserMover<Q> {
 
     /// A rule is broken that leaves no way on (RFC 7145 10.1.3.3, 10.1.3.4).
     #[cold]
-    pub(super) fn broken(&mut self, why: &'static str) -> Option<Notification> {
-        self.fail(MoverError::Protocol(why));
+    pub(super) fn broken(&mut self, misbehavior: Misbehavior) -> Option<Notification> {
+        self.fail(MoverError::Protocol(misbehavior));
         None
     }
 
@@ -205,17 +206,17 @@ impl<Q: QueuePair> IserMover<Q> {
         let header = buf.get(HEADER_LEN..len).and_then(<[u8]>::first_chunk::<BHS_LEN>).map(|bhs| Bhs(*bhs));
         self.receive.message = Some(buf);
         let control = match parsed {
-            Err(error) => return self.broken(error.as_str()),
+            Err(error) => return self.broken(error.into()),
             Ok(Header::Control(control)) => control,
-            Ok(_) if !self.full_feature => return self.broken("a Hello came before login was over (RFC 7145 5.1.3)"),
+            Ok(_) if !self.full_feature => return self.broken(Misbehavior::HelloInLogin),
             Ok(Header::Hello(hello)) if self.config.role == Role::Target => return self.hello(hello),
             Ok(Header::HelloReply(reply)) if self.config.role == Role::Initiator => return self.hello_reply(reply),
             Ok(_) => {
-                return self.broken("a Hello came from a target, or a HelloReply from an initiator (RFC 7145 5.1.3)");
+                return self.broken(Misbehavior::HelloOfOtherRole);
             }
         };
         let Some(bhs) = header else {
-            return self.broken("a message is too short for a PDU's header (RFC 7145 9.2)");
+            return self.broken(Misbehavior::IserPduTooShort);
         };
         let (ahs, mut data) = (bhs.ahs_len(), bhs.data_segment_len());
         if self.lacks_immediate_data(&bhs, &control, len) {
@@ -228,7 +229,7 @@ impl<Q: QueuePair> IserMover<Q> {
         let end = HEADERS_LEN + ahs + data as usize;
         // The lengths of the PDU say it all; its padding may be there or not.
         if len < end || len > HEADERS_LEN + ahs + padded(data) as usize {
-            return self.broken("a message is not as long as its PDU's header says");
+            return self.broken(Misbehavior::IserPduLength { got: len, expected: end });
         }
         self.receive.ahs = Span { start: HEADERS_LEN, len: ahs };
         let data = Span { start: HEADERS_LEN + ahs, len: data as usize };
@@ -258,10 +259,10 @@ impl<Q: QueuePair> IserMover<Q> {
             Role::Initiator => matches!(opcode, Ok(Opcode::LoginResponse | Opcode::Reject)),
         };
         if !expected {
-            return self.broken("a PDU that is none of login came before login was over (RFC 7143 6.3)");
+            return self.broken(Misbehavior::NoLoginPdu);
         }
         if invalidated.is_some() {
-            return self.broken("a login PDU invalidates an STag");
+            return self.broken(Misbehavior::LoginInvalidatesStag);
         }
         self.receive.data = data;
         Some(Notification::Control(*bhs))
@@ -279,9 +280,9 @@ impl<Q: QueuePair> IserMover<Q> {
         let malformed = match bhs.opcode() {
             Err(error) => MalformedPdu::Header(error),
             // RFC 7145 7.3.5, 7.3.6: what they do is done by RDMA Write and RDMA Read.
-            Ok(Opcode::DataIn | Opcode::R2t) => MalformedPdu::Protocol("a Data-In or R2T PDU crossed iSER"),
+            Ok(opcode @ (Opcode::DataIn | Opcode::R2t)) => MalformedPdu::Protocol(Misbehavior::DataPduOverIser(opcode)),
             Ok(opcode) if opcode.is_request() != (self.config.role == Role::Target) => {
-                MalformedPdu::Protocol("a PDU came that the peer's role never sends")
+                MalformedPdu::Protocol(Misbehavior::OpcodeOfOtherRole(opcode))
             }
             Ok(opcode) => {
                 return match self.config.role {

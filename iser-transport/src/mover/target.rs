@@ -2,6 +2,7 @@
 
 use iscsi_memory::{Lease, Payload};
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification, PutData, Source, TaskStatus};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{Ahs, AhsIter, BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, ResponseCode, ScsiResponse};
 
 use super::fetch::Transfers;
@@ -60,7 +61,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// RFC 7145 5.1.3. It is answered where login did not ask for it, too: initiators of RFC 5046 send it unasked.
     pub(super) fn hello(&mut self, hello: Hello) -> Option<Notification> {
         if !self.receive.first {
-            return self.broken("a Hello came after another message (RFC 7145 5.1.3)");
+            return self.broken(Misbehavior::LateHello);
         }
         self.receive.first = false;
         let versions = hello.min_version <= VERSION && VERSION <= hello.max_version;
@@ -87,7 +88,7 @@ impl<Q: QueuePair> IserMover<Q> {
         data: Span,
     ) -> Option<Notification> {
         if self.send.awaits_hello {
-            return self.broken("the first message was no Hello, which login asked for (RFC 7145 10.1.3.4)");
+            return self.broken(Misbehavior::HelloMissing);
         }
         match opcode {
             Opcode::ScsiCommand => self.begin_command(control, bhs, data),
@@ -95,9 +96,7 @@ impl<Q: QueuePair> IserMover<Q> {
                 let malformed = match DataOut::parse(bhs) {
                     Err(error) => MalformedPdu::Header(error),
                     // RFC 7145 7.3.4.
-                    Ok(pdu) if pdu.ttt != RESERVED_TAG => {
-                        MalformedPdu::Protocol("a solicited Data-Out crossed iSER: RDMA Read does its work")
-                    }
+                    Ok(pdu) if pdu.ttt != RESERVED_TAG => MalformedPdu::Protocol(Misbehavior::SolicitedDataOutOverIser),
                     Ok(pdu) => match self.data_out(&pdu, data) {
                         Ok(()) => return None,
                         Err(error) => error,
@@ -107,7 +106,7 @@ impl<Q: QueuePair> IserMover<Q> {
             }
             // RFC 7145 7.3.11: its Reject is a "protocol error", whatever it would be over TCP.
             Opcode::SnackRequest => {
-                Some(Notification::Malformed { bhs: *bhs, error: MalformedPdu::Protocol("a SNACK crossed iSER") })
+                Some(Notification::Malformed { bhs: *bhs, error: MalformedPdu::Protocol(Misbehavior::SnackOverIser) })
             }
             _ => {
                 self.show_data(data);
@@ -135,12 +134,10 @@ impl<Q: QueuePair> IserMover<Q> {
         let write_len = if write { expected } else { 0 };
         // RFC 7145 9.2, 10.1.3.3.
         let wrong = match (control.read, control.write) {
-            (Some(_), _) if !read => Some("a command that reads nothing advertises a Read STag"),
-            (_, Some(_)) if !write => Some("a command that writes nothing advertises a Write STag"),
-            (None, _) if read_len > 0 => Some("a command that reads data advertises no Read STag (RFC 7145 7.3.1)"),
-            (_, None) if is_final && write_len > immediate => {
-                Some("a command whose data are not all immediate advertises no Write STag (RFC 7145 7.3.1)")
-            }
+            (Some(_), _) if !read => Some(Misbehavior::ReadStagWithoutRead),
+            (_, Some(_)) if !write => Some(Misbehavior::WriteStagWithoutWrite),
+            (None, _) if read_len > 0 => Some(Misbehavior::ReadStagMissing),
+            (_, None) if is_final && write_len > immediate => Some(Misbehavior::WriteStagMissing),
             _ => None,
         };
         if let Some(wrong) = wrong {
@@ -288,9 +285,7 @@ impl<Q: QueuePair> IserMover<Q> {
                 Some(Tag { read_len: 0, .. }) => self.drop_source(data),
                 _ => {
                     self.drop_source(data);
-                    self.fail(MoverError::Protocol(
-                        "read data belong to a command whose Read STag is not known any more",
-                    ));
+                    self.fail(MoverError::Protocol(Misbehavior::ReadStagForgotten));
                     return;
                 }
             }

@@ -232,7 +232,7 @@ impl LoginPhase {
                 LoginOutcome::Continue => mover.send_control(response, &data),
                 LoginOutcome::Established(grant) => {
                     let Some(entry) = self.authority.entry.take() else {
-                        return Err(EndReason::Protocol("login ended without a session"));
+                        return Err(EndReason::Login(LoginError::Denied(LoginStatus::TARGET_ERROR.into())));
                     };
                     let barrier = self.authority.barrier.clone();
                     return Ok(Some(LoggedIn { entry, barrier, response: (response, data), grant }));

@@ -50,6 +50,7 @@ use alloc::sync::Arc;
 use iscsi_memory::{BufferBudget, WorkerPool};
 use iscsi_proto::datamover::MoverError;
 use iscsi_proto::login::LoginError;
+use iscsi_proto::misbehavior::Misbehavior;
 
 pub use limits::Limits;
 pub use target_connection::TargetConnection;
@@ -149,7 +150,7 @@ pub enum EndReason {
     Gap,
     /// The initiator breaks the protocol in a way that leaves no way on.
     #[error("protocol error: {0}")]
-    Protocol(&'static str),
+    Protocol(Misbehavior),
     /// Another session told it to.
     #[error("the session was ended: {0:?}")]
     Told(EndCause),

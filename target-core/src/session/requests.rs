@@ -2,6 +2,7 @@
 
 use iscsi_memory::Payload;
 use iscsi_proto::datamover::{Datamover, Notification, TaskHandle};
+use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{Ahs, AhsIter, Bhs, Opcode, PduError, RESERVED_TAG, RejectReason, ScsiCommand};
 use iscsi_proto::serial::Serial;
 
@@ -156,7 +157,7 @@ impl Session {
         if self.held.add(cmd_sn, *bhs, connection.mover.control_ahs(), connection.mover.control_data(), deadline) {
             Ok(())
         } else {
-            Err(EndReason::Protocol("too much came ahead of a CmdSN that is missing"))
+            Err(EndReason::Protocol(Misbehavior::TooMuchAheadOfCmdSn))
         }
     }
 

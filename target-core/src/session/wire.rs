@@ -12,7 +12,7 @@ pub(super) fn malformed(error: &MalformedPdu) -> RejectReason {
         MalformedPdu::DataDigest => RejectReason::DataDigestError,
         // Note 2 of RFC 7143 11.17.1: an invalid TTT or ITT, or the LUN that qualifies a TTT.
         MalformedPdu::UnknownTask | MalformedPdu::WrongLun => RejectReason::InvalidPduField,
-        MalformedPdu::Protocol(_) => RejectReason::ProtocolError,
+        MalformedPdu::Protocol(misbehavior) => misbehavior.reject_reason(),
     }
 }
 
@@ -29,8 +29,7 @@ pub(super) fn header(error: &PduError) -> RejectReason {
 pub(super) fn text(error: &TextExchangeError) -> RejectReason {
     match error {
         TextExchangeError::StaleTag(_) => RejectReason::InvalidPduField,
-        TextExchangeError::Text(_) | TextExchangeError::Protocol(_) | TextExchangeError::TooManyPdus(_) => {
-            RejectReason::ProtocolError
-        }
+        TextExchangeError::Protocol(misbehavior) => misbehavior.reject_reason(),
+        TextExchangeError::Text(_) | TextExchangeError::TooManyPdus(_) => RejectReason::ProtocolError,
     }
 }

@@ -107,7 +107,7 @@ fn an_initiator_bends_to_its_peers() {
     );
     let error = initiator.handle_response(&response, &data);
     // TaskReporting was not offered, and an offer of the target needs an answer.
-    assert!(matches!(error, Err(LoginError::Protocol(_))));
+    assert!(matches!(error, Err(LoginError::Protocol(Misbehavior::OfferAtTheEndOfAStage))), "{error:?}");
     let mut initiator = InitiatorLogin::new(wishes(), [9; 64]);
     initiator.first_request();
     let data = &data[..data.len() - "TaskReporting=RFC3720\0".len()];

@@ -10,6 +10,7 @@ use super::*;
 use crate::chap::{Algorithm, ChapPolicy, ChapSecret, TargetProof};
 use crate::datamover::Caps;
 use crate::keys::{Key, KeyError};
+use crate::misbehavior::Misbehavior;
 use crate::parameters::{Digest, Parameters};
 use crate::pdu::{Bhs, LoginRequest, LoginResponse, NopOut, RESERVED_TAG, Stage};
 use crate::text::{Pairs, TextError, TextLimits};

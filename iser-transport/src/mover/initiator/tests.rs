@@ -310,7 +310,7 @@ fn a_hello_that_is_rejected_or_not_answered_ends_the_connection() {
     let mut rig = Rig::with(&hello, 64);
     rig.mover.queue.work.clear();
     rig.come(&message(Bhs::new(Opcode::NopIn), &[]), None);
-    assert!(matches!(rig.terminated(), MoverError::Protocol(why) if why.contains("HelloReply")));
+    assert!(matches!(rig.terminated(), MoverError::Protocol(Misbehavior::HelloReplyMissing)));
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn an_stag_that_the_target_invalidates_is_the_tasks_own() {
         let sent = rig.sent();
         let stag = |at: usize| sent[at].header.read.unwrap().stag;
         rig.answer(&response(0), &[], Some(invalidate(stag(0), stag(1))));
-        assert!(matches!(rig.terminated(), MoverError::Protocol(why) if why.contains("STag")));
+        assert!(matches!(rig.terminated(), MoverError::Protocol(Misbehavior::ForeignStagInvalidated(_))));
         for slot in 0..2 {
             assert!(rig.mover.deallocate_task_resources(task(slot)).data_in.is_some());
         }

@@ -121,7 +121,7 @@ fn an_answer_to_a_command_that_waits_is_a_protocol_error() {
     rig.read(0, 512);
     rig.read(1, 512);
     rig.answer(&response(1), &[], None);
-    assert!(matches!(rig.terminated(), MoverError::Protocol(why) if why.contains("not sent")));
+    assert!(matches!(rig.terminated(), MoverError::Protocol(Misbehavior::ResponseToUnsentCommand)));
     for slot in 0..2 {
         assert!(rig.mover.deallocate_task_resources(task(slot)).data_in.is_some());
     }
