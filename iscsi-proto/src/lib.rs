@@ -38,3 +38,4 @@ pub mod tcp;
 pub mod text;
 pub mod time;
 pub mod unexpected;
+pub mod unsolicited;

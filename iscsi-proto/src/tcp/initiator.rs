@@ -10,6 +10,7 @@ use super::{State, TcpMover};
 use crate::datamover::{MalformedPdu, SendCommand, TaskBuffers, TaskHandle};
 use crate::misbehavior::Misbehavior;
 use crate::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, ResponseCode, ScsiResponse};
+use crate::unsolicited::UnsolicitedLengths;
 
 /// One command under way.
 #[derive(Debug, Default)]
@@ -81,9 +82,8 @@ impl TcpMover {
         self.give_sink(task.slot, data_in);
 
         let limits = &self.limits;
-        let first_burst = limits.first_burst.min(out_len);
-        let immediate = if limits.immediate_data { first_burst.min(limits.send_segment) } else { 0 };
-        let unsolicited = if limits.initial_r2t { immediate } else { first_burst };
+        let UnsolicitedLengths { immediate, total: unsolicited } =
+            limits.unsolicited.lengths(out_len, limits.send_segment);
         if let Some(place) = self.initiator.commands.get_mut(slot) {
             *place = Command {
                 active: true,

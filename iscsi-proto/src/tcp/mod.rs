@@ -34,6 +34,7 @@ use crate::datamover::{
 };
 use crate::parameters::{Digest, Parameters};
 use crate::pdu::{Bhs, Opcode};
+use crate::unsolicited::UnsolicitedRules;
 
 mod initiator;
 mod landing;
@@ -111,9 +112,7 @@ struct Limits {
     /// The most that we send in one PDU.
     send_segment: u32,
     max_burst: u32,
-    first_burst: u32,
-    initial_r2t: bool,
-    immediate_data: bool,
+    unsolicited: UnsolicitedRules,
     max_outstanding_r2t: u16,
     pdu_in_order: bool,
     sequence_in_order: bool,
@@ -131,9 +130,7 @@ impl Limits {
             send_segment,
             max_burst,
             single: copy_limit.min(send_segment.min(max_burst) as usize),
-            first_burst: parameters.first_burst_length,
-            initial_r2t: parameters.initial_r2t,
-            immediate_data: parameters.immediate_data,
+            unsolicited: UnsolicitedRules::of(parameters),
             max_outstanding_r2t: parameters.max_outstanding_r2t.max(1),
             pdu_in_order: parameters.data_pdu_in_order,
             sequence_in_order: parameters.data_sequence_in_order,

@@ -266,8 +266,7 @@ impl TcpMover {
         // F and W set, R clear.
         bhs.0[FLAGS] & 0xe0 == 0xa0
             && len == bhs.u32_at::<EXPECTED_DATA_TRANSFER_LENGTH>()
-            && len <= self.limits.first_burst
-            && self.limits.immediate_data
+            && self.limits.unsolicited.allow_immediate(len)
             && !self.receive.data_digest
             && self.receive.staging.len() >= padded(len as usize)
     }
@@ -442,7 +441,7 @@ impl TcpMover {
     #[cold]
     fn check_immediate(&mut self, bhs: &Bhs, header_len: usize) -> Option<Step> {
         let len = bhs.data_segment_len();
-        if len > self.limits.first_burst {
+        if len > self.limits.unsolicited.first_burst_length {
             // More than may come with a command: it is refused for that, and staging is not to hold it.
             return None;
         }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use super::TcpMover;
 use crate::datamover::DataError;
 use crate::pdu::Bhs;
+use crate::unsolicited::UnsolicitedBurst;
 
 mod answer;
 mod transfer;
@@ -45,12 +46,7 @@ struct Transfer {
     itt: u32,
     /// Bytes wanted in all.
     wanted: u32,
-    /// The most that may come unsolicited.
-    unsolicited_limit: u32,
-    /// Whether FirstBurstLength is what makes the limit, not the command's own length.
-    limited_by_first_burst: bool,
-    /// Immediate bytes: where unsolicited Data-Out begins.
-    immediate: u32,
+    unsolicited: UnsolicitedBurst,
     /// Bytes of all bursts that have ended, and of the unsolicited burst under way. The oldest outstanding R2T begins
     /// here.
     received: u32,

@@ -2,8 +2,8 @@
 
 use iscsi_memory::{Buf, Payload, Region};
 use iscsi_proto::datamover::{Datamover, MalformedPdu, MoverError, Notification, SendCommand, TaskHandle};
-use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::misbehavior::Misbehavior;
+use iscsi_proto::parameters::{Digest, Parameters};
 use iscsi_proto::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use iscsi_memory::{Lease, Payload};
 use iscsi_proto::datamover::{DataError, GetData, MalformedPdu, MoverError, Notification, TaskBuffers, TaskHandle};
 use iscsi_proto::pdu::DataOut;
+use iscsi_proto::unsolicited::{UnsolicitedBurst, UnsolicitedRules};
 
 use super::receive::Span;
 use super::tags::Unsolicited;
@@ -20,12 +21,7 @@ struct Transfer {
     itt: u32,
     /// Bytes wanted in all.
     wanted: u32,
-    /// The most that may come unsolicited.
-    unsolicited_limit: u32,
-    /// Whether FirstBurstLength is what makes the limit, not the command's own length.
-    limited_by_first_burst: bool,
-    /// Immediate bytes: where unsolicited Data-Out begins.
-    immediate: u32,
+    unsolicited: UnsolicitedBurst,
     /// Bytes in place.
     received: u32,
     data_sn: u32,
@@ -69,37 +65,6 @@ impl Transfers {
 }
 
 impl Transfer {
-    fn too_much(&self) -> DataError {
-        if self.limited_by_first_burst {
-            DataError::UnexpectedUnsolicitedData
-        } else {
-            DataError::IncorrectAmountOfData
-        }
-    }
-
-    /// Checks an unsolicited Data-Out against its sequence (RFC 7143 11.7, 13.14).
-    fn check_unsolicited(&self, pdu: &DataOut, len: usize, in_order: bool) -> Result<(), DataError> {
-        let limit = u64::from(self.unsolicited_limit);
-        let count = u64::from(self.received) + len as u64;
-        if count > limit {
-            return Err(self.too_much());
-        }
-        let end = u64::from(pdu.buffer_offset) + len as u64;
-        let in_place = if in_order {
-            pdu.buffer_offset == self.received
-        } else {
-            pdu.buffer_offset >= self.immediate && end <= limit
-        };
-        if pdu.data_sn != self.data_sn || !in_place {
-            return Err(DataError::OutOfSequence);
-        }
-        // RFC 7143 11.4.7.2: an unsolicited burst that ends is as long as it may be.
-        if pdu.is_final && count != limit {
-            return Err(DataError::IncorrectAmountOfData);
-        }
-        Ok(())
-    }
-
     /// Takes data that came in a message. Gives how many of them have a place.
     fn place(&mut self, at: u32, data: &[u8]) -> usize {
         let at = at as usize;
@@ -134,16 +99,15 @@ impl<Q: QueuePair> IserMover<Q> {
         // RFC 7145 6.9: the base offset is that of all the data where the initiator declared so. Those that declare
         // nothing advertise what is left behind the unsolicited data.
         let base_of_all = self.parameters.tagged_buffer_for_solicited_data_only == Some(false);
-        let first_burst = self.parameters.first_burst_length;
+        let rules = UnsolicitedRules::of(&self.parameters);
+        let unsolicited = rules.burst(tag.write_len, tag.immediate);
         let Some(transfer) = self.target.transfers.get(slot) else { return };
         *transfer = Transfer {
             active: true,
             generation: task.generation,
             itt,
             wanted: u32::try_from(sink.len()).unwrap_or(u32::MAX),
-            unsolicited_limit: tag.write_len.min(first_burst),
-            limited_by_first_burst: first_burst < tag.write_len,
-            immediate: tag.immediate,
+            unsolicited,
             write: tag.write,
             sink: Some(sink),
             serial: transfer.serial,
@@ -158,20 +122,13 @@ impl<Q: QueuePair> IserMover<Q> {
             }
             return;
         };
-        let too_much = transfer.too_much();
-        let limit = transfer.unsolicited_limit;
         let mut tag = current.tag;
         if !current.is_final {
             tag.unsolicited = Unsolicited::Transfer(slot);
         }
         self.keep(tag);
-        // RFC 7143 13.10, 13.11, 13.14.
-        if (tag.immediate > 0 && !self.parameters.immediate_data) || (!current.is_final && self.parameters.initial_r2t)
-        {
-            return self.fail_transfer(slot, DataError::UnexpectedUnsolicitedData);
-        }
-        if tag.immediate > limit {
-            return self.fail_transfer(slot, too_much);
+        if let Err(error) = rules.check_command(&unsolicited, current.is_final) {
+            return self.fail_transfer(slot, error);
         }
         self.take_in(slot, 0, current.data);
         if current.is_final {
@@ -336,7 +293,7 @@ impl<Q: QueuePair> IserMover<Q> {
         let Some(transfer) = self.target.transfers.get(slot) else { return Ok(()) };
         let checked = match transfer.failed {
             Some(error) => Err(error),
-            None => transfer.check_unsolicited(pdu, data.len, in_order),
+            None => transfer.unsolicited.check(pdu, data.len as u32, transfer.received, transfer.data_sn, in_order),
         };
         if let Err(error) = checked {
             // What is dropped is progress all the same.

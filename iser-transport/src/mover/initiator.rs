@@ -23,6 +23,7 @@ use iscsi_memory::{Buf, Payload};
 use iscsi_proto::datamover::{MoverError, Notification, SendCommand, TaskBuffers, TaskHandle};
 use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{Bhs, Opcode, Residual, ResponseCode, ScsiResponse, TaskFunction, TaskManagementRequest};
+use iscsi_proto::unsolicited::UnsolicitedRules;
 use scsi_proto::{Sense, SenseKey, Status};
 
 use super::{IserMover, State};
@@ -172,11 +173,8 @@ impl<Q: QueuePair> IserMover<Q> {
 
     /// The longest write that travels in the command's own message.
     fn immediate_limit(&self, ahs: usize) -> u32 {
-        let parameters = &self.parameters;
-        if !parameters.immediate_data {
-            return 0;
-        }
-        let most = parameters.peer_max_recv_data_segment_length.min(parameters.first_burst_length);
+        let segment = self.parameters.peer_max_recv_data_segment_length;
+        let most = UnsolicitedRules::of(&self.parameters).immediate_limit(segment);
         // The receives of some targets have room for the data segment and for no AHS beside it.
         most.min(self.config.immediate_limit).saturating_sub(ahs as u32)
     }

@@ -4,6 +4,7 @@ use iscsi_memory::{Lease, Payload};
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification, PutData, Source, TaskStatus};
 use iscsi_proto::misbehavior::Misbehavior;
 use iscsi_proto::pdu::{Ahs, AhsIter, BHS_LEN, Bhs, DataOut, Opcode, RESERVED_TAG, ResponseCode, ScsiResponse};
+use iscsi_proto::unsolicited::UnsolicitedRules;
 
 use super::fetch::Transfers;
 use super::receive::Span;
@@ -166,8 +167,7 @@ impl<Q: QueuePair> IserMover<Q> {
     /// Data of the last command that `get_data` would only copy.
     pub(super) fn at_hand(&self) -> &[u8] {
         let Some(current) = &self.target.current else { return &[] };
-        let parameters = &self.parameters;
-        let allowed = parameters.immediate_data && current.tag.immediate <= parameters.first_burst_length;
+        let allowed = UnsolicitedRules::of(&self.parameters).allow_immediate(current.tag.immediate);
         if current.whole && allowed { self.receive.span(current.data) } else { &[] }
     }
 

@@ -8,6 +8,7 @@ use crate::datamover::{DataError, GetData, MalformedPdu, Notification, TaskBuffe
 use crate::pdu::{Bhs, DataOut, Opcode, R2t, RESERVED_TAG};
 use crate::tcp::receive::Purpose;
 use crate::tcp::{Limits, State, TcpMover};
+use crate::unsolicited::DataOutSequence;
 
 impl Transfer {
     fn handle(&self, slot: u16) -> TaskHandle {
@@ -19,56 +20,20 @@ impl Transfer {
         (self.wanted - self.received).min(limits.max_burst)
     }
 
-    /// Checks an unsolicited Data-Out against its sequence (RFC 7143 11.7, 13.14).
+    /// Checks an unsolicited Data-Out against its sequence.
     fn check_unsolicited(&self, pdu: &DataOut, len: u32, limits: &Limits) -> Result<(), DataError> {
-        let count = u64::from(self.received) + u64::from(len);
-        if count > u64::from(self.unsolicited_limit) {
-            return Err(self.too_much());
-        }
-        let end = u64::from(pdu.buffer_offset) + u64::from(len);
-        let in_place = if limits.pdu_in_order {
-            pdu.buffer_offset == self.received
-        } else {
-            pdu.buffer_offset >= self.immediate && end <= u64::from(self.unsolicited_limit)
-        };
-        if pdu.data_sn != self.data_sn || !in_place {
-            return Err(DataError::OutOfSequence);
-        }
-        // RFC 7143 11.4.7.2: an unsolicited burst that ends is as long as it may be.
-        if pdu.is_final && count != u64::from(self.unsolicited_limit) {
-            return Err(DataError::IncorrectAmountOfData);
-        }
-        Ok(())
-    }
-
-    fn too_much(&self) -> DataError {
-        if self.limited_by_first_burst {
-            DataError::UnexpectedUnsolicitedData
-        } else {
-            DataError::IncorrectAmountOfData
-        }
+        self.unsolicited.check(pdu, len, self.received, self.data_sn, limits.pdu_in_order)
     }
 
     /// Checks a Data-Out against the oldest outstanding R2T (RFC 7143 11.8).
     fn check_solicited(&self, pdu: &DataOut, len: u32, limits: &Limits) -> Result<(), DataError> {
-        let burst = self.burst_len(limits);
-        let count = u64::from(self.burst_received) + u64::from(len);
-        if count > u64::from(burst) {
-            return Err(DataError::IncorrectAmountOfData);
-        }
-        let end = u64::from(pdu.buffer_offset) + u64::from(len);
-        let in_place = if limits.pdu_in_order {
-            pdu.buffer_offset == self.received + self.burst_received
-        } else {
-            pdu.buffer_offset >= self.received && end <= u64::from(self.received) + u64::from(burst)
+        let sequence = DataOutSequence {
+            start: self.received,
+            end: self.received + self.burst_len(limits),
+            received: self.received.saturating_add(self.burst_received),
+            data_sn: self.data_sn,
         };
-        if pdu.data_sn != self.data_sn || !in_place {
-            return Err(DataError::OutOfSequence);
-        }
-        if pdu.is_final && count != u64::from(burst) {
-            return Err(DataError::IncorrectAmountOfData);
-        }
-        Ok(())
+        sequence.check(pdu, len, limits.pdu_in_order)
     }
 }
 
@@ -87,11 +52,11 @@ impl TcpMover {
         let wanted = u32::try_from(sink.len()).unwrap_or(u32::MAX);
         self.give_sink(slot, Some(sink));
         let command = self.target.current.filter(|command| command.itt == itt && command.taken.is_none());
-        let (first_burst, initial_r2t, immediate_data) =
-            (self.limits.first_burst, self.limits.initial_r2t, self.limits.immediate_data);
+        let rules = self.limits.unsolicited;
         let expected = command.map_or(0, |command| command.expected_length);
         let bidirectional = command.is_some_and(|command| command.read && command.write);
         let immediate = command.map_or(0, |command| command.immediate);
+        let unsolicited = rules.burst(expected, immediate);
         let Some(transfer) = self.target.transfer(slot) else { return };
         *transfer = Transfer {
             active: true,
@@ -101,14 +66,10 @@ impl TcpMover {
             lun,
             itt,
             wanted,
-            unsolicited_limit: expected.min(first_burst),
-            limited_by_first_burst: first_burst < expected,
-            immediate,
+            unsolicited,
             bidirectional,
             ..Transfer::default()
         };
-        let too_much = transfer.too_much();
-        let limit = transfer.unsolicited_limit;
         if bidirectional {
             self.target.numbering(itt).bidirectional = true;
         }
@@ -123,11 +84,8 @@ impl TcpMover {
         if !command.is_final {
             self.target.expect_unsolicited(itt, Some(slot));
         }
-        // RFC 7143 13.10, 13.11, 13.14.
-        if (immediate > 0 && !immediate_data) || (!command.is_final && initial_r2t) {
-            self.fail_transfer(slot, DataError::UnexpectedUnsolicitedData);
-        } else if immediate > limit {
-            self.fail_transfer(slot, too_much);
+        if let Err(error) = rules.check_command(&unsolicited, command.is_final) {
+            self.fail_transfer(slot, error);
         } else if immediate == 0 && command.is_final {
             self.advance_transfer_later(slot);
         }
