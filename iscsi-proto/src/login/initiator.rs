@@ -7,14 +7,16 @@ use alloc::vec::Vec;
 use super::error::LoginError;
 use super::target::LOGIN_SEGMENT;
 use super::{Offer, Serial};
-use crate::chap::{self, ChapInitiator, ChapPolicy, ChapSecret, Credentials, TargetProof, as_pairs};
+use crate::chap::{ChapPolicy, ChapSecret, TargetProof};
 use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Senders, shown};
 use crate::misbehavior::Misbehavior;
 use crate::parameters::{Parameters, SessionType};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Stage};
-use crate::text::{
-    IRRELEVANT, NONE, NOT_UNDERSTOOD, Pair, REJECT, TextBuffer, TextLimits, TextPieces, TextWriter, value,
-};
+use crate::text::{IRRELEVANT, NOT_UNDERSTOOD, Pair, REJECT, TextBuffer, TextLimits, TextPieces, TextWriter, value};
+
+mod states;
+
+use states::{Entropy, Keys, State};
 
 /// How an initiator authenticates itself.
 #[derive(Debug, Clone)]
@@ -148,23 +150,16 @@ pub enum InitiatorStep {
 #[derive(Debug)]
 pub struct InitiatorLogin {
     config: InitiatorLoginConfig,
-    challenge: [u8; 32],
-    identifier: u8,
-    stage: Stage,
+    entropy: Entropy,
     /// What the last request asked for.
     asked: Option<Stage>,
-    /// What the next request asks for.
-    wanted: Option<Stage>,
-    method_answered: bool,
-    chap: Option<ChapInitiator>,
-    negotiator: Negotiator,
+    state: State,
     outgoing: TextPieces,
     incoming: TextBuffer,
     exp_stat_sn: Serial,
     requests: u32,
     target_portal_group_tag: Option<u16>,
     target_alias: Option<String>,
-    over: bool,
 }
 
 impl InitiatorLogin {
@@ -181,66 +176,21 @@ impl InitiatorLogin {
             offer: config.offer.clone(),
             before: config.joins.as_ref().map_or_else(Parameters::default, Parameters::for_new_connection),
         });
-        let secure = config.credentials.is_some() || config.begin_with_security;
-        let mut login = Self {
-            challenge,
-            identifier: rest.first().copied().unwrap_or_default(),
-            stage: if secure { Stage::SecurityNegotiation } else { Stage::LoginOperationalNegotiation },
+        // The first text: who this is and, by stage, how it authenticates itself or what it wishes for.
+        let mut text = TextWriter::new();
+        introduce(&config, &mut text);
+        let state = State::begin(&config, negotiator, &mut text);
+        Self {
+            entropy: Entropy { challenge, identifier: rest.first().copied().unwrap_or_default() },
             asked: None,
-            wanted: None,
-            method_answered: false,
-            chap: None,
-            negotiator,
-            outgoing: TextPieces::default(),
+            state,
+            outgoing: text.into_pieces(config.data_segment.min(LOGIN_SEGMENT)),
             incoming: TextBuffer::new(config.text),
             exp_stat_sn: config.exp_stat_sn,
             requests: 0,
             target_portal_group_tag: None,
             target_alias: None,
-            over: false,
             config,
-        };
-        let mut text = TextWriter::new();
-        login.introduce(&mut text);
-        login.outgoing = text.into_pieces(login.config.data_segment.min(LOGIN_SEGMENT));
-        login
-    }
-
-    /// The first text: who this is and, by stage, how it authenticates itself or what it wishes for.
-    fn introduce(&mut self, text: &mut TextWriter) {
-        text.push(Key::InitiatorName.name(), &self.config.initiator_name);
-        if let Some(alias) = &self.config.initiator_alias {
-            text.push(Key::InitiatorAlias.name(), alias);
-        }
-        let session_type = match (self.config.session_type, &self.config.target_name) {
-            (SessionType::Discovery, _) => "Discovery",
-            (SessionType::Normal, Some(name)) => {
-                text.push(Key::TargetName.name(), name);
-                "Normal"
-            }
-            (SessionType::Normal, None) => "Normal",
-        };
-        // RFC 7143 13.21: LO.
-        if self.config.tsih == 0 {
-            text.push(Key::SessionType.name(), session_type);
-        }
-        if self.stage == Stage::SecurityNegotiation {
-            text.push(Key::AuthMethod.name(), self.methods());
-            if self.config.credentials.is_none() {
-                self.wanted = Some(Stage::LoginOperationalNegotiation);
-            }
-        } else {
-            self.negotiator.offer(text);
-            self.wanted = Some(Stage::FullFeaturePhase);
-        }
-    }
-
-    /// AuthMethod as offered. A target that must prove itself leaves no room for None.
-    const fn methods(&self) -> &'static str {
-        match &self.config.credentials {
-            None => NONE,
-            Some(ChapLogin { target: Some(_), .. }) => "CHAP",
-            Some(ChapLogin { target: None, .. }) => "CHAP,None",
         }
     }
 
@@ -249,10 +199,10 @@ impl InitiatorLogin {
         self.next_request()
     }
 
-    /// What is negotiated at most; see [`Negotiator::at_most`].
+    /// What is negotiated at most, while login is under way; see [`Negotiator::at_most`].
     #[must_use]
     pub fn at_most(&self) -> Parameters {
-        self.negotiator.at_most()
+        self.state.at_most()
     }
 
     fn next_request(&mut self) -> (LoginRequest, Vec<u8>) {
@@ -260,10 +210,10 @@ impl InitiatorLogin {
         let (piece, incomplete) = self.outgoing.next_piece();
         let data = piece.to_vec();
         // RFC 7143 11.12.2: T never with C.
-        self.asked = self.wanted.filter(|_| !incomplete);
+        self.asked = self.state.wanted().filter(|_| !incomplete);
         let request = LoginRequest {
             incomplete,
-            csg: self.stage,
+            csg: self.state.stage(),
             nsg: self.asked,
             version_max: 0,
             version_min: 0,
@@ -282,21 +232,25 @@ impl InitiatorLogin {
     /// # Errors
     /// [`LoginError`]: the login has failed, close the connection. [`LoginError::Refused`] when the target said so.
     pub fn handle_response(&mut self, response: &LoginResponse, data: &[u8]) -> Result<InitiatorStep, LoginError> {
-        if self.over {
-            return Err(LoginError::Over);
+        match core::mem::replace(&mut self.state, State::Over) {
+            State::Over => Err(LoginError::Over),
+            state => self.advance(state, response, data),
         }
-        let step = self.advance(response, data);
-        self.over = !matches!(step, Ok(InitiatorStep::Send(..)));
-        step
     }
 
-    fn advance(&mut self, response: &LoginResponse, data: &[u8]) -> Result<InitiatorStep, LoginError> {
+    /// Takes a step from `state`, and leaves the next one behind where login goes on.
+    fn advance(
+        &mut self,
+        mut state: State,
+        response: &LoginResponse,
+        data: &[u8],
+    ) -> Result<InitiatorStep, LoginError> {
         match response.status.class() {
             0 => {}
             1 => return self.redirected(response.status, data),
             _ => return Err(LoginError::Refused { status: response.status }),
         }
-        self.check_header(response)?;
+        self.check_header(state.stage(), response)?;
         if self.outgoing.has_more() {
             // RFC 7143 6.2: our C bit is answered with no data.
             if !data.is_empty() || response.incomplete {
@@ -307,15 +261,14 @@ impl InitiatorLogin {
             if !response.incomplete {
                 let text = core::mem::replace(&mut self.incoming, TextBuffer::new(self.config.text));
                 let mut out = TextWriter::new();
-                self.take_text(&text, response.nsg, &mut out)?;
-                match response.nsg {
-                    Some(Stage::FullFeaturePhase) => return self.establish(response),
-                    Some(next) => {
-                        self.stage = next;
-                        self.negotiator.offer(&mut out);
-                        self.wanted = Some(Stage::FullFeaturePhase);
-                    }
-                    None => {}
+                let keys = self.sort_keys(&text, state.stage(), &mut out)?;
+                state = state.take_text(keys, response.nsg, (&self.config, self.entropy), &mut out)?;
+                if response.nsg.is_some() {
+                    state = match state {
+                        State::Security(security) => State::Operational(security.leave(&mut out)?),
+                        State::Operational(operational) => return self.establish(operational.finish()?, response),
+                        State::Over => return Err(LoginError::Over),
+                    };
                 }
                 self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
             }
@@ -323,29 +276,27 @@ impl InitiatorLogin {
         if self.requests >= self.config.max_requests {
             return Err(LoginError::TooManyRequests(self.config.max_requests));
         }
+        self.state = state;
         let (request, data) = self.next_request();
         Ok(InitiatorStep::Send(request, data))
     }
 
-    fn check_header(&mut self, response: &LoginResponse) -> Result<(), LoginError> {
+    fn check_header(&mut self, stage: Stage, response: &LoginResponse) -> Result<(), LoginError> {
         if response.itt != self.config.itt {
             return Err(LoginError::FieldChanged("the Initiator Task Tag"));
         }
         if response.version_active != 0 {
             return Err(LoginError::Version { min: response.version_active });
         }
-        if response.csg != self.stage {
-            return Err(LoginError::Protocol(Misbehavior::ResponseOfOtherStage {
-                got: response.csg,
-                expected: self.stage,
-            }));
+        if response.csg != stage {
+            return Err(LoginError::Protocol(Misbehavior::ResponseOfOtherStage { got: response.csg, expected: stage }));
         }
         // RFC 7143 6.3, 11.13.6: a target grants at most what was asked for.
         if let Some(next) = response.nsg {
             let Some(asked) = self.asked else {
                 return Err(LoginError::Protocol(Misbehavior::LoginTransitionUnasked(next)));
             };
-            if next <= self.stage || next > asked {
+            if next <= stage || next > asked {
                 return Err(LoginError::Protocol(Misbehavior::LoginTransitionElsewhere { asked, got: next }));
             }
         }
@@ -366,11 +317,15 @@ impl InitiatorLogin {
         }
     }
 
-    fn take_text(&mut self, text: &TextBuffer, next: Option<Stage>, out: &mut TextWriter) -> Result<(), LoginError> {
-        let secure = self.stage == Stage::SecurityNegotiation;
-        let mut method = None;
-        let mut chap = Vec::new();
-        let mut operational = Vec::new();
+    /// The keys of a whole text; what the target declares is kept, and what is not understood is answered.
+    fn sort_keys<'t>(
+        &mut self,
+        text: &'t TextBuffer,
+        stage: Stage,
+        out: &mut TextWriter,
+    ) -> Result<Keys<'t>, LoginError> {
+        let secure = stage == Stage::SecurityNegotiation;
+        let mut keys = Keys::default();
         for pair in text.pairs()? {
             match Key::from_name(pair.key) {
                 Some(Key::TargetPortalGroupTag) => {
@@ -381,14 +336,14 @@ impl InitiatorLogin {
                 Some(Key::TargetAlias) => self.target_alias = Some(pair.value.to_string()),
                 Some(Key::TargetAddress | Key::NodeArchitecture) => {}
                 Some(key) if key.spec().senders == Senders::Initiator && key != Key::IserHelloRequired => {
-                    self.take_declaration_answer(key, pair.value)?;
+                    take_declaration_answer(key, pair.value)?;
                 }
                 Some(Key::AuthMethod) if secure => {
-                    if method.replace(pair.value).is_some() {
+                    if keys.method.replace(pair.value).is_some() {
                         return Err(KeyError::Repeated(Key::AuthMethod).into());
                     }
                 }
-                Some(Key::ChapA | Key::ChapI | Key::ChapC | Key::ChapN | Key::ChapR) if secure => chap.push(pair),
+                Some(Key::ChapA | Key::ChapI | Key::ChapC | Key::ChapN | Key::ChapR) if secure => keys.chap.push(pair),
                 // RFC 7143 6.3, 12: a key out of its stage is a protocol error.
                 Some(key) if secure => {
                     return Err(KeyError::Stage { key, stage: "the SecurityNegotiation stage" }.into());
@@ -398,108 +353,17 @@ impl InitiatorLogin {
                         out.push(pair.key, NOT_UNDERSTOOD);
                     }
                 }
-                _ => operational.push(pair),
+                _ => keys.operational.push(pair),
             }
         }
-        if secure {
-            self.take_method(method, next, out)?;
-            return self.authenticate(&chap, next, out);
-        }
-        self.negotiator.receive(operational, out)?;
-        // RFC 7143 6.3: MUST NOT end the stage with a key that needs our answer.
-        match self.negotiator.owed() {
-            Some(_) if next.is_some() => Err(LoginError::Protocol(Misbehavior::OfferAtTheEndOfAStage)),
-            _ => Ok(()),
-        }
+        Ok(keys)
     }
 
-    /// The target may not send our keys, but may say that it cannot make sense of one.
-    fn take_declaration_answer(&self, key: Key, value: &str) -> Result<(), LoginError> {
-        match value {
-            NOT_UNDERSTOOD if key.spec().later => Ok(()),
-            NOT_UNDERSTOOD => Err(KeyError::NotUnderstood(key).into()),
-            REJECT => Err(KeyError::Rejected { key, offered: String::new() }.into()),
-            IRRELEVANT => Ok(()),
-            _ => Err(KeyError::Sender(key).into()),
-        }
-    }
-
-    fn take_method(
-        &mut self,
-        method: Option<&str>,
-        next: Option<Stage>,
-        out: &mut TextWriter,
-    ) -> Result<(), LoginError> {
-        match (method, &self.config.credentials) {
-            (Some(_), _) if self.method_answered => return Err(KeyError::Repeated(Key::AuthMethod).into()),
-            (Some("CHAP"), Some(login)) => {
-                let credentials = Credentials::new(login.user.clone(), login.secret.clone())?;
-                let mut chap =
-                    ChapInitiator::new(self.config.chap.clone(), credentials, self.challenge, self.identifier);
-                if let Some(proof) = &login.target {
-                    chap = chap.require_target(proof.clone());
-                }
-                // RFC 7143 12.1: the initiator MUST make the first step as soon as the method is chosen.
-                for (key, value) in as_pairs(&chap.start()?) {
-                    out.push(key, value);
-                }
-                self.chap = Some(chap);
-            }
-            // A target that asks for no proof gets none; one that has to prove itself was not offered this.
-            (Some(NONE), None | Some(ChapLogin { target: None, .. })) => {
-                self.wanted = Some(Stage::LoginOperationalNegotiation);
-            }
-            (Some(other), _) => return Err(LoginError::AuthMethodAnswer(shown(other))),
-            (None, Some(_)) if !self.method_answered && next.is_none() => {
-                return Err(LoginError::Protocol(Misbehavior::AuthMethodUnanswered));
-            }
-            (None, _) => {}
-        }
-        self.method_answered |= method.is_some();
-        Ok(())
-    }
-
-    fn authenticate(
-        &mut self,
-        pairs: &[Pair<'_>],
-        next: Option<Stage>,
-        out: &mut TextWriter,
-    ) -> Result<(), LoginError> {
-        let mutual = self.config.credentials.as_ref().is_some_and(|login| login.target.is_some());
-        match &mut self.chap {
-            Some(chap) if !pairs.is_empty() && !chap.is_satisfied() => {
-                let step = chap.handle(pairs.iter().map(|pair| (pair.key, pair.value)))?;
-                if let chap::InitiatorStep::Send(keys) = step {
-                    for (key, value) in as_pairs(&keys) {
-                        out.push(key, value);
-                    }
-                    // The response is all that we have to say; the target's proof comes with its answer.
-                    self.wanted = Some(Stage::LoginOperationalNegotiation);
-                }
-            }
-            Some(chap) if self.wanted.is_some() && !chap.is_satisfied() => {
-                return Err(LoginError::TargetNotAuthenticated);
-            }
-            Some(_) if pairs.is_empty() && self.wanted.is_none() && out.is_empty() => {
-                return Err(LoginError::Protocol(Misbehavior::ChapNotContinued));
-            }
-            None if !pairs.is_empty() => {
-                return Err(LoginError::Protocol(Misbehavior::ChapKeysFromTarget));
-            }
-            _ => {}
-        }
-        if next.is_some() && mutual && !self.chap.as_ref().is_some_and(ChapInitiator::is_satisfied) {
-            return Err(LoginError::TargetNotAuthenticated);
-        }
-        Ok(())
-    }
-
-    fn establish(&mut self, response: &LoginResponse) -> Result<InitiatorStep, LoginError> {
-        // RFC 7143 11.13.3: the TSIH MUST NOT be zero. It is needed to add a connection to a session alone, so that one
-        // whose target tells none works all the same.
-        let parameters = self.negotiator.clone().finish()?;
+    fn establish(&mut self, parameters: Parameters, response: &LoginResponse) -> Result<InitiatorStep, LoginError> {
         Ok(InitiatorStep::Established(Box::new(InitiatorGrant {
             parameters,
+            // RFC 7143 11.13.3: the TSIH MUST NOT be zero. It is needed to add a connection to a session alone, so that
+            // one whose target tells none works all the same.
             tsih: response.tsih,
             target_portal_group_tag: self.target_portal_group_tag,
             target_alias: self.target_alias.take(),
@@ -508,5 +372,36 @@ impl InitiatorLogin {
             exp_cmd_sn: response.exp_cmd_sn,
             max_cmd_sn: response.max_cmd_sn,
         })))
+    }
+}
+
+/// Who this is, and what it wants.
+fn introduce(config: &InitiatorLoginConfig, text: &mut TextWriter) {
+    text.push(Key::InitiatorName.name(), &config.initiator_name);
+    if let Some(alias) = &config.initiator_alias {
+        text.push(Key::InitiatorAlias.name(), alias);
+    }
+    let session_type = match (config.session_type, &config.target_name) {
+        (SessionType::Discovery, _) => "Discovery",
+        (SessionType::Normal, Some(name)) => {
+            text.push(Key::TargetName.name(), name);
+            "Normal"
+        }
+        (SessionType::Normal, None) => "Normal",
+    };
+    // RFC 7143 13.21: LO.
+    if config.tsih == 0 {
+        text.push(Key::SessionType.name(), session_type);
+    }
+}
+
+/// The target may not send our keys, but may say that it cannot make sense of one.
+fn take_declaration_answer(key: Key, value: &str) -> Result<(), LoginError> {
+    match value {
+        NOT_UNDERSTOOD if key.spec().later => Ok(()),
+        NOT_UNDERSTOOD => Err(KeyError::NotUnderstood(key).into()),
+        REJECT => Err(KeyError::Rejected { key, offered: String::new() }.into()),
+        IRRELEVANT => Ok(()),
+        _ => Err(KeyError::Sender(key).into()),
     }
 }

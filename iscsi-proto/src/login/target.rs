@@ -5,15 +5,19 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::error::LoginError;
-use super::security::Security;
-use super::{Admission, Authority, Identity, Refusal};
-use crate::chap::ChapPolicy;
-use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Senders, shown};
+use super::security::Authentication;
+use super::{Authority, Identity, JoinedSession, Refusal};
+use crate::chap::{ChapPolicy, ChapTarget};
+use crate::keys::{Key, KeyError, Senders, shown};
 use crate::misbehavior::Misbehavior;
-use crate::parameters::{Parameters, SessionType};
+use crate::parameters::Parameters;
 use crate::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, Stage};
 use crate::serial::Serial;
-use crate::text::{NONE, NOT_UNDERSTOOD, Pair, TextBuffer, TextLimits, TextPieces, TextWriter};
+use crate::text::{NOT_UNDERSTOOD, TextBuffer, TextLimits, TextPieces, TextWriter};
+
+mod states;
+
+use states::{Established, Keys, Next, Opening, State};
 
 /// The data segments of login: the default MaxRecvDataSegmentLength holds (RFC 7143 6.3).
 pub(super) const LOGIN_SEGMENT: usize = 8192;
@@ -172,25 +176,25 @@ struct Names {
 #[derive(Debug)]
 pub struct TargetLogin {
     config: TargetLoginConfig,
-    fixed: Option<Fixed>,
-    stage: Stage,
+    /// What the first request said, and the stage that it began with.
+    first: Option<(Fixed, Stage)>,
     requests: u32,
     next_stat_sn: Serial,
     incoming: TextBuffer,
     outgoing: TextPieces,
     names: Names,
-    admitted: Option<(Identity, Admission)>,
-    security: Security,
-    negotiator: Option<Negotiator>,
-    over: bool,
+    state: State,
 }
 
 /// A response under way.
 struct Turn {
     incomplete: bool,
+    csg: Stage,
     nsg: Option<Stage>,
     data: Vec<u8>,
-    grant: Option<(Parameters, u16)>,
+    /// ExpCmdSN and MaxCmdSN.
+    window: (Serial, Serial),
+    established: Option<Established>,
 }
 
 impl TargetLogin {
@@ -202,17 +206,17 @@ impl TargetLogin {
         let (word, rest) = rest.split_first_chunk().map_or(([0; 4], [].as_slice()), |(w, r)| (*w, r));
         let identifier = rest.first().copied().unwrap_or_default();
         Self {
-            fixed: None,
-            stage: Stage::SecurityNegotiation,
+            first: None,
             requests: 0,
             next_stat_sn: Serial(u32::from_be_bytes(word)),
             incoming: TextBuffer::new(config.text),
             outgoing: TextPieces::default(),
             names: Names::default(),
-            admitted: None,
-            security: Security::new(config.chap.clone(), challenge, identifier),
-            negotiator: None,
-            over: false,
+            state: State::Opening(Opening(Authentication::Unspoken(ChapTarget::new(
+                config.chap.clone(),
+                identifier,
+                challenge,
+            )))),
             config,
         }
     }
@@ -240,8 +244,8 @@ impl TargetLogin {
     /// Whom a refusal of this PDU is addressed to, and whether login has begun.
     fn address_of(&self, bhs: &Bhs) -> (Fixed, bool) {
         let unknown = Fixed { isid: [0; 6], tsih: 0, itt: bhs.itt(), cid: 0, versions: (0, 0) };
-        let fixed = self.fixed.unwrap_or(unknown);
-        (Fixed { itt: bhs.itt(), ..fixed }, self.fixed.is_some())
+        let fixed = self.first.map_or(unknown, |(fixed, _)| fixed);
+        (Fixed { itt: bhs.itt(), ..fixed }, self.first.is_some())
     }
 
     /// A Login Request came, with its data segment.
@@ -250,16 +254,16 @@ impl TargetLogin {
             Ok(turn) => turn,
             Err(error) => return self.refuse(Fixed::of(request), error),
         };
-        let (exp_cmd_sn, max_cmd_sn) = self.window(request);
+        let (exp_cmd_sn, max_cmd_sn) = turn.window;
         let response = LoginResponse {
             incomplete: turn.incomplete,
-            csg: self.stage,
+            csg: turn.csg,
             nsg: turn.nsg,
             version_max: 0,
             version_active: 0,
             isid: request.isid,
             // RFC 7143 11.13.3: a new session's TSIH comes in the last response only.
-            tsih: turn.grant.as_ref().map_or(request.tsih, |(_, tsih)| *tsih),
+            tsih: turn.established.as_ref().map_or(request.tsih, |established| established.tsih),
             itt: request.itt,
             stat_sn: self.next_stat_sn,
             exp_cmd_sn,
@@ -267,33 +271,28 @@ impl TargetLogin {
             status: LoginStatus::SUCCESS,
         };
         self.next_stat_sn = self.next_stat_sn.next();
-        self.stage = turn.nsg.unwrap_or(self.stage);
-        let outcome = match (turn.grant, self.admitted.take()) {
-            (Some((parameters, tsih)), Some((identity, _))) => {
-                self.over = true;
-                LoginOutcome::Established(Box::new(TargetGrant {
-                    identity,
-                    parameters,
-                    tsih,
-                    user: self.security.take_user(),
-                    next_stat_sn: self.next_stat_sn,
-                    exp_cmd_sn,
-                    max_cmd_sn,
-                }))
+        let outcome = match turn.established {
+            Some(Established { identity, parameters, tsih, user }) => {
+                let next_stat_sn = self.next_stat_sn;
+                let grant = TargetGrant { identity, parameters, tsih, user, next_stat_sn, exp_cmd_sn, max_cmd_sn };
+                LoginOutcome::Established(Box::new(grant))
             }
-            (_, admitted) => {
-                self.admitted = admitted;
-                LoginOutcome::Continue
-            }
+            None => LoginOutcome::Continue,
         };
         LoginReply { response, data: turn.data, outcome }
     }
 
     fn advance(&mut self, request: &LoginRequest, data: &[u8], authority: &dyn Authority) -> Result<Turn, LoginError> {
-        if self.over {
-            return Err(LoginError::Over);
-        }
-        self.check_header(request)?;
+        let (fixed, csg) = self.check_header(request)?;
+        let mut state = core::mem::replace(&mut self.state, State::Over);
+        let mut turn = Turn {
+            incomplete: false,
+            csg,
+            nsg: None,
+            data: Vec::new(),
+            window: (Serial(0), Serial(0)),
+            established: None,
+        };
         if self.outgoing.has_more() {
             // RFC 7143 6.2: our C bit is answered with no data.
             if !data.is_empty() || request.incomplete {
@@ -301,124 +300,126 @@ impl TargetLogin {
             }
         } else {
             self.incoming.push(data)?;
-            if request.incomplete {
-                // RFC 7143 6.2: MUST be answered without data.
-                return Ok(Turn { incomplete: false, nsg: None, data: Vec::new(), grant: None });
+            if !request.incomplete {
+                let text = core::mem::replace(&mut self.incoming, TextBuffer::new(self.config.text));
+                let mut out = TextWriter::new();
+                let late = !matches!(state, State::Opening(_));
+                let keys = self.sort_keys(&text, csg, late, &mut out)?;
+                state = state.take_text(keys, csg, (fixed, &self.names), authority, &mut out)?;
+                self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
             }
-            let text = core::mem::replace(&mut self.incoming, TextBuffer::new(self.config.text));
-            let mut out = TextWriter::new();
-            self.take_text(&text, authority, &mut out)?;
-            self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
         }
-        let (piece, incomplete) = self.outgoing.next_piece();
-        let data = piece.to_vec();
+        turn.window = self.window(request, state.joins());
+        // RFC 7143 6.2: a text that is not whole MUST be answered without data.
+        if !request.incomplete {
+            let (piece, incomplete) = self.outgoing.next_piece();
+            turn.incomplete = incomplete;
+            turn.data = piece.to_vec();
+        }
         // RFC 7143 11.13.7: no transition with more to come.
-        let nsg = request.nsg.filter(|_| !incomplete && self.may_leave());
-        let grant = match nsg {
-            Some(Stage::FullFeaturePhase) => Some(self.establish(authority)?),
-            _ => None,
-        };
-        Ok(Turn { incomplete, nsg, data, grant })
+        match request.nsg.filter(|_| !request.incomplete && !turn.incomplete) {
+            None => self.state = state,
+            Some(to) => match state.leave_for(to, authority)? {
+                Next::Stay(state) => self.state = state,
+                Next::Enter(state) => {
+                    turn.nsg = Some(to);
+                    self.state = state;
+                }
+                Next::End(established) => {
+                    turn.nsg = Some(to);
+                    turn.established = Some(established);
+                }
+            },
+        }
+        Ok(turn)
     }
 
-    fn check_header(&mut self, request: &LoginRequest) -> Result<(), LoginError> {
-        let fixed = Fixed::of(request);
-        match &self.fixed {
-            Some(first) => first.check(&fixed)?,
+    /// What the first request said, and the stage that login is in.
+    fn check_header(&mut self, request: &LoginRequest) -> Result<(Fixed, Stage), LoginError> {
+        if matches!(self.state, State::Over) {
+            return Err(LoginError::Over);
+        }
+        let came = Fixed::of(request);
+        let (first, began_with) = match &self.first {
+            Some((first, stage)) => {
+                first.check(&came)?;
+                (*first, *stage)
+            }
             None => {
                 // RFC 7143 11.12.4: this side speaks version 0 only.
                 if request.version_min > 0 {
                     return Err(LoginError::Version { min: request.version_min });
                 }
-                self.fixed = Some(fixed);
-                self.stage = request.csg;
+                *self.first.insert((came, request.csg))
             }
-        }
+        };
         self.requests += 1;
         if self.requests > self.config.max_requests {
             return Err(LoginError::TooManyRequests(self.config.max_requests));
         }
-        if request.csg != self.stage {
-            return Err(LoginError::Protocol(Misbehavior::RequestOfOtherStage {
-                got: request.csg,
-                expected: self.stage,
-            }));
+        let stage = self.state.stage().unwrap_or(began_with);
+        if request.csg != stage {
+            let misbehavior = Misbehavior::RequestOfOtherStage { got: request.csg, expected: stage };
+            return Err(LoginError::Protocol(misbehavior));
         }
         // RFC 7143 6.3: the table of transitions has no way back and none to the same stage.
-        if let Some(to) = request.nsg.filter(|next| *next <= self.stage) {
-            return Err(LoginError::Protocol(Misbehavior::LoginTransition { from: self.stage, to }));
+        match request.nsg {
+            Some(to) if to <= stage => Err(LoginError::Protocol(Misbehavior::LoginTransition { from: stage, to })),
+            _ => Ok((first, stage)),
         }
-        Ok(())
     }
 
-    fn take_text(
+    /// The keys of a whole text; names are kept, and what is not understood is answered. `late` says that it is not the
+    /// first text.
+    fn sort_keys<'t>(
         &mut self,
-        text: &TextBuffer,
-        authority: &dyn Authority,
+        text: &'t TextBuffer,
+        stage: Stage,
+        late: bool,
         out: &mut TextWriter,
-    ) -> Result<(), LoginError> {
-        let mut security = Vec::new();
-        let mut operational = Vec::new();
+    ) -> Result<Keys<'t>, LoginError> {
+        let mut keys = Keys::default();
         for pair in text.pairs()? {
             match Key::from_name(pair.key) {
                 Some(key @ (Key::InitiatorName | Key::InitiatorAlias | Key::TargetName | Key::SessionType)) => {
-                    self.take_name(key, pair.value)?;
+                    self.take_name(key, pair.value, late)?;
                 }
                 // Logged by nobody and answered by nobody (RFC 7143 13.26.2).
                 Some(Key::NodeArchitecture) => {}
                 Some(key) if key.spec().senders == Senders::Target => return Err(KeyError::Sender(key).into()),
                 Some(Key::AuthMethod | Key::ChapA | Key::ChapI | Key::ChapC | Key::ChapN | Key::ChapR)
-                    if self.stage == Stage::SecurityNegotiation =>
+                    if stage == Stage::SecurityNegotiation =>
                 {
-                    security.push(pair);
+                    keys.security.push(pair);
                 }
                 // RFC 7143 6.3, 12: a key out of its stage is a protocol error.
-                Some(key) if self.stage == Stage::SecurityNegotiation => {
+                Some(key) if stage == Stage::SecurityNegotiation => {
                     return Err(KeyError::Stage { key, stage: "the SecurityNegotiation stage" }.into());
                 }
-                None if self.stage == Stage::SecurityNegotiation => {
+                None if stage == Stage::SecurityNegotiation => {
                     if pair.value != NOT_UNDERSTOOD {
                         out.push(pair.key, NOT_UNDERSTOOD);
                     }
                 }
-                _ => operational.push(pair),
+                _ => keys.operational.push(pair),
             }
         }
-        if self.admitted.is_none() {
-            self.admit(authority, out)?;
-        }
-        if self.stage == Stage::SecurityNegotiation {
-            let accounts = self.admitted.as_ref().map_or([].as_slice(), |(_, admission)| &admission.accounts);
-            return self.security.receive(&security, accounts, out);
-        }
-        self.pass_auth_method_none(&mut operational, out);
-        self.negotiate(operational, out)
-    }
-
-    /// Initiators in use say AuthMethod=None once more in the operational stage. Where no authentication is asked for
-    /// that changes nothing.
-    fn pass_auth_method_none(&self, operational: &mut Vec<Pair<'_>>, out: &mut TextWriter) {
-        let open = self.admitted.as_ref().is_some_and(|(_, admission)| admission.accounts.is_empty());
-        let none = |pair: &Pair<'_>| pair.key == Key::AuthMethod.name() && pair.value == NONE;
-        if open && operational.iter().filter(|pair| none(pair)).count() == 1 {
-            operational.retain(|pair| !none(pair));
-            out.push(Key::AuthMethod.name(), NONE);
-        }
+        Ok(keys)
     }
 
     /// RFC 7143 13.5 and others forbid a name to be declared again. Peers that repeat the same one after the security
-    /// stage do no harm; another one is refused.
-    fn take_name(&mut self, key: Key, value: &str) -> Result<(), LoginError> {
-        let place = match key {
+    /// stage do no harm; another one is refused, and so is a new one that comes `late`, behind the first text.
+    fn take_name(&mut self, key: Key, value: &str, late: bool) -> Result<(), LoginError> {
+        let declared = match key {
             Key::InitiatorName => &mut self.names.initiator,
             Key::InitiatorAlias => &mut self.names.alias,
             Key::TargetName => &mut self.names.target,
             _ => &mut self.names.session_type,
         };
-        match place {
+        match declared {
             Some(before) if before == value => return Ok(()),
             Some(_) => return Err(KeyError::Repeated(key).into()),
-            None if self.admitted.is_some() && key != Key::InitiatorAlias => {
+            None if late && key != Key::InitiatorAlias => {
                 // RFC 7143 6.3: the names come with the first request.
                 return Err(LoginError::Protocol(Misbehavior::LateName));
             }
@@ -428,96 +429,12 @@ impl TargetLogin {
         if value.len() > most || value.is_empty() && key != Key::InitiatorAlias {
             return Err(KeyError::Value { key, value: shown(value) }.into());
         }
-        *place = Some(value.to_string());
+        *declared = Some(value.to_string());
         Ok(())
     }
 
-    /// The first text is whole: who is it, and may it log in?
-    fn admit(&mut self, authority: &dyn Authority, out: &mut TextWriter) -> Result<(), LoginError> {
-        let Some(fixed) = self.fixed else { return Err(LoginError::NotALogin) };
-        let session_type = match self.names.session_type.as_deref() {
-            Some("Discovery") => SessionType::Discovery,
-            None | Some("Normal") => SessionType::Normal,
-            Some(_) => return Err(LoginError::Denied(LoginStatus::SESSION_TYPE_NOT_SUPPORTED.into())),
-        };
-        let initiator_name = self.names.initiator.clone().ok_or(LoginError::MissingKey("InitiatorName"))?;
-        if session_type == SessionType::Normal && self.names.target.is_none() {
-            return Err(LoginError::MissingKey("TargetName"));
-        }
-        let identity = Identity {
-            initiator_name,
-            initiator_alias: self.names.alias.clone(),
-            target_name: self.names.target.clone().filter(|_| session_type == SessionType::Normal),
-            session_type,
-            isid: fixed.isid,
-            tsih: fixed.tsih,
-            cid: fixed.cid,
-        };
-        let admission = authority.admit(&identity).map_err(LoginError::Denied)?;
-        if fixed.tsih != 0 && admission.joins.is_none() {
-            return Err(LoginError::Denied(LoginStatus::SESSION_DOES_NOT_EXIST.into()));
-        }
-        if self.stage != Stage::SecurityNegotiation && !admission.accounts.is_empty() {
-            // RFC 7143 6.3.1: the target may insist on the stage that the initiator left out.
-            return Err(LoginError::AuthenticationRequired);
-        }
-        // RFC 7143 6.3.1, 13.9: MUST be in the first response that may have it.
-        if let Some(tag) = admission.target_portal_group_tag {
-            out.push(Key::TargetPortalGroupTag.name(), &tag.to_string());
-        }
-        if let Some(alias) = &admission.target_alias {
-            out.push(Key::TargetAlias.name(), alias);
-        }
-        self.admitted = Some((identity, admission));
-        Ok(())
-    }
-
-    fn negotiate(&mut self, pairs: Vec<Pair<'_>>, out: &mut TextWriter) -> Result<(), LoginError> {
-        let first = self.negotiator.is_none();
-        let mut negotiator = self.negotiator.take().map_or_else(|| self.begin_negotiation(), Ok)?;
-        negotiator.receive(pairs, out)?;
-        if first {
-            negotiator.propose(out);
-        }
-        self.negotiator = Some(negotiator);
-        Ok(())
-    }
-
-    fn begin_negotiation(&self) -> Result<Negotiator, LoginError> {
-        let Some((identity, admission)) = &self.admitted else { return Err(LoginError::NotALogin) };
-        Ok(Negotiator::new(NegotiatorConfig {
-            role: Role::Target,
-            phase: Phase::Login,
-            session_type: identity.session_type,
-            leading: admission.joins.is_none(),
-            offer: admission.offer.clone(),
-            before: admission
-                .joins
-                .as_ref()
-                .map_or_else(Parameters::default, |joined| joined.parameters.for_new_connection()),
-        }))
-    }
-
-    fn may_leave(&self) -> bool {
-        match self.stage {
-            Stage::SecurityNegotiation => {
-                let open = self.admitted.as_ref().is_some_and(|(_, admission)| admission.accounts.is_empty());
-                self.security.is_passed(open)
-            }
-            _ => self.negotiator.as_ref().is_some_and(|negotiator| negotiator.unanswered().is_none()),
-        }
-    }
-
-    fn establish(&mut self, authority: &dyn Authority) -> Result<(Parameters, u16), LoginError> {
-        let negotiator = self.negotiator.take().map_or_else(|| self.begin_negotiation(), Ok)?;
-        let parameters = negotiator.finish()?;
-        let Some((identity, _)) = &self.admitted else { return Err(LoginError::NotALogin) };
-        let tsih = authority.establish(identity, &parameters).map_err(LoginError::Denied)?;
-        Ok((parameters, tsih))
-    }
-
-    fn window(&self, request: &LoginRequest) -> (Serial, Serial) {
-        match self.admitted.as_ref().and_then(|(_, admission)| admission.joins.as_ref()) {
+    fn window(&self, request: &LoginRequest, joins: Option<&JoinedSession>) -> (Serial, Serial) {
+        match joins {
             Some(joined) => (joined.exp_cmd_sn, joined.max_cmd_sn),
             // RFC 7143 11.12.8: the leading login's CmdSN is the target's ExpCmdSN; login requests are immediate and
             // take none.
@@ -526,7 +443,7 @@ impl TargetLogin {
     }
 
     fn refuse(&mut self, to: Fixed, error: LoginError) -> LoginReply {
-        self.over = true;
+        self.state = State::Over;
         let mut data = TextWriter::new();
         // RFC 7143 11.13.5: a redirection MUST tell where to.
         if let LoginError::Denied(Refusal { target_address: Some(address), .. }) = &error {
