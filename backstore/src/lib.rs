@@ -307,3 +307,7 @@ pub trait StoreQueue: Send {
     /// Adds the completions that are ready, in any order. Each request completes exactly once.
     fn poll(&mut self, completions: &mut Vec<StoreCompletion>);
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -66,3 +66,7 @@ mod store;
 
 #[cfg(feature = "tokio")]
 pub use store::RemoteStore;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

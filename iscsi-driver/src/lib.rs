@@ -172,3 +172,7 @@ async fn read_to_end<S: StreamSocket>(socket: &mut S) -> io::Result<()> {
     })
     .await
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,7 +2,8 @@
 //!
 //! The crate holds what both roles share: the PDU codecs ([`pdu`]), the text grammar and the negotiation of its keys,
 //! the login machines, CHAP, names, serial-number arithmetic, the [`datamover`] seam of RFC 5047 and the TCP mover
-//! behind it. SCSI, which travels in the PDUs, is in the crate `scsi-proto`. It opens no socket, reads no clock and starts no thread; it builds without `std`.
+//! behind it. SCSI, which travels in the PDUs, is in the crate `scsi-proto`. It opens no socket, reads no clock and
+//! starts no thread; it builds without `std`.
 //!
 //! # The driving contract
 //!
@@ -39,3 +40,7 @@ pub mod text;
 pub mod time;
 pub mod unexpected;
 pub mod unsolicited;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

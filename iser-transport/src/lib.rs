@@ -23,3 +23,7 @@ pub mod queue;
 mod random;
 #[cfg(all(feature = "verbs", target_os = "linux"))]
 pub mod verbs;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -106,3 +106,7 @@ pub enum DataError {
         found: u64,
     },
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -17,3 +17,7 @@ pub mod server;
 pub mod session;
 pub mod stats;
 pub mod task;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
