@@ -10,7 +10,9 @@
 //! system call that sends. A writer that waits keeps new readers out, so that readers in turn cannot keep it waiting.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU64, fence};
+use core::sync::atomic::fence;
+
+use portable_atomic::AtomicU64;
 
 /// Bytes of a piece, as a power of two.
 const PIECE_SHIFT: u32 = 16;

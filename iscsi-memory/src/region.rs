@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use portable_atomic::AtomicU64;
 
 use crate::blocks::{self, Blocks, PIECE};
 #[cfg(feature = "std")]

@@ -7,7 +7,9 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
+
+use portable_atomic::AtomicU64;
 
 /// Names one protection domain of one device, uniquely for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,9 +1,10 @@
 //! What sessions count: relaxed atomics that a session brings up to date once per wake, not once per command.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 
 use iscsi_proto::datamover::MoverReport;
+use portable_atomic::AtomicU64;
 
 /// What one session did in one wake; added to its [`SessionCounters`] at the wake's end.
 #[derive(Debug, Clone, Copy, Default)]

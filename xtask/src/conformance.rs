@@ -1,7 +1,8 @@
 //! `cargo xtask conformance`: whether the table of the RFCs' requirements holds together.
 //!
-//! `docs/conformance/musts.tsv` says for each requirement what became of it, and where. What the table cites has to be there: files by
-//! their paths, tests by the name of their function. The counts in the README beside it follow from the table.
+//! `docs/conformance/musts.tsv` says for each requirement what became of it, and where. What the table cites has to be
+//! there: files by their paths, tests by the name of their function. The counts in the README beside it follow from the
+//! table.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;

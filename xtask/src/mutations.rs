@@ -1,8 +1,9 @@
-//! `cargo xtask mutations`: plants the bugs of `sim/mutations.toml`, one at a time, in a copy of the sources, and shows that each is found.
+//! `cargo xtask mutations`: plants the bugs of `sim/mutations.toml`, one at a time, in a copy of the sources, and shows
+//! that each is found.
 //!
-//! Each entry names a file, a text in it, what to put there instead, and the test, or the seeds of the simulator, that have to fail then. A text that is
-//! not in its file exactly once, a planted bug that does not build, and a test that does not exist are failures of the table. What finds them must pass on
-//! the unchanged copy, which `--sound` shows.
+//! Each entry names a file, a text in it, what to put there instead, and the test, or the seeds of the simulator, that
+//! have to fail then. A text that is not in its file exactly once, a planted bug that does not build, and a test that
+//! does not exist are failures of the table. What finds them must pass on the unchanged copy, which `--sound` shows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,8 @@ impl Mutation {
         }
     }
 
-    /// Builds its finder in the copy and runs it: what that ended with, none if it did not end in time, and its last line.
+    /// Builds its finder in the copy and runs it: what that ended with, none if it did not end in time, and its last
+    /// line.
     fn run_finder(&self, tree: &Path) -> Result<(Option<i32>, String)> {
         let target = checkout().join("target/mutations/target");
         let (build, run) = match &self.finder {
@@ -178,7 +180,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(failed == 0)
 }
 
-/// A copy of the files under version control, as they are in the work tree. What has not changed since the last time keeps its age.
+/// A copy of the files under version control, as they are in the work tree. What has not changed since the last time
+/// keeps its age.
 fn copy() -> Result<PathBuf> {
     let from = checkout();
     let tree = from.join("target/mutations/tree");

@@ -12,6 +12,7 @@ use interop::vm::Guest;
 use interop::{Context, Failure, Result};
 
 use crate::shell;
+use crate::test::builds::missing_machines;
 
 /// What to leave out.
 #[derive(Debug, Default, clap::Args)]
@@ -19,7 +20,8 @@ pub(crate) struct Arguments {
     /// Do not make the virtual machine
     #[arg(long)]
     pub(crate) no_vm: bool,
-    /// Do not install Rust tools (cargo-nextest, cargo-deny, cargo-fuzz) nor the nightly toolchain
+    /// Do not install Rust tools (cargo-nextest, cargo-deny, cargo-fuzz), the nightly toolchain, nor standard
+    /// libraries of other machines
     #[arg(long)]
     pub(crate) no_rust: bool,
     /// Say what is missing, install nothing; exit code 1 if something is
@@ -48,12 +50,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     for component in &components {
         println!("setup: the component {component} of the stable toolchain is missing");
     }
+    let machines = if arguments.no_rust { Vec::new() } else { missing_machines() };
+    for machine in &machines {
+        println!("setup: the standard library of {machine} is missing (the libraries are compiled for it)");
+    }
     if arguments.check {
-        return Ok(missing.is_empty() && tools.is_empty() && nightly && components.is_empty());
+        let rust = tools.is_empty() && nightly && components.is_empty() && machines.is_empty();
+        return Ok(missing.is_empty() && rust);
     }
     install_packages(&missing, !arguments.no_vm)?;
     for component in components {
         shell::run(Command::new("rustup").args(["component", "add", component]).current_dir(shell::checkout()))?;
+    }
+    for machine in machines {
+        shell::run(Command::new("rustup").args(["target", "add", machine]).current_dir(shell::checkout()))?;
     }
     if !nightly {
         shell::run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))?;
@@ -175,7 +185,8 @@ mod tests {
 
     #[test]
     fn the_mirror_is_found_in_both_formats_of_apt() {
-        let new = "Types: deb\n# http://snapshot.example/archive/debian\nURIs: http://mirror.example/debian\nSuites: bookworm\n";
+        let new = "Types: deb\n# http://snapshot.example/archive/debian\n\
+                   URIs: http://mirror.example/debian\nSuites: bookworm\n";
         assert_eq!(debian_mirror(new).as_deref(), Some("http://mirror.example/debian"));
         let old = "deb [arch=amd64] https://mirror.example/debian/ bookworm main\n";
         assert_eq!(debian_mirror(old).as_deref(), Some("https://mirror.example/debian/"));

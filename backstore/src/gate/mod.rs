@@ -27,11 +27,12 @@ mod list;
 mod slab;
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::Ordering::SeqCst;
 use core::task::Waker;
 
 use alloc::vec::Vec;
 use iscsi_memory::Lock;
+use portable_atomic::AtomicU64;
 
 pub use blocks::Blocks;
 use blocks::{Stripes, each, stripes};

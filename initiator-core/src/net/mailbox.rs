@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use iscsi_memory::{Buf, BufPool, Payload};
+use portable_atomic::AtomicU64;
 
 use iscsi_proto::time::Instant;
 use scsi_proto::Lun;

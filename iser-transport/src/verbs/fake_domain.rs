@@ -2,13 +2,14 @@
 //! keys, so that AddressSanitizer sees a use of memory that was given back too early.
 #![allow(unsafe_code, reason = "a device reads and writes memory by its address")]
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use iscsi_memory::{
     Access, BudgetShare, Buf, DevicePiece, DomainId, Region, RegisterFailure, Registrar, Registration,
     RegistrationBudget,
 };
+use portable_atomic::AtomicU64;
 
 use crate::random::Random;
 

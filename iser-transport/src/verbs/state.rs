@@ -12,10 +12,11 @@ mod issue;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use iscsi_memory::{Access, Advertised, Buf, DevicePiece, Payload, PieceHold, RegisterFailure, Registrar};
 use iscsi_proto::time::Instant;
+use portable_atomic::AtomicU64;
 
 use super::config::VerbsConfig;
 use super::jobs::{Bounce, Job, Jobs, Posted};

@@ -5,8 +5,9 @@
 //! the log's head.
 
 use alloc::collections::VecDeque;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
+use portable_atomic::AtomicU64;
 use scsi_proto::AdditionalSense;
 
 use super::NexusId;

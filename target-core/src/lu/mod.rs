@@ -5,10 +5,11 @@
 //! kept by its session.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use backstore::{Abilities, Backstore, Geometry, WriteGate};
 use iscsi_memory::Region;
+use portable_atomic::AtomicU64;
 use scsi_proto::SenseFormat;
 
 mod attention;

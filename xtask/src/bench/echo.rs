@@ -1,8 +1,8 @@
 //! A bare iSCSI echo: the floor that the target is measured against.
 //!
-//! It logs the initiator in with the real login machine, then parses each header by hand and answers every read from one buffer and every write with
-//! GOOD, one `read` and one `write` per epoll wake. It has no task table, no command window, no device server and no store: what it costs is the price of
-//! the sockets and of touching the headers.
+//! It logs the initiator in with the real login machine, then parses each header by hand and answers every read from
+//! one buffer and every write with GOOD, one `read` and one `write` per epoll wake. It has no task table, no command
+//! window, no device server and no store: what it costs is the price of the sockets and of touching the headers.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -147,7 +147,8 @@ impl Peer {
         }
         match bhs[0] & 0x3f {
             0x01 => self.command(&bhs),
-            // NOP-Out, Task Management, Logout: the answer's opcode is the request's plus 0x20 and everything in it may be zero.
+            // NOP-Out, Task Management, Logout: the answer's opcode is the request's plus 0x20 and everything in it may
+            // be zero.
             opcode @ (0x00 | 0x02 | 0x06) => {
                 let mut header = [0; BHS_LEN];
                 header[0] = opcode | 0x20;

@@ -1,4 +1,5 @@
-//! The layouts of a remote RAM disk in the virtual machine, with Linux's ib_iser and fio: LIO's and ours in turn, in one boot.
+//! The layouts of a remote RAM disk in the virtual machine, with Linux's ib_iser and fio: LIO's and ours in turn, in
+//! one boot.
 
 use std::time::Duration;
 

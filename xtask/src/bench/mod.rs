@@ -1,9 +1,11 @@
-//! `cargo xtask bench`: our target beside tgt and beside a bare iSCSI echo, and our iSER beside our TCP, with one load generator, in turn, in one run.
+//! `cargo xtask bench`: our target beside tgt and beside a bare iSCSI echo, and our iSER beside our TCP, with one load
+//! generator, in turn, in one run.
 //!
-//! Machines are noisy, so only the ratios mean something: each round measures all contenders one behind the other, and the tables give the median of
-//! the rounds. iSER is iWARP in user space here; iSER with Linux's initiator and RDMA devices, beside LIO, is measured in the virtual machine
-//! (`--layouts`, or `cargo xtask vm layouts`). `--instructions` counts user instructions per request of both roles under callgrind instead, which does not depend
-//! on what else the machine does; `--against DIR` counts another build's beside them, turn by turn.
+//! Machines are noisy, so only the ratios mean something: each round measures all contenders one behind the other, and
+//! the tables give the median of the rounds. iSER is iWARP in user space here; iSER with Linux's initiator and RDMA
+//! devices, beside LIO, is measured in the virtual machine (`--layouts`, or `cargo xtask vm layouts`). `--instructions`
+//! counts user instructions per request of both roles under callgrind instead, which does not depend on what else the
+//! machine does; `--against DIR` counts another build's beside them, turn by turn.
 
 mod echo;
 mod instructions;
@@ -50,7 +52,8 @@ pub(crate) struct Arguments {
     echo: Option<std::net::SocketAddr>,
 }
 
-/// The part of each disk that is measured. It is written once before: neither a page fault nor a hole in a file is what the figures are about.
+/// The part of each disk that is measured. It is written once before: neither a page fault nor a hole in a file is what
+/// the figures are about.
 const SPAN: &str = "256M";
 
 /// One target under test.
@@ -149,7 +152,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
     transports::run(arguments)?;
     println!(
-        "iSER with Linux's initiator and RDMA devices, ours beside LIO, in the virtual machine: cargo xtask bench --layouts"
+        "iSER with Linux's initiator and RDMA devices, ours beside LIO, in the virtual machine: \
+         cargo xtask bench --layouts"
     );
     Ok(true)
 }

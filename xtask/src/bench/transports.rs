@@ -1,4 +1,5 @@
-//! Our target over TCP and over iSER, the latter by iWARP in user space, on one portal: what the transport costs, and what it saves.
+//! Our target over TCP and over iSER, the latter by iWARP in user space, on one portal: what the transport costs, and
+//! what it saves.
 
 use interop::Result;
 use interop::programs::{Ramdisk, free_port};

@@ -4,7 +4,9 @@
 //! code is 0 only when every step that ran passed. `--only` and `--skip` choose among the steps;
 //! `--list` names them.
 
+pub(crate) mod builds;
 mod fuzz;
+mod sources;
 mod steps;
 
 use std::time::{Duration, Instant};
@@ -23,7 +25,8 @@ pub(crate) struct Arguments {
     /// Name the steps and end
     #[arg(long)]
     list: bool,
-    /// Seeds for the simulator: so many over TCP and over loopback each, shares of it over iWARP and in the worlds in which rare things meet
+    /// Seeds for the simulator: so many over TCP and over loopback each, shares of it over iWARP and in the worlds in
+    /// which rare things meet
     #[arg(long, default_value_t = 3000)]
     seeds: u32,
     /// Seconds that each fuzz target runs

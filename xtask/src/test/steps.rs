@@ -2,13 +2,9 @@
 
 use interop::{Failure, Result};
 
-use super::{Arguments, Step, fuzz};
+use super::{Arguments, Step, builds, fuzz, sources};
 use crate::shell::{self, cargo};
 use crate::{conformance, setup};
-
-/// Crates whose cores build without std.
-const NO_STD: [&str; 7] =
-    ["iscsi-memory", "backstore", "scsi-proto", "iscsi-proto", "iser-transport", "target-core", "initiator-core"];
 
 /// The target of sanitizer builds; naming one keeps build scripts out of their flags.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -20,7 +16,14 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "setup", purpose: "install what is missing", run: install },
     Step { name: "fmt", purpose: "formatting", run: |_| shell::run(&mut cargo(&["fmt", "--all", "--check"])) },
     Step { name: "clippy", purpose: "lints, every target, warnings are errors", run: clippy },
-    Step { name: "no-std", purpose: "the cores build with no default features", run: no_std },
+    Step { name: "unused", purpose: "every dependency is named in the code", run: |_| sources::dependencies() },
+    Step { name: "no-std", purpose: "the cores build with no default features", run: |_| builds::no_std() },
+    Step { name: "features", purpose: "the libraries build with every set of features", run: |_| builds::features() },
+    Step {
+        name: "machines",
+        purpose: "32 bits, big-endian, no 64-bit atomics: it compiles",
+        run: |_| builds::machines(),
+    },
     Step { name: "doc", purpose: "documentation builds, warnings are errors", run: doc },
     Step { name: "musts", purpose: "the table of the RFCs' requirements", run: |_| conformance::check_all() },
     Step { name: "unit", purpose: "unit and integration tests of the crates", run: unit },
@@ -45,13 +48,6 @@ fn install(_: &Arguments) -> Result<()> {
 
 fn clippy(_: &Arguments) -> Result<()> {
     shell::run(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
-}
-
-fn no_std(_: &Arguments) -> Result<()> {
-    // Each by itself: together, one crate's features would switch on another's.
-    NO_STD
-        .iter()
-        .try_for_each(|name| shell::run(&mut cargo(&["check", "--quiet", "--package", name, "--no-default-features"])))
 }
 
 fn doc(_: &Arguments) -> Result<()> {

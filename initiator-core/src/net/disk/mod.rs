@@ -6,11 +6,12 @@ mod replay;
 mod transfer;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use iscsi_memory::{Buf, Payload};
+use portable_atomic::AtomicU64;
 
 use scsi_proto::command::{GetLbaStatus, Unmap};
 use scsi_proto::provisioning::{self, Provisioning};
@@ -47,8 +48,8 @@ use replay::Replay;
 ///
 /// One that tells of a power-on or a reset (29h/00h) at every login, as tgt does, and LIO without an access list, does
 /// not tell whether it was switched off. After a new login to such a one what was not flushed may be lost, as after a
-/// flush that failed: [`SessionEvent::LostWrites`](crate::SessionEvent::LostWrites) tells of it, reads and writes go on,
-/// and flushes fail with [`Error::LostWrites`] until it is written anew or taken note of.
+/// flush that failed: [`SessionEvent::LostWrites`](crate::SessionEvent::LostWrites) tells of it, reads and writes go
+/// on, and flushes fail with [`Error::LostWrites`] until it is written anew or taken note of.
 #[derive(Debug, Clone)]
 pub struct Disk {
     session: Session,
