@@ -1,77 +1,9 @@
 //! The RAM store: sizes, memory taken and given back, limits.
 
-use std::fs;
-use std::time::{Duration, Instant};
-
 use futures::executor::block_on;
 
 use super::*;
 use crate::StoreOpenError;
-
-/// Resident bytes of this process. Tests that use it run one process each under nextest; with threads they share a
-/// lock.
-fn resident() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
-}
-
-static RESIDENT: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
-#[test]
-fn fifty_gibibytes_start_at_once_and_cost_nothing() {
-    let _alone = RESIDENT.lock();
-    let before = resident();
-    let start = Instant::now();
-    let store = RamStore::new(50 << 30).unwrap();
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    let mut data = vec![1; 1 << 20];
-    for lba in (0..store.geometry().blocks).step_by(1 << 20) {
-        block_on(store.read(lba, &mut data)).unwrap();
-        assert!(data.iter().all(|b| *b == 0));
-    }
-    let grown = resident().saturating_sub(before);
-    println!("50 GiB: open {took:?}, {} KiB resident in all, {} KiB more than before", resident() >> 10, grown >> 10);
-    assert!(grown < 16 << 20, "{grown} bytes");
-    assert!(resident() < 64 << 20);
-    assert_eq!(store.allocated(), 0);
-}
-
-#[test]
-fn unmap_gives_memory_back_to_the_machine() {
-    let _alone = RESIDENT.lock();
-    let store = RamStore::new(1 << 30).unwrap();
-    let data = vec![7; 1 << 20];
-    let before = resident();
-    for i in 0..64 {
-        block_on(store.write(i * 2048, &data)).unwrap();
-    }
-    let full = resident();
-    assert!(full >= before + (60 << 20), "{before} to {full}");
-    assert_eq!(store.allocated(), 64 << 20);
-    block_on(store.unmap(0, 64 * 2048)).unwrap();
-    let after = resident();
-    println!(
-        "64 MiB written: {} KiB more resident; after UNMAP {} KiB",
-        (full - before) >> 10,
-        after.saturating_sub(before) >> 10
-    );
-    assert!(after <= before + (4 << 20), "{before} to {full} to {after}");
-    assert_eq!(store.allocated(), 0);
-}
-
-#[test]
-fn scattered_small_writes_take_a_page_each() {
-    let _alone = RESIDENT.lock();
-    let store = RamStore::new(8 << 30).unwrap();
-    let before = resident();
-    for i in 0..1000 {
-        block_on(store.write(i * 16_384, &[1; 512])).unwrap();
-    }
-    let grown = resident().saturating_sub(before);
-    assert_eq!(store.allocated(), 1000 * 4096);
-    assert!(grown < 16 << 20, "{grown} bytes: the pages are not the small ones that are counted");
-}
 
 #[test]
 fn writes_past_the_limit_find_no_space_until_something_is_unmapped() {

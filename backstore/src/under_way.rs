@@ -132,7 +132,8 @@ mod tests {
 
     use super::*;
 
-    /// Has a read, a write and a read of one block come behind a call of `first`, and gives the order in which they ran.
+    /// Has a read, a write and a read of one block come behind a call of `first`, and gives the order in which they
+    /// ran.
     fn order_behind(first: Access) -> Vec<u8> {
         let all = Arc::new(UnderWay::with_patience(Duration::from_secs(3600)));
         let order = Arc::new(Mutex::new(Vec::new()));

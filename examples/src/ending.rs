@@ -22,8 +22,8 @@ pub enum Why {
 }
 
 /// The list of exit codes for `--help`.
-pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 unreachable or no iSCSI, 4 login refused, 5 data differ, \
-     141 nobody reads the output";
+pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 unreachable or no iSCSI, \
+     4 login refused, 5 data differ, 141 nobody reads the output";
 
 /// An ending with its sentence.
 #[derive(Debug)]

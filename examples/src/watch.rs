@@ -201,7 +201,8 @@ mod tests {
         let lost = SessionEvent::Lost { reason: reason.clone(), next_in, tried_for };
         assert_eq!(
             watcher.sentence(&lost).unwrap(),
-            "lost the target at 127.0.0.1:3260 (the target did not answer a NOP-Out: it is gone, or the network is), trying again for 120 s"
+            "lost the target at 127.0.0.1:3260 (the target did not answer a NOP-Out: it is gone, or the network is), \
+             trying again for 120 s"
         );
         assert_eq!(watcher.sentence(&SessionEvent::AttemptFailed { reason, next_in, tried_for }), None);
         assert_eq!(watcher.sentence(&logged_in(1)).unwrap(), "the target is back, at 127.0.0.1:3260");

@@ -291,8 +291,12 @@ mod tests {
 
     #[test]
     fn an_interrupt_reaches_the_child() {
-        let mut running =
-            Running::start(&shell("trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done")).unwrap();
+        // A test run that itself was started in the background has children that ignore the signal, and a shell can
+        // trap none that it came with ignored.
+        let script = "trap 'echo caught; exit 0' INT; echo ready; while :; do sleep 0.05; done";
+        let mut child = Command::new("env");
+        child.args(["--default-signal=INT", "sh", "-c", script]);
+        let mut running = Running::start(&child).unwrap();
         running.wait_for_text("ready", Duration::from_secs(10)).unwrap();
         running.interrupt(Duration::from_secs(10)).unwrap().success().unwrap().prints(&["caught"]).unwrap();
     }

@@ -142,8 +142,8 @@ fn discard_and_write_zeroes_leave_zeroes_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// With its cache on, QEMU keeps a map of what is allocated if the target tells an unmap granularity of 4096 bytes or more, and a stale "deallocated" in
-/// it makes a read give zeroes where data were just written.
+/// With its cache on, QEMU keeps a map of what is allocated if the target tells an unmap granularity of 4096 bytes or
+/// more, and a stale "deallocated" in it makes a read give zeroes where data were just written.
 #[test]
 fn what_was_written_after_a_discard_is_read_with_qemus_cache_on() -> Result<()> {
     let ramdisk = Ramdisk::serve_one("64M")?;

@@ -1,6 +1,7 @@
 //! Real time for the sans-IO machines.
 //!
-//! It is tokio's clock, which timers go by: where a runtime has stopped its time, machines and timers stand still alike.
+//! It is tokio's clock, which timers go by: where a runtime has stopped its time, machines and timers stand still
+//! alike.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant as StdInstant};

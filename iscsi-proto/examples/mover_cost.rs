@@ -5,7 +5,8 @@
 //! valgrind --tool=callgrind --toggle-collect='*measured*' target/release/examples/mover_cost read 100
 //! ```
 //!
-//! Divide the collected instructions by the rounds and by 128, the commands per round. Without callgrind it prints nanoseconds.
+//! Divide the collected instructions by the rounds and by 128, the commands per round. Without callgrind it prints
+//! nanoseconds.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! The mover allocates nothing per PDU in steady state, in either role, by copy or by reference, with and without digests.
+//! The mover allocates nothing per PDU in steady state, in either role, by copy or by reference, with and without
+//! digests.
 
 use std::sync::Arc;
 

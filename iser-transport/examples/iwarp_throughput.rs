@@ -1,8 +1,9 @@
-//! How fast RDMA goes over an ordinary TCP connection to 127.0.0.1, beside what bare TCP does on the same machine in the same run.
+//! How fast RDMA goes over an ordinary TCP connection to 127.0.0.1, beside what bare TCP does on the same machine in
+//! the same run.
 //!
-//! Two threads, each with one end. For each size of transfer, RDMA Writes and RDMA Reads from one store's lent memory to another's, so many at a time,
-//! then the same bytes as a bare stream: one thread in `write`, the other in `read`, in pieces of at most 256 KiB,
-//! out of and into as much memory. The CPU ratio compares processor time for the
+//! Two threads, each with one end. For each size of transfer, RDMA Writes and RDMA Reads from one store's lent memory
+//! to another's, so many at a time, then the same bytes as a bare stream: one thread in `write`, the other in `read`,
+//! in pieces of at most 256 KiB, out of and into as much memory. The CPU ratio compares processor time for the
 //! same bytes, which other work on the machine disturbs less than it does the speed.
 //!
 //! ```text

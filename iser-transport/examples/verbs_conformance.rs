@@ -1,11 +1,12 @@
-//! Runs the cases that every provider of queue pairs passes over RDMA devices of this machine, both ends in this process.
+//! Runs the cases that every provider of queue pairs passes over RDMA devices of this machine, both ends in this
+//! process.
 //!
 //! ```text
 //! verbs_conformance ADDRESS... [--case NAME] [--steps N]
 //! ```
 //!
-//! Each address belongs to an interface with an RDMA device: a card, soft RoCE or soft iWARP. At the end of each connection everything that was registered
-//! must have been given back.
+//! Each address belongs to an interface with an RDMA device: a card, soft RoCE or soft iWARP. At the end of each
+//! connection everything that was registered must have been given back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,7 +76,8 @@ impl Harness for Device {
             pads_private: true,
             waits_for_receive: !self.iwarp,
             names_breaches: false,
-            // The kernel's soft iWARP looks at the memory of a Read when its answer is about to leave, and not at the direction.
+            // The kernel's soft iWARP looks at the memory of a Read when its answer is about to leave, and not at the
+            // direction.
             refuses_reads_at_once: !self.iwarp,
             checks_direction: !self.iwarp,
             invalidates: false,

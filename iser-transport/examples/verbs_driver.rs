@@ -1,10 +1,12 @@
-//! Runs the driver of connections over RDMA devices: two ends in this process, each a task, that send messages to and fro.
+//! Runs the driver of connections over RDMA devices: two ends in this process, each a task, that send messages to and
+//! fro.
 //!
 //! ```text
 //! verbs_driver ADDRESS [--rounds N] [--peers N]
 //! ```
 //!
-//! A wake-up that is lost shows as a round that never ends. Between rounds each end is silent for a while now and then, so that its driver sleeps.
+//! A wake-up that is lost shows as a round that never ends. Between rounds each end is silent for a while now and then,
+//! so that its driver sleeps.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -104,7 +104,8 @@ impl Guest {
             let tail: Vec<&str> = console.lines().rev().take(30).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             Failure::new(format!(
-                "the job {stem} in the virtual machine {what}; it printed:\n{output}\nand the guest's console ended with:\n{}",
+                "the job {stem} in the virtual machine {what}; it printed:\n{output}\n\
+                 and the guest's console ended with:\n{}",
                 tail.join("\n")
             ))
         };

@@ -1,4 +1,5 @@
-//! An initiator's and a target's mover over two byte pipes: random commands, parameters and chunks end with equal bytes and no buffer lost.
+//! An initiator's and a target's mover over two byte pipes: random commands, parameters and chunks end with equal bytes
+//! and no buffer lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -357,7 +358,8 @@ proptest! {
     }
 }
 
-/// Data that came whole with their command are the same to the initiator whether the session takes them from staging or has them put into a sink.
+/// Data that came whole with their command are the same to the initiator whether the session takes them from staging or
+/// has them put into a sink.
 #[test]
 fn data_at_hand_and_get_data_give_the_same() {
     let operation = |write, sense| Operation { write, read: 0, lent: true, sense, twice: false };

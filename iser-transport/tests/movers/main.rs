@@ -1,6 +1,6 @@
-//! Both sides' movers, connected by the loopback queue pair or by iWARP, under sessions that do whatever they like: reads, writes and bidirectional
-//! commands of all sizes, residuals, sense, aborts, and the loss of the connection at any step. What is moved is compared byte by byte, and every buffer
-//! comes back once.
+//! Both sides' movers, connected by the loopback queue pair or by iWARP, under sessions that do whatever they like:
+//! reads, writes and bidirectional commands of all sizes, residuals, sense, aborts, and the loss of the connection at
+//! any step. What is moved is compared byte by byte, and every buffer comes back once.
 
 mod initiator;
 mod link;

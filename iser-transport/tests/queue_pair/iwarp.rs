@@ -119,7 +119,8 @@ fn iwarp_passes_however_its_stream_is_cut() {
         let mut harness = Iwarp { client, server, chunks: round as u64, seed: (round as u64) << 32 };
         for case in CASES {
             println!("round {round}: {}", case.name);
-            // A Write of several segments does not say how long it is: those that lie inside are placed before the one that does not comes (RFC 5041 7.1).
+            // A Write of several segments does not say how long it is: those that lie inside are placed before the one
+            // that does not comes (RFC 5041 7.1).
             let whole = case.name == "bytes_outside_end_the_connection";
             for end in [&mut harness.client, &mut harness.server] {
                 end.emss = if whole { emss.max(8192) } else { emss };

@@ -126,8 +126,8 @@ pub(crate) struct BenchArgs {
     /// The LUNs; each gets a session of its own. Modes that write overwrite them.
     #[arg(required = true)]
     pub(crate) url: Vec<String>,
-    /// Another path to the LUN, of which there is one then; any number of them. I/O goes over all, and goes on while one
-    /// is left.
+    /// Another path to the LUN, of which there is one then; any number of them. I/O goes over all, and goes on while
+    /// one is left.
     #[arg(long, value_name = "URL")]
     pub(crate) path: Vec<String>,
     /// The pattern of accesses.
