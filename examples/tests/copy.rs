@@ -66,6 +66,8 @@ fn what_a_pipe_cannot_do_is_said() {
     let after = TempFile::new("pipe-after", b"");
     iscsi(&format!("copy {url} {}", after.path())).ok();
     assert!(before.read() == after.read());
+    let closed = format!("exec {ISCSI} copy - {url} <&-");
+    run_with("sh", &["-c", &closed], Input::None).text().fails(1, "standard input is closed");
 }
 
 #[test]

@@ -50,6 +50,13 @@ pub enum Control {
         /// The guard.
         guard: u32,
     },
+    /// The unit is asked anew whether it is the disk of the guard, before it gets another command.
+    Doubt {
+        /// The application's name for it; [`ControlAnswer::Guarded`] answers it.
+        id: u32,
+        /// The guard.
+        guard: u32,
+    },
     /// Asks what a disk has lost, and leaves it at that.
     AskLost {
         /// The application's name for it.
@@ -75,7 +82,7 @@ pub enum ControlAnswer {
     TaskManagement(TaskResponse),
     /// The whole text of the answer.
     Text(Vec<u8>),
-    /// The number of a new guard.
+    /// The number of the guard: a new one, or one that is in doubt.
     Guarded(u32),
     /// The blocks whose last content is lost.
     Lost(Vec<Range<u64>>),

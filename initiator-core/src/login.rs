@@ -8,6 +8,7 @@ use iscsi_proto::datamover::{Caps, MoverReport};
 use iscsi_proto::login::{ChapLogin, InitiatorGrant, InitiatorLogin, InitiatorLoginConfig, Offer};
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::SessionType;
+use iscsi_proto::serial::Serial;
 
 use crate::connection::LoginSummary;
 use crate::engine::StartNumbers;
@@ -37,6 +38,8 @@ pub struct LoginConfig {
     pub auth: Option<Algorithm>,
     /// Offer MD5 alone. Some targets cannot read a list of algorithms, and some mean SHA-1 by the number of SHA-256.
     pub md5_only: bool,
+    /// CmdSN of the first command behind the login (RFC 7143 11.12.8). Default 1.
+    pub cmd_sn: Serial,
     /// Bytes of a cryptographic random number generator for this one login: the challenge of mutual CHAP.
     pub random: [u8; 64],
 }
@@ -61,6 +64,7 @@ impl LoginConfig {
             offer: Offer::default(),
             auth: None,
             md5_only: false,
+            cmd_sn: Serial(1),
             random,
         }
     }
@@ -101,6 +105,7 @@ impl LoginConfig {
             initiator_alias: self.initiator_alias,
             session_type: self.session_type,
             isid: self.isid,
+            cmd_sn: self.cmd_sn,
             offer: self.offer.over(caps),
             credentials,
             chap,

@@ -4,7 +4,7 @@
 //! login for one that comes back. So each machine has its own, made once and kept, as open-iscsi does it.
 
 use alloc::string::String;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::{env, io};
@@ -69,21 +69,24 @@ fn read(path: &Path) -> Option<String> {
     IscsiName::new(name).ok().map(|_| name.into())
 }
 
-/// Writes the file, unless it is there: whole, or not at all.
+/// Writes the file, unless there is one with a name: whole, or not at all. Who comes second waits by a lock of the
+/// directory, since not every file system has links or a way to rename that spares what is there; where one has no locks
+/// either, two that make the first name at the same moment may take two.
 fn keep(path: &Path, name: &str, digits: &str) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.recursive(true).create(directory)?;
-    let whole = directory.join(alloc::format!("initiatorname.{digits}"));
-    fs::write(&whole, alloc::format!("InitiatorName={name}\n"))?;
-    let linked = fs::hard_link(&whole, path);
-    fs::remove_file(&whole)?;
-    match linked {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+    // A directory is opened as a file is on the systems that have a lock for it.
+    let lock = File::open(directory).ok().filter(|directory| directory.lock().is_ok());
+    if read(path).is_none() {
+        let whole = directory.join(alloc::format!("initiatorname.{digits}"));
+        fs::write(&whole, alloc::format!("InitiatorName={name}\n"))?;
+        fs::rename(&whole, path)?;
     }
+    drop(lock);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -152,6 +155,15 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(home.0.join("iscsi")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["initiatorname.iscsi"]);
+    }
+
+    #[test]
+    fn a_file_without_a_name_gets_one() {
+        let home = Directory::new("empty");
+        fs::create_dir_all(home.0.join("iscsi")).unwrap();
+        fs::write(home.0.join("iscsi/initiatorname.iscsi"), "").unwrap();
+        let name = find(Path::new(NOWHERE), Some(&home.0), &digits(1)).unwrap();
+        assert_eq!(find(Path::new(NOWHERE), Some(&home.0), &digits(2)).unwrap(), name);
     }
 
     #[test]

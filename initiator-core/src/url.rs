@@ -51,6 +51,12 @@ pub enum UrlError {
         /// Where in it, in bytes.
         at: usize,
     },
+    /// It cannot be read, and what is wrong with it may be a part of a secret, which is not shown.
+    #[error(
+        "the URL cannot be read, and is not shown because of its secret: it has to look like {SHAPE}; in a secret a \
+         question mark is written as %3F, and in an option's value an ampersand as %26"
+    )]
+    Secret,
     /// An option that is not known.
     #[error(
         "the URL option \"{0}\" is not known: there are header_digest, data_digest, auth, target_user, target_password, \
@@ -219,6 +225,32 @@ impl FromStr for Url {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
+        Self::parse(text)
+            .map_err(|error| if error.quotes() && may_quote_a_secret(text) { UrlError::Secret } else { error })
+    }
+}
+
+/// Whether parts of a URL that cannot be read may be parts of a secret: the @ behind a user stands where none does, so
+/// that what ended the part before it may have been in the secret; or there is an option with a secret, and what ended
+/// that may have been in it.
+fn may_quote_a_secret(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else { return text.contains('@') };
+    rest.split_once('?').is_some_and(|(_, options)| options.contains('@') || options.contains("target_password="))
+}
+
+impl UrlError {
+    /// Whether its sentence shows a part of the URL.
+    const fn quotes(&self) -> bool {
+        match self {
+            Self::Scheme(_) | Self::Host(_) | Self::Port(_) | Self::Lun(_) | Self::UnknownOption(_) => true,
+            Self::OptionValue { value, .. } => !value.is_empty(),
+            Self::NoTarget | Self::Percent { .. } | Self::Secret | Self::RdmaWithoutIser => false,
+        }
+    }
+}
+
+impl Url {
+    fn parse(text: &str) -> Result<Self, UrlError> {
         let (transport, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iscsi") => (Transport::Tcp, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("iser") => (Transport::Iser, rest),
@@ -632,6 +664,26 @@ mod tests {
         // A user without a secret keeps its colon.
         let url = Url { credentials: Some(Credentials { user: me.to_owned(), secret: ChapSecret::new("") }), ..url };
         assert_eq!(parse(&url.to_string_with_secrets()), Ok(url));
+    }
+
+    #[test]
+    fn secrets_are_not_shown_by_errors_either() {
+        for text in [
+            "iscsi://joe%hid?den@h/t/0",
+            "iscsi://joe%hid/0?den@h/t/0",
+            "iscsi://joe%a@hid?den@h/t/0",
+            "iscsi://joe%hid?auth=den@h/t/0",
+            "iscsi://joe%x:hid?den@h/t/0",
+            "iscsi://h/t/0?target_user=t&target_password=a&hidden",
+            "iscsi://h/t/0?target_user=t&target_password=a&auth=hidden",
+            "joe%hidden@h/t/0",
+            "iscsi:/joe%hidden@h/t/0",
+        ] {
+            let error = text.parse::<Url>().unwrap_err();
+            assert!(!error.to_string().contains("hid") && !error.to_string().contains("den"), "{text}: {error}");
+        }
+        let told = |text: &str| text.parse::<Url>().unwrap_err().to_string();
+        assert!(told("iscsi://joe%a@h/t/x").contains('x') && told("iscsi://h/t?bad=1").contains("bad"));
     }
 
     #[test]

@@ -282,3 +282,20 @@ async fn a_session_that_cannot_come_back_says_so() {
     assert!(matches!(error, Error::Lost { .. }), "{error:?}");
     assert!(error.to_string().contains("could not be built anew within 300ms"), "{error}");
 }
+
+#[tokio::test]
+async fn a_disk_that_is_found_to_be_another_when_it_is_refreshed_gets_nothing_more() {
+    let (portal, target) = start();
+    target.serial.store(1, Ordering::Relaxed);
+    let session = Session::connect(config(&portal)).await.unwrap();
+    let disk = session.disk(0).await.unwrap();
+    assert_eq!(disk.refresh().await.unwrap().serial.as_deref(), Some("0001"));
+    disk.write(0, &[1; 512]).await.unwrap();
+    // The target says no word of it.
+    target.serial.store(2, Ordering::Relaxed);
+    let told = disk.refresh().await;
+    assert!(matches!(told, Err(Error::OtherDisk { lun: 0, .. })), "{told:?}");
+    assert!(matches!(disk.write(0, &[2; 512]).await, Err(Error::OtherDisk { .. })));
+    assert_eq!(target.blocks.lock().unwrap()[0], 1);
+    assert!(session.disk(0).await.is_ok(), "who opens it anew means it");
+}

@@ -376,6 +376,8 @@ impl Model {
         let now = self.tick();
         let value = value_of(block).expect("a block holds what somebody wrote");
         let left = Candidate { write: WriteId(0), value, ended: Some(now), follows: None, done: true };
+        // What an atomic command replaced is back.
+        self.replaced.remove(&(lba, value));
         let block = &mut self.blocks[lba as usize];
         block.retain(|candidate| candidate.ended.is_none());
         block.push(left);

@@ -1,5 +1,6 @@
 //! Every decision of a run comes from here: one seed, one stream for each part of the world.
 
+use iscsi_proto::serial::Serial;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 
@@ -46,6 +47,15 @@ impl Rng {
     /// One of these.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u64) as usize]
+    }
+
+    /// A serial number to begin with: now and then a few before the largest, or before half of that (RFC 1982).
+    pub fn first_number(&mut self, usual: u32) -> Serial {
+        match self.below(4) {
+            0 => Serial(u32::MAX - self.below(64) as u32),
+            1 => Serial((1 << 31) - self.below(64) as u32),
+            _ => Serial(usual),
+        }
     }
 
     /// Fills with any bytes.

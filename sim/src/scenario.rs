@@ -36,6 +36,8 @@ pub enum Kind {
     Odd,
     /// One initiator with several sessions, over TCP, to a disk by several paths: [`odd::paths`](crate::odd::paths).
     Paths,
+    /// The library's session and disk over the tokio driver, and a target that is odd: [`odd::library`](crate::odd::library).
+    Library,
     /// Several servers share their disks, stores are slow, and servers and LUNs come and go.
     Sharing,
     /// The real drivers over tokio: [`driven`](crate::driven).
@@ -44,8 +46,17 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Plain, Self::Calm, Self::Meeting, Self::Silence, Self::Odd, Self::Sharing, Self::Paths, Self::Driven];
+    pub const ALL: [Self; 9] = [
+        Self::Plain,
+        Self::Calm,
+        Self::Meeting,
+        Self::Silence,
+        Self::Odd,
+        Self::Library,
+        Self::Sharing,
+        Self::Paths,
+        Self::Driven,
+    ];
 
     /// How the command line says it, if it does.
     #[must_use]
@@ -56,6 +67,7 @@ impl Kind {
             Self::Meeting => Some("--meeting"),
             Self::Silence => Some("--silence"),
             Self::Odd => Some("--odd"),
+            Self::Library => Some("--library"),
             Self::Paths => Some("--paths"),
             Self::Sharing => Some("--sharing"),
             Self::Driven => Some("--driven"),
@@ -70,7 +82,9 @@ impl Kind {
             Self::Calm => Scenario::over(seed, transport).calm(),
             Self::Meeting => Scenario::meeting(seed, transport),
             Self::Silence => Scenario::silence(seed, transport),
-            Self::Odd | Self::Paths | Self::Driven => Scenario { kind: self, ..Scenario::over(seed, transport) },
+            Self::Odd | Self::Library | Self::Paths | Self::Driven => {
+                Scenario { kind: self, ..Scenario::over(seed, transport) }
+            }
             Self::Sharing => Scenario::sharing(seed, transport),
         }
     }

@@ -93,6 +93,12 @@ pieces! {
 }
 
 pieces! {
+    Library;
+    library_1_of_2 Tcp 0.5 0 2,
+    library_2_of_2 Tcp 0.5 1 2,
+}
+
+pieces! {
     Paths;
     disks_by_several_paths_1_of_2 Tcp 1.0 0 2,
     disks_by_several_paths_2_of_2 Tcp 1.0 1 2,

@@ -134,6 +134,7 @@ impl<A: Application> Engine<A> {
             Control::Text { .. } => self.controls.text.is_none(),
             Control::Guard { .. }
             | Control::Unguard { .. }
+            | Control::Doubt { .. }
             | Control::AskLost { .. }
             | Control::TakeLost { .. }
             | Control::Logout => {
@@ -189,6 +190,11 @@ impl<A: Application> Engine<A> {
                     self.app.control_complete(id, ControlAnswer::Guarded(number));
                 }
                 Control::Unguard { guard } => self.guards.remove(guard),
+                Control::Doubt { id, guard } => {
+                    let lun = self.guards.get(guard).map(|guard| guard.lun);
+                    lun.into_iter().for_each(|lun| self.guards.doubt(Some(lun)));
+                    self.app.control_complete(id, ControlAnswer::Guarded(guard));
+                }
                 Control::AskLost { id, guard } => {
                     let lost = self.guards.lost(guard);
                     self.app.control_complete(id, ControlAnswer::Lost(lost));

@@ -43,6 +43,27 @@ fn later_commands_to_the_same_blocks_wait_for_the_abort_of_a_write_that_was_give
 }
 
 #[test]
+fn one_that_is_given_up_twice_is_waited_for_as_one_that_was_once() {
+    let (mut net, _, abort) = one_given_up([]);
+    net.app().abandoned.push(1);
+    net.app().commands.push_back(write_at(2, 9));
+    net.run();
+    assert!(net.got.is_empty());
+    net.answer_function(&abort, TaskResponse::Complete);
+    assert_eq!(lba(&net.expect_command()), 9);
+}
+
+#[test]
+fn what_waits_behind_it_is_not_passed_by_what_waits_for_that_alone() {
+    let long = write(2, BlockIo::new(9, 6).write(), 3072);
+    let (mut net, _, abort) = one_given_up([long, write_at(3, 12), write_at(4, 20)]);
+    assert_eq!(lba(&net.expect_command()), 20);
+    assert!(net.got.is_empty(), "12 is among the blocks of the write before");
+    net.answer_function(&abort, TaskResponse::Complete);
+    assert_eq!([lba(&net.expect_command()), lba(&net.expect_command())], [9, 12]);
+}
+
+#[test]
 fn its_own_answer_ends_the_wait_too() {
     let (mut net, first, abort) = one_given_up([write_at(2, 8)]);
     net.good(&first);

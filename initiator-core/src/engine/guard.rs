@@ -38,6 +38,7 @@ pub(super) enum Standing {
 
 #[derive(Debug)]
 pub(super) struct Guard {
+    number: u32,
     pub(super) lun: Lun,
     /// What was opened.
     pub(super) expected: Identity,
@@ -72,10 +73,14 @@ pub(super) enum Flushed {
     Failed,
 }
 
-/// All guards of a session. A guard's number is its place.
+/// All guards of a session. A number stands for one guard only: what is still said of one that is gone, by commands or by
+/// what its application keeps of it, is not taken for another's.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
-    list: Vec<Option<Guard>>,
+    /// In the order of their numbers.
+    list: Vec<Guard>,
+    /// The number of the next guard, unless one that is still there has it.
+    next: u32,
     /// Guards that let nothing pass, or not everything: none in most of a session's life.
     open: usize,
     /// Units that have told of a power-on or a reset when nothing was written yet.
@@ -91,7 +96,9 @@ impl Guards {
             return number;
         }
         let standing = if current { Standing::Known } else { Standing::Unknown };
+        let number = self.free_number();
         let guard = Guard {
+            number,
             lun,
             expected: identity,
             found: Identity::default(),
@@ -105,42 +112,54 @@ impl Guards {
             unsure: BlockRanges::default(),
             failed_at: 0,
         };
-        let place = self.list.iter().position(Option::is_none).unwrap_or(self.list.len());
-        if place == self.list.len() {
-            self.list.push(None);
-        }
-        self.list[place] = Some(guard);
+        let place = self.list.partition_point(|other| other.number < number);
+        self.list.insert(place, guard);
         self.count();
-        place as u32
+        number
+    }
+
+    /// A number that no guard has, and none had for the longest time.
+    fn free_number(&mut self) -> u32 {
+        loop {
+            let number = self.next;
+            self.next = number.wrapping_add(1);
+            if self.place(number).is_none() {
+                return number;
+            }
+        }
+    }
+
+    #[inline]
+    fn place(&self, number: u32) -> Option<usize> {
+        self.list.binary_search_by_key(&number, |guard| guard.number).ok()
     }
 
     /// A handle is gone.
     pub(super) fn remove(&mut self, number: u32) {
-        let Some(place) = self.list.get_mut(number as usize) else { return };
-        if let Some(guard) = place {
-            guard.users -= 1;
-            if guard.users == 0 {
-                *place = None;
-            }
+        let Some(place) = self.place(number) else { return };
+        self.list[place].users -= 1;
+        if self.list[place].users == 0 {
+            self.list.remove(place);
         }
         self.count();
     }
 
     fn count(&mut self) {
         let open = |guard: &Guard| guard.standing != Standing::Known || !guard.lost.is_empty();
-        self.open = self.list.iter().flatten().filter(|guard| open(guard)).count();
+        self.open = self.list.iter().filter(|guard| open(guard)).count();
     }
 
     pub(super) fn get(&self, number: u32) -> Option<&Guard> {
-        self.list.get(number as usize)?.as_ref()
+        self.place(number).map(|place| &self.list[place])
     }
 
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Guard> {
-        self.list.get_mut(number as usize)?.as_mut()
+        let place = self.place(number)?;
+        self.list.get_mut(place)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Guard)> {
-        (0..).zip(&mut self.list).filter_map(|(number, guard)| Some((number, guard.as_mut()?)))
+        self.list.iter_mut().map(|guard| (guard.number, guard))
     }
 
     /// Whether every guard lets everything pass.
@@ -151,7 +170,7 @@ impl Guards {
 
     /// Whether a unit is being asked.
     pub(super) fn are_asked(&self) -> bool {
-        self.list.iter().flatten().any(|guard| guard.standing == Standing::Asking)
+        self.list.iter().any(|guard| guard.standing == Standing::Asking)
     }
 
     /// Whether a command may be sent now, as far as its guard goes.
@@ -185,7 +204,7 @@ impl Guards {
 
     /// A unit (all of them, for `None`) says that it may not be what it was.
     pub(super) fn doubt(&mut self, lun: Option<Lun>) {
-        for guard in self.list.iter_mut().flatten() {
+        for guard in &mut self.list {
             if lun.is_none_or(|lun| lun == guard.lun) && guard.standing == Standing::Known {
                 guard.standing = Standing::Unknown;
             }
@@ -196,7 +215,7 @@ impl Guards {
     /// A unit (any of them, for `None`) tells that it has changed.
     pub(super) fn changed(&mut self, lun: Option<Lun>) {
         self.doubt(lun);
-        for guard in self.list.iter_mut().flatten() {
+        for guard in &mut self.list {
             guard.changed |= lun.is_none_or(|lun| lun == guard.lun) && guard.standing == Standing::Unknown;
         }
     }
@@ -204,12 +223,12 @@ impl Guards {
     /// A unit that is to be asked because it told of a change.
     pub(super) fn to_ask(&self) -> Option<u32> {
         let is_next = |guard: &Guard| guard.changed && guard.standing == Standing::Unknown;
-        self.list.iter().position(|guard| guard.as_ref().is_some_and(is_next)).map(|place| place as u32)
+        self.list.iter().find(|guard| is_next(guard)).map(|guard| guard.number)
     }
 
     /// The questions under way were lost with their connection.
     pub(super) fn disconnected(&mut self) {
-        for guard in self.list.iter_mut().flatten() {
+        for guard in &mut self.list {
             if guard.standing == Standing::Asking {
                 guard.standing = Standing::Unknown;
             }
@@ -280,7 +299,7 @@ impl Guards {
             return true;
         }
         let holds = |guard: &Guard| guard.lun == lun && (!guard.written.is_empty() || !guard.flushing.is_empty());
-        let greets = !self.list.iter().flatten().any(holds);
+        let greets = !self.list.iter().any(holds);
         if greets {
             self.greeting.push(lun);
         }
@@ -475,7 +494,22 @@ mod tests {
         guards.remove(0);
         guards.remove(0);
         assert!(guards.are_content() && guards.get(0).is_none());
-        assert_eq!(guards.add(Lun::ZERO, Identity::default(), true, false), 0);
-        assert!(!guards.lets_pass(Some(0)) && guards.lets_pass(Some(1)) && guards.lets_pass(None));
+        assert_eq!(guards.add(Lun::ZERO, Identity::default(), true, false), 2, "nobody had this number");
+        assert!(!guards.lets_pass(Some(2)) && guards.lets_pass(Some(1)) && guards.lets_pass(None));
+        // What comes for the one that is gone is nobody's.
+        guards.acknowledged(0, 0..8, 0);
+        assert!(guards.flush_done(0, 1, Flushed::Failed, 2));
+        assert_eq!(guards.power_was_off(Lun::ZERO), []);
+    }
+
+    #[test]
+    fn numbers_begin_again_only_after_the_largest_and_pass_those_that_are_taken() {
+        let mut guards = guards();
+        guards.next = u32::MAX;
+        let of = |blocks| Identity { blocks, ..Identity::default() };
+        let numbers = [1, 2, 3].map(|blocks| guards.add(Lun::ZERO, of(blocks), true, true));
+        assert_eq!(numbers, [u32::MAX, 1, 2]);
+        let blocks = |number| guards.get(number).map(|guard| guard.expected.blocks);
+        assert_eq!([0, u32::MAX, 1, 2].map(blocks), [Some(0), Some(1), Some(2), Some(3)]);
     }
 }

@@ -282,11 +282,15 @@ impl Slots {
             State::InFlight => task.given_up,
             State::Ready | State::Held | State::Free => false,
         };
-        self.ready.iter().position(|index| {
-            let Some(task) = self.slots.get(usize::from(*index)).and_then(Slot::task) else { return false };
-            guards.lets_pass(task.command.guard)
-                && !self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&task.claim))
-        })
+        let task = |index: &u16| self.slots.get(usize::from(*index)).and_then(Slot::task);
+        let is_held = |at: usize, index: &u16| {
+            let Some(own) = task(index) else { return true };
+            !guards.lets_pass(own.command.guard)
+                || self.iter().any(|(_, other)| open(other) && other.claim.holds_up(&own.claim))
+                // What waits here keeps its place before what came later.
+                || self.ready.iter().take(at).filter_map(task).any(|other| other.claim.holds_up(&own.claim))
+        };
+        self.ready.iter().enumerate().position(|(at, index)| !is_held(at, index))
     }
 
     /// The command that has waited longest to be sent, and when it was handed over.
@@ -310,8 +314,10 @@ impl Slots {
     /// of.
     pub(super) fn give_up(&mut self, index: u16) -> bool {
         let Some(task) = self.get_mut(index) else { return false };
-        let first = !core::mem::replace(&mut task.abandoned, true);
-        let open = first && task.claim.changes() && matches!(task.state, State::InFlight | State::Aborting);
+        if core::mem::replace(&mut task.abandoned, true) {
+            return task.given_up;
+        }
+        let open = task.claim.changes() && matches!(task.state, State::InFlight | State::Aborting);
         let asks = open && task.state == State::InFlight;
         task.given_up = open;
         task.abort_wanted = asks;

@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::SessionType;
+use iscsi_proto::serial::Serial;
 use iscsi_proto::text::TextWriter;
 use iscsi_proto::text::targets::{TargetAddress, TargetList, TargetRecord};
 use iscsi_proto::time::Instant;
@@ -84,6 +85,7 @@ pub async fn discover(portal: &Portal, config: &DiscoveryConfig) -> Result<Disco
             offer: Offer { max_recv_data_segment_length: 32 << 10, ..Offer::default() },
             auth: None,
             md5_only: false,
+            cmd_sn: Serial(1),
             // The runner draws those of each login.
             random: [0; 64],
         },

@@ -168,6 +168,12 @@ impl Shared {
         }
     }
 
+    /// The disk of a guard does not look like the one that it was made for.
+    /// What is handed over after this is sent only once the session has asked for itself.
+    pub(super) async fn doubt(&self, guard: u32) -> Result<(), Error> {
+        self.ask(|id| Control::Doubt { id, guard }).await.map(drop)
+    }
+
     /// A handle is gone.
     pub(super) fn unguard(&self, guard: u32) {
         let mut inner = self.lock();

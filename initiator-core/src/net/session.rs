@@ -7,6 +7,7 @@ use iscsi_memory::{Buf, Payload};
 use iscsi_proto::isid::Isid;
 use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{Residual, TaskFunction, TaskResponse};
+use iscsi_proto::serial::Serial;
 use scsi_proto::command::ReportLuns;
 use scsi_proto::{CdbBuf, Lun, Sense, report};
 use tokio::sync::oneshot;
@@ -118,6 +119,7 @@ pub(super) fn plan(config: &SessionConfig, connector: &impl Connector) -> Result
             offer: config.offer.clone(),
             auth: config.auth,
             md5_only: false,
+            cmd_sn: Serial(1),
             // The runner draws those of each login.
             random: [0; 64],
         },

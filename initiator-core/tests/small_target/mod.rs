@@ -39,6 +39,8 @@ pub(crate) struct Disk {
     pub(crate) untaken: AtomicU32,
     /// Whether it answers questions that need no answer, and badly.
     pub(crate) babbles: AtomicBool,
+    /// Its serial number; none for 0.
+    pub(crate) serial: AtomicU32,
     /// Its LUN as it spells it: other spellings are no LUN of its.
     pub(crate) lun: AtomicU64,
 }
@@ -51,6 +53,7 @@ pub(crate) fn start() -> (Portal, Arc<Disk>) {
         blocks: Mutex::new(vec![0; BYTES]),
         untaken: AtomicU32::new(0),
         babbles: AtomicBool::new(false),
+        serial: AtomicU32::new(0),
         lun: AtomicU64::new(0),
     });
     let shared = disk.clone();
@@ -222,6 +225,12 @@ impl Connection {
                 let mut data = [b' '; 36];
                 let present = command.lun == self.disk.lun.load(Ordering::Relaxed);
                 data[..8].copy_from_slice(&[if present { 0 } else { 0x7f }, 0, 6, 2, 31, 0, 0, 2]);
+                self.answer(command, &data, Status::Good, &[]);
+            }
+            opcode::INQUIRY if self.disk.serial.load(Ordering::Relaxed) != 0 && matches!(command.cdb[2], 0 | 0x80) => {
+                let serial = format!("{:04}", self.disk.serial.load(Ordering::Relaxed));
+                let page: &[u8] = if command.cdb[2] == 0 { &[0, 0x80] } else { serial.as_bytes() };
+                let data = [&[0, command.cdb[2], 0, page.len() as u8], page].concat();
                 self.answer(command, &data, Status::Good, &[]);
             }
             opcode::INQUIRY if self.disk.babbles.load(Ordering::Relaxed) => match command.cdb[2] {

@@ -58,6 +58,12 @@ pub struct Log {
 }
 
 impl Log {
+    /// Of a run that begins then.
+    #[must_use]
+    pub fn new(trace: &Trace, begin: tokio::time::Instant) -> Self {
+        Self { trace: trace.clone(), begin }
+    }
+
     /// Something happened.
     pub fn event(&self, what: fmt::Arguments<'_>) {
         self.trace.at(Instant::ZERO + self.begin.elapsed());

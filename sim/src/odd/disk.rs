@@ -1,8 +1,8 @@
 //! A disk with a volatile cache, which knows what it is called.
 
 use initiator_core::{Identity, KnownDisk};
-use scsi_proto::Lun;
 use scsi_proto::vpd::{Designator, DesignatorId};
+use scsi_proto::{Ascii, Lun};
 
 use super::plan::Comeback;
 
@@ -15,6 +15,12 @@ pub(super) struct OddDisk {
     pub(super) content: Vec<u8>,
     pub(super) durable: Vec<u8>,
     volatile: bool,
+    /// Blocks that are on their way to what is durable.
+    dirty: Vec<bool>,
+    /// START STOP UNIT is wanted.
+    pub(super) is_stopped: bool,
+    /// It tells also what its vendor calls all of this kind.
+    pub(super) has_vendors_name: bool,
     /// Blocks that it had at first.
     opened: u64,
     name: u8,
@@ -36,6 +42,9 @@ impl OddDisk {
             durable: content.clone(),
             content,
             volatile,
+            dirty: vec![false; blocks as usize],
+            is_stopped: false,
+            has_vendors_name: false,
             opened: blocks,
             name,
             serial,
@@ -50,7 +59,12 @@ impl OddDisk {
     }
 
     pub(super) fn names(&self) -> Vec<Designator> {
-        [Designator::of_unit(DesignatorId::Naa16([0x60 | self.name; 16]))].into()
+        let mut names = vec![Designator::of_unit(DesignatorId::Naa16([0x60 | self.name; 16]))];
+        if self.has_vendors_name {
+            let id = DesignatorId::T10Vendor { vendor: Ascii::new("ODD"), id: "disk".into() };
+            names.push(Designator::of_unit(id));
+        }
+        names
     }
 
     pub(super) fn serial(&self) -> String {
@@ -70,20 +84,49 @@ impl OddDisk {
     pub(super) fn write(&mut self, lba: u64, data: &[u8]) {
         let start = lba as usize * BLOCK;
         self.content[start..start + data.len()].copy_from_slice(data);
+        self.dirty[lba as usize..lba as usize + data.len() / BLOCK].fill(true);
         if !self.volatile {
             self.durable[start..start + data.len()].copy_from_slice(data);
         }
     }
 
     pub(super) fn flush(&mut self) {
-        self.durable.clone_from(&self.content);
+        for at in 0..self.dirty.len() {
+            if std::mem::take(&mut self.dirty[at]) {
+                self.durable[at * BLOCK..][..BLOCK].copy_from_slice(&self.content[at * BLOCK..][..BLOCK]);
+            }
+        }
+    }
+
+    /// What is not durable yet will never be, though it is still there: so does an operating system below that could not
+    /// write it. Returns whether there was any such block.
+    pub(super) fn drops(&mut self) -> bool {
+        let any = self.volatile && self.dirty.contains(&true);
+        if any {
+            self.dirty.fill(false);
+        }
+        any
+    }
+
+    /// A block of which nobody has known whether it will ever be durable: it is, or is gone from the cache too.
+    pub(super) fn evict(&mut self, lba: u64) {
+        let start = lba as usize * BLOCK;
+        let (cached, durable) = (&mut self.content[start..start + BLOCK], &mut self.durable[start..start + BLOCK]);
+        if std::mem::take(&mut self.dirty[lba as usize]) {
+            durable.copy_from_slice(cached);
+        } else {
+            cached.copy_from_slice(durable);
+        }
     }
 
     pub(super) fn comes_back(&mut self, how: Comeback) {
         self.is_other |= how.is_other();
         match how {
             Comeback::Same | Comeback::Silent => {}
-            Comeback::Forgetful => self.content.clone_from(&self.durable),
+            Comeback::Forgetful => {
+                self.content.clone_from(&self.durable);
+                self.dirty.fill(false);
+            }
             Comeback::OtherNames => self.name += 1,
             Comeback::OtherSerial => self.serial += 1,
             Comeback::OtherBlockSize => self.block_size = 4096,
@@ -92,6 +135,7 @@ impl OddDisk {
                 let len = self.content.len() + 16 * BLOCK;
                 self.content.resize(len, 0);
                 self.durable.resize(len, 0);
+                self.dirty.resize(len / BLOCK, false);
             }
         }
     }

@@ -9,16 +9,22 @@
 //! |---|---|
 //! | `plan` | what a seed means |
 //! | `disk` | the disk, with a volatile cache |
-//! | `target` | the target |
+//! | `target` | the target's end of a connection |
+//! | `unit` | what commands come to at its disk |
+//! | `arrivals` | the order in which writes come |
 //! | `session` | what uses the initiator's session |
 //! | `world` | all of it on virtual time |
+//! | [`library`] | the same target, and the library's sessions and disks over the tokio driver |
 //! | [`paths`] | a disk by several paths |
 
+mod arrivals;
 mod disk;
+pub mod library;
 pub mod paths;
 mod plan;
 mod session;
 mod target;
+mod unit;
 mod world;
 
 pub use world::run;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use initiator_core::{Limits, ReconnectPolicy, Timeouts};
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::Digest;
+use iscsi_proto::serial::Serial;
 
 use crate::link::LinkPlan;
 use crate::rng::Rng;
@@ -34,6 +35,21 @@ impl Comeback {
     }
 }
 
+/// How the target asks for the end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Farewell {
+    /// For a logout within so many seconds, which it may answer or not.
+    AsksForLogout { within: u16, mute: bool },
+    /// It drops the session, and does not want to see it again for so many seconds.
+    Drops { time2wait: u16 },
+}
+
+impl Farewell {
+    pub(super) const fn is_mute(&self) -> bool {
+        matches!(self, Self::AsksForLogout { mute: true, .. })
+    }
+}
+
 /// The one thing, or the few, in which the target is odd.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -54,6 +70,40 @@ pub(super) struct Plan {
     pub(super) busy: u64,
     /// From then on the command window stays as it is.
     pub(super) closes_window: Option<Duration>,
+    /// Until then, where it opens again.
+    pub(super) reopens: Option<Duration>,
+    /// It makes no sense where nobody needs it: pages of limits and of modes.
+    pub(super) senseless: bool,
+    /// Writes that overlap come in the order of their numbers.
+    pub(super) numbered: bool,
+    /// The first CmdSN and the first StatSN of each connection.
+    pub(super) cmd_sn: Serial,
+    pub(super) stat_sn: Serial,
+    /// It begins the Full Feature Phase with the StatSN of its last login response.
+    pub(super) repeats_login_number: bool,
+    /// The disk tells also a name that is that of all disks of its vendor.
+    pub(super) vendors_name: bool,
+    /// ABORT TASK in 1000 that it turns to up to so much later; the task may be done meanwhile.
+    pub(super) slow_aborts: (u64, Duration),
+    /// Commands in 1000 that tell of an earlier write that could not be kept.
+    pub(super) late_errors: u64,
+    /// Flushes in 1000 that fail, and drop what they were to make durable.
+    pub(super) failed_flushes: u64,
+    /// When the unit stops, and whether it can be started again.
+    pub(super) stops: Option<(Duration, bool)>,
+    /// How it asks for the end of connections, and when.
+    pub(super) farewell: Option<Farewell>,
+    pub(super) farewells: Vec<Duration>,
+    /// For how long after a login the command window is closed.
+    pub(super) opens_late: Duration,
+    /// For how long text requests wait at most; zero: there are none.
+    pub(super) slow_texts: Duration,
+    /// Answers to NOP-Outs in 1000 with a StatSN that was used before.
+    pub(super) old_pongs: u64,
+    /// Commands in 1000 that are never done.
+    pub(super) lost: u64,
+    /// It reads so many bytes at a time, and so rarely; its transport acknowledges what it has read.
+    pub(super) reads: Option<(usize, Duration)>,
     pub(super) link: LinkPlan,
     /// What a command takes where nothing is late.
     pub(super) latency: Duration,
@@ -102,11 +152,80 @@ impl Plan {
             plan.swaps = plan.swaps.max(rng.between(0, 200));
             plan.short = plan.short.max(rng.between(0, 100));
         }
+        Self { numbered: true, ..plan.further(seed) }
+    }
+
+    /// What came later, with random numbers of its own, so that the seeds before it mean what they meant.
+    fn further(mut self, seed: u64) -> Self {
+        let rng = &mut Rng::new(seed, 9);
+        (self.repeats_login_number, self.vendors_name) = (rng.permille(300), rng.permille(300));
+        if rng.permille(500) {
+            return self;
+        }
+        let (cmd_sn, stat_sn) = (self.cmd_sn, self.stat_sn);
+        let mut plan = Self { cmd_sn, stat_sn, ..Self::plain(seed, &mut Rng::new(seed, 10)) };
+        match rng.below(10) {
+            0 => {
+                plan.slow_aborts = (500, Duration::from_secs(3));
+                plan.late = (rng.between(50, 300), Duration::from_secs(3));
+                plan.abandons = rng.between(50, 200);
+            }
+            1 => (plan.late_errors, plan.volatile) = (rng.between(5, 50), true),
+            2 => (plan.failed_flushes, plan.volatile) = (rng.between(50, 500), true),
+            3 => plan.stops = Some((Duration::from_micros(rng.magnitude(1000, 1_000_000)), rng.permille(600))),
+            4 => {
+                plan.farewell = Some(if rng.permille(600) {
+                    Farewell::AsksForLogout { within: rng.between(2, 10) as u16, mute: rng.permille(500) }
+                } else {
+                    Farewell::Drops { time2wait: rng.pick(&[0, 1, 10, 200]) }
+                });
+                let times = rng.between(1, 3);
+                plan.farewells = (0..times).map(|_| Duration::from_micros(rng.magnitude(1000, 3_000_000))).collect();
+                plan.farewells.sort_unstable();
+            }
+            5 => {
+                // Longer away than anything may wait while nothing hinders it.
+                plan.timeouts.standstill = Duration::from_secs(5);
+                plan.opens_late = Duration::from_millis(rng.between(100, 3000));
+                let at = Duration::from_micros(rng.magnitude(1000, 1_000_000)) + plan.opens_late;
+                plan.restarts = vec![(at, Duration::from_secs(rng.between(6, 20)), Comeback::Same)];
+            }
+            6 => {
+                plan.timeouts.standstill = Duration::from_secs(5);
+                plan.slow_texts = Duration::from_secs(20);
+                plan.latency = Duration::from_millis(500);
+            }
+            7 => {
+                plan.old_pongs = 500;
+                plan.late = (rng.between(10, 150), Duration::from_secs(20));
+            }
+            8 => {
+                plan.lost = rng.between(5, 30);
+                plan.latency = Duration::from_secs(2);
+                plan.timeouts.command = Duration::from_secs(4);
+                (plan.operations, plan.depth) = (200, rng.between(2, 8) as usize);
+            }
+            _ => {
+                plan.link = LinkPlan { delay: Duration::from_millis(20), ..LinkPlan::calm() };
+                if rng.permille(500) {
+                    // What is sent is long under way, and nothing comes back meanwhile.
+                    plan.link.capacity = 1 << 20;
+                    plan.reads = Some((4096, Duration::from_millis(100)));
+                } else {
+                    plan.link.delay = Duration::from_millis(50);
+                    (plan.link.capacity, plan.link.chunk) = (2048, 2048);
+                }
+                // Shorter than what is under way takes.
+                plan.timeouts.command = Duration::from_secs(rng.between(4, 12));
+                (plan.operations, plan.most_blocks) = (60, 48);
+            }
+        }
         plan
     }
 
     /// With nothing odd.
     pub(super) fn plain(seed: u64, rng: &mut Rng) -> Self {
+        let numbers = &mut Rng::new(seed, 8);
         let delay = Duration::from_micros(rng.magnitude(10, 5000));
         let first_burst_length = rng.pick(&[512, 2048, 8192, 65536]);
         Self {
@@ -119,6 +238,24 @@ impl Plan {
             late: (0, Duration::ZERO),
             busy: 0,
             closes_window: None,
+            reopens: None,
+            senseless: false,
+            numbered: false,
+            cmd_sn: numbers.first_number(1),
+            stat_sn: numbers.first_number(100),
+            repeats_login_number: false,
+            vendors_name: false,
+            slow_aborts: (0, Duration::ZERO),
+            late_errors: 0,
+            failed_flushes: 0,
+            stops: None,
+            farewell: None,
+            farewells: Vec::new(),
+            opens_late: Duration::ZERO,
+            slow_texts: Duration::ZERO,
+            old_pongs: 0,
+            lost: 0,
+            reads: None,
             link: LinkPlan { delay, jitter: delay, chunk: rng.magnitude(64, 64 << 10) as usize, ..LinkPlan::calm() },
             latency: Duration::from_micros(rng.magnitude(10, 20_000)),
             offer: Offer {
@@ -182,5 +319,11 @@ impl Plan {
     /// Whether a restart of this kind is planned.
     pub(super) fn has(&self, is: impl Fn(Comeback) -> bool) -> bool {
         self.restarts.iter().any(|(_, _, how)| is(*how))
+    }
+
+    /// Whether it is away for longer than the session tries.
+    pub(super) fn leaves_for_good(&self) -> bool {
+        let most = self.reconnect.deadline;
+        matches!(self.farewell, Some(Farewell::Drops { time2wait }) if Duration::from_secs(time2wait.into()) > most)
     }
 }

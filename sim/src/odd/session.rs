@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use initiator_core::application::{Application, Control, ControlAnswer, Event};
-use initiator_core::command::{Command, Completion, Failure};
+use initiator_core::command::{Command, Completion, Failure, Outcome};
 use iscsi_memory::{Buf, Payload};
 
 use iscsi_proto::time::Instant;
-use scsi_proto::{BlockIo, CdbBuf, Lun};
+use scsi_proto::{BlockIo, CdbBuf, Lun, SenseKey};
 
 use super::disk::{BLOCK, OddDisk};
 use super::plan::{Comeback, Plan};
@@ -65,6 +65,10 @@ pub(super) struct Uses {
     take_lost: bool,
     /// A flush has ended without success: what it covered may be lost, and no later one is good.
     flush_failed: bool,
+    /// When so many commands are completed, it takes note of what a flush may have lost.
+    note_at: Option<u64>,
+    /// Text requests that are to be sent, and those that are not answered yet.
+    texts: (u32, u32),
     waker: Waker,
     pub(super) logins: u64,
     pub(super) completed: u64,
@@ -98,6 +102,8 @@ impl Uses {
             given_up: Vec::new(),
             take_lost: false,
             flush_failed: false,
+            note_at: None,
+            texts: (0, 0),
             waker: Waker::noop().clone(),
             logins: 0,
             completed: 0,
@@ -182,11 +188,11 @@ impl Uses {
         let plan = &self.plan;
         let expected = match failure {
             Failure::Aborted => abandoned,
-            Failure::TimedOut => plan.late.0 > 0 || plan.closes_window.is_some() || abandoned,
+            Failure::TimedOut => plan.late.0 + plan.lost > 0 || plan.closes_window.is_some() || abandoned,
             Failure::NotSent(_) => plan.closes_window.is_some(),
             Failure::OtherDisk => self.told_other,
-            Failure::SessionEnded => plan.has(|how| how == Comeback::Silent),
-            Failure::LostWrites => self.flush_failed || plan.may_lose(),
+            Failure::SessionEnded => plan.has(|how| how == Comeback::Silent) || plan.leaves_for_good(),
+            Failure::LostWrites => self.flush_failed || plan.late_errors > 0 || plan.may_lose(),
             _ => false,
         };
         if !expected {
@@ -194,9 +200,22 @@ impl Uses {
         }
     }
 
+    /// Whether a command may end with this status.
+    fn allows(&self, outcome: &Outcome, doing: &Doing, abandoned: bool) -> bool {
+        let Some(sense) = outcome.sense else { return false };
+        match sense.key {
+            SenseKey::MediumError if sense.deferred => self.plan.late_errors > 0,
+            SenseKey::MediumError => self.plan.failed_flushes > 0 && matches!(doing, Doing::Flush(_)),
+            // What nobody waits for is not sent again.
+            SenseKey::NotReady => self.plan.stops.is_some_and(|(_, starts)| abandoned || !starts),
+            _ => false,
+        }
+    }
+
     fn settle(&mut self, UnderWay { doing, abandoned, .. }: UnderWay, completion: &Completion) -> Result<(), String> {
         let good = match &completion.result {
             Ok(outcome) if outcome.is_good() => true,
+            Ok(outcome) if self.allows(outcome, &doing, abandoned) => false,
             Ok(outcome) => return Err(format!("a command ended with {outcome}")),
             Err(failure) => {
                 self.check_failure(*failure, abandoned);
@@ -249,13 +268,18 @@ impl Application for Uses {
                 }
                 if self.issued == self.plan.operations {
                     if self.under_way.is_empty() {
-                        let ends = self.told_other || self.plan.closes_window.is_some();
+                        let stops = self.plan.stops.is_some_and(|(_, starts)| !starts);
+                        let ends = self.told_other || self.plan.closes_window.is_some() || stops;
                         self.stage = if ends { Stage::Leave } else { Stage::Verify(0) };
                         self.waker.wake_by_ref();
                     }
                     return None;
                 }
                 self.issued += 1;
+                if !self.plan.slow_texts.is_zero() && self.rng.permille(50) {
+                    self.texts.0 += 2;
+                    self.waker.wake_by_ref();
+                }
                 if self.rng.permille(self.plan.abandons)
                     && let Some((token, under_way)) = self.under_way.iter().next_back()
                 {
@@ -282,7 +306,11 @@ impl Application for Uses {
         if std::mem::take(&mut self.take_lost) {
             return Some(Control::TakeLost { id: 1, guard: self.guard });
         }
-        if self.stage == Stage::Leave && self.under_way.is_empty() {
+        if self.texts.0 > 0 {
+            self.texts = (self.texts.0 - 1, self.texts.1 + 1);
+            return Some(Control::Text { id: 2, text: b"SendTargets=\0".to_vec() });
+        }
+        if self.stage == Stage::Leave && self.under_way.is_empty() && self.texts.1 == 0 {
             self.stage = Stage::Gone;
             return Some(Control::Logout);
         }
@@ -312,23 +340,36 @@ impl Application for Uses {
         if let Err(what) = self.settle(under_way, &completion) {
             self.broken(format!("command {token}: {what}"));
         }
+        if self.note_at.is_some_and(|at| at <= self.completed) {
+            (self.note_at, self.take_lost) = (None, true);
+            self.waker.wake_by_ref();
+        }
         if self.under_way.is_empty() {
             self.waker.wake_by_ref();
         }
     }
 
-    fn control_complete(&mut self, _id: u32, answer: ControlAnswer) {
+    fn control_complete(&mut self, id: u32, answer: ControlAnswer) {
         self.trace.event(format_args!("{answer:?}"));
+        if id == 2 {
+            self.texts.1 -= 1;
+            self.waker.wake_by_ref();
+            if !matches!(answer, ControlAnswer::Text(_)) {
+                self.broken(format!("a text request ends with {answer:?}, though the target answers them all"));
+            }
+            return;
+        }
         let ControlAnswer::Lost(ranges) = answer else {
             return self.broken(format!("what is lost is answered by {answer:?}"));
         };
         let disk = self.disk.clone();
-        let disk = disk.borrow();
+        let mut disk = disk.borrow_mut();
         if disk.is_other {
             return;
         }
         for lba in ranges.into_iter().flatten() {
             let start = lba as usize * BLOCK;
+            disk.evict(lba);
             self.model.lose(lba, &disk.content[start..start + BLOCK]);
         }
     }
@@ -344,8 +385,13 @@ impl Application for Uses {
                 }
             }
             Event::LostWrites { .. } => {
-                if !self.plan.may_lose() {
+                let drops = self.plan.late_errors + self.plan.failed_flushes > 0;
+                if !self.plan.may_lose() && !drops {
                     self.broken("it tells of lost writes where nothing was lost".into());
+                }
+                if drops {
+                    self.note_at = Some(self.completed + self.rng.magnitude(1, 100));
+                    return;
                 }
                 self.take_lost = true;
                 self.waker.wake_by_ref();

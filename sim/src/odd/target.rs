@@ -4,20 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use iscsi_proto::pdu::{
-    BHS_LEN, Bhs, DataIn, DataInStatus, DataOut, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse,
-    LogoutResult, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, Residual, ScsiCommand, ScsiResponse, TaskFunction,
-    TaskManagementRequest, TaskManagementResponse, TaskResponse, padding,
+    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, DataIn, DataInStatus, DataOut, LoginRequest, LoginResponse, LoginStatus,
+    LogoutRequest, LogoutResponse, LogoutResult, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, Residual, ScsiCommand,
+    ScsiResponse, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
+    padding,
 };
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
-use scsi_proto::capacity::ReadCapacity16;
-use scsi_proto::inquiry::Peripheral;
-use scsi_proto::report::{self, TargetPortGroup};
-use scsi_proto::vpd::{self, Designator, DesignatorId, VpdPage};
-use scsi_proto::{AdditionalSense, BlockIo, Cdb, Sense, SenseFormat, SenseKey, opcode};
+use scsi_proto::{AdditionalSense, SenseFormat, opcode};
 
+use super::arrivals::Arrivals;
 use super::disk::{BLOCK, OddDisk};
-use super::plan::Plan;
+use super::plan::{Farewell, Plan};
+use super::unit::Answer;
 use crate::by_hand::agreement;
 use crate::rng::Rng;
 
@@ -25,38 +24,26 @@ use crate::rng::Rng;
 const WINDOW: u32 = 24;
 /// How long a response waits for one to overtake it, at most.
 const OVERTAKEN: Duration = Duration::from_millis(20);
+/// For how long what other commands have done excuses waiting, with the way of an ABORT TASK.
+const EXCUSED: Duration = Duration::from_secs(12);
 /// Data of one PDU at most: what an initiator takes that declares nothing.
 const SEGMENT: usize = 8192;
 
 #[derive(Debug)]
-struct Task {
+pub(super) struct Task {
     lun: u64,
-    cdb: [u8; 16],
+    pub(super) cdb: [u8; 16],
     expected: usize,
-    data: Vec<u8>,
+    pub(super) data: Vec<u8>,
     /// When it is done; `None` while data are missing.
     at: Option<Instant>,
     /// Blocks that it really writes, if not all of them, and whether it says so.
-    takes: Option<(usize, bool)>,
+    pub(super) takes: Option<(usize, bool)>,
     r2ts: u32,
-}
-
-/// What a command comes to.
-struct Answer {
-    status: u8,
-    sense: Option<Sense>,
-    residual: Residual,
-    data: Vec<u8>,
-}
-
-impl Answer {
-    fn good(data: Vec<u8>) -> Self {
-        Self { status: 0, sense: None, residual: Residual::None, data }
-    }
-
-    fn check_condition(sense: Sense) -> Self {
-        Self { status: 2, sense: Some(sense), residual: Residual::None, data: Vec::new() }
-    }
+    /// It is never done, and since when nothing before it is under way that would excuse waiting for it.
+    lost: Option<Instant>,
+    /// How many came before it.
+    arrival: u64,
 }
 
 #[derive(Debug)]
@@ -68,9 +55,27 @@ pub(super) struct Connection {
     stat_sn: Serial,
     exp_cmd_sn: Serial,
     max_cmd_sn: Serial,
+    /// The window stays closed until then.
+    opens_at: Option<Instant>,
     tasks: BTreeMap<u32, Task>,
+    /// Commands that came.
+    came: u64,
+    arrivals: Arrivals,
+    /// Requests that it turns to later.
+    functions: Vec<(Instant, TaskManagementRequest)>,
+    texts: Vec<(Instant, TextRequest)>,
+    /// It is in the Full Feature Phase.
+    pub(super) is_up: bool,
+    /// Where it sends logins, and whether for good.
+    pub(super) redirect: Option<(String, bool)>,
+    /// Its login has been counted.
+    pub(super) is_counted: bool,
+    /// It has asked for the end of the connection.
+    pub(super) has_parted: bool,
+    /// It has answered with a StatSN that it had used before.
+    pub(super) has_misnumbered: bool,
     /// Unit attentions that are to be told, one a command.
-    attentions: VecDeque<AdditionalSense>,
+    pub(super) attentions: VecDeque<AdditionalSense>,
     /// The number of the target port group that it came in by, from 1.
     pub(super) group: usize,
     /// It was asked for a LOGICAL UNIT RESET, of which the others have to hear.
@@ -94,7 +99,17 @@ impl Connection {
             stat_sn: Serial(100),
             exp_cmd_sn: Serial(0),
             max_cmd_sn: Serial(0),
+            opens_at: None,
             tasks: BTreeMap::new(),
+            came: 0,
+            arrivals: Arrivals::default(),
+            functions: Vec::new(),
+            texts: Vec::new(),
+            is_up: false,
+            redirect: None,
+            is_counted: false,
+            has_parted: false,
+            has_misnumbered: false,
             attentions: attention.into_iter().collect(),
             group: 1,
             has_reset: false,
@@ -104,6 +119,16 @@ impl Connection {
             is_over: false,
             broken: None,
         }
+    }
+
+    /// All that the window allows has come.
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_up && self.exp_cmd_sn.distance(self.max_cmd_sn) < 0
+    }
+
+    /// The numbers of the writes that have come since this was last asked.
+    pub(super) fn take_commands(&mut self) -> Vec<u64> {
+        self.arrivals.take_commands()
     }
 
     /// Another session has reset the unit: all tasks are gone, and the next command hears of it.
@@ -122,7 +147,8 @@ impl Connection {
     /// When it has something to do by itself.
     pub(super) fn next(&self) -> Option<Instant> {
         let tasks = self.tasks.values().filter_map(|task| task.at);
-        tasks.chain(self.overtaken.iter().map(|(_, until)| *until)).min()
+        let requests = self.functions.iter().map(|(at, _)| *at).chain(self.texts.iter().map(|(at, _)| *at));
+        tasks.chain(requests).chain(self.overtaken.iter().map(|(_, until)| *until)).chain(self.opens_at).min()
     }
 
     /// Bytes came.
@@ -154,7 +180,7 @@ impl Connection {
         let cannot = |error| format!("the initiator sent what cannot be: {error}");
         match bhs.opcode().map_err(cannot)? {
             opcode if self.is_silent && opcode != Opcode::LoginRequest => {}
-            Opcode::LoginRequest => self.log_in(&LoginRequest::parse(bhs).map_err(cannot)?, &data),
+            Opcode::LoginRequest => self.log_in(&LoginRequest::parse(bhs).map_err(cannot)?, &data, plan, now),
             Opcode::ScsiCommand => {
                 let command = ScsiCommand::parse(bhs).map_err(cannot)?;
                 self.number(command.cmd_sn, command.immediate, plan, now)?;
@@ -165,11 +191,14 @@ impl Connection {
                 let ping = NopOut::parse(bhs).map_err(cannot)?;
                 self.number(ping.cmd_sn, ping.immediate, plan, now)?;
                 if ping.itt != RESERVED_TAG {
+                    let is_old = plan.old_pongs > 0 && rng.permille(plan.old_pongs);
+                    self.has_misnumbered |= is_old;
+                    let stat_sn = if is_old { self.stat_sn.advance(u32::MAX) } else { self.status_number() };
                     let answer = NopIn {
                         lun: 0,
                         itt: ping.itt,
                         ttt: RESERVED_TAG,
-                        stat_sn: self.status_number(),
+                        stat_sn,
                         exp_cmd_sn: self.exp_cmd_sn,
                         max_cmd_sn: self.max_cmd_sn,
                     };
@@ -179,8 +208,21 @@ impl Connection {
             Opcode::TaskManagementRequest => {
                 let request = TaskManagementRequest::parse(bhs).map_err(cannot)?;
                 self.number(request.cmd_sn, request.immediate, plan, now)?;
-                self.manage(&request);
+                let late = request.function == Ok(TaskFunction::AbortTask)
+                    && plan.slow_aborts.0 > 0
+                    && rng.permille(plan.slow_aborts.0);
+                if late {
+                    self.functions.push((now + part(plan.slow_aborts.1, rng), request));
+                } else {
+                    self.manage(&request);
+                }
             }
+            Opcode::TextRequest => {
+                let request = TextRequest::parse(bhs).map_err(cannot)?;
+                self.number(request.cmd_sn, request.immediate, plan, now)?;
+                self.texts.push((now + part(plan.slow_texts, rng), request));
+            }
+            Opcode::LogoutRequest if plan.farewell.as_ref().is_some_and(Farewell::is_mute) => {}
             Opcode::LogoutRequest => {
                 let request = LogoutRequest::parse(bhs).map_err(cannot)?;
                 let answer = LogoutResponse {
@@ -200,15 +242,27 @@ impl Connection {
         Ok(())
     }
 
-    fn log_in(&mut self, request: &LoginRequest, text: &[u8]) {
+    fn log_in(&mut self, request: &LoginRequest, text: &[u8], plan: &Plan, now: Instant) {
+        if let Some((to, permanent)) = &self.redirect {
+            let permanently = LoginStatus::TARGET_MOVED_PERMANENTLY;
+            let status = if *permanent { permanently } else { LoginStatus::TARGET_MOVED_TEMPORARILY };
+            let text = format!("TargetAddress={to}\0");
+            let response = LoginResponse { status, nsg: None, ..LoginResponse::granting(request) };
+            self.say(response.emit(), text.as_bytes());
+            self.is_over = true;
+            return;
+        }
+        self.stat_sn = plan.stat_sn;
         self.exp_cmd_sn = request.cmd_sn;
         self.max_cmd_sn = request.cmd_sn.advance(WINDOW - 1);
-        let response = LoginResponse {
-            tsih: 1,
-            stat_sn: self.status_number(),
-            max_cmd_sn: self.max_cmd_sn,
-            ..LoginResponse::granting(request)
-        };
+        if !plan.opens_late.is_zero() {
+            self.max_cmd_sn = request.cmd_sn.advance(u32::MAX);
+            self.opens_at = Some(now + plan.opens_late);
+        }
+        self.is_up = true;
+        let stat_sn = if plan.repeats_login_number { self.stat_sn } else { self.status_number() };
+        let response =
+            LoginResponse { tsih: 1, stat_sn, max_cmd_sn: self.max_cmd_sn, ..LoginResponse::granting(request) };
         self.say(response.emit(), &agreement(text));
     }
 
@@ -224,8 +278,11 @@ impl Connection {
             ));
         }
         self.exp_cmd_sn = self.exp_cmd_sn.next();
-        if plan.closes_window.is_none_or(|at| now < Instant::ZERO + at) {
-            self.max_cmd_sn = self.exp_cmd_sn.advance(WINDOW - 1);
+        let closes = plan.closes_window.is_some_and(|at| now >= Instant::ZERO + at);
+        match plan.reopens.map(|at| Instant::ZERO + at) {
+            Some(at) if closes && now < at => self.opens_at = Some(at),
+            None if closes => {}
+            _ => self.max_cmd_sn = self.exp_cmd_sn.advance(WINDOW - 1),
         }
         Ok(())
     }
@@ -246,6 +303,7 @@ impl Connection {
                 | opcode::READ_16
                 | opcode::WRITE_10
                 | opcode::WRITE_16
+                | opcode::COMPARE_AND_WRITE
                 | opcode::SYNCHRONIZE_CACHE_10
                 | opcode::SYNCHRONIZE_CACHE_16
         );
@@ -260,7 +318,14 @@ impl Connection {
             at: None,
             takes: None,
             r2ts: 0,
+            lost: (medium && plan.lost > 0 && rng.permille(plan.lost)).then_some(now),
+            arrival: self.came,
         };
+        self.came += 1;
+        if command.write && medium && command.cdb[0] != opcode::COMPARE_AND_WRITE {
+            self.arrivals.came(command.itt, command.cdb);
+            self.arrivals.carries(command.itt, &task.data, plan.numbered)?;
+        }
         let short = command.write && expected > 0 && rng.permille(plan.short);
         if short && rng.permille(500) {
             // It takes everything, and tells how much of it it has not processed.
@@ -281,7 +346,10 @@ impl Connection {
     fn go_on(&mut self, itt: u32, expected: usize, plan: &Plan, rng: &mut Rng, now: Instant) {
         let Some(task) = self.tasks.get_mut(&itt).filter(|task| task.at.is_none()) else { return };
         if task.data.len() >= expected {
-            task.at = Some(due(plan, rng, now));
+            match &mut task.lost {
+                Some(since) => *since = now,
+                None => task.at = Some(due(plan, rng, now)),
+            }
             return;
         }
         let desired = (expected - task.data.len()).min(rng.pick(&[1536, 8192, 65536]));
@@ -308,6 +376,7 @@ impl Connection {
             return Err(format!("data at {} came, those at {} are next", out.buffer_offset, task.data.len()));
         }
         task.data.extend_from_slice(data);
+        self.arrivals.carries(out.itt, &task.data, plan.numbered)?;
         let expected = task.expected;
         if out.is_final {
             self.go_on(out.itt, expected, plan, rng, now);
@@ -338,9 +407,88 @@ impl Connection {
         self.say(answer.emit(), &[]);
     }
 
+    /// Asks the initiator for the end of the connection.
+    pub(super) fn say_farewell(&mut self, farewell: &Farewell) {
+        self.has_parted = true;
+        let (event, parameter2, parameter3) = match farewell {
+            Farewell::AsksForLogout { within, .. } => (AsyncEvent::LogoutRequest, 0, *within),
+            Farewell::Drops { time2wait } => (AsyncEvent::SessionDrop, *time2wait, 0),
+        };
+        let message = AsyncMessage {
+            event,
+            lun: 0,
+            stat_sn: self.status_number(),
+            exp_cmd_sn: self.exp_cmd_sn,
+            max_cmd_sn: self.max_cmd_sn,
+            parameter1: 0,
+            parameter2,
+            parameter3,
+        };
+        self.say(message.emit(), &[]);
+        self.is_over |= event == AsyncEvent::SessionDrop;
+    }
+
+    /// The window opens that was closed at login, and the initiator hears of it.
+    fn open(&mut self) {
+        self.opens_at = None;
+        self.max_cmd_sn = self.exp_cmd_sn.advance(WINDOW - 1);
+        let word = NopIn {
+            lun: 0,
+            itt: RESERVED_TAG,
+            ttt: RESERVED_TAG,
+            stat_sn: self.stat_sn,
+            exp_cmd_sn: self.exp_cmd_sn,
+            max_cmd_sn: self.max_cmd_sn,
+        };
+        self.say(word.emit(), &[]);
+    }
+
+    fn answer_text(&mut self, request: &TextRequest) {
+        let answer = TextResponse {
+            is_final: true,
+            incomplete: false,
+            lun: 0,
+            itt: request.itt,
+            ttt: RESERVED_TAG,
+            stat_sn: self.status_number(),
+            exp_cmd_sn: self.exp_cmd_sn,
+            max_cmd_sn: self.max_cmd_sn,
+        };
+        self.say(answer.emit(), b"TargetAlias=odd\0");
+    }
+
+    /// A command that was lost is not waited for longer than it may be.
+    fn look_at_lost(&mut self, plan: &Plan, now: Instant) {
+        let others: Vec<u64> =
+            self.tasks.values().filter(|task| task.lost.is_none()).map(|task| task.arrival).collect();
+        for task in self.tasks.values_mut() {
+            let Some(since) = &mut task.lost else { continue };
+            if others.iter().any(|other| *other < task.arrival) {
+                *since = now;
+            } else if now - *since > plan.timeouts.command * 2 + EXCUSED {
+                self.broken.get_or_insert(format!("a command is waited for that was lost at {since:?}"));
+            }
+        }
+    }
+
     /// Does what is due.
     pub(super) fn advance(&mut self, disk: &mut OddDisk, plan: &Plan, rng: &mut Rng, now: Instant) -> bool {
         let mut any = false;
+        if self.opens_at.is_some_and(|at| at <= now) {
+            self.open();
+            any = true;
+        }
+        for (_, request) in self.functions.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            self.manage(&request);
+            any = true;
+        }
+        for (_, request) in self.texts.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            self.answer_text(&request);
+            any = true;
+        }
+        if plan.lost > 0 {
+            self.look_at_lost(plan, now);
+        }
         if self.overtaken.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.let_go();
             any = true;
@@ -353,89 +501,11 @@ impl Connection {
             let answer = if plan.busy > 0 && rng.permille(plan.busy) {
                 Answer { status: 8, ..Answer::good(Vec::new()) }
             } else {
-                self.carry_out(&task, disk)
+                self.carry_out(&task, disk, plan, rng)
             };
             self.answer(itt, &task, answer, plan, rng, now);
         }
         any
-    }
-
-    fn carry_out(&mut self, task: &Task, disk: &mut OddDisk) -> Answer {
-        let code = task.cdb[0];
-        if code == opcode::INQUIRY {
-            let page = if task.cdb[1] & 1 == 0 { None } else { Some(task.cdb[2]) };
-            return match page {
-                Some(vpd::DEVICE_IDENTIFICATION) => {
-                    let mut names = disk.names();
-                    if !disk.groups.is_empty() {
-                        names.push(Designator::of_port(DesignatorId::TargetPortGroup(self.group as u16)));
-                    }
-                    Answer::good(VpdPage::DeviceIdentification(names).to_bytes(Peripheral(0)))
-                }
-                Some(vpd::UNIT_SERIAL_NUMBER) => {
-                    Answer::good(VpdPage::UnitSerialNumber(disk.serial()).to_bytes(Peripheral(0)))
-                }
-                _ => Answer::check_condition(Sense::invalid_field_in_cdb(2)),
-            };
-        }
-        if let Some(attention) = self.attentions.pop_front() {
-            return Answer::check_condition(Sense::unit_attention(attention));
-        }
-        self.has_told = true;
-        if code == opcode::MAINTENANCE_IN && !disk.groups.is_empty() {
-            let group = |(number, state): (u16, &u8)| TargetPortGroup {
-                group: number,
-                state: *state,
-                preferred: false,
-                supported: 0x8f,
-                status_code: 0,
-                ports: [number].into(),
-            };
-            let groups: Vec<_> = (1..).zip(&disk.groups).map(group).collect();
-            return Answer::good(report::target_port_groups(&groups, None));
-        }
-        if code != opcode::SERVICE_ACTION_IN_16
-            && let Some(state) = disk.groups.get(self.group - 1).filter(|state| **state > 1)
-        {
-            let code = match state {
-                2 => AdditionalSense::TARGET_PORT_IN_STANDBY,
-                0x0f => AdditionalSense::ASYMMETRIC_ACCESS_TRANSITION,
-                _ => AdditionalSense::TARGET_PORT_UNAVAILABLE,
-            };
-            return Answer::check_condition(Sense { key: SenseKey::NotReady, ..Sense::unit_attention(code) });
-        }
-        let io = Cdb::new(&task.cdb).ok().and_then(BlockIo::parse).unwrap_or_else(|| BlockIo::new(0, 0));
-        let (start, len) = (io.lba as usize * BLOCK, io.blocks as usize * BLOCK);
-        match code {
-            opcode::TEST_UNIT_READY => Answer::good(Vec::new()),
-            opcode::SERVICE_ACTION_IN_16 => {
-                let told = ReadCapacity16 {
-                    last_lba: disk.blocks() - 1,
-                    block_length: disk.block_size,
-                    ..ReadCapacity16::default()
-                };
-                Answer::good(told.to_bytes().to_vec())
-            }
-            opcode::READ_10 | opcode::READ_16 => Answer::good(disk.content[start..start + len].to_vec()),
-            opcode::WRITE_10 | opcode::WRITE_16 => {
-                let (blocks, says) = task.takes.unwrap_or((len / BLOCK, true));
-                let taken = (blocks * BLOCK).min(task.data.len());
-                disk.write(io.lba, &task.data[..taken]);
-                if io.fua() {
-                    disk.flush();
-                }
-                let residual = match len - taken {
-                    less if less > 0 && says => Residual::Underflow(less as u32),
-                    _ => Residual::None,
-                };
-                Answer { residual, ..Answer::good(Vec::new()) }
-            }
-            opcode::SYNCHRONIZE_CACHE_10 | opcode::SYNCHRONIZE_CACHE_16 => {
-                disk.flush();
-                Answer::good(Vec::new())
-            }
-            _ => Answer::check_condition(Sense::illegal_request(AdditionalSense::INVALID_COMMAND_OPERATION_CODE)),
-        }
     }
 
     fn answer(&mut self, itt: u32, task: &Task, answer: Answer, plan: &Plan, rng: &mut Rng, now: Instant) {
@@ -511,7 +581,12 @@ impl Connection {
 /// When a command is done that has all its data now.
 fn due(plan: &Plan, rng: &mut Rng, now: Instant) -> Instant {
     let most = if rng.permille(plan.late.0) { plan.late.1 } else { plan.latency };
-    now + most.mul_f64(rng.below(1000) as f64 / 1000.0)
+    now + part(most, rng)
+}
+
+/// Some part of a time.
+fn part(most: Duration, rng: &mut Rng) -> Duration {
+    most.mul_f64(rng.below(1000) as f64 / 1000.0)
 }
 
 /// A PDU with its data.

@@ -1,10 +1,12 @@
 //! One run: an initiator, the odd target, the link between them, on one thread and virtual time.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use initiator_core::{Engine, InitiatorConnection, LoginConfig, Recovery};
+use initiator_core::{ConnectionEnd, Engine, InitiatorConnection, LoginConfig, Recovery};
+use iscsi_proto::connection::StreamConnection as _;
 use iscsi_proto::tcp::{Role, TcpMover, TcpMoverConfig};
 use iscsi_proto::time::Instant;
 use scsi_proto::AdditionalSense;
@@ -56,6 +58,13 @@ struct World {
     /// Restarts to come.
     restarts: Vec<(Duration, Duration, Comeback)>,
     down_until: Instant,
+    /// When the unit stops.
+    stop: Option<Instant>,
+    /// When it asks for the end of a connection.
+    farewells: VecDeque<Duration>,
+    /// When the target reads next, and whether there is something that it has left.
+    reads_at: Instant,
+    has_unread: bool,
     /// What the next connection is told at first.
     attention: Option<AdditionalSense>,
     cuts: u64,
@@ -77,7 +86,9 @@ impl World {
     fn new(seed: u64, trace: Trace) -> Self {
         let plan = Rc::new(Plan::of(seed));
         trace.event(format_args!("{plan:?}"));
-        let disk = Rc::new(RefCell::new(OddDisk::new(plan.blocks, plan.volatile)));
+        let mut disk = OddDisk::new(plan.blocks, plan.volatile);
+        disk.has_vendors_name = plan.vendors_name;
+        let disk = Rc::new(RefCell::new(disk));
         let verdict = Verdict::default();
         let uses = Uses::new(plan.clone(), disk.clone(), seed, (trace.clone(), verdict.clone()));
         let mut engine = Engine::new(uses, plan.timeouts, plan.limits, seed);
@@ -96,6 +107,10 @@ impl World {
             state: State::Waiting { engine: Box::new(engine), until: Instant::ZERO },
             recovery: Recovery::new(plan.reconnect, seed),
             restarts: plan.restarts.clone(),
+            farewells: plan.farewells.iter().copied().collect(),
+            reads_at: Instant::ZERO,
+            has_unread: false,
+            stop: plan.stops.map(|(at, _)| Instant::ZERO + at),
             down_until: Instant::ZERO,
             attention: None,
             cuts: 0,
@@ -142,6 +157,12 @@ impl World {
 
     fn settle(&mut self) -> Result<(), String> {
         self.restart();
+        self.part();
+        if self.stop.is_some_and(|at| at <= self.now) {
+            self.stop = None;
+            self.disk.borrow_mut().is_stopped = true;
+            self.trace.event(format_args!("the unit stops"));
+        }
         loop {
             self.rounds += 1;
             if self.rounds > MOST_ROUNDS {
@@ -184,6 +205,24 @@ impl World {
         }
     }
 
+    /// When the target asks for the end of the connection that stands.
+    fn parts_at(&self) -> Option<Instant> {
+        self.target.as_ref().filter(|target| target.is_up && !target.has_parted)?;
+        Some(Instant::ZERO + *self.farewells.front()?)
+    }
+
+    fn part(&mut self) {
+        if let Some(farewell) = &self.plan.farewell
+            && self.parts_at().is_some_and(|at| at <= self.now)
+            && let Some(target) = &mut self.target
+        {
+            self.trace.event(format_args!("the target says {farewell:?}"));
+            self.farewells.pop_front();
+            target.say_farewell(farewell);
+            self.cuts += 1;
+        }
+    }
+
     fn run_initiator(&mut self) -> Result<bool, String> {
         let now = self.now;
         let (state, any) = match std::mem::replace(&mut self.state, State::Moving) {
@@ -219,6 +258,7 @@ impl World {
         let mover = TcpMover::new(Role::Initiator, config);
         let login = LoginConfig {
             offer: self.plan.offer.clone(),
+            cmd_sn: self.plan.cmd_sn,
             ..LoginConfig::new(
                 "iqn.2026-11.example.sim:first",
                 "iqn.2026-11.example.sim:odd",
@@ -235,7 +275,9 @@ impl World {
         let logged_in_at = pipe.connection.logged_in_at();
         let (engine, end, time2wait) = pipe.connection.into_parts(now);
         self.trace.event(format_args!("disconnected: {end}"));
-        self.target = None;
+        if let Some(target) = self.target.take().filter(|target| target.has_misnumbered) {
+            self.misnumbered(&target, &end);
+        }
         if end.is_logout() {
             return self.give_up(engine);
         }
@@ -247,8 +289,20 @@ impl World {
             None => self.recovery.failed(now),
         };
         match wait {
+            Some(wait) if wait > self.plan.reconnect.deadline => {
+                self.verdict.broken(format!("it waits {wait:?} for a target, longer than it may"));
+                self.give_up(engine)
+            }
             Some(wait) => State::Waiting { engine: Box::new(engine), until: now + wait },
             None => self.give_up(engine),
+        }
+    }
+
+    /// A connection has ended on which the target answered with a number that it had used before: that is why.
+    fn misnumbered(&mut self, _: &Connection, end: &ConnectionEnd) {
+        self.cuts += 1;
+        if matches!(end, ConnectionEnd::KeepaliveTimeout) {
+            self.verdict.broken(format!("an answer with an old number was taken for none: {end}"));
         }
     }
 
@@ -261,7 +315,22 @@ impl World {
             return Ok(false);
         };
         let disk = &mut *self.disk.borrow_mut();
-        let arrived: Vec<u8> = link.arrived(Side::Target, self.now).drain(..).collect();
+        let waiting = link.arrived(Side::Target, self.now);
+        let arrived: Vec<u8> = match self.plan.reads {
+            Some(_) if self.now < self.reads_at => Vec::new(),
+            Some((most, every)) if !waiting.is_empty() => {
+                self.reads_at = self.now + every;
+                let n = most.min(waiting.len());
+                waiting.drain(..n).collect()
+            }
+            _ => waiting.drain(..).collect(),
+        };
+        self.has_unread = !waiting.is_empty();
+        if let State::Up(pipe) = &mut self.state
+            && !arrived.is_empty()
+        {
+            pipe.connection.peer_acknowledged(self.now);
+        }
         let mut any = !arrived.is_empty();
         target.receive(&arrived, disk, &self.plan, &mut self.rng, self.now);
         any |= target.advance(disk, &self.plan, &mut self.rng, self.now);
@@ -292,8 +361,9 @@ impl World {
         let network = self.network.as_ref().filter(|_| self.target.is_some());
         let of_link = network.and_then(|network| network.next(Side::Target, now));
         let of_target = self.target.as_ref().and_then(Connection::next);
+        let of_reading = (self.has_unread && self.target.is_some()).then_some(self.reads_at);
         let of_restart = self.restarts.first().map(|(at, ..)| Instant::ZERO + *at);
-        let all = [of_initiator, of_link, of_target, of_restart];
+        let all = [of_initiator, of_link, of_reading, of_target, of_restart, self.parts_at(), self.stop];
         all.into_iter().flatten().map(|at| at.max(now + Duration::from_nanos(u64::from(at <= now)))).min()
     }
 }

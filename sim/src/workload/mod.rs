@@ -382,6 +382,7 @@ impl Application for Workload {
             Control::Logout
             | Control::Guard { .. }
             | Control::Unguard { .. }
+            | Control::Doubt { .. }
             | Control::AskLost { .. }
             | Control::TakeLost { .. } => {
                 return Some(control);

@@ -85,6 +85,7 @@ impl World<'_> {
             credentials: (chap != Chap::No).then(|| credentials(USER, SECRET)),
             target_credentials: (chap == Chap::Mutual).then(|| credentials(TARGET_USER, TARGET_SECRET)),
             offer: plan.offer.clone(),
+            cmd_sn: Rng::new(seed, 250 + number).first_number(1),
             ..LoginConfig::new(initiator.clone(), target, [0x80, 0, 0, 0, 0, nexus as u8], [number as u8 + 1; 64])
         };
         let (disks, attentions) = if mangle.is_some() {

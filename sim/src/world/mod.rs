@@ -106,6 +106,9 @@ pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
     if scenario.kind == Kind::Odd {
         return crate::odd::run(scenario.seed, print);
     }
+    if scenario.kind == Kind::Library {
+        return crate::odd::library::run(scenario.seed, print);
+    }
     if scenario.kind == Kind::Paths {
         return crate::odd::paths::run(scenario.seed, print);
     }

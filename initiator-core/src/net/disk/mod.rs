@@ -167,12 +167,14 @@ impl Disk {
     /// Asks the disk anew what it is: its size may have changed.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// [`Error::OtherDisk`] where it is not the disk that was opened, or smaller than that: then no operation of the
+    /// handle passes any more. Else see [`Error`].
     pub async fn refresh(&self) -> Result<DiskInfo, Error> {
-        let (info, _) = self.within(identify::identify(&self.session, self.lun)).await?;
-        if info.block_size != self.block_size {
-            let words = words(format!("its blocks had {} bytes and now have {}", self.block_size, info.block_size));
-            return Err(Error::BadAnswer { command: "READ CAPACITY", source: words });
+        let (info, identity) = self.within(identify::identify(&self.session, self.lun)).await?;
+        let known = Identity { blocks: self.size() / u64::from(self.block_size), ..self.guard.identity.clone() };
+        if let Some(difference) = known.differs(&identity) {
+            self.within(self.guard.shared.doubt(self.guard.number)).await?;
+            return Err(Error::OtherDisk { lun: self.lun(), difference });
         }
         *self.info.write().unwrap_or_else(PoisonError::into_inner) = info.clone();
         Ok(info)

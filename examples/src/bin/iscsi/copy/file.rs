@@ -51,6 +51,16 @@ fn has_size(metadata: &Metadata) -> bool {
     metadata.is_file() || metadata.file_type().is_block_device()
 }
 
+/// An error of a file that has lost what was to be read.
+fn shrunk() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter while it was read")
+}
+
+/// A file goes at least so far.
+fn reaches(mut file: &File, end: u64) -> io::Result<()> {
+    if file.seek(SeekFrom::End(0))? < end { Err(shrunk()) } else { Ok(()) }
+}
+
 /// Whether a block device can only be read. It may be opened for writing all the same, and each write fails.
 fn is_read_only(device: &File) -> io::Result<bool> {
     let number = device.metadata()?.rdev();
@@ -137,14 +147,21 @@ impl NamedFile {
             // Where the file system does not tell holes, there are none.
             let data = match seek(file, Place::Data(offset)) {
                 Ok(data) => data,
-                Err(Errno::NXIO) => u64::MAX,
+                // No data up to the end: a hole, unless the end has come nearer since the file was opened.
+                Err(Errno::NXIO) => {
+                    reaches(file, offset + buf.len() as u64)?;
+                    u64::MAX
+                }
                 Err(_) => offset,
             };
             if data >= offset + buf.len() as u64 {
                 return Ok(Piece::Hole(buf.len()));
             }
-            file.read_exact_at(&mut buf, offset)?;
-            Ok(Piece::Data(buf))
+            match file.read_exact_at(&mut buf, offset) {
+                Ok(()) => Ok(Piece::Data(buf)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(shrunk()),
+                Err(error) => Err(error),
+            }
         })
         .await
     }
@@ -198,6 +215,22 @@ impl NamedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_has_become_shorter_has_no_hole_where_it_had_data() {
+        let name = std::env::temp_dir().join(format!("copy-shrunk-{}", std::process::id()));
+        std::fs::write(&name, [7; 8192]).unwrap();
+        let (source, size) = NamedFile::source(name.to_str().unwrap(), false).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let read = |offset| runtime.block_on(source.read(offset, Buf::zeroed(4096)));
+        File::options().write(true).open(&name).unwrap().set_len(8192 + 4096).unwrap();
+        assert!(matches!(read(8192), Ok(Piece::Hole(4096))), "one that has grown has one");
+        File::options().write(true).open(&name).unwrap().set_len(2048).unwrap();
+        let told = [0, 4096].map(|offset| read(offset).unwrap_err().to_string());
+        std::fs::remove_file(&name).unwrap();
+        assert_eq!(size, 8192);
+        assert!(told.iter().all(|told| told.contains("it has become shorter while it was read")), "{told:?}");
+    }
 
     #[test]
     fn images_are_known_by_their_first_bytes() {

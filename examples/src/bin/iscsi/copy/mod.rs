@@ -174,6 +174,10 @@ impl Copying<'_> {
             pieces.try_for_each_concurrent(self.depth, write).await?;
         }
         let size = size.into_inner();
+        if let Some(all) = self.from.size().filter(|all| *all > size) {
+            let (size, all) = (bytes(size), bytes(all));
+            return Err(failed(format!("standard input has become shorter: {size} of its {all} came")));
+        }
         self.to.set_len(size)?;
         if self.to.flush().await? == Done::Lost || self.to.power_was_off() { Err(not_again()) } else { Ok(size) }
     }

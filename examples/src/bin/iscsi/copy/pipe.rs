@@ -20,6 +20,13 @@ fn of(stream: impl AsFd) -> Result<File, Ending> {
     stream.as_fd().try_clone_to_owned().map(File::from).map_err(failed)
 }
 
+/// Whether a stream was closed when the program began: the runtime library opens the null device in its place, for
+/// reading and writing, so that no file that is opened later takes its number.
+fn was_closed(stream: &File, metadata: &std::fs::Metadata) -> bool {
+    let is_null = metadata.file_type().is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3);
+    is_null && fcntl_getfl(stream).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
 /// Standard input: pieces in order, read ahead by a thread of its own, so that a writer that never ends keeps nobody
 /// from ending.
 pub(super) struct Input {
@@ -40,6 +47,9 @@ impl Input {
         }
         let mut file = of(io::stdin())?;
         let metadata = file.metadata().map_err(failed)?;
+        if was_closed(&file, &metadata) {
+            return Err(failed("standard input is closed: send what is to be copied into it"));
+        }
         let at = || rustix::fs::tell(&file).ok();
         let mut size = None;
         if let Some(at) = metadata.is_file().then(at).flatten() {
@@ -106,9 +116,7 @@ impl Output {
         }
         let file = of(io::stdout())?;
         let metadata = file.metadata().map_err(failed)?;
-        // What was closed when the program started is /dev/null now, for reading and writing.
-        let null = metadata.file_type().is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3);
-        if null && fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::RDWR)) {
+        if was_closed(&file, &metadata) {
             return Err(failed("standard output is closed: send it to a file or a program"));
         }
         Ok(Self(Arc::new(file)))

@@ -129,6 +129,7 @@ impl World {
                 self.leave(path);
             }
             token if token < QUESTION => {
+                self.work.compared(token, &result);
                 let outcome = Outcome::of(&result, over);
                 if outcome == Outcome::Done {
                     self.work.brought(token, data);

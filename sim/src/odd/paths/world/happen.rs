@@ -174,6 +174,7 @@ impl World {
         let mover = TcpMover::new(Role::Initiator, config);
         let login = LoginConfig {
             offer: self.plan.odd.offer.clone(),
+            cmd_sn: self.plan.odd.cmd_sn,
             ..LoginConfig::new(
                 "iqn.2026-11.example.sim:first",
                 "iqn.2026-11.example.sim:odd",

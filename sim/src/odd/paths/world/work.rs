@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use initiator_core::command::Command;
+use initiator_core::command::{Command, Failure, Outcome};
 use initiator_core::multipath::{Kind, Operation, Verdict as Verdicts};
 use iscsi_memory::{Buf, Payload};
 use iscsi_proto::time::Instant;
-use scsi_proto::{BlockIo, Lun};
+use scsi_proto::{BlockIo, Lun, SenseKey, opcode};
 
 use super::World;
-use crate::model::{Model, ReadId, WriteId, fill_block, first_value};
+use crate::model::{Model, Once, ReadId, Value, WriteId, fill_block, first_value};
 use crate::odd::disk::{BLOCK, OddDisk};
 use crate::odd::paths::PathsPlan;
 use crate::rng::Rng;
@@ -21,8 +21,21 @@ use crate::workload::Verdict;
 enum Doing {
     Read(ReadId, Vec<u8>),
     Write(WriteId, u64),
+    Compare(Compare),
     /// What the medium must hold when it is done.
     Flush(ReadId),
+}
+
+/// A COMPARE AND WRITE.
+#[derive(Debug)]
+struct Compare {
+    read: ReadId,
+    write: WriteId,
+    expected: Vec<Value>,
+    once: Vec<Once>,
+    first: Value,
+    /// The last answer was that the blocks hold something else.
+    differs: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +64,8 @@ pub(super) struct Work {
     plan: Rc<PathsPlan>,
     model: Model,
     rng: Rng,
+    /// Which changes are made by COMPARE AND WRITE.
+    atomic: Rng,
     verdict: Verdict,
     stage: Stage,
     under_way: BTreeMap<u64, UnderWay>,
@@ -74,6 +89,7 @@ impl Work {
         Self {
             model: Model::new(plan.odd.blocks, BLOCK, false),
             rng: Rng::new(seed, 5),
+            atomic: Rng::new(seed, 6),
             verdict,
             stage: Stage::Work,
             under_way: BTreeMap::new(),
@@ -139,6 +155,14 @@ impl Work {
                 }
                 Command { data_out: Some(Payload::Buf(buf)), ..Command::new(operation, Lun::ZERO, io.write()) }
             }
+            Doing::Compare(Compare { expected, first, .. }) => {
+                let mut buf = Buf::zeroed(2 * *blocks as usize * BLOCK);
+                for (value, block) in expected.iter().copied().chain(*first..).zip(buf.chunks_mut(BLOCK)) {
+                    fill_block(value, block);
+                }
+                let cdb = io.to_cdb(opcode::COMPARE_AND_WRITE)?;
+                Command { data_out: Some(Payload::Buf(buf)), ..Command::new(operation, Lun::ZERO, cdb) }
+            }
             Doing::Flush(_) => Command::new(operation, Lun::ZERO, BlockIo::new(0, 0).synchronize_cache()),
         })
     }
@@ -151,6 +175,14 @@ impl Work {
         }
     }
 
+    /// A COMPARE AND WRITE has found something else, or has not come to that.
+    pub(super) fn compared(&mut self, operation: u64, result: &Result<Outcome, Failure>) {
+        if let Some(UnderWay { doing: Doing::Compare(compare), .. }) = self.under_way.get_mut(&operation) {
+            let sense = result.as_ref().ok().and_then(|outcome| outcome.sense);
+            compare.differs = sense.is_some_and(|sense| sense.key == SenseKey::Miscompare);
+        }
+    }
+
     /// An operation has ended. True when the disk says that it lost writes, which is to be taken note of.
     pub(super) fn end(&mut self, operation: u64, verdict: Verdicts, disk: &OddDisk) -> bool {
         let Some(UnderWay { doing, abandoned, .. }) = self.under_way.remove(&operation) else { return false };
@@ -160,7 +192,8 @@ impl Work {
             Verdicts::Done => true,
             Verdicts::Abandoned => abandoned,
             Verdicts::LostWrites => self.plan.forgets(),
-            Verdicts::AsTold => self.plan.odd.late.0 > 0,
+            // What is not to be done twice ends with its path.
+            Verdicts::AsTold => self.plan.odd.late.0 > 0 || matches!(doing, Doing::Compare(_)),
             Verdicts::NoPath => false,
         };
         if !expected {
@@ -180,6 +213,22 @@ impl Work {
                 self.given_up.iter().for_each(|older| self.model.supersede(*older, write));
                 self.model.acknowledge(write);
                 self.acknowledged += 1;
+                Ok(())
+            }
+            (Doing::Compare(Compare { read, write, expected, once, .. }), Verdicts::Done) => {
+                self.given_up.iter().for_each(|older| self.model.supersede(*older, write));
+                self.acknowledged += 1;
+                let replaced = self.model.acknowledge_replacing(write, &expected, &once);
+                replaced.and_then(|()| self.model.end_equal(read, &expected))
+            }
+            (Doing::Compare(Compare { read, write, expected, first, differs: true, .. }), Verdicts::AsTold) => {
+                self.model.withdraw(write);
+                let own = first..first + expected.len() as u64;
+                self.model.end_different(read, &expected, |value| own.contains(&value))
+            }
+            (Doing::Compare(Compare { read, write, .. }), _) => {
+                self.model.forget(read);
+                self.give_up(write);
                 Ok(())
             }
             (Doing::Write(write, _), _) => {
@@ -221,8 +270,25 @@ impl Work {
         match self.rng.below(100) {
             0..=5 => (Kind::Flush, 0, 0),
             6..=40 => (Kind::Read, lba, blocks),
+            _ if blocks <= 4 && self.atomic.permille(150) => (Kind::Change { repeatable: false }, lba, blocks),
             _ => (change, lba, blocks),
         }
+    }
+
+    fn compare(&mut self, lba: u64, blocks: u64) -> Doing {
+        self.values += 1;
+        let first = first_value(0, self.values);
+        let model = &mut self.model;
+        let mut expected: Vec<Value> = (lba..lba + blocks).map(|lba| model.likely(lba)).collect();
+        if self.atomic.permille(200)
+            && let Some(last) = expected.last_mut()
+        {
+            *last = first + blocks;
+        }
+        let once = model.once(lba, &expected);
+        let read = model.begin_read(lba, blocks);
+        let write = model.begin_write(lba, blocks, |at| first + at);
+        Doing::Compare(Compare { read, write, expected, once, first, differs: false })
     }
 }
 
@@ -231,7 +297,8 @@ impl World {
         let doing = match kind {
             Kind::Read => Doing::Read(self.work.model.begin_read(lba, blocks), Vec::new()),
             Kind::Flush => Doing::Flush(self.work.model.begin_read(0, self.work.model.len())),
-            Kind::Change { .. } => {
+            Kind::Change { repeatable: false } => self.work.compare(lba, blocks),
+            Kind::Change { repeatable: true } => {
                 self.work.values += 1;
                 let first = first_value(0, self.work.values);
                 Doing::Write(self.work.model.begin_write(lba, blocks, |at| first + at), first)
@@ -248,7 +315,7 @@ impl World {
         let operation = *operation;
         self.trace.event(format_args!("abandons {operation}"));
         self.work.follow = Some(under_way.range).filter(|(_, blocks)| *blocks > 0);
-        if let Doing::Write(write, _) = under_way.doing {
+        if let Doing::Write(write, _) | Doing::Compare(Compare { write, .. }) = under_way.doing {
             under_way.abandoned = true;
             self.work.give_up(write);
         } else if let Some(UnderWay { doing: Doing::Read(read, _) | Doing::Flush(read), .. }) =
