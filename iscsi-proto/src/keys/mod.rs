@@ -19,7 +19,7 @@ mod negotiator;
 mod negotiator_tests;
 mod settings;
 
-pub use negotiator::{Negotiator, NegotiatorConfig, Phase, Role};
+pub use negotiator::{NegotiationPhase, Negotiator, NegotiatorConfig, Role};
 
 /// A key that this stack knows. The order is the order in which a text's keys are looked at: a key comes behind those
 /// that decide on its relevance or its bounds.

@@ -12,7 +12,7 @@ use crate::text::{Pair, Pairs, TextWriter};
 fn config(role: Role) -> NegotiatorConfig {
     NegotiatorConfig {
         role,
-        phase: Phase::Login,
+        phase: NegotiationPhase::Login,
         session_type: SessionType::Normal,
         leading: true,
         offer: Offer::default(),
@@ -339,7 +339,7 @@ fn a_target_speaks_up_where_the_default_does_not_suit_it() {
 
 #[test]
 fn the_full_feature_phase_changes_little() {
-    let mut negotiator = target(|config| config.phase = Phase::FullFeature);
+    let mut negotiator = target(|config| config.phase = NegotiationPhase::FullFeature);
     let answer = tell(&mut negotiator, "MaxRecvDataSegmentLength=4096 MaxBurstLength=512 InitiatorAlias=a");
     assert_eq!(answer.as_deref(), Ok("MaxBurstLength=Reject"));
     assert_eq!(negotiator.finish().unwrap().peer_max_recv_data_segment_length, 4096);
@@ -366,7 +366,7 @@ fn over_iser_the_segment_lengths_are_those_of_its_own_keys() {
     let before = negotiator.finish().unwrap();
     assert_eq!(lengths(&before), (4096, 2048));
     // In a text exchange the session stays what it is; whose transport it is was for login to say.
-    let mut negotiator = target(|config| (config.phase, config.before) = (Phase::FullFeature, before));
+    let mut negotiator = target(|config| (config.phase, config.before) = (NegotiationPhase::FullFeature, before));
     let answer = tell(&mut negotiator, "MaxRecvDataSegmentLength=512 X-com.example=1 RDMAExtensions=No").unwrap();
     assert_eq!(answer, "X-com.example=NotUnderstood RDMAExtensions=Reject");
     assert!(negotiator.finish().unwrap().rdma_extensions);
