@@ -1,4 +1,4 @@
-//! The one seam of the house: RFC 5047's Datamover.
+//! RFC 5047's Datamover: the interface between the iSCSI layer and a transport that moves its data.
 //!
 //! The seam is data movement, not a byte stream: the iSCSI layer says *send this control PDU*, *put this task's data*,
 //! *get this task's data*; the mover says *a control PDU came*, *that data is done*, *the connection ended*. TCP turns

@@ -12,7 +12,7 @@ use iscsi_proto::connection::{StreamEnd, StreamMover};
 use iscsi_proto::datamover::{
     Datamover, GetData, Notification, PutData, SequenceNumbers, Source, TaskHandle, TaskStatus,
 };
-use iscsi_proto::keys::{Negotiator, NegotiatorConfig, Phase, Role as Side};
+use iscsi_proto::keys::{NegotiationPhase, Negotiator, NegotiatorConfig, Role as Side};
 use iscsi_proto::login::Offer;
 use iscsi_proto::parameters::{Parameters, SessionType};
 use iscsi_proto::pdu::{
@@ -179,7 +179,7 @@ impl Connection {
         let own = ["InitiatorName", "TargetName", "SessionType", "InitiatorAlias", "AuthMethod"];
         let mut negotiator = Negotiator::new(NegotiatorConfig {
             role: Side::Target,
-            phase: Phase::Login,
+            phase: NegotiationPhase::Login,
             session_type: SessionType::Normal,
             leading: true,
             offer: Offer { default_time2wait: 0, max_outstanding_r2t: 4, ..Offer::default() },

@@ -23,11 +23,11 @@ pub struct ChapInitiator {
     seed: [u8; 32],
     identifier: u8,
     proof: Option<TargetProof>,
-    state: State,
+    state: Progress,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Progress {
     Start,
     WaitChallenge,
     WaitProof(Algorithm),
@@ -59,7 +59,7 @@ impl ChapInitiator {
     /// `random` and `identifier` are for the challenge to the target in mutual CHAP; `random` must come from a
     /// cryptographic random number generator and be of use to this login only.
     pub fn new(policy: ChapPolicy, credentials: Credentials, random: [u8; 32], identifier: u8) -> Self {
-        Self { policy, credentials, seed: random, identifier, proof: None, state: State::Start }
+        Self { policy, credentials, seed: random, identifier, proof: None, state: Progress::Start }
     }
 
     /// Asks for mutual CHAP: the target must prove itself with `proof`.
@@ -76,10 +76,10 @@ impl ChapInitiator {
     /// anything is sent; [`ChapError::NoCommonAlgorithm`] for a policy that allows no algorithm;
     /// [`ChapError::OutOfOrder`] when called twice.
     pub fn start(&mut self) -> Result<KeyValues, ChapError> {
-        if self.state != State::Start {
+        if self.state != Progress::Start {
             return Err(ChapError::OutOfOrder("CHAP_A has been sent"));
         }
-        self.state = State::Ended;
+        self.state = Progress::Ended;
         self.policy.check_secret(self.credentials.secret())?;
         if let Some(proof) = &self.proof {
             self.policy.check_secret(&proof.secret)?;
@@ -92,7 +92,7 @@ impl ChapInitiator {
             return Err(ChapError::NoCommonAlgorithm(String::new()));
         }
         let numbers: Vec<_> = self.policy.algorithms.iter().map(|algorithm| algorithm.number().to_string()).collect();
-        self.state = State::WaitChallenge;
+        self.state = Progress::WaitChallenge;
         Ok(vec![(ALGORITHM, numbers.join(","))])
     }
 
@@ -104,22 +104,22 @@ impl ChapInitiator {
         &mut self,
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<InitiatorStep, ChapError> {
-        match core::mem::replace(&mut self.state, State::Ended) {
-            State::WaitChallenge => {
+        match core::mem::replace(&mut self.state, Progress::Ended) {
+            Progress::WaitChallenge => {
                 let received = Received::read(pairs, &[ALGORITHM, IDENTIFIER, CHALLENGE])?;
                 let algorithm = self.chosen(received.algorithm()?)?;
                 let (identifier, challenge) = received.challenge()?;
                 self.respond(algorithm, identifier, &challenge)
             }
-            State::WaitProof(algorithm) => {
+            Progress::WaitProof(algorithm) => {
                 let received = Received::read(pairs, &[NAME, RESPONSE])?;
                 let (name, response) = received.response(algorithm)?;
                 self.check(algorithm, name, &response)?;
-                self.state = State::Done;
+                self.state = Progress::Done;
                 Ok(InitiatorStep::Done)
             }
-            State::Start => Err(ChapError::OutOfOrder("CHAP_A has not been sent")),
-            State::Done | State::Ended => Err(ChapError::OutOfOrder("the initiator's end has finished")),
+            Progress::Start => Err(ChapError::OutOfOrder("CHAP_A has not been sent")),
+            Progress::Done | Progress::Ended => Err(ChapError::OutOfOrder("the initiator's end has finished")),
         }
     }
 
@@ -128,7 +128,7 @@ impl ChapInitiator {
     /// With one-way CHAP this holds from the moment that `handle` returned CHAP_R, so the login machine may offer to
     /// leave the security stage in that same request.
     pub fn is_satisfied(&self) -> bool {
-        self.state == State::Done
+        self.state == Progress::Done
     }
 
     fn chosen(&self, text: &str) -> Result<Algorithm, ChapError> {
@@ -142,17 +142,17 @@ impl ChapInitiator {
         let response = Response::compute(algorithm, identifier, self.credentials.secret(), challenge);
         let mut keys =
             vec![(NAME, self.credentials.name().to_owned()), (RESPONSE, self.policy.encode(response.as_bytes()))];
-        self.state = State::Done;
+        self.state = Progress::Done;
         if self.proof.is_some() {
             let own = self.challenge(algorithm);
             // RFC 7143 9.2.1: the originator MUST NOT reuse the responder's challenge.
             if own == challenge {
-                self.state = State::Ended;
+                self.state = Progress::Ended;
                 return Err(ChapError::ReflectedChallenge);
             }
             keys.push((IDENTIFIER, format!("{}", self.identifier)));
             keys.push((CHALLENGE, self.policy.encode(own)));
-            self.state = State::WaitProof(algorithm);
+            self.state = Progress::WaitProof(algorithm);
         }
         Ok(InitiatorStep::Send(keys))
     }

@@ -23,11 +23,11 @@ pub struct ChapTarget {
     policy: ChapPolicy,
     identifier: u8,
     seed: [u8; 32],
-    state: State,
+    state: Progress,
 }
 
 #[derive(Debug)]
-enum State {
+enum Progress {
     WaitAlgorithms,
     WaitResponse(Algorithm),
     WaitAccount(Algorithm, Claim),
@@ -72,7 +72,7 @@ impl ChapTarget {
     /// `random` must come from a cryptographic random number generator and be of use to this login only; the
     /// challenge is as long as the digest of the algorithm agreed on.
     pub fn new(policy: ChapPolicy, identifier: u8, random: [u8; 32]) -> Self {
-        Self { policy, identifier, seed: random, state: State::WaitAlgorithms }
+        Self { policy, identifier, seed: random, state: Progress::WaitAlgorithms }
     }
 
     /// Takes the keys of the initiator's next step; keys other than `CHAP_*` are passed over.
@@ -80,18 +80,18 @@ impl ChapTarget {
     /// # Errors
     /// [`ChapError`]; CHAP has failed and the login must be rejected.
     pub fn handle<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<TargetStep, ChapError> {
-        match core::mem::replace(&mut self.state, State::Ended) {
-            State::WaitAlgorithms => {
+        match core::mem::replace(&mut self.state, Progress::Ended) {
+            Progress::WaitAlgorithms => {
                 let received = Received::read(pairs, &[ALGORITHM])?;
                 let algorithm = received.choose(&self.policy.algorithms)?;
-                self.state = State::WaitResponse(algorithm);
+                self.state = Progress::WaitResponse(algorithm);
                 Ok(TargetStep::Send(vec![
                     (ALGORITHM, format!("{}", algorithm.number())),
                     (IDENTIFIER, format!("{}", self.identifier)),
                     (CHALLENGE, self.policy.encode(self.challenge(algorithm))),
                 ]))
             }
-            State::WaitResponse(algorithm) => {
+            Progress::WaitResponse(algorithm) => {
                 let received = Received::read(pairs, &[NAME, RESPONSE, IDENTIFIER, CHALLENGE])?;
                 let (name, response) = received.response(algorithm)?;
                 let mutual = received.has_challenge();
@@ -104,11 +104,11 @@ impl ChapTarget {
                 }
                 let name = name.to_owned();
                 let claim = Claim { name: name.clone(), response, challenge };
-                self.state = State::WaitAccount(algorithm, claim);
+                self.state = Progress::WaitAccount(algorithm, claim);
                 Ok(TargetStep::LookUp { name, mutual })
             }
-            State::WaitAccount(..) => Err(ChapError::OutOfOrder("the account is waited for")),
-            State::Authenticated(_) | State::Ended => Err(ChapError::OutOfOrder("the target's end has finished")),
+            Progress::WaitAccount(..) => Err(ChapError::OutOfOrder("the account is waited for")),
+            Progress::Authenticated(_) | Progress::Ended => Err(ChapError::OutOfOrder("the target's end has finished")),
         }
     }
 
@@ -121,7 +121,7 @@ impl ChapTarget {
     /// [`ChapError::MutualNotConfigured`], [`ChapError::ReflectedResponse`], [`ChapError::SameSecret`],
     /// [`ChapError::SecretTooShort`]; [`ChapError::OutOfOrder`] before [`TargetStep::LookUp`].
     pub fn answer(&mut self, account: Option<Account<'_>>) -> Result<KeyValues, ChapError> {
-        let State::WaitAccount(algorithm, claim) = core::mem::replace(&mut self.state, State::Ended) else {
+        let Progress::WaitAccount(algorithm, claim) = core::mem::replace(&mut self.state, Progress::Ended) else {
             return Err(ChapError::OutOfOrder("no account was asked for"));
         };
         let challenge = self.challenge(algorithm);
@@ -156,14 +156,14 @@ impl ChapTarget {
                 vec![(NAME, name.to_owned()), (RESPONSE, self.policy.encode(response.as_bytes()))]
             }
         };
-        self.state = State::Authenticated(claim.name);
+        self.state = Progress::Authenticated(claim.name);
         Ok(keys)
     }
 
     /// The initiator's CHAP name once it is authenticated.
     pub fn authenticated_name(&self) -> Option<&str> {
         match &self.state {
-            State::Authenticated(name) => Some(name),
+            Progress::Authenticated(name) => Some(name),
             _ => None,
         }
     }

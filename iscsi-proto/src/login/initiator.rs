@@ -8,7 +8,7 @@ use super::error::LoginError;
 use super::target::LOGIN_SEGMENT;
 use super::{Offer, Serial};
 use crate::chap::{ChapPolicy, ChapSecret, TargetProof};
-use crate::keys::{Key, KeyError, Negotiator, NegotiatorConfig, Phase, Role, Senders, shown};
+use crate::keys::{Key, KeyError, NegotiationPhase, Negotiator, NegotiatorConfig, Role, Senders, shown};
 use crate::misbehavior::Misbehavior;
 use crate::parameters::{Parameters, SessionType};
 use crate::pdu::{LoginRequest, LoginResponse, LoginStatus, Stage};
@@ -145,8 +145,8 @@ pub enum InitiatorStep {
 /// The initiator's login machine.
 ///
 /// Give each Login Response to [`handle_response`](Self::handle_response). After an error the connection must be closed
-/// (RFC 7143 6.3). It bends to peers where that is safe: names and session type are never sent twice, an offer that the
-/// target passes over in silence keeps its default, an ISID that is not echoed is not minded.
+/// (RFC 7143 6.3). It tolerates some breaches of peers in use: an offer that the target does not answer keeps its
+/// default, and an ISID that is not echoed is ignored. Names and session type are sent once.
 #[derive(Debug)]
 pub struct InitiatorLogin {
     config: InitiatorLoginConfig,
@@ -170,7 +170,7 @@ impl InitiatorLogin {
         let (challenge, rest) = entropy.split_first_chunk().map_or(([0; 32], [].as_slice()), |(c, r)| (*c, r));
         let negotiator = Negotiator::new(NegotiatorConfig {
             role: Role::Initiator,
-            phase: Phase::Login,
+            phase: NegotiationPhase::Login,
             session_type: config.session_type,
             leading: config.tsih == 0,
             offer: config.offer.clone(),

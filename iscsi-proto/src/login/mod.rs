@@ -21,7 +21,7 @@ pub use error::LoginError;
 pub use initiator::{ChapLogin, InitiatorGrant, InitiatorLogin, InitiatorLoginConfig, InitiatorStep};
 pub use target::{LoginOutcome, LoginReply, TargetGrant, TargetLogin, TargetLoginConfig};
 
-/// What each side wishes for and can bear, before negotiation. [`Default`] is what this stack offers.
+/// What each side offers and accepts, before negotiation. [`Default`] is what this stack offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// HeaderDigest values in order of preference.

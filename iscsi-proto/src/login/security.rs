@@ -15,7 +15,7 @@ const CHAP: &str = "CHAP";
 /// How far the proof is that an initiator gives of itself. Each step takes it whole.
 #[derive(Debug)]
 pub(super) enum Authentication {
-    /// AuthMethod has not been spoken of.
+    /// AuthMethod has not come, and was not sent.
     Unspoken(ChapTarget),
     /// The initiator offered no AuthMethod, so the target did.
     Proposed(ChapTarget),

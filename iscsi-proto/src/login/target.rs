@@ -187,7 +187,7 @@ pub struct TargetLogin {
 }
 
 /// A response under way.
-struct Turn {
+struct ResponseDraft {
     incomplete: bool,
     csg: Stage,
     nsg: Option<Stage>,
@@ -223,7 +223,7 @@ impl TargetLogin {
 
     /// A PDU came: a Login Request, or something that does not belong here.
     ///
-    /// `None` means to close the connection without a word: RFC 7143 4.2.3 wants that for a first PDU that is no Login
+    /// `None` means to close the connection without an answer: RFC 7143 4.2.3 wants that for a first PDU that is no Login
     /// Request. A later one is refused with the status "invalid during login", a malformed request with "initiator
     /// error".
     pub fn handle_pdu(&mut self, bhs: &Bhs, data: &[u8], authority: &dyn Authority) -> Option<LoginReply> {
@@ -250,20 +250,20 @@ impl TargetLogin {
 
     /// A Login Request came, with its data segment.
     pub fn handle_request(&mut self, request: &LoginRequest, data: &[u8], authority: &dyn Authority) -> LoginReply {
-        let turn = match self.advance(request, data, authority) {
-            Ok(turn) => turn,
+        let draft = match self.advance(request, data, authority) {
+            Ok(draft) => draft,
             Err(error) => return self.refuse(Fixed::of(request), error),
         };
-        let (exp_cmd_sn, max_cmd_sn) = turn.window;
+        let (exp_cmd_sn, max_cmd_sn) = draft.window;
         let response = LoginResponse {
-            incomplete: turn.incomplete,
-            csg: turn.csg,
-            nsg: turn.nsg,
+            incomplete: draft.incomplete,
+            csg: draft.csg,
+            nsg: draft.nsg,
             version_max: 0,
             version_active: 0,
             isid: request.isid,
             // RFC 7143 11.13.3: a new session's TSIH comes in the last response only.
-            tsih: turn.established.as_ref().map_or(request.tsih, |established| established.tsih),
+            tsih: draft.established.as_ref().map_or(request.tsih, |established| established.tsih),
             itt: request.itt,
             stat_sn: self.next_stat_sn,
             exp_cmd_sn,
@@ -271,7 +271,7 @@ impl TargetLogin {
             status: LoginStatus::SUCCESS,
         };
         self.next_stat_sn = self.next_stat_sn.next();
-        let outcome = match turn.established {
+        let outcome = match draft.established {
             Some(Established { identity, parameters, tsih, user }) => {
                 let next_stat_sn = self.next_stat_sn;
                 let grant = TargetGrant { identity, parameters, tsih, user, next_stat_sn, exp_cmd_sn, max_cmd_sn };
@@ -279,13 +279,18 @@ impl TargetLogin {
             }
             None => LoginOutcome::Continue,
         };
-        LoginReply { response, data: turn.data, outcome }
+        LoginReply { response, data: draft.data, outcome }
     }
 
-    fn advance(&mut self, request: &LoginRequest, data: &[u8], authority: &dyn Authority) -> Result<Turn, LoginError> {
+    fn advance(
+        &mut self,
+        request: &LoginRequest,
+        data: &[u8],
+        authority: &dyn Authority,
+    ) -> Result<ResponseDraft, LoginError> {
         let (fixed, csg) = self.check_header(request)?;
         let mut state = core::mem::replace(&mut self.state, State::Over);
-        let mut turn = Turn {
+        let mut draft = ResponseDraft {
             incomplete: false,
             csg,
             nsg: None,
@@ -309,29 +314,29 @@ impl TargetLogin {
                 self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
             }
         }
-        turn.window = self.window(request, state.joins());
+        draft.window = self.window(request, state.joins());
         // RFC 7143 6.2: a text that is not whole MUST be answered without data.
         if !request.incomplete {
             let (piece, incomplete) = self.outgoing.next_piece();
-            turn.incomplete = incomplete;
-            turn.data = piece.to_vec();
+            draft.incomplete = incomplete;
+            draft.data = piece.to_vec();
         }
         // RFC 7143 11.13.7: no transition with more to come.
-        match request.nsg.filter(|_| !request.incomplete && !turn.incomplete) {
+        match request.nsg.filter(|_| !request.incomplete && !draft.incomplete) {
             None => self.state = state,
             Some(to) => match state.leave_for(to, authority)? {
                 Next::Stay(state) => self.state = state,
                 Next::Enter(state) => {
-                    turn.nsg = Some(to);
+                    draft.nsg = Some(to);
                     self.state = state;
                 }
                 Next::End(established) => {
-                    turn.nsg = Some(to);
-                    turn.established = Some(established);
+                    draft.nsg = Some(to);
+                    draft.established = Some(established);
                 }
             },
         }
-        Ok(turn)
+        Ok(draft)
     }
 
     /// What the first request said, and the stage that login is in.
@@ -384,7 +389,7 @@ impl TargetLogin {
                 Some(key @ (Key::InitiatorName | Key::InitiatorAlias | Key::TargetName | Key::SessionType)) => {
                     self.take_name(key, pair.value, late)?;
                 }
-                // Logged by nobody and answered by nobody (RFC 7143 13.26.2).
+                // Not kept, and no answer is due (RFC 7143 13.26.2).
                 Some(Key::NodeArchitecture) => {}
                 Some(key) if key.spec().senders == Senders::Target => return Err(KeyError::Sender(key).into()),
                 Some(Key::AuthMethod | Key::ChapA | Key::ChapI | Key::ChapC | Key::ChapN | Key::ChapR)
@@ -408,7 +413,7 @@ impl TargetLogin {
     }
 
     /// RFC 7143 13.5 and others forbid a name to be declared again. Peers that repeat the same one after the security
-    /// stage do no harm; another one is refused, and so is a new one that comes `late`, behind the first text.
+    /// stage are tolerated; another one is refused, and so is a new one that comes `late`, behind the first text.
     fn take_name(&mut self, key: Key, value: &str, late: bool) -> Result<(), LoginError> {
         let declared = match key {
             Key::InitiatorName => &mut self.names.initiator,

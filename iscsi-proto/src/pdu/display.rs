@@ -62,12 +62,12 @@ impl Display for Bhs {
 }
 
 /// A line that grows by fields.
-struct Line<'a, 'f> {
+struct FieldWriter<'a, 'f> {
     to: &'a mut Formatter<'f>,
     written: fmt::Result,
 }
 
-impl Line<'_, '_> {
+impl FieldWriter<'_, '_> {
     fn text(&mut self, text: fmt::Arguments<'_>) -> &mut Self {
         if self.written.is_ok() {
             self.written = self.to.write_fmt(text);
@@ -126,7 +126,7 @@ impl Line<'_, '_> {
 
 fn fields(bhs: &Bhs, f: &mut Formatter<'_>) -> Result<fmt::Result, PduError> {
     let opcode = bhs.opcode()?;
-    let mut line = Line { to: f, written: Ok(()) };
+    let mut line = FieldWriter { to: f, written: Ok(()) };
     macro_rules! parse {
         ($kind:ident) => {{
             let pdu = $kind::parse(bhs)?;

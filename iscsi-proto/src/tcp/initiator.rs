@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use iscsi_memory::Payload;
 
 use super::receive::Purpose;
-use super::send::HeldId;
-use super::{State, TcpMover};
+use super::send::PayloadId;
+use super::{MoverState, TcpMover};
 use crate::datamover::{MalformedPdu, SendCommand, TaskBuffers, TaskHandle};
 use crate::misbehavior::Misbehavior;
 use crate::pdu::{Bhs, DataIn, DataOut, R2t, RESERVED_TAG, ResponseCode, ScsiResponse};
@@ -18,7 +18,7 @@ struct Command {
     active: bool,
     generation: u16,
     /// Its data out, and how many bytes of them the target may have.
-    out: Option<HeldId>,
+    out: Option<PayloadId>,
     out_len: u32,
     /// Where the next R2T begins when sequences come in order.
     next_r2t: u32,
@@ -65,7 +65,7 @@ struct Sequence {
     ttt: u32,
     start: u32,
     end: u32,
-    held: HeldId,
+    held: PayloadId,
 }
 
 impl TcpMover {
@@ -96,7 +96,7 @@ impl TcpMover {
                 ..Command::default()
             };
         }
-        if self.state != State::Open {
+        if self.state != MoverState::Open {
             return;
         }
         // RFC 7143 11.3.1: without the F bit, unsolicited Data-Out follow.

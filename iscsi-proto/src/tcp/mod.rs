@@ -93,7 +93,7 @@ impl Default for TcpMoverConfig {
 
 /// Where the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum MoverState {
     /// PDUs come and go.
     Open,
     /// Our side asked for the end: what is queued is sent, nothing more is received.
@@ -106,7 +106,7 @@ enum State {
 
 /// The values of login that the mover runs by.
 #[derive(Debug, Clone)]
-struct Limits {
+struct NegotiatedLimits {
     /// The most that the peer may send in one PDU.
     receive_segment: u32,
     /// The most that we send in one PDU.
@@ -120,7 +120,7 @@ struct Limits {
     single: usize,
 }
 
-impl Limits {
+impl NegotiatedLimits {
     fn of(parameters: &Parameters, copy_limit: usize) -> Self {
         // A data segment that is not the last is filled to whole words (RFC 7143 11.7.7).
         let send_segment = (parameters.peer_max_recv_data_segment_length & !3).max(512);
@@ -168,9 +168,9 @@ pub struct TcpMover {
     role: Role,
     config: TcpMoverConfig,
     parameters: Parameters,
-    limits: Limits,
+    limits: NegotiatedLimits,
     full_feature: bool,
-    state: State,
+    state: MoverState,
     stream_end: Option<StreamEnd>,
     throttled: bool,
     numbers: SequenceNumbers,
@@ -213,7 +213,10 @@ impl TcpMover {
         let staging = if is_target { LOGIN_STAGING } else { config.staging_size.max(SMALLEST_STAGING) };
         let keep = if is_target { KEPT_SENDING.min(config.send_high_water) } else { config.send_high_water };
         let parameters = Parameters::default();
-        let limits = Limits { receive_segment: LOGIN_DATA_SEGMENT_LEN, ..Limits::of(&parameters, config.copy_limit) };
+        let limits = NegotiatedLimits {
+            receive_segment: LOGIN_DATA_SEGMENT_LEN,
+            ..NegotiatedLimits::of(&parameters, config.copy_limit)
+        };
         let mut sinks = Vec::new();
         sinks.resize_with(tasks, || None);
         Self {
@@ -222,7 +225,7 @@ impl TcpMover {
             parameters,
             limits,
             full_feature: false,
-            state: State::Open,
+            state: MoverState::Open,
             stream_end: None,
             throttled: false,
             numbers: SequenceNumbers::default(),
@@ -259,16 +262,16 @@ impl TcpMover {
     /// The connection is over: nothing more is sent or received, and what was queued comes back.
     #[cold]
     fn fail(&mut self, error: MoverError) {
-        if matches!(self.state, State::Open | State::Closing) {
+        if matches!(self.state, MoverState::Open | MoverState::Closing) {
             self.send.clear(&mut self.events);
-            self.state = State::Failed(error);
+            self.state = MoverState::Failed(error);
         }
     }
 
     /// The next notification that is not made by parsing; the last one ends the connection.
     #[cold]
     fn poll_ending(&mut self) -> Option<Notification> {
-        if self.state == State::Closing {
+        if self.state == MoverState::Closing {
             if self.send.backlog() == 0 {
                 self.fail(MoverError::Closed);
             } else {
@@ -281,8 +284,8 @@ impl TcpMover {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
-        let State::Failed(error) = self.state else { return None };
-        self.state = State::Closed;
+        let MoverState::Failed(error) = self.state else { return None };
+        self.state = MoverState::Closed;
         Some(Notification::Terminated(error))
     }
 }
@@ -305,7 +308,7 @@ impl Datamover for TcpMover {
     }
 
     fn send_control(&mut self, mut bhs: Bhs, data: &[u8]) {
-        if self.state != State::Open {
+        if self.state != MoverState::Open {
             return;
         }
         if bhs.opcode() == Ok(Opcode::ScsiResponse) {
@@ -338,13 +341,13 @@ impl Datamover for TcpMover {
     fn notice_key_values(&mut self, parameters: &Parameters) {
         self.parameters = parameters.clone();
         if self.full_feature {
-            self.limits = Limits::of(parameters, self.config.copy_limit);
+            self.limits = NegotiatedLimits::of(parameters, self.config.copy_limit);
         }
     }
 
     fn enable_datamover(&mut self) {
         self.full_feature = true;
-        self.limits = Limits::of(&self.parameters, self.config.copy_limit);
+        self.limits = NegotiatedLimits::of(&self.parameters, self.config.copy_limit);
         let (header, data) =
             (self.parameters.header_digest == Digest::Crc32c, self.parameters.data_digest == Digest::Crc32c);
         self.send.header_digest = header;
@@ -395,8 +398,8 @@ impl Datamover for TcpMover {
     }
 
     fn connection_terminate(&mut self) {
-        if self.state == State::Open {
-            self.state = State::Closing;
+        if self.state == MoverState::Open {
+            self.state = MoverState::Closing;
         }
     }
 
@@ -406,7 +409,7 @@ impl Datamover for TcpMover {
 
     #[inline]
     fn poll_notify(&mut self) -> Option<Notification> {
-        if self.state == State::Open { self.poll_open() } else { self.poll_ending() }
+        if self.state == MoverState::Open { self.poll_open() } else { self.poll_ending() }
     }
 
     #[inline]
@@ -443,7 +446,7 @@ impl Datamover for TcpMover {
     }
 
     fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        self.state == MoverState::Closed
     }
 }
 
@@ -456,7 +459,7 @@ impl StreamMover for TcpMover {
             backlog > self.config.send_high_water
         };
         let held_back = self.throttled && self.role == Role::Target;
-        let open = self.state == State::Open && self.stream_end.is_none() && !held_back;
+        let open = self.state == MoverState::Open && self.stream_end.is_none() && !held_back;
         self.window(open)
     }
 

@@ -4,7 +4,7 @@ use crate::pdu::offset::{EXPECTED_DATA_TRANSFER_LENGTH, FLAGS};
 use iscsi_memory::SessionBuffers;
 
 use super::staging::Staging;
-use super::{Role, State, TcpMover};
+use super::{MoverState, Role, TcpMover};
 use crate::connection::StreamEnd;
 use crate::datamover::{MalformedPdu, MoverError, Notification};
 use crate::digest::{Crc32c, crc32c};
@@ -15,7 +15,7 @@ mod payload;
 
 /// How far the PDU under way has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum PduPart {
     /// Its header is to come.
     Header,
     /// Its payload is going to its place.
@@ -64,7 +64,7 @@ struct DataSegment {
 #[derive(Debug)]
 pub(super) struct Receive {
     staging: Staging,
-    phase: Phase,
+    part: PduPart,
     payload: DataSegment,
     header_digest: bool,
     data_digest: bool,
@@ -85,7 +85,7 @@ impl Receive {
     pub(super) fn new(size: usize, buffers: SessionBuffers) -> Self {
         Self {
             staging: Staging::new(size, buffers),
-            phase: Phase::Header,
+            part: PduPart::Header,
             payload: DataSegment {
                 bhs: Bhs::new(Opcode::NopOut),
                 purpose: Purpose::Dropped,
@@ -167,7 +167,7 @@ impl Receive {
     /// Bytes that have come of the payload under way, if it is for this slot.
     pub(super) fn under_way(&self, slot: u16) -> u32 {
         let payload = &self.payload;
-        let under_way = matches!(self.phase, Phase::Payload) && payload.purpose == Purpose::DataOut(slot);
+        let under_way = matches!(self.part, PduPart::Payload) && payload.purpose == Purpose::DataOut(slot);
         if !under_way {
             return 0;
         }
@@ -196,7 +196,7 @@ impl Receive {
             digest: Crc32c::default(),
             sound: false,
         };
-        self.phase = Phase::Payload;
+        self.part = PduPart::Payload;
     }
 }
 
@@ -207,7 +207,7 @@ fn padded(len: usize) -> usize {
 }
 
 /// What one step of framing came to.
-enum Step {
+enum FramingStep {
     /// Go on.
     On,
     /// More bytes are needed.
@@ -221,7 +221,7 @@ impl TcpMover {
     pub(super) fn poll_open(&mut self) -> Option<Notification> {
         self.receive.pass_at_hand();
         if self.receive.plain_commands
-            && self.receive.phase == Phase::Header
+            && self.receive.part == PduPart::Header
             && self.events.is_empty()
             && self.target.current.is_none()
             && let Some(bhs) = self.plain_command()
@@ -295,24 +295,24 @@ impl TcpMover {
             self.settle_command();
         }
         loop {
-            let step = match self.receive.phase {
-                Phase::Header => self.parse_header(),
-                Phase::Payload => self.take_payload(),
-                Phase::Trailer => self.take_trailer(),
-                Phase::Whole { header, total } => self.take_whole(header, total),
-                Phase::Checked { total } => self.take_checked(total),
+            let step = match self.receive.part {
+                PduPart::Header => self.parse_header(),
+                PduPart::Payload => self.take_payload(),
+                PduPart::Trailer => self.take_trailer(),
+                PduPart::Whole { header, total } => self.take_whole(header, total),
+                PduPart::Checked { total } => self.take_checked(total),
             };
             // What a step queued came before what it tells.
             if !self.events.is_empty() {
-                if let Step::Tell(notification) = step {
+                if let FramingStep::Tell(notification) = step {
                     self.events.push_back(notification);
                 }
                 return self.events.pop_front();
             }
             match step {
-                Step::On => {}
-                Step::Tell(notification) => return Some(notification),
-                Step::Starved => return self.starved(),
+                FramingStep::On => {}
+                FramingStep::Tell(notification) => return Some(notification),
+                FramingStep::Starved => return self.starved(),
             }
         }
     }
@@ -321,23 +321,23 @@ impl TcpMover {
     #[inline]
     fn starved(&mut self) -> Option<Notification> {
         if let Some(end) = self.stream_end {
-            let between = self.receive.phase == Phase::Header && self.receive.staging.len() == 0;
+            let between = self.receive.part == PduPart::Header && self.receive.staging.len() == 0;
             self.fail(match end {
                 StreamEnd::EndOfStream if between => MoverError::EndOfStream,
                 _ => MoverError::Broken,
             });
         }
-        if self.state == State::Open { None } else { self.poll_ending() }
+        if self.state == MoverState::Open { None } else { self.poll_ending() }
     }
 
     #[cold]
-    fn failed(&mut self, error: MoverError) -> Step {
+    fn failed(&mut self, error: MoverError) -> FramingStep {
         self.fail(error);
-        Step::Starved
+        FramingStep::Starved
     }
 
     #[inline(always)]
-    fn parse_header(&mut self) -> Step {
+    fn parse_header(&mut self) -> FramingStep {
         let unread = self.receive.staging.unread();
         if self.receive.first
             && let Some(byte) = unread.first()
@@ -345,7 +345,7 @@ impl TcpMover {
         {
             return self.failed(MoverError::NotIscsi);
         }
-        let Some(header) = unread.first_chunk::<BHS_LEN>() else { return Step::Starved };
+        let Some(header) = unread.first_chunk::<BHS_LEN>() else { return FramingStep::Starved };
         let bhs = Bhs(*header);
         let ahs_len = bhs.ahs_len();
         if self.receive.first && ahs_len > 0 {
@@ -354,15 +354,15 @@ impl TcpMover {
         }
         let mut header_len = BHS_LEN + ahs_len;
         if self.receive.header_digest {
-            let Some((covered, rest)) = unread.split_at_checked(header_len) else { return Step::Starved };
-            let Some(digest) = rest.first_chunk::<4>() else { return Step::Starved };
+            let Some((covered, rest)) = unread.split_at_checked(header_len) else { return FramingStep::Starved };
+            let Some(digest) = rest.first_chunk::<4>() else { return FramingStep::Starved };
             if crc32c(covered) != *digest {
                 // RFC 7143 7.7: the length fields cannot be trusted, and ERL 0 has no way to find the next PDU.
                 return self.failed(MoverError::HeaderDigest);
             }
             header_len += 4;
         } else if unread.len() < header_len {
-            return Step::Starved;
+            return FramingStep::Starved;
         }
         let len = bhs.data_segment_len();
         if len > self.limits.receive_segment {
@@ -392,7 +392,7 @@ impl TcpMover {
                         self.receive.begin_payload(&bhs, Purpose::Immediate);
                     }
                     self.begin_command(&bhs);
-                    return Step::Tell(Notification::Control(bhs));
+                    return FramingStep::Tell(Notification::Control(bhs));
                 }
                 if opcode == Opcode::DataOut as u8 {
                     self.receive.staging.consume(header_len);
@@ -413,13 +413,13 @@ impl TcpMover {
                         Err(error) => Purpose::Malformed(error),
                     };
                     self.receive.begin_payload(&bhs, purpose);
-                    return Step::On;
+                    return FramingStep::On;
                 }
                 if opcode == Opcode::ScsiResponse as u8 && self.misses_data(&bhs) {
                     let error = MalformedPdu::Protocol(Misbehavior::DataMissing { exp_data_sn: bhs.u32_at::<36>() });
                     self.receive.staging.consume(header_len);
                     self.receive.begin_payload(&bhs, Purpose::Malformed(error));
-                    return Step::On;
+                    return FramingStep::On;
                 }
             }
         }
@@ -432,14 +432,14 @@ impl TcpMover {
         };
         self.receive.staging.consume(header_len);
         self.receive.begin_payload(&bhs, Purpose::Malformed(malformed));
-        Step::On
+        FramingStep::On
     }
 
     /// A SCSI Command whose immediate data have a digest is told when they are there and sound: with a wrong digest the
     /// whole PDU is discarded, its CmdSN does not count, and nothing but the Reject is said about it (RFC 7143 7.3,
     /// 7.8). None when it may be told.
     #[cold]
-    fn check_immediate(&mut self, bhs: &Bhs, header_len: usize) -> Option<Step> {
+    fn check_immediate(&mut self, bhs: &Bhs, header_len: usize) -> Option<FramingStep> {
         let len = bhs.data_segment_len();
         if len > self.limits.unsolicited.first_burst_length {
             // More than may come with a command: it is refused for that, and staging is not to hold it.
@@ -448,14 +448,14 @@ impl TcpMover {
         let total = header_len + len as usize + self.receive.trailer(len);
         let Some(pdu) = self.receive.staging.unread().get(..total) else {
             self.receive.staging.make_room(total);
-            return Some(Step::Starved);
+            return Some(FramingStep::Starved);
         };
         let segment = pdu.get(header_len..).unwrap_or_default();
         if segment.split_last_chunk::<4>().is_some_and(|(covered, digest)| crc32c(covered) == *digest) {
             return None;
         }
         self.receive.staging.consume(total);
-        Some(Step::Tell(Notification::Malformed { bhs: *bhs, error: MalformedPdu::DataDigest }))
+        Some(FramingStep::Tell(Notification::Malformed { bhs: *bhs, error: MalformedPdu::DataDigest }))
     }
 
     /// Whether a connection may begin with this byte: a Login Request at a target; a Login Response, or a Reject of
@@ -467,19 +467,19 @@ impl TcpMover {
         }
     }
 
-    fn whole(&mut self, header: usize, len: u32) -> Step {
+    fn whole(&mut self, header: usize, len: u32) -> FramingStep {
         let total = header + len as usize + self.receive.trailer(len);
-        self.receive.phase = Phase::Whole { header, total };
+        self.receive.part = PduPart::Whole { header, total };
         if self.receive.staging.len() < total {
             self.receive.staging.make_room(total);
         }
-        Step::On
+        FramingStep::On
     }
 
-    fn take_whole(&mut self, header: usize, total: usize) -> Step {
+    fn take_whole(&mut self, header: usize, total: usize) -> FramingStep {
         let unread = self.receive.staging.unread();
-        let Some(pdu) = unread.get(..total) else { return Step::Starved };
-        let Some(bhs) = pdu.first_chunk::<BHS_LEN>() else { return Step::Starved };
+        let Some(pdu) = unread.get(..total) else { return FramingStep::Starved };
+        let Some(bhs) = pdu.first_chunk::<BHS_LEN>() else { return FramingStep::Starved };
         let bhs = Bhs(*bhs);
         let len = bhs.data_segment_len() as usize;
         let sound = !self.receive.data_digest || len == 0 || {
@@ -488,12 +488,12 @@ impl TcpMover {
         };
         let at = self.receive.staging.position();
         self.receive.staging.consume(total);
-        self.receive.phase = Phase::Header;
+        self.receive.part = PduPart::Header;
         if !sound {
-            return Step::Tell(Notification::Malformed { bhs, error: MalformedPdu::DataDigest });
+            return FramingStep::Tell(Notification::Malformed { bhs, error: MalformedPdu::DataDigest });
         }
         self.receive.ahs = (at + BHS_LEN, bhs.ahs_len());
         self.receive.data = (at + header, len);
-        Step::Tell(Notification::Control(bhs))
+        FramingStep::Tell(Notification::Control(bhs))
     }
 }

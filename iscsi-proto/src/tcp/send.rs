@@ -14,12 +14,12 @@ const SMALLEST: usize = 4 << 10;
 
 /// Names an entry of the table of payloads that are sent by reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct HeldId(u32);
+pub(super) struct PayloadId(u32);
 
 /// A payload that is, or may be, referenced by queued pieces. Counted: each piece is one reference, and a task that
 /// owns it is one more.
 #[derive(Debug)]
-struct Held {
+struct CountedPayload {
     data: Option<Payload>,
     references: u32,
 }
@@ -28,7 +28,7 @@ struct Held {
 #[derive(Debug)]
 struct Piece {
     at: usize,
-    held: HeldId,
+    held: PayloadId,
     start: usize,
     end: usize,
 }
@@ -44,8 +44,8 @@ pub(super) struct SendQueue {
     /// as it was then.
     rest: Vec<u8>,
     pieces: VecDeque<Piece>,
-    held: Vec<Held>,
-    free: Vec<HeldId>,
+    held: Vec<CountedPayload>,
+    free: Vec<PayloadId>,
     /// Bytes to send in all.
     backlog: usize,
     /// Bytes that are no more in the backlog, of all time.
@@ -204,8 +204,8 @@ impl SendQueue {
 
     /// Takes a payload to be sent by reference. It starts with one reference, which
     /// [`drop_reference`](Self::drop_reference) ends.
-    pub(super) fn hold(&mut self, data: Payload) -> HeldId {
-        let entry = Held { data: Some(data), references: 1 };
+    pub(super) fn hold(&mut self, data: Payload) -> PayloadId {
+        let entry = CountedPayload { data: Some(data), references: 1 };
         if let Some(id) = self.free.pop()
             && let Some(place) = self.held.get_mut(id.0 as usize)
         {
@@ -213,11 +213,11 @@ impl SendQueue {
             return id;
         }
         self.held.push(entry);
-        HeldId(self.held.len() as u32 - 1)
+        PayloadId(self.held.len() as u32 - 1)
     }
 
     /// Ends one reference. Gives the payload when it was the last.
-    pub(super) fn drop_reference(&mut self, id: HeldId) -> Option<Payload> {
+    pub(super) fn drop_reference(&mut self, id: PayloadId) -> Option<Payload> {
         let held = self.held.get_mut(id.0 as usize)?;
         held.references -= 1;
         if held.references > 0 {
@@ -230,7 +230,7 @@ impl SendQueue {
     /// Bytes `start..end` of a held payload as a whole data segment, by reference, or copied when they are at most
     /// `copy_limit` bytes or lie in lent memory under a digest: lent memory may change between the digest and the
     /// kernel's look at it.
-    pub(super) fn held_segment(&mut self, id: HeldId, start: usize, end: usize, copy_limit: usize) {
+    pub(super) fn held_segment(&mut self, id: PayloadId, start: usize, end: usize, copy_limit: usize) {
         let len = end - start;
         let Some(held) = self.held.get_mut(id.0 as usize) else { return };
         let lent = matches!(held.data, Some(Payload::Region(_)));
@@ -341,7 +341,7 @@ impl SendQueue {
     #[cold]
     fn keep_rest(&mut self) -> bool {
         let Some(piece) = self.pieces.front_mut() else { return true };
-        if let Some(Held { data: Some(Payload::Region(slice)), .. }) = self.held.get(piece.held.0 as usize) {
+        if let Some(CountedPayload { data: Some(Payload::Region(slice)), .. }) = self.held.get(piece.held.0 as usize) {
             let n = slice.rest_of_block(piece.start).min(piece.end - piece.start);
             self.rest.resize(n, 0);
             slice.read(piece.start, &mut self.rest);

@@ -1,6 +1,6 @@
 //! The text grammar, its buffers and pieces, values, addresses, both ends of a text exchange, and the negotiation of keys.
 
-use iscsi_proto::keys::{Key, Negotiator, NegotiatorConfig, Phase, Role};
+use iscsi_proto::keys::{Key, NegotiationPhase, Negotiator, NegotiatorConfig, Role};
 use iscsi_proto::login::Offer;
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::parameters::{Parameters, SessionType};
@@ -91,7 +91,7 @@ fn negotiate(input: &mut Input<'_>) {
     let session_type = if flags & 1 != 0 { SessionType::Discovery } else { SessionType::Normal };
     let config = NegotiatorConfig {
         role: if flags & 2 != 0 { Role::Target } else { Role::Initiator },
-        phase: if flags & 4 != 0 { Phase::FullFeature } else { Phase::Login },
+        phase: if flags & 4 != 0 { NegotiationPhase::FullFeature } else { NegotiationPhase::Login },
         session_type,
         leading: flags & 8 != 0,
         offer: offer(input),

@@ -200,7 +200,7 @@ impl Security {
     }
 }
 
-/// The target answered the AuthMethod that we offered with credentials at hand.
+/// The target answered the AuthMethod that we offered, and we have credentials.
 fn answered(
     method: &str,
     config: &InitiatorLoginConfig,

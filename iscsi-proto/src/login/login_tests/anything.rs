@@ -55,16 +55,16 @@ proptest! {
     #[test]
     fn no_pdus_panic_a_target(guarded: bool, introduce: bool, pdus in proptest::collection::vec((arbitrary_bhs(0x43),
         arbitrary_text()), 0..12)) {
-        let house = if guarded { House::guarded() } else { House::open() };
+        let authority = if guarded { TestAuthority::guarded() } else { TestAuthority::open() };
         let mut target = target();
         let mut over = false;
         if introduce {
             let stage = if guarded { SECURITY } else { OPERATIONAL };
             let first = LoginRequest { isid: [0; 6], itt: 0, cid: 0, ..request(stage, None) };
-            target.handle_request(&first, &names(if guarded { "AuthMethod=CHAP" } else { "" }), &house);
+            target.handle_request(&first, &names(if guarded { "AuthMethod=CHAP" } else { "" }), &authority);
         }
         for (bhs, data) in &pdus {
-            let Some(reply) = target.handle_pdu(bhs, data, &house) else { continue };
+            let Some(reply) = target.handle_pdu(bhs, data, &authority) else { continue };
             prop_assert!(reply.data.len() <= 8192);
             match reply.outcome {
                 LoginOutcome::Continue => prop_assert!(!over && reply.response.status == LoginStatus::SUCCESS),

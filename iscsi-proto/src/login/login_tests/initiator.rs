@@ -6,9 +6,9 @@ use super::*;
 fn a_target_that_cannot_prove_itself_is_left() {
     let rogue = |secret: &str| {
         let mutual = Some(("storage".to_string(), ChapSecret::new(secret)));
-        House {
+        TestAuthority {
             accounts: vec![ChapAccount { user: "alice".into(), secret: ChapSecret::new(SECRET), mutual }],
-            ..House::open()
+            ..TestAuthority::open()
         }
     };
     let mutual = || InitiatorLoginConfig { credentials: chap(SECRET, proof()), ..wishes() };
@@ -34,12 +34,12 @@ fn an_initiator_says_each_name_once() {
     let with = InitiatorLoginConfig { credentials: chap(SECRET, proof()), ..wishes() };
     let mut initiator = InitiatorLogin::new(with, [9; 64]);
     let mut target = target();
-    let house = House::guarded();
+    let authority = TestAuthority::guarded();
     let (mut request, mut data) = initiator.first_request();
     // RFC 7143 13.4, 13.5: some targets end the login over a repeated name.
     let mut all = words(&data);
     loop {
-        let reply = target.handle_request(&request, &data, &house);
+        let reply = target.handle_request(&request, &data, &authority);
         match initiator.handle_response(&reply.response, &reply.data).unwrap() {
             InitiatorStep::Send(next, bytes) => (request, data) = (next, bytes),
             _ => break,

@@ -26,7 +26,7 @@ const SECRET: &str = "alice's long secret";
 const TARGET_SECRET: &str = "the storage's secret";
 
 /// An authority over one target.
-struct House {
+struct TestAuthority {
     accounts: Vec<ChapAccount>,
     offer: Offer,
     alias: Option<String>,
@@ -35,7 +35,7 @@ struct House {
     established: RefCell<Vec<(Identity, Parameters)>>,
 }
 
-impl House {
+impl TestAuthority {
     fn open() -> Self {
         Self {
             accounts: Vec::new(),
@@ -55,7 +55,7 @@ impl House {
     }
 }
 
-impl Authority for House {
+impl Authority for TestAuthority {
     fn admit(&self, identity: &Identity) -> Result<Admission, Refusal> {
         let normal = identity.session_type == SessionType::Normal;
         if normal && identity.target_name.as_deref() != Some(DISK) {
@@ -97,7 +97,7 @@ type Both = (InitiatorGrant, TargetGrant);
 fn login(
     wishes: InitiatorLoginConfig,
     config: TargetLoginConfig,
-    house: &House,
+    authority: &TestAuthority,
 ) -> Result<Both, (LoginError, Option<LoginError>)> {
     let segments = (wishes.data_segment, config.data_segment);
     let isid = wishes.isid;
@@ -108,7 +108,7 @@ fn login(
     let mut stat_sn = None;
     for _ in 0..5000 {
         assert!(data.len() <= segments.0);
-        let reply = target.handle_pdu(&request.emit(), &data, house).unwrap();
+        let reply = target.handle_pdu(&request.emit(), &data, authority).unwrap();
         assert!(reply.data.len() <= segments.1);
         let mut refused = None;
         match reply.outcome {
@@ -137,8 +137,8 @@ fn login(
     panic!("login does not end");
 }
 
-fn agreed(wishes: InitiatorLoginConfig, config: TargetLoginConfig, house: &House) -> Both {
-    let (initiator, target) = login(wishes, config, house).unwrap();
+fn agreed(wishes: InitiatorLoginConfig, config: TargetLoginConfig, authority: &TestAuthority) -> Both {
+    let (initiator, target) = login(wishes, config, authority).unwrap();
     assert_eq!(initiator.tsih, target.tsih);
     assert_eq!(initiator.exp_stat_sn, target.next_stat_sn);
     assert_eq!((initiator.cmd_sn, initiator.max_cmd_sn), (target.exp_cmd_sn, target.max_cmd_sn));
@@ -189,8 +189,8 @@ fn words(data: &[u8]) -> String {
     pairs.join(" ")
 }
 
-fn quiet() -> House {
-    House { alias: None, ..House::open() }
+fn quiet() -> TestAuthority {
+    TestAuthority { alias: None, ..TestAuthority::open() }
 }
 
 fn target() -> TargetLogin {

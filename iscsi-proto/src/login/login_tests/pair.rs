@@ -15,7 +15,7 @@ fn every_way_in_leads_in() {
             ] {
                 for discovery in [false, true] {
                     let authenticated = credentials.is_some();
-                    let house = if authenticated { House::guarded() } else { House::open() };
+                    let authority = if authenticated { TestAuthority::guarded() } else { TestAuthority::open() };
                     let base = if discovery { InitiatorLoginConfig::discovery(HOST) } else { wishes() };
                     let initiator = InitiatorLoginConfig {
                         credentials: credentials.clone(),
@@ -27,7 +27,7 @@ fn every_way_in_leads_in() {
                         ..base
                     };
                     let config = TargetLoginConfig { data_segment: segment, max_requests: 5000, ..Default::default() };
-                    let (initiator, target) = agreed(initiator, config, &house);
+                    let (initiator, target) = agreed(initiator, config, &authority);
                     assert_eq!(target.user.as_deref(), authenticated.then_some("alice"));
                     assert_eq!(target.identity.initiator_name, HOST);
                     assert_eq!(target.identity.initiator_alias.as_deref(), Some("a host"));
@@ -35,7 +35,7 @@ fn every_way_in_leads_in() {
                     assert_eq!(initiator.target_portal_group_tag, (!discovery).then_some(7));
                     assert_eq!(initiator.target_alias.as_deref(), (!discovery).then_some("the disk"));
                     assert_eq!(initiator.parameters.session_type, target.identity.session_type);
-                    assert_eq!(house.established.borrow().len(), 1);
+                    assert_eq!(authority.established.borrow().len(), 1);
                 }
             }
         }
@@ -44,7 +44,7 @@ fn every_way_in_leads_in() {
 
 #[test]
 fn a_session_starts_from_what_login_says() {
-    let (initiator, target) = agreed(wishes(), TargetLoginConfig::default(), &House::open());
+    let (initiator, target) = agreed(wishes(), TargetLoginConfig::default(), &TestAuthority::open());
     assert_eq!((target.exp_cmd_sn, target.max_cmd_sn), (Serial(0xffff_ffff), Serial(126)));
     assert_eq!((target.tsih, target.identity.cid), (0x55, 2));
     let parameters = &initiator.parameters;
@@ -57,11 +57,11 @@ fn a_session_starts_from_what_login_says() {
 #[test]
 fn a_target_without_accounts_takes_an_initiator_with_credentials() {
     let one_way = InitiatorLoginConfig { credentials: chap(SECRET, None), ..wishes() };
-    let (_, target) = agreed(one_way, TargetLoginConfig::default(), &House::open());
+    let (_, target) = agreed(one_way, TargetLoginConfig::default(), &TestAuthority::open());
     assert_eq!(target.user, None);
     // But not where the target was to prove itself.
     let mutual = InitiatorLoginConfig { credentials: chap(SECRET, proof()), ..wishes() };
-    let (error, refused) = login(mutual, TargetLoginConfig::default(), &House::open()).unwrap_err();
+    let (error, refused) = login(mutual, TargetLoginConfig::default(), &TestAuthority::open()).unwrap_err();
     assert_eq!(error, LoginError::Refused { status: LoginStatus::AUTHENTICATION_FAILURE });
     assert!(matches!(refused, Some(LoginError::NoCommonAuthMethod(_))));
 }
@@ -69,42 +69,42 @@ fn a_target_without_accounts_takes_an_initiator_with_credentials() {
 #[test]
 fn who_may_not_come_in_is_told_why() {
     let failed = LoginStatus::AUTHENTICATION_FAILURE;
-    let cases: [(InitiatorLoginConfig, House, LoginStatus, &str); 7] = [
+    let cases: [(InitiatorLoginConfig, TestAuthority, LoginStatus, &str); 7] = [
         (
             InitiatorLoginConfig { credentials: chap("not alice's secret", None), ..wishes() },
-            House::guarded(),
+            TestAuthority::guarded(),
             failed,
             "check the CHAP user and secret",
         ),
-        (wishes(), House::guarded(), failed, "whether it asks for CHAP"),
-        (InitiatorLoginConfig { begin_with_security: true, ..wishes() }, House::guarded(), failed, "CHAP"),
+        (wishes(), TestAuthority::guarded(), failed, "whether it asks for CHAP"),
+        (InitiatorLoginConfig { begin_with_security: true, ..wishes() }, TestAuthority::guarded(), failed, "CHAP"),
         (
             InitiatorLoginConfig { target_name: Some("iqn.2024-01.com.example:nothing".into()), ..wishes() },
-            House::open(),
+            TestAuthority::open(),
             LoginStatus::NOT_FOUND,
             "no target of this name",
         ),
         (
             InitiatorLoginConfig { target_name: None, ..wishes() },
-            House::open(),
+            TestAuthority::open(),
             LoginStatus::MISSING_PARAMETER,
             "missing parameter",
         ),
         (
             wishes(),
-            House { refusal: Some(LoginStatus::OUT_OF_RESOURCES.into()), ..House::open() },
+            TestAuthority { refusal: Some(LoginStatus::OUT_OF_RESOURCES.into()), ..TestAuthority::open() },
             LoginStatus::OUT_OF_RESOURCES,
             "try again later",
         ),
         (
             InitiatorLoginConfig { tsih: 9, ..wishes() },
-            House::open(),
+            TestAuthority::open(),
             LoginStatus::SESSION_DOES_NOT_EXIST,
             "log in anew",
         ),
     ];
-    for (initiator, house, status, words) in cases {
-        let (error, refused) = login(initiator, TargetLoginConfig::default(), &house).unwrap_err();
+    for (initiator, authority, status, words) in cases {
+        let (error, refused) = login(initiator, TargetLoginConfig::default(), &authority).unwrap_err();
         assert_eq!(error, LoginError::Refused { status }, "{words}");
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(refused.map(|error| error.status()), Some(status), "{words}");
@@ -151,9 +151,9 @@ fn a_connection_joins_a_session_with_its_values() {
         ..Parameters::default()
     };
     let joins = JoinedSession { parameters: parameters.clone(), exp_cmd_sn: Serial(500), max_cmd_sn: Serial(531) };
-    let house = House { joins: Some(joins), ..House::open() };
+    let authority = TestAuthority { joins: Some(joins), ..TestAuthority::open() };
     let joining = InitiatorLoginConfig { tsih: 0x77, cmd_sn: Serial(500), joins: Some(parameters), ..wishes() };
-    let (initiator, target) = login(joining, TargetLoginConfig::default(), &house).unwrap();
+    let (initiator, target) = login(joining, TargetLoginConfig::default(), &authority).unwrap();
     assert_eq!((initiator.tsih, target.tsih), (0x77, 0x77));
     assert_eq!((target.exp_cmd_sn, target.max_cmd_sn), (Serial(500), Serial(531)));
     for parameters in [initiator.parameters, target.parameters] {
@@ -172,12 +172,15 @@ fn rdma_extensions_bring_their_keys_and_drop_the_digests() {
         target_recv_data_segment_length: 65_536,
         ..Offer::default()
     };
-    let house = House { offer: Offer { target_recv_data_segment_length: 16_384, ..offer.clone() }, ..House::open() };
+    let authority = TestAuthority {
+        offer: Offer { target_recv_data_segment_length: 16_384, ..offer.clone() },
+        ..TestAuthority::open()
+    };
     let rdma = InitiatorLoginConfig {
         offer: Offer { initiator_recv_data_segment_length: 65_536, max_outstanding_unexpected_pdus: 32, ..offer },
         ..wishes()
     };
-    let (initiator, target) = login(rdma.clone(), TargetLoginConfig::default(), &house).unwrap();
+    let (initiator, target) = login(rdma.clone(), TargetLoginConfig::default(), &authority).unwrap();
     assert!(initiator.parameters.rdma_extensions && target.parameters.rdma_extensions);
     assert_eq!(initiator.parameters.header_digest, Digest::None);
     assert_eq!(target.parameters.peer_max_outstanding_unexpected_pdus, 32);
@@ -192,27 +195,27 @@ fn an_iser_connection_without_rdma_extensions_does_not_log_in() {
     // RFC 7145 6.3
     let iser = Offer { rdma_extensions: true, ..Offer::default() };
     let wishing = InitiatorLoginConfig { offer: iser.clone(), ..wishes() };
-    let (error, _) = login(wishing, TargetLoginConfig::default(), &House::open()).unwrap_err();
+    let (error, _) = login(wishing, TargetLoginConfig::default(), &TestAuthority::open()).unwrap_err();
     assert_eq!(error, LoginError::Key(KeyError::NoRdmaExtensions));
     assert!(error.to_string().contains("enable iSER"), "{error}");
 
     // The target asks an initiator that says nothing, takes no No, and refuses.
-    let house = House { offer: iser, ..quiet() };
-    let (error, refused) = login(wishes(), TargetLoginConfig::default(), &house).unwrap_err();
+    let authority = TestAuthority { offer: iser, ..quiet() };
+    let (error, refused) = login(wishes(), TargetLoginConfig::default(), &authority).unwrap_err();
     assert_eq!(refused, Some(LoginError::Key(KeyError::NoRdmaExtensions)));
     assert_eq!(error, LoginError::Refused { status: LoginStatus::INITIATOR_ERROR });
-    assert!(house.established.borrow().is_empty());
+    assert!(authority.established.borrow().is_empty());
 
     let mut target = target();
-    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names("SessionType=Normal"), &house);
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names("SessionType=Normal"), &authority);
     assert!(words(&reply.data).contains("RDMAExtensions=Yes"), "{}", words(&reply.data));
     assert_eq!(reply.response.nsg, None);
     for (answer, well) in
         [("RDMAExtensions=Yes", true), ("RDMAExtensions=No", false), ("RDMAExtensions=NotUnderstood", false)]
     {
         let mut target = self::target();
-        target.handle_request(&request(OPERATIONAL, None), &names("SessionType=Normal"), &house);
-        let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &text(answer), &house);
+        target.handle_request(&request(OPERATIONAL, None), &names("SessionType=Normal"), &authority);
+        let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &text(answer), &authority);
         match reply.outcome {
             LoginOutcome::Established(grant) => assert!(well && grant.parameters.rdma_extensions, "{answer}"),
             LoginOutcome::Refused(error) => assert!(!well && error == KeyError::NoRdmaExtensions.into(), "{answer}"),
@@ -226,9 +229,10 @@ fn a_discovery_session_over_iser_is_an_ordinary_one() {
     // RFC 7145 5.1: the key MUST NOT be negotiated for one.
     let iser = Offer { rdma_extensions: true, ..Offer::default() };
     let discovery = InitiatorLoginConfig { offer: iser.clone(), ..InitiatorLoginConfig::discovery(HOST) };
-    let (mut first, house) = (InitiatorLogin::new(discovery.clone(), [9; 64]), House { offer: iser, ..quiet() });
+    let (mut first, authority) =
+        (InitiatorLogin::new(discovery.clone(), [9; 64]), TestAuthority { offer: iser, ..quiet() });
     assert!(!words(&first.first_request().1).contains("RDMAExtensions"));
-    let (initiator, target) = login(discovery, TargetLoginConfig::default(), &house).unwrap();
+    let (initiator, target) = login(discovery, TargetLoginConfig::default(), &authority).unwrap();
     assert!(!initiator.parameters.rdma_extensions && !target.parameters.rdma_extensions);
 }
 
@@ -242,7 +246,7 @@ fn the_offer_of_open_iscsi_over_iser_gets_what_the_kernels_target_answers() {
         rdma_extensions: true,
         half_closes: false,
     };
-    let house = House { offer: Offer::default().over(&iser), ..quiet() };
+    let authority = TestAuthority { offer: Offer::default().over(&iser), ..quiet() };
     let offered = "SessionType=Normal HeaderDigest=None DataDigest=None DefaultTime2Wait=2 DefaultTime2Retain=0 \
                    IFMarker=No OFMarker=No \
                    ErrorRecoveryLevel=0 InitialR2T=No ImmediateData=Yes MaxBurstLength=16776192 \
@@ -251,7 +255,7 @@ fn the_offer_of_open_iscsi_over_iser_gets_what_the_kernels_target_answers() {
                    TargetRecvDataSegmentLength=8192 \
                    InitiatorRecvDataSegmentLength=262144";
     let mut target = target();
-    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(offered), &house);
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(offered), &authority);
     let words = words(&reply.data);
     for answer in [
         "TargetPortalGroupTag=7",
@@ -312,12 +316,12 @@ fn an_iser_initiator_says_what_it_needs_before_the_answer_is_known() {
 #[test]
 fn declarations_of_iser_are_kept_for_the_side_that_needs_them() {
     // RFC 7145 6.7 to 6.10
-    let house = House { offer: Offer { rdma_extensions: true, ..Offer::default() }, ..quiet() };
+    let authority = TestAuthority { offer: Offer { rdma_extensions: true, ..Offer::default() }, ..quiet() };
     let declared = "RDMAExtensions=Yes MaxOutstandingUnexpectedPDUs=4 MaxAHSLength=64 \
                     TaggedBufferForSolicitedDataOnly=No \
                     iSERHelloRequired=Yes";
     let mut target = target();
-    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(declared), &house);
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(declared), &authority);
     assert!(words(&reply.data).contains("MaxOutstandingUnexpectedPDUs=16"));
     let LoginOutcome::Established(grant) = reply.outcome else { panic!("{:?}", reply.outcome) };
     let parameters = grant.parameters;
@@ -336,9 +340,9 @@ fn a_connection_joins_no_session_of_the_other_kind() {
     };
     for (session, transport) in [(true, false), (false, true), (true, true)] {
         let offer = Offer { rdma_extensions: transport, ..Offer::default() };
-        let house = House { offer, joins: joins(session), ..quiet() };
+        let authority = TestAuthority { offer, joins: joins(session), ..quiet() };
         let joining = LoginRequest { tsih: 9, ..request(OPERATIONAL, Some(FULL)) };
-        let reply = target().handle_request(&joining, &names(""), &house);
+        let reply = target().handle_request(&joining, &names(""), &authority);
         assert_eq!(
             matches!(reply.outcome, LoginOutcome::Established(_)),
             session == transport,

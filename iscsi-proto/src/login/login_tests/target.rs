@@ -43,10 +43,10 @@ fn auth_method_none_may_be_repeated_where_nobody_asks_for_authentication() {
     let reply = target().handle_request(&request(OPERATIONAL, Some(FULL)), &names("AuthMethod=None"), &quiet());
     assert!(matches!(reply.outcome, LoginOutcome::Established(_)));
     // Where somebody does, it is out of its stage, and nobody's way in.
-    let house = House::guarded();
-    let reply = target().handle_request(&request(OPERATIONAL, Some(FULL)), &names("AuthMethod=None"), &house);
+    let authority = TestAuthority::guarded();
+    let reply = target().handle_request(&request(OPERATIONAL, Some(FULL)), &names("AuthMethod=None"), &authority);
     assert_eq!(refusal(reply).0, LoginStatus::AUTHENTICATION_FAILURE);
-    assert!(house.established.borrow().is_empty());
+    assert!(authority.established.borrow().is_empty());
 }
 
 #[test]
@@ -75,31 +75,31 @@ fn both_stages_may_be_all_but_left_out() {
 #[test]
 fn a_target_directs_the_negotiation_where_the_initiator_proposes_nothing() {
     // RFC 7143 6.3.2
-    let house = House::guarded();
+    let authority = TestAuthority::guarded();
     let mut target = target();
-    let reply = target.handle_request(&request(SECURITY, Some(OPERATIONAL)), &names(""), &house);
+    let reply = target.handle_request(&request(SECURITY, Some(OPERATIONAL)), &names(""), &authority);
     assert!(words(&reply.data).ends_with("AuthMethod=CHAP") && reply.response.nsg.is_none());
-    let reply = target.handle_request(&request(SECURITY, None), &text("AuthMethod=CHAP CHAP_A=5"), &house);
+    let reply = target.handle_request(&request(SECURITY, None), &text("AuthMethod=CHAP CHAP_A=5"), &authority);
     assert!(words(&reply.data).starts_with("CHAP_A=5 CHAP_I="), "{}", words(&reply.data));
     // Or is refused when it insists.
     let mut insisting = TargetLogin::new(TargetLoginConfig::default(), [7; 64]);
-    insisting.handle_request(&request(SECURITY, Some(OPERATIONAL)), &names(""), &house);
-    let reply = insisting.handle_request(&request(SECURITY, Some(OPERATIONAL)), b"", &house);
+    insisting.handle_request(&request(SECURITY, Some(OPERATIONAL)), &names(""), &authority);
+    let reply = insisting.handle_request(&request(SECURITY, Some(OPERATIONAL)), b"", &authority);
     assert_eq!(refusal(reply).0, LoginStatus::AUTHENTICATION_FAILURE);
 }
 
 #[test]
 fn the_security_stage_is_not_left_before_it_is_passed() {
-    let house = House::guarded();
+    let authority = TestAuthority::guarded();
     let mut target = target();
     for data in [names("AuthMethod=CHAP"), text("CHAP_A=7,5"), Vec::new()] {
-        let reply = target.handle_request(&request(SECURITY, Some(FULL)), &data, &house);
+        let reply = target.handle_request(&request(SECURITY, Some(FULL)), &data, &authority);
         assert_eq!(reply.response.nsg, None);
         assert!(matches!(reply.outcome, LoginOutcome::Continue));
     }
-    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), b"", &house);
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), b"", &authority);
     assert_eq!(refusal(reply).0, LoginStatus::INITIATOR_ERROR);
-    assert!(house.established.borrow().is_empty());
+    assert!(authority.established.borrow().is_empty());
 }
 
 #[test]
@@ -236,9 +236,9 @@ fn a_login_is_bounded() {
 #[test]
 fn a_target_insists_on_its_limits_in_another_round() {
     let offer = Offer { max_burst_length: 65_536, first_burst_length: 4096, ..Offer::default() };
-    let house = House { offer, alias: None, ..House::open() };
+    let authority = TestAuthority { offer, alias: None, ..TestAuthority::open() };
     let mut target = target();
-    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(""), &house);
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &names(""), &authority);
     // RFC 7143 6.3: no transition with a key that needs an answer.
     assert_eq!(reply.response.nsg, None);
     assert_eq!(
@@ -246,7 +246,7 @@ fn a_target_insists_on_its_limits_in_another_round() {
         "TargetPortalGroupTag=7 MaxBurstLength=65536 FirstBurstLength=4096 MaxRecvDataSegmentLength=262144"
     );
     let answer = text("MaxBurstLength=32768 FirstBurstLength=4096");
-    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &answer, &house);
+    let reply = target.handle_request(&request(OPERATIONAL, Some(FULL)), &answer, &authority);
     let LoginOutcome::Established(grant) = reply.outcome else { panic!() };
     assert_eq!((grant.parameters.max_burst_length, grant.parameters.first_burst_length), (32_768, 4096));
 }

@@ -3,7 +3,7 @@
 use crate::pdu::offset::FLAGS;
 use iscsi_memory::{Payload, ReceiveSlice, ReceiveWindow};
 
-use super::{Phase, Purpose, Step};
+use super::{FramingStep, PduPart, Purpose};
 use crate::datamover::{DataError, MalformedPdu, MoverError, Notification};
 use crate::digest::crc32c;
 use crate::pdu::Bhs;
@@ -13,12 +13,12 @@ use crate::tcp::{Role, TcpMover};
 impl TcpMover {
     /// Turns to the payload of a data PDU. `place` is where it goes in its sink.
     #[inline]
-    pub(super) fn data_payload(&mut self, bhs: &Bhs, purpose: Purpose, place: usize) -> Step {
+    pub(super) fn data_payload(&mut self, bhs: &Bhs, purpose: Purpose, place: usize) -> FramingStep {
         self.receive.begin_payload(bhs, purpose);
         if let Purpose::DataOut(slot) | Purpose::DataIn(slot) = purpose {
             self.aim(slot, place);
         }
-        Step::On
+        FramingStep::On
     }
 
     /// The payload under way goes to this slot's sink, from `place` on.
@@ -32,7 +32,7 @@ impl TcpMover {
             // Data that a digest may still refuse are never placed in a store's memory.
             let total = payload.remaining + payload.trailer;
             self.receive.staging.make_room(total);
-            self.receive.phase = Phase::Checked { total };
+            self.receive.part = PduPart::Checked { total };
         }
     }
 
@@ -49,7 +49,7 @@ impl TcpMover {
     }
 
     #[inline(always)]
-    pub(super) fn take_payload(&mut self) -> Step {
+    pub(super) fn take_payload(&mut self) -> FramingStep {
         let receive = &mut self.receive;
         let payload = &mut receive.payload;
         receive.refused = false;
@@ -93,22 +93,24 @@ impl TcpMover {
             receive.staging.consume(n);
             // A block may be larger than staging is where buffers are short.
             receive.staging.make_room(whole);
-            return Step::Starved;
+            return FramingStep::Starved;
         }
         if (!receive.data_digest || payload.sound) && unread.len() >= n + payload.trailer {
             // The common case: padding is there too, and nothing is to be checked.
             receive.staging.consume(n + payload.trailer);
-            receive.phase = Phase::Header;
+            receive.part = PduPart::Header;
             return self.finish_payload();
         }
         receive.staging.consume(n);
-        receive.phase = Phase::Trailer;
-        Step::On
+        receive.part = PduPart::Trailer;
+        FramingStep::On
     }
 
-    pub(super) fn take_trailer(&mut self) -> Step {
+    pub(super) fn take_trailer(&mut self) -> FramingStep {
         let receive = &mut self.receive;
-        let Some(trailer) = receive.staging.unread().get(..receive.payload.trailer) else { return Step::Starved };
+        let Some(trailer) = receive.staging.unread().get(..receive.payload.trailer) else {
+            return FramingStep::Starved;
+        };
         let mut sound = true;
         if receive.data_digest
             && let Some((pad, digest)) = trailer.split_last_chunk::<4>()
@@ -117,45 +119,47 @@ impl TcpMover {
             sound = receive.payload.digest.finish() == *digest;
         }
         receive.staging.consume(receive.payload.trailer);
-        receive.phase = Phase::Header;
+        receive.part = PduPart::Header;
         if sound { self.finish_payload() } else { self.refuse_payload() }
     }
 
-    pub(super) fn take_checked(&mut self, total: usize) -> Step {
+    pub(super) fn take_checked(&mut self, total: usize) -> FramingStep {
         let receive = &mut self.receive;
-        let Some(segment) = receive.staging.unread().get(..total) else { return Step::Starved };
+        let Some(segment) = receive.staging.unread().get(..total) else { return FramingStep::Starved };
         if segment.split_last_chunk::<4>().is_some_and(|(covered, digest)| crc32c(covered) == *digest) {
             receive.payload.sound = true;
-            receive.phase = Phase::Payload;
-            return Step::On;
+            receive.part = PduPart::Payload;
+            return FramingStep::On;
         }
         receive.staging.consume(total);
-        receive.phase = Phase::Header;
+        receive.part = PduPart::Header;
         self.refuse_payload()
     }
 
     /// The payload is in its place.
     #[inline(always)]
-    fn finish_payload(&mut self) -> Step {
+    fn finish_payload(&mut self) -> FramingStep {
         match self.receive.payload.purpose {
             Purpose::DataOut(slot) => match self.data_out_done(slot) {
-                Some(notification) => Step::Tell(notification),
-                None => Step::On,
+                Some(notification) => FramingStep::Tell(notification),
+                None => FramingStep::On,
             },
             Purpose::DataIn(slot) => {
                 let bhs = self.receive.payload.bhs;
                 self.data_in_done(slot, &bhs);
                 // The S bit: the Data-In carries status (RFC 7143 11.7.3).
-                if bhs.0[FLAGS] & 0x01 != 0 { Step::Tell(Notification::Control(bhs)) } else { Step::On }
+                if bhs.0[FLAGS] & 0x01 != 0 { FramingStep::Tell(Notification::Control(bhs)) } else { FramingStep::On }
             }
-            Purpose::Dropped | Purpose::Immediate => Step::On,
-            Purpose::Malformed(error) => Step::Tell(Notification::Malformed { bhs: self.receive.payload.bhs, error }),
+            Purpose::Dropped | Purpose::Immediate => FramingStep::On,
+            Purpose::Malformed(error) => {
+                FramingStep::Tell(Notification::Malformed { bhs: self.receive.payload.bhs, error })
+            }
         }
     }
 
     /// The payload failed its digest.
     #[cold]
-    fn refuse_payload(&mut self) -> Step {
+    fn refuse_payload(&mut self) -> FramingStep {
         let bhs = self.receive.payload.bhs;
         let purpose = self.receive.payload.purpose;
         if self.role == Role::Initiator {
@@ -166,7 +170,7 @@ impl TcpMover {
         if let Purpose::DataOut(slot) = purpose {
             self.refuse_data_out(slot, DataError::DigestError);
         }
-        Step::On
+        FramingStep::On
     }
 
     /// Whether the sink of a slot is a store's memory.
@@ -185,7 +189,7 @@ impl TcpMover {
     fn direct(&self) -> Option<(u16, usize, usize)> {
         let payload = &self.receive.payload;
         let (Purpose::DataOut(slot) | Purpose::DataIn(slot)) = payload.purpose else { return None };
-        let direct = self.receive.phase == Phase::Payload
+        let direct = self.receive.part == PduPart::Payload
             && self.receive.staging.len() == 0
             && payload.room > self.config.copy_limit
             && !(self.role == Role::Target && self.is_lent(slot));

@@ -5,7 +5,7 @@ use crate::datamover::{Notification, PutData, Source, TaskStatus};
 use crate::pdu::offset::{BUFFER_OFFSET, EXP_CMD_SN, FLAGS, ITT, MAX_CMD_SN, RESIDUAL_COUNT, STAT_SN, TTT};
 use crate::pdu::{Bhs, DataIn, DataInStatus, Opcode, RESERVED_TAG, Residual, ResponseCode, ScsiResponse};
 use crate::tcp::parts::Parts;
-use crate::tcp::{State, TcpMover};
+use crate::tcp::{MoverState, TcpMover};
 use iscsi_memory::Payload;
 
 /// Whether a response may ride in the last Data-In of a command of one direction (RFC 7143 11.7.3): GOOD, CONDITION MET
@@ -24,7 +24,7 @@ impl TcpMover {
     pub(in crate::tcp) fn put_at_once(&mut self, put: &PutData<'_>) -> bool {
         let (Source::Region { region, offset, len }, Some(status)) = (&put.data, &put.status) else { return false };
         let (offset, len) = (*offset, *len);
-        let alone = self.state == State::Open && self.target.numbering.is_empty() && may_ride(status);
+        let alone = self.state == MoverState::Open && self.target.numbering.is_empty() && may_ride(status);
         if !alone || len == 0 || len > self.limits.single {
             return false;
         }
@@ -48,7 +48,7 @@ impl TcpMover {
     #[inline]
     pub(in crate::tcp) fn respond_at_once(&mut self, put: &PutData<'_>) -> bool {
         let (Source::None, Some(status)) = (&put.data, &put.status) else { return false };
-        let alone = self.state == State::Open && self.target.numbering.is_empty();
+        let alone = self.state == MoverState::Open && self.target.numbering.is_empty();
         if !alone || !status.sense.is_empty() || status.bidirectional_read_residual != Residual::None {
             return false;
         }
@@ -69,9 +69,9 @@ impl TcpMover {
     #[inline(never)]
     pub(in crate::tcp) fn put(&mut self, put: PutData<'_>) {
         let PutData { lun: _, itt, buffer_offset, data, status } = put;
-        if self.state != State::Open {
+        if self.state != MoverState::Open {
             if let Source::Buf(buf) = data
-                && self.state != State::Closed
+                && self.state != MoverState::Closed
             {
                 self.events.push_back(Notification::Released(buf));
             }

@@ -7,7 +7,7 @@ use super::Transfer;
 use crate::datamover::{DataError, GetData, MalformedPdu, Notification, TaskBuffers, TaskHandle};
 use crate::pdu::{Bhs, DataOut, Opcode, R2t, RESERVED_TAG};
 use crate::tcp::receive::Purpose;
-use crate::tcp::{Limits, State, TcpMover};
+use crate::tcp::{MoverState, NegotiatedLimits, TcpMover};
 use crate::unsolicited::DataOutSequence;
 
 impl Transfer {
@@ -16,17 +16,17 @@ impl Transfer {
     }
 
     /// Bytes of the oldest outstanding burst.
-    fn burst_len(&self, limits: &Limits) -> u32 {
+    fn burst_len(&self, limits: &NegotiatedLimits) -> u32 {
         (self.wanted - self.received).min(limits.max_burst)
     }
 
     /// Checks an unsolicited Data-Out against its sequence.
-    fn check_unsolicited(&self, pdu: &DataOut, len: u32, limits: &Limits) -> Result<(), DataError> {
+    fn check_unsolicited(&self, pdu: &DataOut, len: u32, limits: &NegotiatedLimits) -> Result<(), DataError> {
         self.unsolicited.check(pdu, len, self.received, self.data_sn, limits.pdu_in_order)
     }
 
     /// Checks a Data-Out against the oldest outstanding R2T (RFC 7143 11.8).
-    fn check_solicited(&self, pdu: &DataOut, len: u32, limits: &Limits) -> Result<(), DataError> {
+    fn check_solicited(&self, pdu: &DataOut, len: u32, limits: &NegotiatedLimits) -> Result<(), DataError> {
         let sequence = DataOutSequence {
             start: self.received,
             end: self.received + self.burst_len(limits),
@@ -137,7 +137,7 @@ impl TcpMover {
             transfer.tags_used = transfer.tags_used.saturating_add(1);
             transfer.outstanding += 1;
             transfer.next_r2t += length;
-            if self.state == State::Open {
+            if self.state == MoverState::Open {
                 self.send.header(&bhs);
             }
         }
