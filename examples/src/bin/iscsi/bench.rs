@@ -11,7 +11,7 @@ use initiator_core::{Error, Multipath, MultipathConfig, SessionConfig};
 
 use crate::args::{BenchArgs, Cli, Rw};
 use crate::attach::ending;
-use crate::way::{multipath_config, ways};
+use crate::open_disk::{multipath_config, ways};
 
 fn size(name: &str, text: &str) -> Result<u64, Ending> {
     backstore::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")))

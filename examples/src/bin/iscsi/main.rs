@@ -7,9 +7,9 @@ mod bench;
 mod copy;
 mod discover;
 mod info;
+mod open_disk;
 mod secrets;
 mod verify;
-mod way;
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::{Cli, VerifyArgs};
 use crate::attach::ending;
-use crate::way::Way;
+use crate::open_disk::OpenDisk;
 
 /// The longest time that one request took.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Plan {
 }
 
 /// Writes the pattern until it is told to stop. Gives how many bytes it has written, from the first on.
-async fn write_all(disk: &Way, plan: &Plan, progress: &Progress) -> Result<u64, Ending> {
+async fn write_all(disk: &OpenDisk, plan: &Plan, progress: &Progress) -> Result<u64, Ending> {
     let written = AtomicU64::new(0);
     let pieces = plan.pieces(plan.span).take_while(|_| !plan.stop.load(Ordering::Relaxed)).map(Ok);
     stream::iter(pieces)
@@ -67,7 +67,7 @@ async fn write_all(disk: &Way, plan: &Plan, progress: &Progress) -> Result<u64, 
 
 /// Checks the pattern from the first byte on. Gives how many bytes it has checked: all, but where nothing was written
 /// and it is told to stop.
-async fn check_all(disk: &Way, plan: &Plan, written: Option<u64>, progress: &Progress) -> Result<u64, Ending> {
+async fn check_all(disk: &OpenDisk, plan: &Plan, written: Option<u64>, progress: &Progress) -> Result<u64, Ending> {
     let checked = AtomicU64::new(0);
     let stopped = || written.is_none() && plan.stop.load(Ordering::Relaxed);
     let pieces = plan.pieces(written.unwrap_or(plan.span)).take_while(|_| !stopped()).map(Ok);
@@ -90,7 +90,7 @@ async fn check_all(disk: &Way, plan: &Plan, written: Option<u64>, progress: &Pro
 }
 
 /// Writes and checks, pass after pass. Gives the passes, and the bytes of the last one.
-async fn passes(cli: &Cli, args: &VerifyArgs, disk: &Way, plan: &mut Plan) -> Result<(u32, u64), Ending> {
+async fn passes(cli: &Cli, args: &VerifyArgs, disk: &OpenDisk, plan: &mut Plan) -> Result<(u32, u64), Ending> {
     let (mut pass, mut span) = (0, 0);
     while pass < args.passes && !plan.stop.load(Ordering::Relaxed) {
         plan.seed = args.seed.wrapping_add(pass.into());
@@ -119,7 +119,7 @@ pub(crate) async fn run(cli: &Cli, args: &VerifyArgs) -> Result<(), Ending> {
         |name: &str, text: &str| backstore::parse_size(text).map_err(|error| usage(format!("{name} {text}: {error}")));
     let request = size("--bs", &args.bs)?;
     let span = args.size.as_deref().map(|text| size("--size", text)).transpose()?;
-    let disk = Way::open(cli, &args.url, &args.path).await?;
+    let disk = OpenDisk::open(cli, &args.url, &args.path).await?;
     let block = u64::from(disk.block_size()).max(pattern::SECTOR as u64);
     if request == 0 || !request.is_multiple_of(block) {
         return Err(usage(format!("--bs {} is no multiple of the disk's block size of {block} bytes", args.bs)));

@@ -13,17 +13,17 @@ use super::file::{NamedFile, Piece};
 use super::pipe::{Input, Output};
 use crate::args::{Cli, CopyArgs};
 use crate::attach::ending;
-use crate::way::{Way, is_url};
+use crate::open_disk::{OpenDisk, is_url};
 
 pub(super) enum Source {
-    Disk(Way),
+    Disk(OpenDisk),
     File(NamedFile, u64),
     Input(Mutex<Input>, Option<u64>),
 }
 
 /// A disk that is written.
 pub(super) struct Target {
-    disk: Way,
+    disk: OpenDisk,
     /// It takes zeroes without their being sent.
     zeroes: AtomicBool,
 }
@@ -72,7 +72,7 @@ impl Source {
                 let size = input.size;
                 Ok(Self::Input(Mutex::new(input), size))
             }
-            url if is_url(url) => Way::open(cli, url, &args.from_path).await.map(Self::Disk),
+            url if is_url(url) => OpenDisk::open(cli, url, &args.from_path).await.map(Self::Disk),
             name => NamedFile::source(name, args.raw).map(|(file, size)| Self::File(file, size)),
         }
     }
@@ -112,7 +112,7 @@ impl Source {
     }
 }
 
-async fn read_disk(disk: &Way, offset: u64, buf: Buf) -> Result<Piece, Ending> {
+async fn read_disk(disk: &OpenDisk, offset: u64, buf: Buf) -> Result<Piece, Ending> {
     disk.read(offset, buf).await.map(Piece::Data).map_err(ending)
 }
 
@@ -124,7 +124,7 @@ impl Destination {
         match args.to.as_str() {
             "-" => Output::open().map(Self::Output),
             url if is_url(url) => {
-                let disk = Way::open(cli, url, &args.to_path).await?;
+                let disk = OpenDisk::open(cli, url, &args.to_path).await?;
                 let info = disk.info();
                 // Only where the blocks are known to read as zeroes after it: by WRITE SAME, whose data they then have
                 // whatever becomes of them (SBC-4 5.49); UNMAP alone is advice.

@@ -46,7 +46,7 @@ pub(super) struct Series {
 }
 
 /// A LUN as an initiator knows it.
-pub(super) struct Place {
+pub(super) struct LunAddress {
     pub(super) portal: SocketAddr,
     pub(super) target: String,
     pub(super) lun: u16,
@@ -57,7 +57,7 @@ fn ram() -> Result<Arc<dyn Backstore>, Ending> {
 }
 
 /// A server of targets given by how many LUNs each has, on one portal, or each on a portal of its own.
-pub(super) fn serve(luns: &[u16], own_portal: bool) -> Result<(ServerHandle, Vec<Place>), Ending> {
+pub(super) fn serve(luns: &[u16], own_portal: bool) -> Result<(ServerHandle, Vec<LunAddress>), Ending> {
     let mut config = TargetConfig::builder();
     for (n, count) in (0u8..).zip(luns) {
         let portal = SocketAddr::from(([127, 0, 0, if own_portal { 1 + n } else { 1 }], 0));
@@ -65,24 +65,24 @@ pub(super) fn serve(luns: &[u16], own_portal: bool) -> Result<(ServerHandle, Vec
         config = config.node(open_node(&name(n.into())?, portal, &stores)?);
     }
     let server = crate::serve::start(config.build().map_err(failed)?, 0, Some(iser_config()))?;
-    let mut places = Vec::new();
+    let mut luns = Vec::new();
     for node in server.target().config().nodes() {
         let portal = node.portal_groups().iter().flat_map(|group| group.portals()).next();
         let portal = portal.ok_or_else(|| failed("a target has no portal"))?.bound_address();
-        places.extend(node.luns().iter().map(|mapped| Place {
+        luns.extend(node.luns().iter().map(|mapped| LunAddress {
             portal,
             target: node.name().to_string(),
             lun: mapped.number,
         }));
     }
-    Ok((server, places))
+    Ok((server, luns))
 }
 
-async fn measure(stage: &Stage, places: &[Place], over: Transport, load: &Load) -> Result<Measurement, Ending> {
-    let runs = places.iter().enumerate().map(|(n, place)| {
-        let mut config = session_config(place.portal, &place.target, over);
+async fn measure(stage: &Stage, luns: &[LunAddress], over: Transport, load: &Load) -> Result<Measurement, Ending> {
+    let runs = luns.iter().enumerate().map(|(n, lun)| {
+        let mut config = session_config(lun.portal, &lun.target, over);
         config.limits.commands = config.limits.commands.max(stage.depth as u16);
-        run_load(config, place.lun, Load { seed: n as u64 + 1, ..load.clone() })
+        run_load(config, lun.lun, Load { seed: n as u64 + 1, ..load.clone() })
     });
     let mut total = Measurement::default();
     for result in futures::future::join_all(runs).await {
@@ -92,7 +92,7 @@ async fn measure(stage: &Stage, places: &[Place], over: Transport, load: &Load) 
 }
 
 /// Reads and writes, after each other.
-async fn measure_both(stage: &Stage, places: &[Place], over: Transport, large: bool) -> Result<Both, Ending> {
+async fn measure_both(stage: &Stage, luns: &[LunAddress], over: Transport, large: bool) -> Result<Both, Ending> {
     let load = |read_percent: u8| Load {
         accesses: Accesses { random: !large, read_percent },
         block_bytes: if large { LARGE } else { 512 },
@@ -102,8 +102,8 @@ async fn measure_both(stage: &Stage, places: &[Place], over: Transport, large: b
         span: Some(MEASURED),
         seed: 1,
     };
-    let reads = measure(stage, places, over, &load(100)).await?;
-    let writes = measure(stage, places, over, &load(0)).await?;
+    let reads = measure(stage, luns, over, &load(100)).await?;
+    let writes = measure(stage, luns, over, &load(0)).await?;
     Ok(Both { reads, writes })
 }
 
@@ -121,20 +121,20 @@ pub(super) fn measure_all(stage: &Stage, over: Transport) -> Result<Series, Endi
     ];
     let mut all = Vec::new();
     for (layout, luns, own_portal) in layouts {
-        let (server, places) = serve(luns, own_portal)?;
+        let (server, luns) = serve(luns, own_portal)?;
         let figures = stage.runtime.block_on(async {
-            for (n, place) in places.iter().enumerate() {
-                let (session, disk) = attach(place.portal, &place.target, place.lun, over).await?;
+            for (n, lun) in luns.iter().enumerate() {
+                let (session, disk) = attach(lun.portal, &lun.target, lun.lun, over).await?;
                 write_pattern(&disk, MEASURED, n as u64).await?;
                 check_pattern(&disk, MEASURED, n as u64).await?;
                 session.logout().await.map_err(failed)?;
             }
-            let random = measure_both(stage, &places, over, false).await?;
-            let large = match places.len() {
-                1 => Some(measure_both(stage, &places, over, true).await?),
+            let random = measure_both(stage, &luns, over, false).await?;
+            let large = match luns.len() {
+                1 => Some(measure_both(stage, &luns, over, true).await?),
                 _ => None,
             };
-            Ok(Figures { layout, luns: places.len(), random, large })
+            Ok(Figures { layout, luns: luns.len(), random, large })
         });
         server.stop(crate::serve::GRACE);
         let figures: Figures = figures?;

@@ -16,7 +16,7 @@ use crate::args::Cli;
 use crate::attach::{attach, ending, session_config};
 
 /// A disk that is open.
-pub(crate) enum Way {
+pub(crate) enum OpenDisk {
     /// By one session, with what has happened in it since.
     One { session: Session, disk: Disk, events: Mutex<Events> },
     /// By several paths, with how often its power was seen to have been off.
@@ -28,7 +28,7 @@ pub(crate) fn is_url(text: &str) -> bool {
     text.contains("://")
 }
 
-impl Way {
+impl OpenDisk {
     /// Opens the disk that a URL leads to, and all of `more` as well: those are further paths to it.
     pub(crate) async fn open(cli: &Cli, url: &str, more: &[String]) -> Result<Self, Ending> {
         if more.is_empty() {
