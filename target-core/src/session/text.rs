@@ -6,7 +6,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use iscsi_proto::datamover::Datamover;
-use iscsi_proto::keys::{Key, Negotiator, NegotiatorConfig, Phase, Role};
+use iscsi_proto::keys::{Key, NegotiationPhase, Negotiator, NegotiatorConfig, Role};
 use iscsi_proto::name::IscsiName;
 use iscsi_proto::pdu::{Bhs, RESERVED_TAG, RejectReason, TextRequest, TextResponse};
 use iscsi_proto::text::exchange::ResponderStep;
@@ -86,7 +86,7 @@ impl Session {
         let mut negotiator = connection.negotiation.clone().unwrap_or_else(|| {
             Box::new(Negotiator::new(NegotiatorConfig {
                 role: Role::Target,
-                phase: Phase::FullFeature,
+                phase: NegotiationPhase::FullFeature,
                 session_type: connection.parameters.session_type,
                 leading: true,
                 offer: self.target.limits.offer.clone(),

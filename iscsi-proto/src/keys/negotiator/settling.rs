@@ -1,6 +1,6 @@
 //! What the peer's answers to our offers come to.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 
 use super::{Negotiator, Role};
 use crate::keys::settings::{
