@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Fixed, Names};
-use crate::keys::{Key, Negotiator, NegotiatorConfig, Phase, Role};
+use crate::keys::{Key, NegotiationPhase, Negotiator, NegotiatorConfig, Role};
 use crate::login::error::LoginError;
 use crate::login::security::{Authentication, Outcome};
 use crate::login::{Admission, Authority, Identity, JoinedSession};
@@ -213,7 +213,7 @@ impl Operational {
         let admission = &admitted.admission;
         let negotiator = Negotiator::new(NegotiatorConfig {
             role: Role::Target,
-            phase: Phase::Login,
+            phase: NegotiationPhase::Login,
             session_type: admitted.identity.session_type,
             leading: admission.joins.is_none(),
             offer: admission.offer.clone(),
