@@ -11,7 +11,10 @@ use serde::Deserialize;
 use crate::shell::cargo;
 
 /// Directories that hold no sources of ours.
-const NO_SOURCES: [&str; 3] = ["target", ".git", "corpus"];
+const NO_SOURCES: [&str; 2] = [".git", "corpus"];
+
+/// The file by which cargo marks a directory of what it built.
+const BUILD_MARK: &str = ".rustc_info.json";
 
 /// Every dependency is named in the code that it is declared for: `[dependencies]` below `src`, the others anywhere in
 /// the package. The lock files are up to date.
@@ -30,7 +33,7 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
         let path = entry.context(format!("reading {}", directory.display()))?.path();
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         if path.is_dir() {
-            if !NO_SOURCES.contains(&name) {
+            if !NO_SOURCES.contains(&name) && !path.join(BUILD_MARK).exists() {
                 files.extend(rust_files(&path)?);
             }
         } else if path.extension() == Some(OsStr::new("rs")) {
