@@ -46,7 +46,10 @@ async fn redirector(to: &Portal, status: LoginStatus) -> (Portal, Arc<AtomicUsiz
 async fn cut_once(session: &Session, cut: &tokio::sync::Notify) {
     let before = session.stats().reconnects;
     while session.stats().reconnects == before {
-        cut.notify_waiters();
+        // A login that was cut too would go to another portal.
+        if session.stats().connected {
+            cut.notify_waiters();
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     session.luns().await.unwrap();
