@@ -93,7 +93,10 @@ impl FakeDomain {
             random: Mutex::new(Random::new(0)),
         }
     }
+}
 
+#[cfg(any(test, feature = "simulated-device"))]
+impl FakeDomain {
     /// Chunks of regions that were registered so far.
     pub(super) fn chunks(&self) -> u64 {
         self.chunks.load(Ordering::Relaxed)
