@@ -19,7 +19,9 @@
 //! | [`told`] | what operators hear |
 //! | [`workload`] | the operations of a session |
 //! | [`hostile`], [`hostile_queue`] | peers that send anything |
+//! | [`peer`] | an initiator's end of a TCP session, by hand |
 //! | [`careless`] | an initiator that does what few do, and checks what it is answered |
+//! | [`borrower`] | initiators that need buffers of a target that has few |
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
 //! | [`odd`] | an initiator against a target that is odd |
 //! | [`driven`] | the real drivers over tokio, with streams and stores that are simulated |
@@ -27,6 +29,7 @@
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
 
+pub mod borrower;
 pub mod by_hand;
 pub mod careless;
 pub mod disk;
@@ -41,6 +44,7 @@ pub mod model;
 pub mod network;
 pub mod odd;
 pub mod parting;
+pub mod peer;
 pub mod pipe;
 pub mod rng;
 pub mod scenario;

@@ -1,5 +1,6 @@
 //! What a seed means: the parameters of both sides, the links, the store, the work, and who else is there.
 
+mod scarce;
 mod sharing;
 mod sizes;
 
@@ -13,6 +14,7 @@ use iscsi_proto::tcp::{Role, TcpMoverConfig};
 use iser_transport::loopback::Faults;
 use target_core::session::Limits as TargetLimits;
 
+use crate::borrower::Habit;
 use crate::disk::{Build, DiskPlan};
 use crate::link::{LinkPlan, Side};
 use crate::rng::Rng;
@@ -40,13 +42,15 @@ pub enum Kind {
     Library,
     /// Several servers share their disks, stores are slow, and servers and LUNs come and go.
     Sharing,
+    /// Sessions have few buffers together.
+    Scarce,
     /// The real drivers over tokio: [`driven`](crate::driven).
     Driven,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::Calm,
         Self::Meeting,
@@ -55,6 +59,7 @@ impl Kind {
         Self::Library,
         Self::Sharing,
         Self::Paths,
+        Self::Scarce,
         Self::Driven,
     ];
 
@@ -70,6 +75,7 @@ impl Kind {
             Self::Library => Some("--library"),
             Self::Paths => Some("--paths"),
             Self::Sharing => Some("--sharing"),
+            Self::Scarce => Some("--scarce"),
             Self::Driven => Some("--driven"),
         }
     }
@@ -86,6 +92,7 @@ impl Kind {
                 Scenario { kind: self, ..Scenario::over(seed, transport) }
             }
             Self::Sharing => Scenario::sharing(seed, transport),
+            Self::Scarce => Scenario::scarce(seed, transport),
         }
     }
 }
@@ -238,6 +245,8 @@ pub struct Scenario {
     pub silent: u64,
     /// Initiators that do what few do.
     pub careless: u64,
+    /// Initiators of another target node of the first server that need buffers.
+    pub borrowers: Vec<Habit>,
 }
 
 fn mover(rng: &mut Rng) -> TcpMoverConfig {
@@ -274,6 +283,9 @@ fn seconds(rng: &mut Rng, from: u64, to: u64) -> Duration {
 /// What a silent initiator may cost another's command where nothing else is slow: it owes data to a task that a reset aborts
 /// for a second at most (`Limits::owed_data_wait`), and a reset may follow another.
 const HELD_UP: Duration = Duration::from_secs(5);
+
+/// Of so many seeds one has so few buffers that sessions wait for them.
+const SHORT_OF_BUFFERS: u64 = 4;
 
 const GENTLE: &[TaskFunction] = &[TaskFunction::AbortTaskSet, TaskFunction::LogicalUnitReset];
 const HARSH: &[TaskFunction] = &[
@@ -350,6 +362,10 @@ impl Scenario {
             ..TargetLimits::default()
         };
         limits.send_timeout = Duration::from_secs(30);
+        if seed.is_multiple_of(SHORT_OF_BUFFERS) {
+            // So little that sessions read in pieces, and wait for buffers.
+            (limits.buffered, limits.sessions) = (256 << 10, 16);
+        }
         Self {
             seed,
             kind: Kind::Plain,
@@ -379,6 +395,7 @@ impl Scenario {
             hostile: if rng.permille(300) { rng.between(1, 4) } else { 0 },
             silent: 0,
             careless: 0,
+            borrowers: Vec::new(),
         }
     }
 
@@ -554,7 +571,13 @@ impl Scenario {
     /// Whether the target's sessions have so few buffers together that they wait for them.
     #[must_use]
     pub fn is_short_of_buffers(&self) -> bool {
-        self.seed.is_multiple_of(4)
+        self.seed.is_multiple_of(SHORT_OF_BUFFERS)
+    }
+
+    /// Whether no session of the honest is to lose its connection.
+    #[must_use]
+    pub fn loses_nobody(&self) -> bool {
+        matches!(self.kind, Kind::Calm | Kind::Scarce)
     }
 
     /// Where bits flip, they do so in data only, and no header has a digest.

@@ -2,6 +2,7 @@
 //! that RFC 7143 gives it.
 //!
 //! - StatSN counts each response (4.2.2.2), DataSN and R2TSN each PDU of a task (11.7.5, 11.8.3).
+//! - Nothing is asked for that was asked for or has come before: at error recovery level 0 nothing is sent twice (7.1.3).
 //! - No status is told before the last of the data that the initiator owes: what comes unasked, and what an R2T asked
 //!   for (11.4.2); but for data that do not come, and for tasks that a task management function ends.
 //! - A command whose immediate data fail their digest is rejected, and not answered beside that (7.3, 7.8).
@@ -30,6 +31,8 @@ struct Task {
     owes_unasked: bool,
     /// R2Ts of which the last data have not come.
     asked: Vec<u32>,
+    /// What has come unasked or was asked for, from where to where.
+    known: Vec<(u32, u32)>,
     /// The number of its next Data-In or R2T.
     next: u32,
     /// Since when nothing of its data has come.
@@ -163,6 +166,8 @@ impl Watch {
                 let task = Task {
                     owes_unasked: flags & 0xa0 == 0x20,
                     asked: Vec::new(),
+                    // Immediate data.
+                    known: vec![(0, (pdu.len() - start) as u32)],
                     next: 0,
                     since: now,
                     was_late: false,
@@ -178,6 +183,10 @@ impl Watch {
                 if let Some(task) = self.tasks.get_mut(&tag) {
                     task.was_late |= now.saturating_since(task.since) >= PATIENCE;
                     task.since = now;
+                    if asked == NO_TAG {
+                        let from = word(pdu, 40);
+                        task.known.push((from, from + (pdu.len() - start) as u32));
+                    }
                     if flags & 0x80 != 0 {
                         task.owes_unasked &= asked != NO_TAG;
                         task.asked.retain(|other| *other != asked);
@@ -223,6 +232,11 @@ impl Watch {
                 }
                 task.next += 1;
                 if code == 0x31 {
+                    let (from, to) = (word(pdu, 40), word(pdu, 40) + word(pdu, 44));
+                    if let Some(before) = task.known.iter().find(|before| from < before.1 && before.0 < to) {
+                        return Err(format!("bytes {from} to {to} of task {tag:#x} are asked for, after {before:?}"));
+                    }
+                    task.known.push((from, to));
                     task.asked.push(word(pdu, 20));
                 }
                 if has_status {

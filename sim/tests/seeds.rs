@@ -113,6 +113,14 @@ pieces! {
 }
 
 pieces! {
+    Scarce;
+    scarce_buffers_over_tcp Tcp 0.05 0 1,
+    scarce_buffers_over_loopback Loopback 0.03 0 1,
+    scarce_buffers_over_iwarp Iwarp 0.02 0 1,
+    scarce_buffers_over_verbs Verbs 0.02 0 1,
+}
+
+pieces! {
     Driven;
     driven_1_of_2 Tcp 0.4 0 2,
     driven_2_of_2 Tcp 0.4 1 2,

@@ -9,20 +9,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use iscsi_proto::pdu::{
-    BHS_LEN, Bhs, LoginRequest, LoginResponse, LoginStatus, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, RejectReason,
-    ScsiResponse, TaskFunction, TaskManagementResponse, TaskResponse, padding,
+    BHS_LEN, Bhs, Opcode, R2t, RESERVED_TAG, RejectReason, ScsiResponse, TaskFunction, TaskManagementResponse,
+    TaskResponse,
 };
-use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use scsi_proto::Lun;
 
 pub use writes::CarelessWrites;
 
 use crate::disk::SharedDisk;
-use crate::hostile::{login, wire};
 use crate::link::{Link, Side};
 use crate::model::{Value, WriteId};
 use crate::network::Network;
+use crate::peer::Peer;
 use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::workload::Verdict;
@@ -30,10 +29,6 @@ use crate::workload::Verdict;
 /// What a command without a store operation, or a function on memory, takes at most where nothing is slow but the
 /// initiator.
 const ANSWERED_IN: Duration = Duration::from_secs(5);
-/// What it offers in login.
-const OURS: &str =
-    "HeaderDigest=None\0DataDigest=None\0InitialR2T=Yes\0ImmediateData=No\0MaxRecvDataSegmentLength=8192\0";
-
 #[derive(Debug)]
 enum What {
     Test,
@@ -55,6 +50,8 @@ struct Sent {
     immediate: bool,
     cmd_sn: u32,
     at: Instant,
+    /// Some of its data were sent with the LUN of others.
+    astray: bool,
 }
 
 #[derive(Debug)]
@@ -83,8 +80,8 @@ pub enum Wish {
 /// The initiator.
 #[derive(Debug)]
 pub struct Careless {
-    /// The link's number.
-    pub link: usize,
+    /// Its end of the session.
+    peer: Peer,
     /// Its server.
     pub server: usize,
     number: u64,
@@ -92,19 +89,10 @@ pub struct Careless {
     trace: Trace,
     verdict: Verdict,
     rng: Rng,
-    out: Vec<u8>,
-    /// Bytes that a Data-Out may bring.
-    segment: usize,
-    arrived: Vec<u8>,
     next_at: Instant,
     steps: u64,
     /// How long its target waits for data that it owes to aborted tasks.
     owed_wait: Duration,
-    logged_in: bool,
-    cmd_sn: u32,
-    max_cmd_sn: u32,
-    exp_stat_sn: u32,
-    next_itt: u32,
     /// CmdSN that it has left out.
     gap: Option<u32>,
     sent: BTreeMap<u32, Sent>,
@@ -127,25 +115,18 @@ impl Careless {
         now: Instant,
     ) -> Self {
         let steps = rng.between(50, 400);
-        let mut new = Self {
-            link,
+        let isid = [0x80, 0, 0, 0, 1, number as u8];
+        Self {
+            peer: Peer::new(link, isid, (name, target)),
             server,
             number,
             disks,
             trace,
             verdict,
             rng,
-            out: Vec::new(),
-            segment: 8192,
-            arrived: Vec::new(),
             next_at: now,
             steps,
             owed_wait,
-            logged_in: false,
-            cmd_sn: 1,
-            max_cmd_sn: 1,
-            exp_stat_sn: 0,
-            next_itt: 1,
             gap: None,
             sent: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -153,13 +134,13 @@ impl Careless {
             over: false,
             wish: None,
             resets: None,
-        };
-        new.out = login(target, name, new.isid(), OURS);
-        new
+        }
     }
 
-    const fn isid(&self) -> [u8; 6] {
-        [0x80, 0, 0, 0, 1, self.number as u8]
+    /// The link's number.
+    #[must_use]
+    pub fn link(&self) -> usize {
+        self.peer.link
     }
 
     fn broken(&self, what: &str) {
@@ -194,19 +175,14 @@ impl Careless {
     /// When it has something to do next.
     #[must_use]
     pub fn next(&self, network: &Network, now: Instant) -> Option<Instant> {
-        let step = (self.logged_in && !self.over).then_some(self.next_at.max(now));
+        let step = (self.peer.logged_in && !self.over).then_some(self.next_at.max(now));
         [step, network.next(Side::Initiator, now)].into_iter().flatten().min()
     }
 
     /// Takes what came, and does its next step if it is time. Returns whether anything was done.
     pub fn run(&mut self, link: &mut Link, now: Instant) -> bool {
-        let mut any = false;
-        let bytes = link.arrived(Side::Initiator, now);
-        if !bytes.is_empty() {
-            self.arrived.extend(bytes.drain(..));
-            any = true;
-        }
-        while let Some((bhs, data)) = self.pdu() {
+        let mut any = self.peer.take(link, now);
+        while let Some((bhs, data)) = self.peer.pdu() {
             self.heard(&bhs, &data, now);
         }
         if link.end(Side::Initiator, now).is_some() && !self.over {
@@ -214,87 +190,30 @@ impl Careless {
             link.close(Side::Initiator, now);
             return true;
         }
-        if self.logged_in && self.next_at <= now && !self.over {
+        if self.peer.logged_in && self.next_at <= now && !self.over {
             self.next_at = now + Duration::from_micros(self.rng.magnitude(50, 100_000));
             self.step(now);
             any = true;
         }
-        let n = self.out.len().min(link.room(Side::Initiator));
-        if n > 0 {
-            link.send(Side::Initiator, self.out.drain(..n).collect(), now);
-            any = true;
-        }
-        any
-    }
-
-    fn pdu(&mut self) -> Option<(Bhs, Vec<u8>)> {
-        let bhs = Bhs(*self.arrived.first_chunk::<BHS_LEN>()?);
-        let (from, len) = (BHS_LEN + bhs.ahs_len(), bhs.data_segment_len());
-        let all = from + len as usize + padding(len) as usize;
-        if self.arrived.len() < all {
-            return None;
-        }
-        let pdu: Vec<u8> = self.arrived.drain(..all).collect();
-        Some((bhs, pdu[from..from + len as usize].to_vec()))
-    }
-
-    /// What it says to the target's keys: all is as the target wants it.
-    fn agree(&mut self, text: &[u8]) -> String {
-        let mut answer = String::new();
-        for pair in String::from_utf8_lossy(text).split_terminator('\0') {
-            match pair.split_once('=') {
-                Some(("MaxRecvDataSegmentLength", most)) => self.segment = most.parse().unwrap_or(512),
-                Some(("TargetPortalGroupTag" | "TargetAlias" | "TargetAddress", _)) | None => {}
-                Some(_) if self.answered_in_login(pair) => {}
-                Some(_) => {
-                    answer.push_str(pair);
-                    answer.push('\0');
-                }
-            }
-        }
-        answer
-    }
-
-    /// Whether a key is the target's answer to one of ours.
-    fn answered_in_login(&self, pair: &str) -> bool {
-        OURS.split_terminator('\0')
-            .any(|own| own.split_once('=').map(|own| own.0) == pair.split_once('=').map(|of| of.0))
-    }
-
-    fn window(&mut self, max: Serial, stat_sn: Option<Serial>) {
-        if Serial(self.max_cmd_sn) < max {
-            self.max_cmd_sn = max.0;
-        }
-        if let Some(stat_sn) = stat_sn {
-            self.exp_stat_sn = stat_sn.0.wrapping_add(1);
-        }
+        any | self.peer.give(link, now)
     }
 
     fn heard(&mut self, bhs: &Bhs, data: &[u8], now: Instant) {
+        if let Some(status) = self.peer.hear(bhs, data) {
+            self.over |= !self.peer.logged_in;
+            self.next_at = now;
+            return self.event(format_args!("logs in over link {}: {status:?}", self.peer.link));
+        }
         match bhs.opcode() {
-            Ok(Opcode::LoginResponse) => {
-                let Ok(response) = LoginResponse::parse(bhs) else { return };
-                self.window(response.max_cmd_sn, Some(response.stat_sn));
-                if response.status == LoginStatus::SUCCESS && response.nsg.is_none() {
-                    let answer = self.agree(data);
-                    let exp_stat_sn = Serial(self.exp_stat_sn);
-                    let again = LoginRequest { exp_stat_sn, ..LoginRequest::straight_to_full_feature(self.isid(), 1) };
-                    return self.out.extend(wire(again.emit(), answer.as_bytes()));
-                }
-                self.logged_in = response.status == LoginStatus::SUCCESS;
-                self.over |= !self.logged_in;
-                self.next_at = now;
-                self.event(format_args!("logs in over link {}: {:?}", self.link, response.status));
-            }
             Ok(Opcode::ScsiResponse) => {
                 let Ok(response) = ScsiResponse::parse(bhs) else { return };
-                self.window(response.max_cmd_sn, Some(response.stat_sn));
+                self.peer.count(response.max_cmd_sn, Some(response.stat_sn));
                 self.answered(response.itt, response.status == 0);
                 self.check_window();
             }
             Ok(Opcode::R2t) => {
                 let Ok(r2t) = R2t::parse(bhs) else { return };
-                self.window(r2t.max_cmd_sn, None);
+                self.peer.count(r2t.max_cmd_sn, None);
                 if let Some(Sent { what: What::Write { owed, first, lba, blocks, disk, .. }, .. }) =
                     self.sent.get_mut(&r2t.itt)
                 {
@@ -306,24 +225,9 @@ impl Careless {
             }
             Ok(Opcode::TaskManagementResponse) => {
                 let Ok(response) = TaskManagementResponse::parse(bhs) else { return };
-                self.window(response.max_cmd_sn, Some(response.stat_sn));
+                self.peer.count(response.max_cmd_sn, Some(response.stat_sn));
                 self.function_answered(response.itt, response.response, now);
                 self.check_window();
-            }
-            Ok(Opcode::NopIn) => {
-                let Ok(nop) = NopIn::parse(bhs) else { return };
-                self.window(nop.max_cmd_sn, None);
-                if nop.ttt != RESERVED_TAG {
-                    let answer = NopOut {
-                        immediate: true,
-                        lun: nop.lun,
-                        itt: RESERVED_TAG,
-                        ttt: nop.ttt,
-                        cmd_sn: Serial(self.cmd_sn),
-                        exp_stat_sn: Serial(self.exp_stat_sn),
-                    };
-                    self.out.extend(wire(answer.emit(), &[]));
-                }
             }
             Ok(Opcode::Reject) => {
                 let reason = bhs.0[2];
@@ -342,18 +246,21 @@ impl Careless {
     /// Where no numbered request is under way, the next one may come (RFC 7143 4.2.2.1).
     fn check_window(&self) {
         let is_idle = self.gap.is_none() && self.sent.values().all(|sent| sent.immediate);
-        if is_idle && !self.has_window() {
+        if is_idle && !self.peer.has_window() {
             self.broken(&format!(
                 "nothing of it is under way, and {} does not fit: MaxCmdSN is {}",
-                self.cmd_sn, self.max_cmd_sn
+                self.peer.cmd_sn, self.peer.max_cmd_sn
             ));
         }
     }
 
     /// A command is over.
     fn answered(&mut self, itt: u32, good: bool) {
-        let Some(Sent { what, .. }) = self.sent.remove(&itt) else { return };
+        let Some(Sent { what, astray, .. }) = self.sent.remove(&itt) else { return };
         if let What::Write { write, first, disk, .. } = what {
+            if good && astray {
+                self.broken(&format!("a write of {first:#x} is good, and its data were for another LUN"));
+            }
             let disk = &self.disks[disk];
             disk.careless.answered(first);
             let model = &mut *disk.model.borrow_mut();

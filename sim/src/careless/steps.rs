@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use iscsi_proto::pdu::{
-    DataOut, LogoutReason, LogoutRequest, R2t, RESERVED_TAG, ScsiCommand, TaskFunction, TaskManagementRequest,
-};
+use iscsi_proto::pdu::{R2t, RESERVED_TAG, TaskFunction, TaskManagementRequest};
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
 use scsi_proto::{Lun, opcode};
 
 use super::{ANSWERED_IN, Asked, Careless, Late, Sent, What, Wish};
-use crate::hostile::wire;
 use crate::model::{Value, fill_block, first_value};
 
 impl Careless {
@@ -20,10 +17,6 @@ impl Careless {
         let disk = self.disks[at].clone();
         let number = disk.second_lun.filter(|_| self.rng.permille(500)).unwrap_or(disk.number);
         (at, u64::from_be_bytes(Lun::new(number).expect("a LUN that exists").to_bytes()))
-    }
-
-    pub(super) fn has_window(&self) -> bool {
-        Serial(self.cmd_sn) <= Serial(self.max_cmd_sn)
     }
 
     pub(super) fn step(&mut self, now: Instant) {
@@ -45,14 +38,14 @@ impl Careless {
             6 => self.send_owed(),
             7 => self.send_late(),
             8 => self.ask(now),
-            9 if self.gap.is_none() && self.has_window() && self.rng.permille(200) => {
-                self.event(format_args!("leaves {} out", self.cmd_sn));
-                self.gap = Some(self.cmd_sn);
-                self.cmd_sn = self.cmd_sn.wrapping_add(1);
+            9 if self.gap.is_none() && self.peer.has_window() && self.rng.permille(200) => {
+                self.event(format_args!("leaves {} out", self.peer.cmd_sn));
+                self.gap = Some(self.peer.cmd_sn);
+                self.peer.cmd_sn = self.peer.cmd_sn.wrapping_add(1);
                 // What is behind it until the window is full, and then what closes it.
                 let most = self.rng.pick(&[u64::MAX, u64::MAX, 3]);
                 let mut behind = 0;
-                while behind < most && self.has_window() {
+                while behind < most && self.peer.has_window() {
                     behind += 1;
                     self.test(false, now);
                 }
@@ -77,41 +70,19 @@ impl Careless {
         }
     }
 
-    fn command(&mut self, lun: u64, immediate: bool, cdb: [u8; 16], out: u32) -> u32 {
-        let itt = self.next_itt;
-        self.next_itt += 1;
-        let command = ScsiCommand {
-            immediate,
-            is_final: true,
-            write: out > 0,
-            lun,
-            itt,
-            expected_data_transfer_length: out,
-            cmd_sn: Serial(self.cmd_sn),
-            exp_stat_sn: Serial(self.exp_stat_sn),
-            cdb,
-            ..ScsiCommand::default()
-        };
-        if !immediate {
-            self.cmd_sn = self.cmd_sn.wrapping_add(1);
-        }
-        self.out.extend(wire(command.emit(), &[]));
-        itt
-    }
-
     fn test(&mut self, immediate: bool, now: Instant) {
         let others = self.sent.values().any(|sent| sent.immediate);
-        if immediate && others || !immediate && !self.has_window() {
+        if immediate && others || !immediate && !self.peer.has_window() {
             return;
         }
         let (_, lun) = self.place();
-        let cmd_sn = self.cmd_sn;
-        let itt = self.command(lun, immediate, [0; 16], 0);
-        self.sent.insert(itt, Sent { what: What::Test, lun, immediate, cmd_sn, at: now });
+        let cmd_sn = self.peer.cmd_sn;
+        let itt = self.peer.command(lun, immediate, [0; 16], (0, 0));
+        self.sent.insert(itt, Sent { what: What::Test, lun, immediate, cmd_sn, at: now, astray: false });
     }
 
     fn write(&mut self, now: Instant) {
-        if !self.has_window() || self.gap.is_some() {
+        if !self.peer.has_window() || self.gap.is_some() {
             return;
         }
         let (at, lun) = self.place();
@@ -119,13 +90,13 @@ impl Careless {
         let (size, len) = (disk.model.borrow().block_size() as u64, disk.model.borrow().len());
         let blocks = self.rng.between(1, 8.min(len));
         let lba = self.rng.below((len - blocks + 1).min(24));
-        let first = first_value(self.number, u64::from(self.next_itt));
+        let first = first_value(self.number, u64::from(self.peer.next_itt()));
         let write = disk.model.borrow_mut().begin_write(lba, blocks, |block| first + block);
         let bytes = write_16(lba, blocks as u32);
-        let cmd_sn = self.cmd_sn;
-        let itt = self.command(lun, false, bytes, (blocks * size) as u32);
+        let cmd_sn = self.peer.cmd_sn;
+        let itt = self.peer.command(lun, false, bytes, (0, (blocks * size) as u32));
         let what = What::Write { write, first, lba, blocks, disk: at, owed: Vec::new() };
-        self.sent.insert(itt, Sent { what, lun, immediate: false, cmd_sn, at: now });
+        self.sent.insert(itt, Sent { what, lun, immediate: false, cmd_sn, at: now, astray: false });
     }
 
     /// The data that an R2T asks for.
@@ -137,29 +108,24 @@ impl Careless {
         for (value, block) in (first..).zip(all.chunks_mut(size)) {
             fill_block(value, block);
         }
-        let (mut at, mut data_sn) = (from, 0);
-        while at < to {
-            let end = (at + self.segment.min(4096)).min(to);
-            let data = DataOut {
-                is_final: end == to,
-                lun: r2t.lun,
-                itt: r2t.itt,
-                ttt: r2t.ttt,
-                exp_stat_sn: Serial(self.exp_stat_sn),
-                data_sn,
-                buffer_offset: at as u32,
-            };
-            self.out.extend(wire(data.emit(), &all[at..end]));
-            (at, data_sn) = (end, data_sn + 1);
-        }
+        self.peer.answer(r2t, &all[from..to]);
     }
 
     fn send_owed(&mut self) {
+        let goes_astray = self.rng.permille(100);
         let next = self.sent.values_mut().find_map(|sent| match &mut sent.what {
-            What::Write { owed, first, disk, .. } => owed.pop().map(|r2t| (r2t, *first, *disk)),
+            What::Write { owed, first, disk, .. } => owed.pop().map(|r2t| {
+                sent.astray |= goes_astray;
+                (r2t, *first, *disk)
+            }),
             What::Test => None,
         });
-        if let Some((r2t, first, disk)) = next {
+        if let Some((mut r2t, first, disk)) = next {
+            if goes_astray {
+                self.event(format_args!("sends data of {first:#x} to another LUN"));
+                // The number of a LUN below 256 ends in its second byte (SAM-5 4.7.7.4).
+                r2t.lun ^= 1 << 48;
+            }
             self.send(&r2t, first, disk);
         }
     }
@@ -204,8 +170,7 @@ impl Careless {
         if self.asked.len() >= 4 {
             return;
         }
-        let itt = self.next_itt;
-        self.next_itt += 1;
+        let itt = self.peer.new_itt();
         let ref_cmd_sn = self.sent.get(&referenced).map_or(0, |sent| sent.cmd_sn);
         let request = TaskManagementRequest {
             immediate: true,
@@ -213,31 +178,20 @@ impl Careless {
             lun,
             itt,
             referenced_task_tag: referenced,
-            cmd_sn: Serial(self.cmd_sn),
-            exp_stat_sn: Serial(self.exp_stat_sn),
+            cmd_sn: Serial(self.peer.cmd_sn),
+            exp_stat_sn: self.peer.exp_stat_sn(),
             ref_cmd_sn: Serial(ref_cmd_sn),
             ..TaskManagementRequest::default()
         };
         self.event(format_args!("asks for {function:?} of {lun:x}, {referenced}"));
-        self.out.extend(wire(request.emit(), &[]));
+        self.peer.send(request.emit(), &[]);
         self.asked.insert(itt, Asked { function, disk, referenced, at: now });
     }
 
     fn say_good_bye(&mut self) {
-        if self.next_itt == u32::MAX {
-            return;
+        if self.peer.log_out() {
+            self.next_at = self.next_at + Duration::from_secs(600);
         }
-        let logout = LogoutRequest {
-            immediate: true,
-            reason: LogoutReason::CloseSession,
-            itt: u32::MAX - 1,
-            cid: 0,
-            cmd_sn: Serial(self.cmd_sn),
-            exp_stat_sn: Serial(self.exp_stat_sn),
-        };
-        self.next_itt = u32::MAX;
-        self.next_at = self.next_at + Duration::from_secs(600);
-        self.out.extend(wire(logout.emit(), &[]));
     }
 }
 

@@ -19,6 +19,7 @@ use target_core::lu::LogicalUnit;
 
 pub use report::{Failure, Report};
 
+use crate::borrower::{BLOCKS, Borrower};
 use crate::careless::Careless;
 use crate::disk::{Disk, SharedDisk};
 use crate::hostile::Hostile;
@@ -79,6 +80,7 @@ struct World<'a> {
     hostiles: Vec<Hostile>,
     hostile_queues: Vec<HostileQueue>,
     careless: Vec<Careless>,
+    borrowers: Vec<Borrower>,
     hostile_at: Option<(u64, Instant)>,
     /// What becomes of links at a time.
     fates: Vec<(Instant, usize, Fate)>,
@@ -139,7 +141,7 @@ impl<'a> World<'a> {
         let seed = scenario.seed;
         let of_other = StorePlan {
             door: Door::Queue,
-            blocks: 128,
+            blocks: (scenario.borrowers.len() as u64 * BLOCKS).max(128),
             block_size: 512,
             unmap: true,
             lose_write: None,
@@ -182,6 +184,7 @@ impl<'a> World<'a> {
             hostiles: Vec::new(),
             hostile_queues: Vec::new(),
             careless: Vec::new(),
+            borrowers: Vec::new(),
             hostile_at: (scenario.hostile + scenario.silent > 0)
                 .then_some((scenario.hostile + scenario.silent, Instant::ZERO)),
             fates: Vec::new(),
@@ -201,6 +204,7 @@ impl<'a> World<'a> {
             world.add_host(at as u64, NAMES[at.min(NAMES.len() - 1)], plan.clone(), None);
         }
         world.add_careless();
+        world.add_borrowers();
         if let (Some(mangle), Some(plan)) = (scenario.mangled, scenario.sessions.first()) {
             let mut plan = plan.clone();
             plan.work.untrusted = true;
@@ -258,6 +262,13 @@ impl<'a> World<'a> {
             report.writes += writes;
             report.logins += u64::from(logins);
         }
+        let sessions = self.scenario.sessions.len() as u64;
+        if self.scenario.loses_nobody() && report.logins != sessions {
+            return Err(format!(
+                "{} logins of {sessions} sessions, and nothing is wrong with their links",
+                report.logins
+            ));
+        }
         Ok(report)
     }
 
@@ -299,6 +310,7 @@ impl<'a> World<'a> {
             hostile.close();
         }
         self.careless.iter_mut().for_each(Careless::leave);
+        self.dismiss_borrowers();
         self.hostile_at = None;
         self.events_at.clear();
         self.settle_changes();
@@ -390,7 +402,7 @@ impl<'a> World<'a> {
         if let Some(broken) = self.told.broken() {
             return Err(format!("an operator heard: {broken}"));
         }
-        self.servers.iter().try_for_each(|server| server.check_bounds())?;
+        self.servers.iter().try_for_each(|server| server.check_bounds(self.scenario.beyond()))?;
         for disk in &self.disks {
             if let Some(landed) = disk.careless.landed(disk) {
                 return Err(format!("LUN {}: {landed}", disk.number));
@@ -456,7 +468,7 @@ impl<'a> World<'a> {
                 any |= self.run_served()?;
             }
             any |= self.attend();
-            any |= self.run_hostiles() | self.run_careless();
+            any |= self.run_hostiles() | self.run_careless() | self.run_borrowers();
             any |= self.clear_closed();
             if !any {
                 return Ok(());
@@ -486,7 +498,10 @@ impl<'a> World<'a> {
             next.push(self.networks[hostile.link].as_ref().and_then(|link| hostile.next(link, now)));
         }
         for careless in self.careless.iter().filter(|careless| !careless.is_over()) {
-            next.push(self.networks[careless.link].as_ref().and_then(|link| careless.next(link, now)));
+            next.push(self.networks[careless.link()].as_ref().and_then(|link| careless.next(link, now)));
+        }
+        for borrower in self.borrowers.iter().filter(|borrower| !borrower.is_over()) {
+            next.push(self.networks[borrower.link()].as_ref().and_then(|link| borrower.next(link, now)));
         }
         for hostile in self.hostile_queues.iter().filter(|hostile| !hostile.is_over()) {
             let fabric = self.networks[hostile.link].as_mut().and_then(Network::as_fabric);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::World;
 use super::events::Happening;
 use super::server::OTHER;
+use crate::borrower::Borrower;
 use crate::careless::{Careless, Wish};
 use crate::hostile::Hostile;
 use crate::link::{LinkPlan, Side};
@@ -40,11 +41,52 @@ impl World<'_> {
         }
     }
 
+    /// The borrowers connect.
+    pub(super) fn add_borrowers(&mut self) {
+        let (seed, waits) = (self.scenario.seed, self.scenario.waits());
+        for (number, habit) in (0..).zip(&self.scenario.borrowers) {
+            let plan = LinkPlan { capacity: 64 << 10, ..LinkPlan::calm() };
+            let Some(link) = self.connect(0, plan, Rng::new(seed, 1150 + number), Transport::Tcp) else { continue };
+            let name = format!("iqn.2026-11.example.sim:borrower-{number}");
+            let outside = (self.trace.clone(), self.verdict.clone());
+            let rng = Rng::new(seed, 1100 + number);
+            self.borrowers.push(Borrower::new((link, number), (&name, OTHER), (*habit, waits), rng, outside, self.now));
+        }
+    }
+
+    pub(super) fn run_borrowers(&mut self) -> bool {
+        let mut any = false;
+        for at in 0..self.borrowers.len() {
+            let borrower = &mut self.borrowers[at];
+            let number = borrower.link();
+            if borrower.is_over() {
+                continue;
+            }
+            let Some(link) = self.networks[number].as_mut().and_then(Network::as_link) else { continue };
+            any |= borrower.run(link, self.now);
+            if borrower.is_over() {
+                self.close(number, Side::Initiator);
+            }
+        }
+        any
+    }
+
+    /// The borrowers go, whatever they owe.
+    pub(super) fn dismiss_borrowers(&mut self) {
+        for at in 0..self.borrowers.len() {
+            let number = self.borrowers[at].link();
+            if let Some(link) = self.networks[number].as_mut().and_then(Network::as_link) {
+                self.borrowers[at].leave(link, self.now);
+                self.close(number, Side::Initiator);
+            }
+        }
+    }
+
     pub(super) fn run_careless(&mut self) -> bool {
         let mut any = false;
         for at in 0..self.careless.len() {
             let careless = &mut self.careless[at];
-            let number = careless.link;
+            let number = careless.link();
             if careless.is_over() {
                 continue;
             }

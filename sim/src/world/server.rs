@@ -186,10 +186,20 @@ impl Server {
         self.before.take_if(|before| before.is_over()).is_some()
     }
 
-    /// What must be so at any time.
-    pub(super) fn check_bounds(&self) -> Result<(), String> {
+    /// What must be so at any time. Its sessions may have so many bytes of buffers beyond their budget.
+    pub(super) fn check_bounds(&self, beyond: usize) -> Result<(), String> {
         let (connections, most) = (self.life.target.registry().connections(), self.life.target.limits().connections);
-        if connections > most { Err(format!("{connections} connections are there, of {most} at most")) } else { Ok(()) }
+        if connections > most {
+            return Err(format!("{connections} connections are there, of {most} at most"));
+        }
+        let budget = self.life.target.buffers();
+        if budget.out() > budget.total() + beyond {
+            return Err(format!(
+                "{} bytes of buffers are out, and {beyond} more than planned may be: {budget:?}",
+                budget.out()
+            ));
+        }
+        Ok(())
     }
 
     /// What must be so when all initiators are gone.
@@ -228,12 +238,7 @@ fn live(scenario: &Scenario, (number, name): (usize, &str), luns: &LunMap, other
         let unit = Arc::new(unit.expect("a geometry that a disk can have"));
         config = config.node(TargetNode::builder().name(OTHER).lun(0, unit).portal_group(group(1)).open());
     }
-    let mut limits = scenario.limits.clone();
-    if scenario.is_short_of_buffers() {
-        // So little that sessions read in pieces, and wait for buffers.
-        (limits.buffered, limits.sessions) = (256 << 10, 16);
-    }
-    let target = Target::new(config.build().expect("a configuration that can be"), limits);
+    let target = Target::new(config.build().expect("a configuration that can be"), scenario.limits.clone());
     told.listen(target.registry());
     Life { pool: target.worker_pool(1), target }
 }

@@ -33,7 +33,12 @@ impl Session {
         // them.
         let budget = self.target.buffers();
         let refused = budget.waits() != core::mem::replace(&mut connection.refusals, budget.waits());
-        let awaited = (refused || budget.waiting() != 0) && self.holds_more_than_its_own();
+        let are_short = refused || budget.waiting() != 0;
+        if are_short && self.holds_more_than_its_own() {
+            // What the connection keeps for bulk goes first: a slow sender of little does not lose its commands for it.
+            connection.mover.spare();
+        }
+        let awaited = are_short && self.holds_more_than_its_own();
         let limit = if awaited { limits.owed_data_wait.min(data_timeout) } else { data_timeout };
         connection.data_check = Some(connection.now + look);
         if let Some(executor) = self.executor.as_mut().filter(|executor| executor.is_late())
