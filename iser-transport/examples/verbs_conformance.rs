@@ -48,6 +48,8 @@ fn user(plan: &Plan, end: End) -> Arc<Verbs> {
         read_depth: plan.read_depth[end as usize] as u8,
         // Both ends advertise.
         shares_domain: false,
+        // A busy machine that does not send for a second is no peer that is gone.
+        linger: Duration::from_secs(5),
         ..VerbsConfig::default()
     };
     Verbs::open(config).unwrap_or_else(|error| panic!("{error}"))
@@ -81,7 +83,7 @@ impl Harness for Device {
             refuses_reads_at_once: !self.iwarp,
             checks_direction: !self.iwarp,
             invalidates: false,
-            patience: 4000,
+            patience: 20_000,
             steps: self.steps,
             rounds: 2,
             ..Knobs::default()

@@ -236,9 +236,12 @@ impl Wire {
             Step::ReceiveFlushed(end) => self.flush_receive(end),
             Step::WorkFlushed(end) => self.flush_work(end),
             Step::Heard(end) => {
+                // The passive end may leave before the connection manager has told it that the connection stands.
+                let takes_reply_back = end == End::Active && self.random.below(4) == 0;
                 let side = self.side(end);
                 side.has_heard = true;
                 side.events.push_back(match (side.is_told, end) {
+                    (true, _) if takes_reply_back => PortEvent::Rejected,
                     (true, _) => PortEvent::Disconnected,
                     (false, End::Active) => PortEvent::Rejected,
                     (false, End::Passive) => PortEvent::Failed,

@@ -69,7 +69,10 @@ impl<P: Port> State<P> {
     fn handle_event(&mut self, event: PortEvent) {
         match event {
             PortEvent::Established(told) => self.stand(told),
-            PortEvent::Rejected => self.end(Some(EndCause::Rejected)),
+            PortEvent::Rejected if self.phase == Phase::Connecting => self.end(Some(EndCause::Rejected)),
+            // A passive end that leaves before it has heard that the connection stands takes back its reply (librdmacm
+            // sends a REJ then), although both have sent and received: for the active end the peer has closed.
+            PortEvent::Rejected => self.end(Some(EndCause::PeerClosed)),
             PortEvent::Failed => self.end(Some(EndCause::Broken)),
             PortEvent::Disconnected => self.end(Some(EndCause::PeerClosed)),
             PortEvent::DeviceGone => self.end(Some(EndCause::DeviceGone)),
