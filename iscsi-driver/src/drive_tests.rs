@@ -46,6 +46,7 @@ struct Echo {
     moved: usize,
     most_moved: usize,
     wakes: usize,
+    sends: usize,
     /// How often it heard that the peer had acknowledged data.
     acknowledged: usize,
 }
@@ -69,6 +70,7 @@ impl Default for Echo {
             moved: 0,
             most_moved: 0,
             wakes: 0,
+            sends: 0,
             acknowledged: 0,
         }
     }
@@ -158,6 +160,7 @@ impl StreamConnection for Echo {
     fn go_on(&mut self, _: Instant) {}
 
     fn take_sent(&mut self, n: usize) {
+        self.sends += 1;
         self.moved(n);
         if self.endless {
             return;
@@ -508,6 +511,19 @@ async fn a_connection_of_many_small_requests_yields_after_its_time() {
     drive_with(ours, &mut echo, Clock::process(), limits).await.unwrap();
     assert!(echo.most_moved <= 128, "{} bytes in one pass", echo.most_moved);
     assert!(echo.wakes >= 25, "{} passes", echo.wakes);
+}
+
+#[tokio::test]
+async fn what_came_together_is_answered_together() {
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    // Four to a read, and few enough that their answers fit the backlog.
+    for _ in 0..20 {
+        peer.write_all(&frame(&[5; 12])).await.unwrap();
+    }
+    let mut echo = Echo { frames_left: 20, ..Echo::default() };
+    let limits = Limits { time_per_wake: Duration::from_secs(60), ..Limits::default() };
+    drive_with(ours, &mut echo, Clock::process(), limits).await.unwrap();
+    assert_eq!(echo.sends, 1);
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@
 //!
 //! Whatever woke the future (bytes, room to send, a timer, a store, an application), one pass does the same things in
 //! the same order: [`handle_wake`](iscsi_proto::connection::Connection::handle_wake),
-//! [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due, then reads of everything that
-//! has come and sends of everything that waits, until the socket gives no more or [`Limits::bytes_per_wake`] or
-//! [`Limits::time_per_wake`] is used up. Commands that came together are read together and answered together: parking
-//! between passes is what lets them gather, so a short read ends the pass instead of asking the kernel again for what
-//! has not come yet.
+//! [`handle_timeout`](iscsi_proto::connection::Connection::handle_timeout) if it is due, then reads of what has come,
+//! up to 512 KiB of it before each send, and sends of everything that waits, until the socket gives no more or
+//! [`Limits::bytes_per_wake`] or [`Limits::time_per_wake`] is used up. Commands that came together are read together
+//! and answered together: parking between passes is what lets them gather, so a short read ends the pass instead of
+//! asking the kernel again for what has not come yet.
 //!
 //! # Sharing a thread
 //!
@@ -64,7 +64,7 @@ pub struct Limits {
     /// Bytes received and sent in one pass before the driver yields to other tasks of the thread. Default 1 MiB; at
     /// least one read and one send happen.
     pub bytes_per_wake: usize,
-    /// How long a pass may last before it yields, which is looked at after each read with its answers. Small requests
+    /// How long a pass may last before it yields, which is looked at after each read and each send. Small requests
     /// take long for their bytes. Default 1 ms; at least one read and one send happen.
     pub time_per_wake: Duration,
     /// How long a finished connection waits for the peer to close its side too. Default 1 second.

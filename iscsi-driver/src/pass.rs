@@ -19,6 +19,10 @@ const TIMER_GRAIN: Duration = Duration::from_millis(1);
 /// The most bytes of a PDU without data: the acknowledgement of a NOP-Out says no more than that the machine is there.
 const MOST_OF_A_PDU: u64 = 128;
 
+/// Bytes that are read before what answers them is sent: each send may wake the peer, which then works on a few answers
+/// at a time.
+const GATHERED: usize = 512 << 10;
+
 /// Result of one read.
 enum Received {
     /// So many bytes came.
@@ -124,13 +128,12 @@ impl Pass {
         while self.broken.is_none() && !connection.is_finished() {
             // A pass may be long: with one time for all of it, what is asked and answered within it would seem to take
             // none.
-            let now = self.clock.now();
-            match until {
-                None => until = Some(now + self.limits.time_per_wake),
-                Some(until) if now >= until => return true,
-                Some(_) => {}
+            let mut now = self.clock.now();
+            if until.is_some_and(|until| now >= until) {
+                return true;
             }
-            let received = match self.receive(cx, socket, connection, now) {
+            let until = *until.get_or_insert(now + self.limits.time_per_wake);
+            let (gathered, received) = match self.gather(cx, socket, connection, &mut now, (budget, until)) {
                 Ok(received) => received,
                 Err(error) => {
                     self.break_off(error, connection, now);
@@ -144,9 +147,9 @@ impl Pass {
                 break;
             }
             let sent = budget - unsent;
-            budget = unsent;
+            budget = unsent.saturating_sub(gathered);
             match received {
-                Received::Bytes(n) => budget = budget.saturating_sub(n),
+                Received::Bytes(_) => {}
                 Received::NoRoom if sent > 0 => {}
                 // What is left to send has found a full socket or an empty budget.
                 _ => return budget == 0,
@@ -156,6 +159,36 @@ impl Pass {
             }
         }
         false
+    }
+
+    /// Reads what has come, up to about [`GATHERED`] bytes or the budget, or until it is time to yield, so that what
+    /// answers it goes out together: how many bytes came, and the result of the last read.
+    fn gather<S, C>(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &S,
+        connection: &mut C,
+        now: &mut Instant,
+        (budget, until): (usize, Instant),
+    ) -> io::Result<(usize, Received)>
+    where
+        S: StreamSocket,
+        C: StreamConnection + ?Sized,
+    {
+        let most = budget.min(GATHERED);
+        let mut gathered = 0;
+        loop {
+            let received = self.receive(cx, socket, connection, *now)?;
+            let Received::Bytes(n) = received else { return Ok((gathered, received)) };
+            gathered += n;
+            if gathered >= most || connection.is_finished() {
+                return Ok((gathered, received));
+            }
+            *now = self.clock.now();
+            if *now >= until {
+                return Ok((gathered, received));
+            }
+        }
     }
 
     /// Reads once.
