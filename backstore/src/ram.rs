@@ -81,9 +81,7 @@ impl Immediate for RamStore {
 
     fn write_now(&self, lba: u64, data: &[u8]) -> Result<(), StoreError> {
         let offset = self.offset(lba);
-        self.region.reserve_for_write(offset, data.len() as u64).map_err(|_| StoreError::NoSpace)?;
-        self.region.write(offset, data);
-        Ok(())
+        self.region.take_and_write(offset, data).map_err(|_| StoreError::NoSpace)
     }
 
     fn unmap_now(&self, lba: u64, blocks: u64) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! What the driver asks of a socket.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
 use iscsi_memory::{ReceiveWindow, SendList, socket};
@@ -55,25 +56,31 @@ pub trait StreamSocket: AsyncRead + AsyncWrite + Unpin {
     }
 }
 
-/// Receives by `receive` on a socket whose readiness tokio keeps, in windows with `room`.
+/// Receives by `receive`, which fills a window and tells how many bytes came and whether it was asked for more, on a
+/// socket whose readiness tokio keeps.
 ///
 /// A short read has emptied the socket: taking the readiness back here saves the read that would only say so.
 fn receive(
-    room: usize,
     try_io: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
-    mut receive: impl FnMut() -> io::Result<usize>,
+    mut receive: impl FnMut() -> io::Result<(usize, bool)>,
 ) -> io::Result<usize> {
     let mut received = None;
     let result = try_io(&mut || {
-        let n = receive()?;
+        let (n, short) = receive()?;
         received = Some(n);
-        if n > 0 && n < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        if n > 0 && short { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
     match (received, result) {
         (Some(n), _) => Ok(n),
         (None, Err(error)) => Err(error),
         (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
     }
+}
+
+/// Fills the window once: how many bytes came, and whether there was room for more.
+fn fill(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<(usize, bool)> {
+    let n = socket::receive(socket, window)?;
+    Ok((n, n < window.len()))
 }
 
 /// Sends by `send` on a socket whose readiness tokio keeps: what is not taken has filled the socket.
@@ -100,7 +107,7 @@ impl StreamSocket for TcpStream {
     }
 
     fn receive(&self, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
-        receive(window.len(), |io| self.try_io(Interest::READABLE, io), || socket::receive(self, window))
+        receive(|io| self.try_io(Interest::READABLE, io), || fill(self, window))
     }
 
     fn send(&self, list: &SendList<'_>) -> io::Result<usize> {
@@ -120,8 +127,10 @@ impl StreamSocket for TcpStream {
         socket::segment_size(self).ok()
     }
 
-    /// The driver gathers what belongs together by itself, so Nagle's algorithm would only delay it.
+    /// The driver gathers what belongs together by itself, so Nagle's algorithm would only delay it. What a peer marks as
+    /// urgent is a part of the stream.
     fn set_up(&self) -> io::Result<()> {
+        socket::keep_urgent_in_line(self)?;
         self.set_nodelay(true)
     }
 }
@@ -136,7 +145,7 @@ impl StreamSocket for UnixStream {
     }
 
     fn receive(&self, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
-        receive(window.len(), |io| self.try_io(Interest::READABLE, io), || socket::receive(self, window))
+        receive(|io| self.try_io(Interest::READABLE, io), || fill(self, window))
     }
 
     fn send(&self, list: &SendList<'_>) -> io::Result<usize> {

@@ -63,7 +63,7 @@ pub use registration::{
 };
 pub use session_buffers::{BufferBudget, SessionBuffers, WorkerPool};
 pub use slice::{Landing, RegionSlice};
-pub use vectored::{HeldBytes, ReceiveSlice, ReceiveWindow, SendList, SendSlice};
+pub use vectored::{BlocksPlace, HeldBytes, ReceiveSlice, ReceiveWindow, SendList, SendSlice};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

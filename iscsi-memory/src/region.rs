@@ -24,7 +24,7 @@ const EXTENT: u64 = 64 << 30;
 /// Bytes of a logical block, unless more is said.
 const SMALLEST_BLOCK: u32 = 512;
 /// Bytes that are discarded at a time: others wait for that long.
-const DISCARD: u64 = 1 << 20;
+pub(crate) const DISCARD: u64 = 1 << 20;
 
 /// What `heap` allocates for `len` bytes: at least one, at page alignment.
 fn heap_layout(len: usize) -> Layout {
@@ -48,7 +48,8 @@ pub(crate) enum Backing {
 /// [held](crate::SendList::hold) while it is sent, and between writers, whichever of [`write`](Self::write) and
 /// [`discard`](Self::discard) they use, on any thread. A block is as large as [`block_size`](Self::block_size) says,
 /// and begins at a multiple of it. Several blocks are not one step: SCSI promises nothing about commands that overlap
-/// in time (SBC-4 4.6). RDMA devices, and the kernel where it receives into the region, keep no such rule.
+/// in time (SBC-4 4.6). [`ReceiveSlice::Blocks`](crate::ReceiveSlice::Blocks) has the kernel receive by this rule; RDMA
+/// devices, and the kernel where it receives into [`ReceiveSlice::Lent`](crate::ReceiveSlice::Lent), do not keep it.
 ///
 /// A thread that writes waits until readers of the same 64 KiB have sent or copied them, and one that reads until they
 /// are written: for one copy in memory, or one system call.
@@ -357,6 +358,44 @@ impl Region {
         Ok(())
     }
 
+    /// Has `len` bytes filled that nobody else reads or writes meanwhile: the first from `begun`, the others by `fill`,
+    /// which waits for nobody. They lie in one MiB of the region, and have been taken with
+    /// [`reserve_for_write`](Self::reserve_for_write).
+    ///
+    /// # Panics
+    /// If the range is outside the region, or shorter than `begun`.
+    pub(crate) fn fill_alone<T>(
+        &self,
+        offset: u64,
+        len: usize,
+        begun: &[u8],
+        fill: impl FnOnce(*mut u8, usize) -> T,
+    ) -> T {
+        self.check(offset, len as u64);
+        let rest = len.checked_sub(begun.len()).expect("what has come is a part of it");
+        let end = offset + len as u64;
+        assert!(len > 0 && offset / DISCARD == (end - 1) / DISCARD, "bytes of one MiB are filled at a time");
+        // In the order of their stripes, as `discard` has it.
+        let mut pieces = [const { None }; (DISCARD / PIECE) as usize];
+        for (piece, place) in (offset / PIECE..end.div_ceil(PIECE)).zip(&mut pieces) {
+            *place = Some(self.blocks.write(piece * PIECE));
+        }
+        self.enter_pages(offset, len as u64);
+        // SAFETY: `check` holds the destination inside the region, and `begun` is no longer than it; the source is
+        // private memory.
+        unsafe { core::ptr::copy_nonoverlapping(begun.as_ptr(), self.at(offset), begun.len()) }
+        fill(self.at(offset + begun.len() as u64), rest)
+    }
+
+    /// Pages that are about to be written are entered as written.
+    fn enter_pages(&self, offset: u64, len: u64) {
+        for page in offset >> PAGE_SHIFT..=(offset + len - 1) >> PAGE_SHIFT {
+            if !self.is_written(page) {
+                self.take_page_again(page);
+            }
+        }
+    }
+
     /// Copies bytes in. The range has been taken with [`reserve_for_write`](Self::reserve_for_write) before.
     ///
     /// # Panics
@@ -367,16 +406,48 @@ impl Region {
         while !rest.is_empty() {
             let (now, later) = rest.split_at((PIECE - at % PIECE).min(rest.len() as u64) as usize);
             let _alone = self.blocks.write(at);
-            for page in at >> PAGE_SHIFT..=(at + now.len() as u64 - 1) >> PAGE_SHIFT {
-                if !self.is_written(page) {
-                    self.take_page_again(page);
-                }
-            }
+            self.enter_pages(at, now.len() as u64);
             // SAFETY: `check` holds the destination inside the region; the source is private memory.
             unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), self.at(at), now.len()) }
             at += now.len() as u64;
             rest = later;
         }
+    }
+
+    /// [`reserve_for_write`](Self::reserve_for_write) and [`write`](Self::write) in one, for data that are at hand.
+    ///
+    /// ```
+    /// use iscsi_memory::Region;
+    /// let region = Region::heap(8192);
+    /// region.take_and_write(512, &[1; 512]).unwrap();
+    /// assert_eq!(region.allocated(), 4096);
+    /// ```
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the limit would be passed: nothing is written then.
+    ///
+    /// # Panics
+    /// If the range is outside the region.
+    #[inline]
+    pub fn take_and_write(&self, offset: u64, from: &[u8]) -> Result<(), OutOfMemory> {
+        self.check(offset, from.len() as u64);
+        let in_page = offset % PAGE + from.len() as u64 <= PAGE;
+        if in_page && !from.is_empty() {
+            let _alone = self.blocks.write(offset);
+            if self.is_written(offset >> PAGE_SHIFT) {
+                // SAFETY: `check` holds the destination inside the region; the source is private memory.
+                unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.at(offset), from.len()) }
+                return Ok(());
+            }
+        }
+        self.take_then_write(offset, from)
+    }
+
+    #[inline(never)]
+    fn take_then_write(&self, offset: u64, from: &[u8]) -> Result<(), OutOfMemory> {
+        self.reserve_for_write(offset, from.len() as u64)?;
+        self.write(offset, from);
+        Ok(())
     }
 
     /// A page that was taken for a write has been discarded before it: left so, it would read as zero, and as what is

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use core::fmt;
 
+use crate::region::DISCARD;
 #[cfg(feature = "std")]
 use crate::{Direction, RegisterFailure, Registrar, WorkPiece};
 use crate::{OutOfMemory, Region};
@@ -87,6 +88,40 @@ impl RegionSlice {
         landing.try_land(offset, len, &mut || self.write(start, from))
     }
 
+    /// How many of `available` bytes that are to land in `start..end` land in one go as whole logical blocks: they end
+    /// with a block, or with the slice, and lie in one MiB of the region. None if no block begins at `start`.
+    pub(crate) fn whole_blocks(&self, start: usize, end: usize, available: usize) -> usize {
+        let block = self.region.block_size() as u64;
+        let at = self.offset + start as u64;
+        if !at.is_multiple_of(block) {
+            return 0;
+        }
+        let n = (end.min(self.len).saturating_sub(start) as u64).min(available as u64).min(DISCARD - at % DISCARD);
+        if start as u64 + n == self.len as u64 { n as usize } else { (n / block * block) as usize }
+    }
+
+    /// Has `len` bytes filled, as many as [`whole_blocks`](Self::whole_blocks) gives, if they may land now: the first
+    /// from `begun`, the others by `fill`, while nobody else reads or writes them. `fill` waits for nobody.
+    ///
+    /// # Panics
+    /// If the bytes are outside the slice, or fewer than those of `begun`.
+    pub(crate) fn try_fill<T>(
+        &self,
+        start: usize,
+        len: usize,
+        begun: &[u8],
+        fill: impl FnOnce(*mut u8, usize) -> T,
+    ) -> Option<T> {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "write outside a lent slice");
+        let offset = self.offset + start as u64;
+        let Some(landing) = &self.landing else { return Some(self.region.fill_alone(offset, len, begun, fill)) };
+        let (mut fill, mut filled) = (Some(fill), None);
+        landing.try_land(offset, len as u64, &mut || {
+            filled = fill.take().map(|fill| self.region.fill_alone(offset, len, begun, fill));
+        });
+        filled
+    }
+
     /// Bytes from `start` on to the end of the logical block that it is in, or of the slice; none if a block begins
     /// there.
     #[must_use]
@@ -153,5 +188,27 @@ impl RegionSlice {
     pub(crate) fn as_ptr(&self, start: usize) -> *mut u8 {
         assert!(start <= self.len, "pointer outside a lent slice");
         self.region.at(self.offset + start as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_reads_or_writes_what_is_being_filled() {
+        let region = Region::heap(1 << 20);
+        let filled = region.slice(0, 1 << 18).try_fill(512, 100_352, &[7; 100], |to, rest| {
+            for piece in [512, 65_536] {
+                assert_eq!(region.hold(piece, 512, &mut 0), 0, "the piece of byte {piece} is held");
+            }
+            assert_eq!((to, rest), (region.at(612), 100_252));
+        });
+        assert_eq!(filled, Some(()));
+        let (mut held, mut begun) = (0, [0; 101]);
+        assert_eq!(region.hold(512, 100_352, &mut held), 100_352);
+        region.release_held(held);
+        region.read(512, &mut begun);
+        assert_eq!((&begun[..100], begun[100]), (&[7; 100][..], 0));
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
-use crate::{ReceiveSlice, ReceiveWindow, SendList, SendSlice};
+use crate::{BlocksPlace, ReceiveSlice, ReceiveWindow, SendList, SendSlice};
 
 fn iovec(ptr: *mut u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: ptr.cast(), iov_len: len }
@@ -46,10 +46,13 @@ pub fn send(socket: impl AsFd, list: &SendList<'_>) -> io::Result<usize> {
 /// Receives into the window, payload place first, and returns how many bytes came; zero is the end of the stream. So it
 /// is of a window that [is empty](ReceiveWindow::is_empty), though the stream goes on: nothing is to be received then.
 ///
+/// Of [`ReceiveSlice::Blocks`] only what was asked for stays in the window: where fewer bytes came, the socket is empty.
+///
 /// # Errors
 /// The errno of `readv`, [`io::ErrorKind::WouldBlock`] when nothing has come on a non-blocking socket.
 pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<usize> {
     let payload = match &mut window.payload {
+        ReceiveSlice::Blocks(place) => return receive_blocks(&socket, place, window.staging),
         ReceiveSlice::Private(bytes) => iovec(bytes.as_mut_ptr(), bytes.len()),
         ReceiveSlice::Lent(slice, start, end) => {
             assert!(start <= end && *end <= slice.len(), "receive outside a lent slice");
@@ -62,6 +65,81 @@ pub fn receive(socket: impl AsFd, window: &mut ReceiveWindow<'_>) -> io::Result<
     // SAFETY: both entries point to memory that `window` holds exclusively (private) or keeps alive (lent) until the
     // call returns.
     checked(unsafe { libc::readv(socket.as_fd().as_raw_fd(), vecs[from..].as_ptr(), (2 - from) as _) })
+}
+
+/// Receives as many whole blocks as have come straight into their place, and what is behind them into staging; all of it
+/// into staging where none has come whole, or where none may land now. Nobody is waited for while blocks land: what
+/// they are made of has come before.
+fn receive_blocks(socket: impl AsFd, place: &mut BlocksPlace<'_>, staging: &mut [u8]) -> io::Result<usize> {
+    let whole = place.whole(waiting(&socket)?);
+    let received = place.try_fill(whole, |to, wanted| receive_whole(&socket, (to, wanted), staging));
+    received.unwrap_or_else(|| receive_at(&socket, (core::ptr::dangling_mut(), 0), staging, 0))
+}
+
+/// Fills `wanted` bytes at `to`, which have all come, and staging with what is there of the bytes behind them. Gives how
+/// many bytes came.
+fn receive_whole(socket: impl AsFd, (to, wanted): (*mut u8, usize), staging: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    // Linux stops short before a byte that the peer has marked as urgent, and goes on behind it.
+    while got < wanted {
+        // SAFETY: the caller has `wanted` bytes at `to` alone.
+        let rest = unsafe { to.add(got) };
+        match receive_at(&socket, (rest, wanted - got), staging, libc::MSG_DONTWAIT) {
+            // Nobody else reads from the socket, and the system keeps what it has counted.
+            Ok(0) => return Err(io::Error::other("the socket had fewer bytes than it had told")),
+            Ok(n) => got += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    Ok(got)
+}
+
+/// Receives `len` bytes at `to`, which the caller has alone, and what is behind them into staging, as far as they are
+/// there.
+fn receive_at(
+    socket: impl AsFd,
+    (to, len): (*mut u8, usize),
+    staging: &mut [u8],
+    flags: libc::c_int,
+) -> io::Result<usize> {
+    let mut vecs = [iovec(to, len), iovec(staging.as_mut_ptr(), staging.len())];
+    let from = usize::from(len == 0);
+    // SAFETY: zero is a valid msghdr: no name, no control data.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = vecs[from..].as_mut_ptr();
+    message.msg_iovlen = (2 - from) as _;
+    // SAFETY: the caller has `len` bytes at `to` alone, and `staging` is borrowed, until the call returns.
+    checked(unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) })
+}
+
+/// Bytes that have come and wait to be received (`SIOCINQ` of tcp(7)).
+fn waiting(socket: impl AsFd) -> io::Result<usize> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: the request writes one int, which `value` is, and which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut value) };
+    checked(result as isize)?;
+    usize::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Has a byte that the peer marks as urgent come in its place in the stream, as TCP's users without urgent data have it
+/// (`SO_OOBINLINE` of socket(7), RFC 6093 section 6).
+///
+/// # Errors
+/// The errno of `setsockopt`.
+pub fn keep_urgent_in_line(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one int, which `on` is, and which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_OOBINLINE,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    checked(result as isize).map(drop)
 }
 
 /// TCP's maximum segment size on a connected socket, in bytes: what one segment holds of the stream now (`TCP_MAXSEG`).

@@ -175,6 +175,79 @@ pub enum ReceiveSlice<'a> {
     /// Bytes `start..end` of a lent region slice: they land as they come, also a part of a logical block. Where others
     /// read and write the blocks at the same time, whole ones are written by [`RegionSlice::try_write`].
     Lent(&'a RegionSlice, usize, usize),
+    /// Whole blocks of a lent region slice that others read and write at the same time.
+    Blocks(BlocksPlace<'a>),
+}
+
+/// A place in lent memory that others read and write: of the bytes that have come, whole logical blocks land, all at
+/// once. Where none has come whole, or where they may not land now, what has come goes to staging.
+///
+/// ```
+/// use iscsi_memory::{BlocksPlace, ReceiveSlice, ReceiveWindow, Region};
+/// let slice = Region::heap(8192).slice(0, 4096);
+/// let (mut landed, mut staging) = (0, [0; 600]);
+/// let place = BlocksPlace::new(&slice, (0, 4096), &[], &mut landed);
+/// let mut window = ReceiveWindow { payload: ReceiveSlice::Blocks(place), staging: &mut staging };
+/// assert_eq!(window.fill(&[7; 1100]), 1100);
+/// assert_eq!((landed, staging[75], staging[76]), (1024, 7, 0));
+/// ```
+#[derive(Debug)]
+pub struct BlocksPlace<'a> {
+    slice: &'a RegionSlice,
+    start: usize,
+    end: usize,
+    begun: &'a [u8],
+    landed: &'a mut usize,
+}
+
+impl<'a> BlocksPlace<'a> {
+    /// Bytes `start..end` of a slice, of which the first have come before: `begun`, which is less than a block. A block
+    /// begins at `start`. Whoever fills the place tells in `landed`, 0 to begin with, how many bytes have landed, with
+    /// those of `begun`.
+    pub fn new(slice: &'a RegionSlice, (start, end): (usize, usize), begun: &'a [u8], landed: &'a mut usize) -> Self {
+        *landed = 0;
+        Self { slice, start, end, begun, landed }
+    }
+
+    /// Bytes that fit.
+    fn len(&self) -> usize {
+        (self.end - self.start).saturating_sub(self.begun.len())
+    }
+
+    /// How many bytes from `start` on land when so many more have come: whole blocks, or none.
+    pub(crate) fn whole(&self, more: usize) -> usize {
+        self.slice.whole_blocks(self.start, self.end, self.begun.len() + more)
+    }
+
+    /// Has the first `whole` bytes land: those that came before, then those that `fill` fills, as many as it is told.
+    /// None, and nothing happens, if they are none or may not land now. The place is as long afterwards as what was
+    /// asked for.
+    pub(crate) fn try_fill<T, E>(
+        &mut self,
+        whole: usize,
+        fill: impl FnOnce(*mut u8, usize) -> Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        let begun = self.begun;
+        self.end = self.start + begun.len();
+        if whole <= begun.len() {
+            return None;
+        }
+        let filled = self.slice.try_fill(self.start, whole, begun, fill)?;
+        self.end = self.start + whole;
+        *self.landed = if filled.is_ok() { whole } else { 0 };
+        Some(filled)
+    }
+
+    /// Fills the place's first bytes from `from`, as far as they are whole blocks: how many it took.
+    fn fill(&mut self, from: &[u8]) -> usize {
+        let filled = self.try_fill(self.whole(from.len()), |to, wanted| {
+            let now = &from[..wanted];
+            // SAFETY: `wanted` bytes at `to` are this call's alone; the source is private memory.
+            unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), to, wanted) }
+            Ok::<_, core::convert::Infallible>(wanted)
+        });
+        filled.map_or(0, |taken| taken.unwrap_or(0))
+    }
 }
 
 impl ReceiveSlice<'_> {
@@ -183,7 +256,8 @@ impl ReceiveSlice<'_> {
     pub fn len(&self) -> usize {
         match self {
             Self::Private(bytes) => bytes.len(),
-            Self::Lent(_, start, end) => end - start,
+            Self::Lent(_, start, end) => *end - *start,
+            Self::Blocks(place) => place.len(),
         }
     }
 
@@ -193,18 +267,16 @@ impl ReceiveSlice<'_> {
         self.len() == 0
     }
 
-    /// Fills the place's first bytes from `from`. For links that are not sockets: simulators, tests.
-    ///
-    /// # Panics
-    /// If `from` is longer than the place.
-    pub fn fill(&mut self, from: &[u8]) {
+    /// Fills the place's first bytes from `from`, and gives how many it took: all that fit, or what
+    /// [`Blocks`](Self::Blocks) lets land. For links that are not sockets: simulators, tests.
+    pub fn fill(&mut self, from: &[u8]) -> usize {
+        let from = &from[..from.len().min(self.len())];
         match self {
             Self::Private(bytes) => bytes[..from.len()].copy_from_slice(from),
-            Self::Lent(slice, start, end) => {
-                assert!(from.len() <= *end - *start, "more bytes than the place holds");
-                slice.write(*start, from);
-            }
+            Self::Lent(slice, start, _) => slice.write(*start, from),
+            Self::Blocks(place) => return place.fill(from),
         }
+        from.len()
     }
 }
 
@@ -232,8 +304,7 @@ impl ReceiveWindow<'_> {
 
     /// Fills the window from `from` and returns how many bytes fitted. For links that are not sockets.
     pub fn fill(&mut self, from: &[u8]) -> usize {
-        let first = from.len().min(self.payload.len());
-        self.payload.fill(&from[..first]);
+        let first = self.payload.fill(from);
         let second = (from.len() - first).min(self.staging.len());
         self.staging[..second].copy_from_slice(&from[first..first + second]);
         first + second

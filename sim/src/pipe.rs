@@ -265,9 +265,10 @@ impl Bytes {
         if room > 0 && waiting > 0 {
             let n = link.chunk(room.min(waiting));
             let arrived = link.arrived(side, now);
+            let bytes: Vec<u8> = arrived.iter().take(n).copied().collect();
+            // Where blocks may not land now there is room in staging only.
+            let n = connection.receive_window().fill(&bytes);
             let bytes: Vec<u8> = arrived.drain(..n).collect();
-            let filled = connection.receive_window().fill(&bytes);
-            assert_eq!(filled, n, "a window does not shrink while it is looked at");
             if let Some(watch) = &mut self.watch {
                 watch.comes(&bytes, now);
             }

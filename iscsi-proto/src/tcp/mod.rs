@@ -8,9 +8,9 @@
 //! - `send`: the send queue, a reused buffer for headers and small payloads and references to large ones.
 //!
 //! A payload of more than the copy limit is received straight into its sink: once its header is known and staging is
-//! empty, the window's `payload` is the sink itself. Smaller ones are copied out of staging as they come, and so is all
-//! write data for a store's own memory, where logical blocks land whole (`landing`). Nothing allocates per PDU once the
-//! tables and buffers have their size.
+//! empty, the window's `payload` is the sink itself. Smaller ones are copied out of staging as they come. In a store's
+//! own memory logical blocks land whole either way: straight as [`ReceiveSlice::Blocks`](iscsi_memory::ReceiveSlice),
+//! out of staging by `landing`. Nothing allocates per PDU once the tables and buffers have their size.
 //!
 //! Rules beyond those of [`crate::datamover`]:
 //!

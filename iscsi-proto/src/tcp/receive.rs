@@ -75,6 +75,8 @@ pub(super) struct Receive {
     at_hand: usize,
     /// The payload in staging may not land in its place now: nothing is received until it has.
     refused: bool,
+    /// Bytes of the window's payload that have landed in a store's memory: told by whoever fills the window.
+    landed: usize,
     /// Nothing has been parsed yet: the peer has not shown that it speaks iSCSI.
     first: bool,
     ahs: (usize, usize),
@@ -101,6 +103,7 @@ impl Receive {
             plain_commands: false,
             at_hand: 0,
             refused: false,
+            landed: 0,
             first: true,
             ahs: (0, 0),
             data: (0, 0),

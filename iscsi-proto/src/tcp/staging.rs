@@ -151,6 +151,14 @@ impl Staging {
         self.bytes_mut().get_mut(tail..).unwrap_or_default()
     }
 
+    /// What is there to be parsed, and [`room`](Self::room).
+    pub(super) fn unread_and_room(&mut self) -> (&[u8], &mut [u8]) {
+        self.room();
+        let (head, tail) = (self.head, self.tail);
+        let (used, room) = self.bytes_mut().split_at_mut(tail);
+        (used.get(head..).unwrap_or_default(), room)
+    }
+
     fn compact(&mut self) {
         let (head, tail) = (self.head, self.tail);
         self.bytes_mut().copy_within(head..tail, 0);

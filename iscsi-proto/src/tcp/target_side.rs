@@ -121,6 +121,11 @@ impl TargetSide {
         self.transfer(slot).map(|transfer| &mut transfer.begun)
     }
 
+    /// Whether a transfer is in the middle of a block.
+    pub(super) fn has_begun_block(&self, slot: u16) -> bool {
+        self.transfers.get(usize::from(slot)).is_some_and(|transfer| !transfer.begun.is_empty())
+    }
+
     fn expect_unsolicited(&mut self, itt: u32, slot: Option<u16>) {
         if self.unsolicited.len() >= self.most {
             // Data that nobody waits for give way first; a task's own entry never does while there are more of the

@@ -117,9 +117,7 @@ impl TaskExecutor {
         let region = unit.region()?;
         let (offset, data) = job.plain_write()?;
         let (shift, len) = (unit.block_shift(), data.len() as u64);
-        let written = unit.gate().briefly(offset >> shift, len >> shift, || {
-            region.reserve_for_write(offset, len).map(|()| region.write(offset, data))
-        })?;
+        let written = unit.gate().briefly(offset >> shift, len >> shift, || region.take_and_write(offset, data))?;
         for buf in job.take_buffers() {
             self.buffers.give(buf);
         }

@@ -101,8 +101,7 @@ impl TaskExecutor {
             return None;
         }
         let offset = short.lba << unit.block_shift();
-        region.reserve_for_write(offset, data.len() as u64).ok()?;
-        unit.gate().briefly(short.lba, short.blocks, || region.write(offset, data))
+        unit.gate().briefly(short.lba, short.blocks, || region.take_and_write(offset, data))?.ok()
     }
 
     /// A write whose data land in the store's memory.

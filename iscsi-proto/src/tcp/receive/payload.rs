@@ -1,7 +1,7 @@
 //! Where payload goes: into the sink of its task, once its digest is right where that is asked for.
 
 use crate::pdu::offset::FLAGS;
-use iscsi_memory::{Payload, ReceiveSlice, ReceiveWindow};
+use iscsi_memory::{BlocksPlace, Payload, ReceiveSlice, ReceiveWindow};
 
 use super::{FramingStep, PduPart, Purpose};
 use crate::datamover::{DataError, MalformedPdu, MoverError, Notification};
@@ -173,27 +173,38 @@ impl TcpMover {
         FramingStep::On
     }
 
-    /// Whether the sink of a slot is a store's memory.
-    fn is_lent(&self, slot: u16) -> bool {
-        matches!(self.sinks.get(usize::from(slot)), Some(Some(Payload::Region(_))))
-    }
-
     /// Header of the PDU whose payload was just placed.
     #[inline]
     pub(in crate::tcp) fn payload_header(&self) -> &Bhs {
         &self.receive.payload.bhs
     }
 
-    /// How many bytes the kernel may write straight into the sink under way. A store's memory is none of these: the
-    /// kernel would leave parts of logical blocks there.
+    /// How many bytes the kernel may write straight into the sink under way. In a store's memory they are whole logical
+    /// blocks, and none before the rest of one that has come in part.
     fn direct(&self) -> Option<(u16, usize, usize)> {
         let payload = &self.receive.payload;
         let (Purpose::DataOut(slot) | Purpose::DataIn(slot)) = payload.purpose else { return None };
         let direct = self.receive.part == PduPart::Payload
-            && self.receive.staging.len() == 0
             && payload.room > self.config.copy_limit
-            && !(self.role == Role::Target && self.is_lent(slot));
+            && match self.landing_block(slot) {
+                None => self.receive.staging.len() == 0,
+                // The first bytes of the next block may have come.
+                Some(block) => {
+                    self.limits.pdu_in_order
+                        && !self.receive.data_digest
+                        && !self.target.has_begun_block(slot)
+                        && self.receive.staging.len() < block
+                }
+            };
         direct.then_some((slot, payload.place, payload.room))
+    }
+
+    /// The length of the logical blocks that the payload of a slot lands in, if others read and write there.
+    fn landing_block(&self, slot: u16) -> Option<usize> {
+        match self.sinks.get(usize::from(slot)) {
+            Some(Some(Payload::Region(slice))) if self.role == Role::Target => Some(slice.region().block_size()),
+            _ => None,
+        }
     }
 
     pub(in crate::tcp) fn window(&mut self, open: bool) -> ReceiveWindow<'_> {
@@ -205,13 +216,19 @@ impl TcpMover {
             return ReceiveWindow { payload: empty, staging: &mut [] };
         }
         let direct = self.direct();
-        let staging = self.receive.staging.room();
+        let (begun, staging) = self.receive.staging.unread_and_room();
         let payload = match direct {
             Some((slot, place, room)) => match self.sinks.get_mut(usize::from(slot)) {
                 Some(Some(Payload::Buf(buf))) => {
                     ReceiveSlice::Private(buf.get_mut(place..place + room).unwrap_or_default())
                 }
-                Some(Some(Payload::Region(slice))) => ReceiveSlice::Lent(slice, place, place + room),
+                Some(Some(Payload::Region(slice))) => match self.role {
+                    Role::Initiator => ReceiveSlice::Lent(slice, place, place + room),
+                    Role::Target => {
+                        let landed = &mut self.receive.landed;
+                        ReceiveSlice::Blocks(BlocksPlace::new(slice, (place, place + room), begun, landed))
+                    }
+                },
                 _ => empty,
             },
             None => empty,
@@ -222,8 +239,14 @@ impl TcpMover {
     pub(in crate::tcp) fn received(&mut self, n: usize) {
         let mut rest = n;
         if let Some((slot, place, room)) = self.direct() {
-            let placed = room.min(n);
-            rest -= placed;
+            let placed = match self.landing_block(slot) {
+                None => room.min(n),
+                Some(_) => self.receive.landed,
+            };
+            // What had come of the first block has landed with the rest of it.
+            let begun = if placed > 0 { self.receive.staging.len() } else { 0 };
+            self.receive.staging.consume(begun);
+            rest -= placed - begun;
             let payload = &mut self.receive.payload;
             if self.receive.data_digest
                 && let Some(Some(Payload::Buf(buf))) = self.sinks.get(usize::from(slot))
