@@ -241,7 +241,8 @@ impl WriteGate {
             Where::Lasting { list, index } => {
                 let left = self.lasting[list].lock().remove(index);
                 if let Some(Lasting { blocks, awaited }) = left.filter(|left| left.awaited != 0) {
-                    wake(self.list.lock().lasting_ended(&blocks, awaited));
+                    let passed = self.list.lock().lasting_ended(&blocks, awaited);
+                    wake(passed);
                 }
             }
             Where::Listed(index) => {

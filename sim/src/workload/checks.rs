@@ -130,10 +130,8 @@ impl Workload {
         let is_calm = self.plan.function_within.is_some();
         let is_busy = |disk: &SharedDisk| disk.was_busy(asked, now);
         let was_busy = match function {
-            // A task may be there whose LUN is gone. Whatever came after the function is taken for a reason here.
-            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => {
-                self.disks.iter().any(|disk| disk.was_busy(now, now))
-            }
+            // A task may be there whose LUN is gone.
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => self.disks.iter().any(is_busy),
             _ => is_busy(&self.disks[disk]),
         };
         if is_calm && !was_busy {

@@ -81,6 +81,7 @@ impl Unfinished {
         self.entry.mailbox.set_waker(waker);
         self.executor.submit();
         while self.executor.poll().is_some() {}
+        self.executor.end_turns();
         if self.executor.has_more_work() {
             waker.wake_by_ref();
         }

@@ -77,6 +77,10 @@ pub struct Limits {
     /// rejected", a login of the same I_T nexus is refused with status 0301h, and a connection that ends goes without
     /// its session, which stays entered until they have ended: time alone lets nobody in. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long a logout waits for aborted store operations, [`drain_timeout`](Self::drain_timeout) at most. Then it is
+    /// answered "cleanup failed" (RFC 7143 11.15.1), because the tasks have not ended, and the session stays entered until
+    /// they have. Initiators wait 5 to 15 s for the answer before they drop the connection. Default 2 s.
+    pub logout_wait: Duration,
     /// How long a connection that is closing may take to send what is left. Default 5 s.
     pub close_timeout: Duration,
     /// How long an initiator that has logged out over a transport without half-close (RDMA) may take to close the
@@ -120,6 +124,7 @@ impl Default for Limits {
             owed_data_wait: Duration::from_secs(1),
             data_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            logout_wait: Duration::from_secs(2),
             close_timeout: Duration::from_secs(5),
             logout_linger: Duration::from_secs(2),
             chap: ChapPolicy::default(),

@@ -67,7 +67,8 @@ impl Session {
         }
         self.abort_all(connection);
         connection.keepalive.stop_asking();
-        let until = connection.now + self.target.limits.drain_timeout;
+        let limits = &self.target.limits;
+        let until = connection.now + limits.logout_wait.min(limits.drain_timeout);
         connection.logout = Logout::Draining { itt: request.itt, until };
         Ok(())
     }
@@ -85,7 +86,8 @@ impl Session {
         connection.mover.send_control(answer.emit(), &[]);
     }
 
-    /// Answers a logout once nothing is under way, and ends the connection behind it.
+    /// Answers a logout once nothing is under way, or says after its limit that something is, and ends the connection
+    /// behind it.
     pub(super) fn poll_logout<M: Datamover>(&mut self, connection: &mut Connection<M>) -> Result<(), EndReason> {
         let Logout::Draining { itt, until } = connection.logout else { return Ok(()) };
         let drained = self.is_drained(&connection.mover);

@@ -288,6 +288,9 @@ impl Session {
             }
             trimmed = !steps;
         }
+        if let Some(executor) = &mut self.executor {
+            executor.end_turns();
+        }
         if !self.terminated.is_empty() && connection.mover.is_drained() {
             self.tell_terminated(connection);
         }
@@ -345,6 +348,7 @@ impl Session {
         if let Some(executor) = &mut self.executor {
             executor.submit();
             while executor.poll().is_some() {}
+            executor.end_turns();
         }
         if mover.is_drained() {
             // Who waits for one unit does not wait for another's store, nor for the rest of the connection's end.

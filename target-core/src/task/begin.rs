@@ -226,6 +226,10 @@ impl TaskExecutor {
     /// Whether what the initiator has to send is something that the command can take: whole blocks, since no part of a
     /// block is written, compared or combined, and all of it where the command knows one amount only. Decided here for
     /// every command with data out.
+    ///
+    /// What counts is what moves, the smaller of both lengths (RFC 7143 11.4.5.1). Of an EDTL beyond what the CDB wants
+    /// the rest never moves, so that it need not be whole blocks: GOOD with an underflow, as LIO says too, and as
+    /// libiscsi's suite asks of 10000 bytes for one block (`iSCSIResiduals.Write10Residuals`).
     fn check_amount(&self, work: Work, wanted: u64, exact: Option<u16>, then: &Then) -> Result<(), Sense> {
         if matches!(then, Then::Parameters(_)) {
             return Ok(());
@@ -276,7 +280,7 @@ impl TaskExecutor {
                 // While an atomic command has the blocks, the data wait in a buffer.
                 let open = lun.unit.gate().is_open(*lba, (len >> shift) as u64);
                 let slice = region.slice(offset, len);
-                open.then(|| Payload::Region(lun.land(slice, &self.waker)))
+                open.then(|| Payload::Region(lun.land(slice, &self.bell)))
             }
             _ => None,
         };

@@ -9,6 +9,7 @@
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
 use futures::task::AtomicWaker;
@@ -24,16 +25,19 @@ use super::slot::{Slot, State, Transfer};
 use super::{AtOnce, ExecutorConfig, NewTask, Nexus, Step};
 use crate::device_server::fault;
 use crate::lu::{LogicalUnit, LunMap, UnitAttention};
-use backstore::GatePlace;
-use backstore::StoreCompletion;
+use backstore::{GatePlace, StoreCompletion};
 
 /// Passes a store's wake-up on to whoever drives the session now.
 #[derive(Default)]
-pub(super) struct Bell(AtomicWaker);
+pub(super) struct Bell {
+    driver: AtomicWaker,
+    /// Bytes that are to land in some unit's memory have a place in line at its gate.
+    pub(super) in_line: AtomicBool,
+}
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        self.0.wake();
+        self.driver.wake();
     }
 }
 
@@ -434,8 +438,20 @@ impl TaskExecutor {
     /// Who is woken, once, when a store has something to say: to be set again after each wake, before
     /// [`poll`](Self::poll). A turn begins with it.
     pub fn set_waker(&mut self, waker: &Waker) {
-        self.bell.0.register(waker);
+        self.bell.driver.register(waker);
         self.turn = TURN;
+    }
+
+    /// All that came has been looked at: bytes that waited for their turn at a write gate, had it, and did not land now
+    /// have lost it. Nobody waits for a peer that takes no answers, nor for data that came and are wanted no more.
+    pub(crate) fn end_turns(&mut self) {
+        if self.bell.in_line.load(Ordering::Relaxed) {
+            let mut any = false;
+            for lun in self.luns.iter_mut() {
+                any |= lun.end_turn();
+            }
+            self.bell.in_line.store(any, Ordering::Relaxed);
+        }
     }
 
     /// The turn has done its part and there is more: nobody is woken for it, [`set_waker`](Self::set_waker) is to be

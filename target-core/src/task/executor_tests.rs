@@ -468,8 +468,11 @@ fn data_that_are_no_whole_blocks_are_refused_and_change_nothing() {
         done.illegal(AdditionalSense::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
         assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good(), [b'a'; 1024]);
         // All that the command wants is there; that the rest is no block does not matter.
-        let done = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[b'b'; 1000]);
-        assert_eq!((done.status, done.residual), (0, Residual::Underflow(488)));
+        for (len, rest) in [(700, 188), (1000, 488), (10_000, 9488)] {
+            let done = session.send(&io(opcode::WRITE_10, 0, 1, 0), &[b'b'; 10_000][..len]);
+            assert_eq!((done.status, done.residual), (0, Residual::Underflow(rest)));
+            assert_eq!(session.receive(&io(opcode::READ_10, 0, 2, 0), 1024).good()[510..514], *b"bbaa");
+        }
         assert_eq!(session.executor.buffered(), 0);
     }
 }

@@ -1,12 +1,14 @@
 //! Bytes of a write that land in a unit's lent memory as they come: they pass the write gate piece by piece.
 
 use alloc::sync::Arc;
+use alloc::task::Wake;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
 use iscsi_memory::{Landing, Lock};
 
+use super::executor::Bell;
 use crate::lu::LogicalUnit;
 use backstore::{Access, Blocks, GatePlace};
 
@@ -15,21 +17,24 @@ use backstore::{Access, Blocks, GatePlace};
 /// and ORWRITE.
 pub(super) struct UnitLanding {
     unit: Arc<LogicalUnit>,
-    waker: Waker,
-    /// Bytes that could not land have a place in line, so that atomic commands one after the other do not keep them out.
+    bell: Arc<Bell>,
+    /// Whether there is a turn.
     in_line: AtomicBool,
     turn: Lock<Option<Turn>>,
 }
 
-/// A place in line for bytes that have come: it is of use as soon as it has passed.
+/// A place in line for bytes that have come and could not land, so that atomic commands one after the other do not keep
+/// them out. It is of use as soon as it has passed.
 struct Turn {
     place: GatePlace,
     blocks: (u64, u64),
+    /// The session has been woken for it.
+    is_told: bool,
 }
 
 impl UnitLanding {
-    pub(super) fn new(unit: Arc<LogicalUnit>, waker: Waker) -> Self {
-        Self { unit, waker, in_line: AtomicBool::new(false), turn: Lock::new(None) }
+    pub(super) fn new(unit: Arc<LogicalUnit>, bell: Arc<Bell>) -> Self {
+        Self { unit, bell, in_line: AtomicBool::new(false), turn: Lock::new(None) }
     }
 
     fn blocks(&self, offset: u64, len: u64) -> (u64, u64) {
@@ -41,13 +46,21 @@ impl UnitLanding {
         (first, (offset.saturating_add(len - 1) >> shift) - first + 1)
     }
 
-    /// Bytes that wait for their turn may never come again: others are not to wait for them.
-    pub(super) fn leave_line(&self) {
-        if self.in_line.load(Ordering::Acquire) {
-            self.give_up_turn();
-            // Another task's bytes may have had the place.
-            self.waker.wake_by_ref();
+    /// A turn that has passed is for the next time that the session looks at what came: whoever waits behind it waits for
+    /// no peer. True if there is a turn still.
+    pub(super) fn end_turn(&self) -> bool {
+        let mut place = self.turn.lock();
+        let Some(turn) = &mut *place else { return false };
+        if !self.unit.gate().has_passed(&turn.place) {
+            return true;
         }
+        if !core::mem::replace(&mut turn.is_told, true) {
+            self.bell.wake_by_ref();
+            return true;
+        }
+        drop(place);
+        self.give_up_turn();
+        false
     }
 
     fn give_up_turn(&self) {
@@ -64,15 +77,19 @@ impl UnitLanding {
         if self.turn.lock().as_ref().is_some_and(|turn| turn.blocks != blocks) {
             self.give_up_turn();
         }
-        let mut turn = self.turn.lock();
-        let enter = || gate.enter(Access::Shared, Blocks::new(blocks.0, blocks.1), &self.waker);
-        let passed = gate.has_passed(&turn.get_or_insert_with(|| Turn { place: enter(), blocks }).place);
-        drop(turn);
+        let mut lock = self.turn.lock();
+        let turn = lock.get_or_insert_with(|| {
+            let place = gate.enter(Access::Shared, Blocks::new(blocks.0, blocks.1), &Waker::from(self.bell.clone()));
+            Turn { place, blocks, is_told: false }
+        });
+        let passed = gate.has_passed(&turn.place);
+        drop(lock);
         if passed {
             copy();
             self.give_up_turn();
         } else {
             self.in_line.store(true, Ordering::Release);
+            self.bell.in_line.store(true, Ordering::Relaxed);
         }
         passed
     }

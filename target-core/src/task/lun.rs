@@ -8,6 +8,7 @@ use core::task::Waker;
 use iscsi_memory::RegionSlice;
 
 use super::Nexus;
+use super::executor::Bell;
 use super::landing::UnitLanding;
 use super::progress::cost;
 use crate::lu::{Attentions, FlushesHeard, LogicalUnit, LunMap, UnitAttention};
@@ -47,16 +48,14 @@ impl Lun {
     }
 
     /// Bytes of the unit's memory in which data land that are asked for, by way of its gate: see [`UnitLanding`].
-    pub(super) fn land(&mut self, slice: RegionSlice, waker: &Waker) -> RegionSlice {
-        let landing = self.landing.get_or_insert_with(|| Arc::new(UnitLanding::new(self.unit.clone(), waker.clone())));
+    pub(super) fn land(&mut self, slice: RegionSlice, bell: &Arc<Bell>) -> RegionSlice {
+        let landing = self.landing.get_or_insert_with(|| Arc::new(UnitLanding::new(self.unit.clone(), bell.clone())));
         slice.with_landing(landing.clone())
     }
 
-    /// Data that were asked for come no more: none of them waits at the gate.
-    pub(super) fn land_no_more(&self) {
-        if let Some(landing) = &self.landing {
-            landing.leave_line();
-        }
+    /// See [`TaskExecutor::end_turns`](super::TaskExecutor::end_turns). True if bytes have a place in line still.
+    pub(super) fn end_turn(&self) -> bool {
+        self.landing.as_ref().is_some_and(|landing| landing.end_turn())
     }
 
     /// Operations gathered that no turn had room for.

@@ -123,7 +123,7 @@ impl TaskExecutor {
         if !unit.gate().is_open(short.lba, short.blocks) {
             return None;
         }
-        let slice = lun.land(region.slice(offset, len as usize), &self.waker);
+        let slice = lun.land(region.slice(offset, len as usize), &self.bell);
         lun.active += 1;
         self.sequence += 1;
         slot.generation = new.task.generation;

@@ -87,9 +87,6 @@ impl TaskExecutor {
             if let Some(place) = place {
                 lun.unit.gate().leave(place);
             }
-            if matches!(state, State::Receiving { .. } | State::Placing) {
-                lun.land_no_more();
-            }
             lun.active -= 1;
             lun.barriers -= u32::from(slot.is_barrier());
             lun.waiting -= u32::from(matches!(state, State::Blocked(_) | State::Held(_)));

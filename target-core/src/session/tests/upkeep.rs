@@ -168,18 +168,31 @@ fn logouts_that_cannot_be_are_answered_and_change_nothing() {
     assert!(peer.is_finished());
 }
 
+/// The answer comes while initiators listen for it, and the nexus stays known until what it began has ended.
 #[test]
-fn a_store_that_hangs_does_not_hold_a_logout_for_ever() {
+fn a_store_that_hangs_does_not_hold_a_logout_for_long() {
     let world = World::new();
     let mut peer = world.logged_in(ME);
     peer.clear_attention(0);
     world.stores[0].shut();
-    peer.read(1, 0);
+    peer.write(1, 0, &[9; 512]);
     logout(&mut peer, LogoutReason::CloseSession, 0);
-    peer.pass(Duration::from_secs(30));
+    peer.pass(Duration::from_millis(1999));
+    peer.expect_nothing();
+    peer.pass(Duration::from_millis(1));
     assert_eq!(outcome(&mut peer), LogoutResult::CleanupFailed);
+    assert_eq!(peer.end(), Some(&EndReason::LoggedOut));
+    let mut again = world.connect();
+    let keys = [("InitiatorName", ME), ("SessionType", "Normal"), ("TargetName", super::TARGET)];
+    assert!(again.try_log_in(&keys).is_none(), "the write may still land");
     peer.pass(Duration::from_secs(30));
-    assert!(peer.is_finished());
+    assert!(peer.is_finished(), "the connection does not wait for it");
+    again.wake();
+    again.expect_nothing();
+    world.stores[0].open();
+    world.target.registry().poll_unfinished(core::task::Waker::noop());
+    again.wake();
+    again.expect(Opcode::LoginResponse);
 }
 
 #[test]
