@@ -87,8 +87,8 @@ pub struct Borrower {
     sent_at: Instant,
     /// It has let others wait, and the target knows until then at the least.
     late_until: Option<Instant>,
-    /// Its last big write was refused.
-    was_refused: bool,
+    /// When it was told to come again, and has not had a good write since.
+    refused_at: Option<Instant>,
     /// It takes nothing until then.
     deaf_until: Option<Instant>,
     over: bool,
@@ -118,7 +118,7 @@ impl Borrower {
             pause: now,
             sent_at: now,
             late_until: None,
-            was_refused: false,
+            refused_at: None,
             deaf_until: None,
             over: false,
         }
@@ -250,14 +250,19 @@ impl Borrower {
                 self.late_until = Some(now + self.waits.data / 2);
             }
             Habit::Silent => self.pause = now + Duration::from_micros(self.rng.magnitude(1000, 500_000)),
-            // What its connection has for bulk, after a big write, is more than its own: for once that gives way.
-            Habit::Patient if is_refused && !self.was_refused => self.was_refused = true,
+            // What its connection has for bulk, after much that came, is more than its own: that gives way, once.
+            Habit::Steady | Habit::Patient if is_refused && self.refused_at.is_none_or(|at| task.since <= at) => {
+                self.refused_at.get_or_insert(now);
+                self.pause = now + AT_ONCE;
+            }
             Habit::Steady | Habit::Patient if status != 0 => {
                 let size = if task.is_big { "big" } else { "small" };
                 self.broken(&format!("its {size} write, begun at {:?}, is answered {status:#x}", task.since));
             }
             _ => {
-                self.was_refused &= !task.is_big;
+                if task.is_big || self.habit == Habit::Steady {
+                    self.refused_at = None;
+                }
                 self.pause = now + Duration::from_micros(self.rng.magnitude(100, 2_000_000));
             }
         }
