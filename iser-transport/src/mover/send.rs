@@ -16,11 +16,11 @@ use crate::queue::{Inline, QueuePair, RemoteBuffer, Stag, Work};
 pub(super) enum WorkId {
     /// A message, or data in a buffer of the pool, where it goes back: so many bytes.
     Pooled(u32),
-    /// Data in the session's buffer or lent memory: so many bytes in all.
+    /// Data in the session's buffer or lent memory, or their last part: so many bytes.
     Write(u32),
-    /// A part of the data that is first in the queue; the rest goes on when it is done. Whether the memory is the
-    /// pool's.
-    PartOfWrite(bool),
+    /// A part of the data that is first in the queue, of so many bytes; the rest goes on when it is done. Whether the
+    /// memory is the pool's.
+    PartOfWrite(bool, u32),
     /// A part of a transfer's data: its slot, and which read it is.
     Read(u16, u32),
 }
@@ -30,7 +30,7 @@ impl WorkId {
         match self {
             Self::Pooled(len) => u64::from(len),
             Self::Write(len) => 1 << 56 | u64::from(len),
-            Self::PartOfWrite(pooled) => 2 << 56 | u64::from(pooled),
+            Self::PartOfWrite(pooled, len) => 2 << 56 | u64::from(pooled) << 32 | u64::from(len),
             Self::Read(slot, serial) => 3 << 56 | u64::from(slot) << 32 | u64::from(serial),
         }
     }
@@ -39,7 +39,7 @@ impl WorkId {
         match id >> 56 {
             0 => Self::Pooled(id as u32),
             1 => Self::Write(id as u32),
-            2 => Self::PartOfWrite(id & 1 != 0),
+            2 => Self::PartOfWrite(id >> 32 & 1 != 0, id as u32),
             _ => Self::Read((id >> 32) as u16, id as u32),
         }
     }
@@ -60,8 +60,6 @@ struct Range {
     to: RemoteBuffer,
     /// The memory is the pool's.
     pooled: bool,
-    /// Bytes of the whole write.
-    whole: u32,
 }
 
 #[derive(Debug)]
@@ -154,7 +152,7 @@ impl SendQueue {
     pub(super) fn queue_write(&mut self, from: Lease, to: RemoteBuffer, pooled: bool) {
         let Lease { memory, start, len } = from;
         self.backlog += len;
-        let range = Range { start, end: start + len, to, pooled, whole: len as u32 };
+        let range = Range { start, end: start + len, to, pooled };
         self.waiting.push_back(Waiting::Write { memory, range });
     }
 
@@ -366,16 +364,16 @@ impl<Q: QueuePair> IserMover<Q> {
 
     /// Posts a write, or as much of it as one RDMA Write takes: the rest follows when its memory is back.
     fn post_write(&mut self, memory: Payload, range: Range, transfer: usize) {
-        let Range { start, end, to, pooled, whole } = range;
+        let Range { start, end, to, pooled } = range;
         let len = (end - start).min(transfer.max(1));
         let id = if len < end - start {
             let to = RemoteBuffer { offset: to.offset.wrapping_add(len as u64), ..to };
             self.send.rest = Some(Range { start: start + len, to, ..range });
-            WorkId::PartOfWrite(pooled)
+            WorkId::PartOfWrite(pooled, len as u32)
         } else if pooled {
-            WorkId::Pooled(whole)
+            WorkId::Pooled(len as u32)
         } else {
-            WorkId::Write(whole)
+            WorkId::Write(len as u32)
         };
         self.counters.written += len as u64;
         self.post(Work::Write { id: id.pack(), from: Lease::part(memory, start, len), to });
@@ -393,11 +391,14 @@ impl<Q: QueuePair> IserMover<Q> {
                 self.send.left(len as usize);
                 self.release(memory);
             }
-            WorkId::PartOfWrite(pooled) => match self.send.rest.take() {
-                Some(range) if done => self.send.waiting.push_front(Waiting::Write { memory, range }),
-                _ if pooled => self.give_pooled(memory),
-                _ => self.release(memory),
-            },
+            WorkId::PartOfWrite(pooled, len) => {
+                self.send.left(len as usize);
+                match self.send.rest.take() {
+                    Some(range) if done => self.send.waiting.push_front(Waiting::Write { memory, range }),
+                    _ if pooled => self.give_pooled(memory),
+                    _ => self.release(memory),
+                }
+            }
             WorkId::Read(slot, serial) => {
                 self.send.reads_posted = self.send.reads_posted.saturating_sub(1);
                 self.read_done(slot, serial, memory, done);
@@ -451,8 +452,8 @@ mod tests {
             WorkId::Pooled(0),
             WorkId::Pooled(u32::MAX),
             WorkId::Write(7),
-            WorkId::PartOfWrite(false),
-            WorkId::PartOfWrite(true),
+            WorkId::PartOfWrite(false, u32::MAX),
+            WorkId::PartOfWrite(true, 0),
             WorkId::Read(0, 0),
             WorkId::Read(0xffff, u32::MAX),
         ];

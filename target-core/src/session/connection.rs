@@ -54,6 +54,8 @@ pub(super) struct Connection<M> {
     pub(super) flush_told: Option<Serial>,
     /// Until when the session is known for data that did not come in time.
     pub(super) late_until: Instant,
+    /// How much had been sent when somebody looked last, and since when it is so much.
+    pub(super) data_sent: (u64, Instant),
     /// When data of some command were last seen to have come.
     pub(super) data_moved: Instant,
     /// How often sessions had been told to wait for buffers at the last look.
@@ -88,6 +90,7 @@ impl<M> Connection<M> {
             data_check: None,
             flush_told: None,
             late_until: Instant::ZERO,
+            data_sent: (0, Instant::ZERO),
             data_moved: Instant::ZERO,
             refusals: 0,
             silence_at: None,

@@ -78,11 +78,6 @@ impl Keepalive {
         self.heard
     }
 
-    /// When the peer last took bytes that had to wait.
-    pub(super) fn taken(&self) -> Instant {
-        self.taken
-    }
-
     /// Asks nothing more: the session is about to end.
     pub(super) fn stop_asking(&mut self) {
         self.idle = None;

@@ -64,7 +64,7 @@ pub struct Limits {
     /// How long a task-set function waits for data that the initiator still owes to aborted tasks (RFC 7143 4.2.3.3 a),
     /// unless TaskReporting is FastAbort. Initiators that owe them and never send them are common. Over RDMA, where
     /// such data would still land, the session ends then, once a function of its own or of another session waits for
-    /// them; its own are answered first. Default 1 s.
+    /// them; its own are answered first, which may take as long again. Default 1 s.
     pub owed_data_wait: Duration,
     /// How long data that a command waits for may not get on, once the initiator has taken what asks for them. Then the
     /// command ends with CHECK CONDITION (RFC 7143 11.4.7.2: INCORRECT AMOUNT OF DATA), or, over RDMA, the session

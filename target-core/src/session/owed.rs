@@ -5,7 +5,7 @@ use iscsi_proto::datamover::{DataError, Datamover};
 use super::EndReason;
 use super::connection::Connection;
 use super::session::Session;
-use super::task_table::Flags;
+use super::task_table::{Flags, Progress};
 
 /// How many times as long a command may have nothing, while data of other commands of its session come.
 const TURNS: u32 = 10;
@@ -52,16 +52,20 @@ impl Session {
         let mut from = 0;
         while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;
-            let since = self.commands.tasks.get_mut(handle).and_then(|task| task.progress);
-            let Some((fetched, own)) = since else { continue };
+            let progress = self.commands.tasks.get_mut(handle).and_then(|task| task.progress);
+            let Some(Progress { since: own, asked, .. }) = progress else { continue };
             // On a slow line its data come behind those of others, but it is not to live on them for ever.
             let since = if awaited { own } else { own.max(connection.data_moved.min(own + limit * TURNS)) };
             // What asks for the data may wait itself, behind what the initiator takes slowly: the time begins after
-            // that.
-            let taking = connection.mover.backlog() != 0 && connection.now < connection.keepalive.taken() + limit;
-            if taking {
-                if let Some(task) = self.commands.tasks.get_mut(handle) {
-                    task.progress = Some((fetched, connection.now));
+            // that. What is queued later is not waited for, nor what does not get on itself: over RDMA it may be done
+            // only behind the data.
+            let mover = &connection.mover;
+            let is_queued = mover.backlog() != 0 && mover.sent() < asked;
+            if is_queued && connection.now < connection.data_sent.1 + limit {
+                if let Some(Progress { since, .. }) =
+                    self.commands.tasks.get_mut(handle).and_then(|task| task.progress.as_mut())
+                {
+                    *since = connection.now;
                 }
                 continue;
             }
@@ -90,15 +94,20 @@ impl Session {
     /// Takes down what has come for each command since the last look. Whether something has come for any.
     fn note_data_that_get_on<M: Datamover>(&mut self, connection: &mut Connection<M>) -> bool {
         let (mut any, mut from) = (false, 0);
+        let sent = connection.mover.sent();
+        if connection.data_sent.0 != sent {
+            connection.data_sent = (sent, connection.now);
+        }
         while let Some(handle) = self.commands.tasks.search(from, |task| task.flags.has(Flags::FETCHING)) {
             from = handle.slot + 1;
             let fetched = connection.mover.fetched(handle);
             let Some(task) = self.commands.tasks.get_mut(handle) else { continue };
             match task.progress {
-                Some((before, _)) if before == fetched => {}
+                Some(before) if before.fetched == fetched => {}
                 before => {
                     any |= before.is_some();
-                    task.progress = Some((fetched, connection.now));
+                    let asked = sent + connection.mover.backlog() as u64;
+                    task.progress = Some(Progress { fetched, since: connection.now, asked });
                 }
             }
         }

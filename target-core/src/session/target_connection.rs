@@ -225,7 +225,14 @@ impl<M: Datamover> TargetConnection<M> {
         let closes = lingering.unwrap_or(now);
         // A connection that is cut off at the end of its flush still has some time to give its buffers back.
         let drains = limits.drain_timeout.max(limits.close_timeout * 2);
-        let (flushing, until) = (Some(closes + limits.close_timeout), closes + drains);
+        // Others wait for the end of a session whose initiator owes data: its last words take no longer than the data
+        // may.
+        let flush = if self.connection.has_last_words {
+            limits.owed_data_wait.min(limits.close_timeout)
+        } else {
+            limits.close_timeout
+        };
+        let (flushing, until) = (Some(closes + flush), closes + drains);
         self.phase = Phase::Ending(Ending { session, lingering, flushing, until });
         if lingers {
             // The initiator's turn.

@@ -20,11 +20,22 @@ pub(super) struct Task {
     pub(super) flags: Flags,
     /// Bytes that the task fetched from the initiator.
     pub(super) fetched: u32,
-    /// How much of its data had come when somebody looked last, and since when it is so much.
-    pub(super) progress: Option<(u32, Instant)>,
+    /// How far its data had come when somebody looked last.
+    pub(super) progress: Option<Progress>,
     generation: u16,
     /// Next of the chain of tags, or of the free slots.
     next: u16,
+}
+
+/// How far the data of a command have come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    /// Bytes that had come.
+    pub(super) fetched: u32,
+    /// Since when it is so many.
+    pub(super) since: Instant,
+    /// How many bytes must have been sent until what asks for the next ones has left.
+    pub(super) asked: u64,
 }
 
 /// Facts of a task, one bit each.

@@ -541,6 +541,24 @@ fn data_of_others_do_not_keep_a_command_for_ever() {
     panic!("it lives on");
 }
 
+/// Nobody keeps a command whose data he owes by taking what is sent to him: that was queued behind what asks for them.
+#[test]
+fn who_takes_other_data_is_not_waited_for() {
+    let world = World::with(Limits { nop_in_idle: None, ..Limits::default() }, |node| node);
+    let mut peer = ready(&world, ME);
+    unfinished_write(&mut peer, 1, 0);
+    let limit = world.target.limits().data_timeout;
+    for itt in 2..6 {
+        peer.takes = false;
+        peer.read(itt, 0);
+        peer.pass(limit * 3 / 4);
+        peer.takes = true;
+        peer.wake();
+    }
+    let answers = core::iter::from_fn(|| peer.next()).map(|pdu| pdu.bhs.itt());
+    assert_eq!(answers.collect::<Vec<_>>(), [2, 3, 1, 4, 5]);
+}
+
 #[test]
 fn late_data_of_an_aborted_task_are_dropped() {
     let world = World::new();
