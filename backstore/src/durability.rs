@@ -12,8 +12,9 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::threads::Condvar;
 use crate::BlockRanges;
 
 /// Why a flush is not good.
@@ -100,7 +101,7 @@ impl Durability {
         let (before, wanted) = (state.failed, state.begun + 1);
         while state.running && state.ended < wanted {
             state.waiting += 1;
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.ended.wait(&self.state, state);
             state.waiting -= 1;
         }
         let mut result = Ok(());

@@ -12,7 +12,7 @@ use iscsi_memory::Buf;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
-use super::file_medium::FileMedium;
+use super::file_medium::{BlockFile, FileMedium};
 use super::file_pool::{FileQueue, Pool};
 use super::{
     Abilities, Backstore, Geometry, LbaStatus, StoreCompletion, StoreError, StoreOp, StoreOpenError, StoreQueue,
@@ -64,9 +64,9 @@ impl Default for FileOptions {
 /// # Ok::<(), backstore::StoreOpenError>(())
 /// ```
 #[derive(Debug)]
-pub struct FileStore {
+pub struct FileStore<F = File> {
     path: PathBuf,
-    medium: Arc<FileMedium<File>>,
+    medium: Arc<FileMedium<F>>,
     pool: Pool,
 }
 
@@ -129,10 +129,34 @@ impl FileStore {
             read_only: options.read_only,
             solid_state: false,
         };
-        let medium = Arc::new(FileMedium::new(file, geometry, abilities));
-        let pool = Pool::start(medium.clone(), options.threads.clamp(1, MOST_THREADS))
-            .map_err(|source| StoreOpenError::Threads { source })?;
-        Ok(Self { path, medium, pool })
+        let medium = FileMedium::new(file, geometry, abilities);
+        Self::over(path, medium, options.threads).map_err(|source| StoreOpenError::Threads { source })
+    }
+}
+
+impl<F: BlockFile> FileStore<F> {
+    /// A store over what is open already: `path` is what [`path`](Self::path) says, and `threads` is
+    /// [`FileOptions::threads`].
+    ///
+    /// # Errors
+    /// What the system says when it gives no thread.
+    ///
+    /// ```
+    /// use futures::executor::block_on;
+    /// use backstore::{Abilities, Backstore, FileMedium, FileStore, Geometry};
+    /// # let path = std::env::temp_dir().join(format!("file-store-over-example-{}", std::process::id()));
+    /// let file = std::fs::File::create_new(&path)?;
+    /// file.set_len(1 << 20)?;
+    /// let medium = FileMedium::new(file, Geometry::of_bytes(1 << 20), Abilities::default());
+    /// let store = FileStore::over(&path, medium, 4)?;
+    /// block_on(store.flush()).unwrap();
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn over(path: impl Into<PathBuf>, medium: FileMedium<F>, threads: usize) -> io::Result<Self> {
+        let medium = Arc::new(medium);
+        let pool = Pool::start(medium.clone(), threads.clamp(1, MOST_THREADS))?;
+        Ok(Self { path: path.into(), medium, pool })
     }
 
     /// The path that was opened.
@@ -181,7 +205,7 @@ fn open_or_create(path: &Path, options: &FileOptions) -> Result<File, StoreOpenE
 }
 
 #[async_trait]
-impl Backstore for FileStore {
+impl<F: BlockFile> Backstore for FileStore<F> {
     fn geometry(&self) -> Geometry {
         self.medium.geometry()
     }
@@ -225,12 +249,12 @@ impl Backstore for FileStore {
 }
 
 /// A queue whose store, and with it the threads, lives as long as the queue.
-struct KeepsStore {
+struct KeepsStore<F> {
     queue: FileQueue,
-    _store: Arc<FileStore>,
+    _store: Arc<FileStore<F>>,
 }
 
-impl StoreQueue for KeepsStore {
+impl<F: BlockFile> StoreQueue for KeepsStore<F> {
     fn submit(&mut self, batch: &mut Vec<super::StoreRequest>) {
         self.queue.submit(batch);
     }

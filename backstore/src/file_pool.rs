@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread::{Builder, JoinHandle};
 
 use futures::channel::oneshot;
 
 use super::file_medium::{BlockFile, FileMedium};
+use super::threads::{Condvar, JoinHandle, spawn};
 use super::{StoreCompletion, StoreError, StoreOp, StoreQueue, StoreRequest};
 
 /// Operations of one queue that wait for a thread or run: what is beyond waits in the queue itself, so that one
@@ -121,7 +121,7 @@ impl Jobs {
                 return;
             } else {
                 waiting.idle += 1;
-                waiting = self.added.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                waiting = self.added.wait(&self.waiting, waiting);
                 waiting.idle -= 1;
             }
         }
@@ -131,18 +131,18 @@ impl Jobs {
 /// The threads. Dropping it does what was accepted, and ends them.
 pub(super) struct Pool {
     jobs: Arc<Jobs>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle>,
 }
 
 impl Pool {
     /// As many operations of one queue as `most` run at a time, and one of others beside them.
     pub(super) fn start<F: BlockFile>(medium: Arc<FileMedium<F>>, most: usize) -> io::Result<Self> {
-        let jobs = Arc::new(Jobs { waiting: Mutex::default(), added: Condvar::new(), most });
+        let jobs = Arc::new(Jobs { waiting: Mutex::default(), added: Condvar::default(), most });
         let threads = most + 1;
         let mut pool = Self { jobs, threads: Vec::with_capacity(threads) };
         for _ in 0..threads {
             let (jobs, medium) = (pool.jobs.clone(), medium.clone());
-            pool.threads.push(Builder::new().name("file-store".into()).spawn(move || jobs.work(&medium))?);
+            pool.threads.push(spawn("file-store", move || jobs.work(&medium))?);
         }
         Ok(pool)
     }

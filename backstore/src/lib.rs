@@ -34,6 +34,8 @@ pub mod queue;
 mod ram;
 mod size;
 #[cfg(feature = "std")]
+mod threads;
+#[cfg(feature = "std")]
 mod under_way;
 
 pub use block_ranges::BlockRanges;

@@ -9,8 +9,10 @@
 //! While a call is held back, it copies nothing.
 
 use std::ops::Range;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::threads::{Condvar, now};
 
 /// How long one call is waited for: the system copies a block in a thousandth of that, or holds the call back.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -54,7 +56,7 @@ pub(super) struct UnderWay {
 
 impl Default for UnderWay {
     fn default() -> Self {
-        Self { state: Mutex::default(), ended: Condvar::new(), patience: PATIENCE }
+        Self { state: Mutex::default(), ended: Condvar::default(), patience: PATIENCE }
     }
 }
 
@@ -93,13 +95,13 @@ impl UnderWay {
         if older(&state.calls) {
             state.calls.push(Call { number, access, blocks: blocks.clone() });
             state.waiting += 1;
-            let until = Instant::now() + self.patience;
+            let until = now() + self.patience;
             while older(&state.calls) {
-                let left = until.saturating_duration_since(Instant::now());
+                let left = until.saturating_duration_since(now());
                 if left.is_zero() {
                     break;
                 }
-                state = self.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                state = self.ended.wait_timeout(&self.state, state, left);
             }
             state.waiting -= 1;
         } else {

@@ -153,6 +153,8 @@ impl Wait {
     /// Spins for about a microsecond in all, then lets others have the processor: whoever is waited for may need it.
     pub(crate) fn turn(&mut self) {
         self.0 += 1;
+        #[cfg(feature = "simulated-threads")]
+        crate::turns::point();
         #[cfg(feature = "std")]
         if self.0 > 32 {
             std::thread::yield_now();

@@ -15,6 +15,7 @@
 //! - [`SendList`], [`ReceiveWindow`] and, with the feature `std`, [`socket`] do vectored I/O over both kinds without
 //!   copying.
 //! - [`Lock`] is for what threads share, with and without `std`.
+//! - `turns` (feature `simulated-threads`) is for simulators that say which of several threads goes on.
 //! - `CountingAllocator` (feature `counting-allocator`) is for tests that assert that a path allocates nothing.
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -44,6 +45,8 @@ mod vectored;
 
 #[cfg(feature = "std")]
 pub mod socket;
+#[cfg(feature = "simulated-threads")]
+pub mod turns;
 
 #[cfg(feature = "std")]
 pub use advertised::Advertised;

@@ -31,6 +31,27 @@ fn heap_layout(len: usize) -> Layout {
     Layout::from_size_align(len.max(1), PAGE as usize).expect("a region is smaller than the address space")
 }
 
+/// Copies bytes between a region and private memory.
+///
+/// # Safety
+/// As for [`core::ptr::copy_nonoverlapping`].
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(feature = "simulated-threads")]
+    if crate::turns::time().is_some() {
+        // Other threads see a part of a copy done: here the part ends in the midst of a block.
+        let part = len.min(len / 1024 * 512 + 256);
+        // SAFETY: both parts are within what the caller names.
+        unsafe {
+            core::ptr::copy_nonoverlapping(from, to, part);
+            crate::turns::point();
+            return core::ptr::copy_nonoverlapping(from.add(part), to.add(part), len - part);
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, len) }
+}
+
 pub(crate) enum Backing {
     Heap,
     #[cfg(feature = "std")]
@@ -293,7 +314,7 @@ impl Region {
     fn copy_page(&self, offset: u64, to: &mut [u8]) {
         if self.is_written(offset >> PAGE_SHIFT) {
             // SAFETY: the caller has checked that the source is inside the region; the destination is private memory.
-            unsafe { core::ptr::copy_nonoverlapping(self.at(offset), to.as_mut_ptr(), to.len()) }
+            unsafe { copy(self.at(offset), to.as_mut_ptr(), to.len()) }
         } else {
             to.fill(0);
         }
@@ -408,7 +429,7 @@ impl Region {
             let _alone = self.blocks.write(at);
             self.enter_pages(at, now.len() as u64);
             // SAFETY: `check` holds the destination inside the region; the source is private memory.
-            unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), self.at(at), now.len()) }
+            unsafe { copy(now.as_ptr(), self.at(at), now.len()) }
             at += now.len() as u64;
             rest = later;
         }
