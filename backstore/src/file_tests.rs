@@ -80,7 +80,7 @@ struct Dropping {
     syncs: AtomicUsize,
 }
 
-impl crate::BlockFile for Arc<Dropping> {
+impl BlockFile for Arc<Dropping> {
     fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
         data.copy_from_slice(&self.bytes.lock().unwrap()[offset as usize..offset as usize + data.len()]);
         Ok(data.len())
@@ -382,7 +382,7 @@ impl Halting {
     }
 }
 
-impl crate::BlockFile for Arc<Halting> {
+impl BlockFile for Arc<Halting> {
     fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
         let from = |bytes: &mut [u8], part: std::ops::Range<usize>| {
             data[part.clone()].copy_from_slice(&bytes[offset as usize..][part]);
@@ -463,7 +463,7 @@ struct Holding {
     went: std::sync::Condvar,
 }
 
-impl crate::BlockFile for Arc<Holding> {
+impl BlockFile for Arc<Holding> {
     fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset != 0 {
             drop(self.went.wait_while(self.let_go.lock().unwrap(), |let_go| !*let_go).unwrap());

@@ -117,6 +117,13 @@ impl Mover {
         }
     }
 
+    fn withhold_reads(&self, end: End) {
+        match self {
+            Self::Loopback(fabric) => fabric.withhold_reads(end),
+            Self::Verbs(fabric) => fabric.withhold_reads(end),
+        }
+    }
+
     fn calm(&self) {
         match self {
             Self::Loopback(fabric) => fabric.calm(),
@@ -253,6 +260,11 @@ impl FabricLink {
         self.stir(now);
     }
 
+    /// `side` sends nothing any more of what RDMA Reads ask it for.
+    pub fn withhold_reads(&self, side: Side) {
+        self.fabric.withhold_reads(end(side));
+    }
+
     /// `side` hears that the connection, which was cut, is gone.
     pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
         self.fabric.cut_end(end(side));
@@ -292,6 +304,12 @@ impl FabricLink {
         let (work, receives, advertised) = self.fabric.held(end(side));
         (work + receives + advertised > 0)
             .then(|| format!("{work} work requests, {receives} receives and {advertised} advertised buffers"))
+    }
+
+    /// Work requests of a side that its queue pair has not given back.
+    #[must_use]
+    pub fn work(&self, side: Side) -> usize {
+        self.fabric.held(end(side)).0
     }
 
     /// When it moves next.

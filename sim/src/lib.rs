@@ -25,6 +25,7 @@
 //! | [`by_hand`] | one end of an iSER connection, played by hand |
 //! | [`odd`] | an initiator against a target that is odd |
 //! | [`driven`] | the real drivers over tokio, with streams and stores that are simulated |
+//! | [`threads`] | threads of the product that take turns |
 //! | [`served`] | a target with one disk, for one connection at a time |
 //! | [`fuzzed`], [`input`] | what the fuzz targets run |
 #![forbid(unsafe_code)]
@@ -50,6 +51,7 @@ pub mod rng;
 pub mod scenario;
 pub mod served;
 pub mod store;
+pub mod threads;
 pub mod told;
 pub mod trace;
 pub mod transport;

@@ -3,8 +3,8 @@
 //! Kinds, beside the plain one: `--calm`, without faults; `--meeting`, where rare things meet; `--silence`, with
 //! initiators that owe what they never send; `--odd`, an initiator against a target that is odd; `--library`, the
 //! library's session and disk over the tokio driver, against the same; `--paths`, a disk by several paths; `--sharing`,
-//! where several servers share their disks; `--scarce`, where buffers are; `--driven`, the real drivers over tokio.
-//! `--first` ends at the first seed that fails.
+//! where several servers share their disks; `--scarce`, where buffers are; `--driven`, the real drivers over tokio;
+//! `--threads`, threads that take turns. `--first` ends at the first seed that fails.
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -13,7 +13,8 @@ use std::time::Instant;
 use sim::{Kind, Transport};
 
 const USAGE: &str = "usage: sim (--seed N | --seeds A..B) [--transport tcp|iwarp|loopback|verbs] \
-                     [--calm | --meeting | --silence | --odd | --library | --paths | --sharing | --scarce | --driven] \
+                     [--calm | --meeting | --silence | --odd | --library | --paths | --sharing | --scarce | --driven | \
+                     --threads] \
                      [--first] [--trace]";
 
 struct Arguments {

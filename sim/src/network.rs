@@ -55,6 +55,14 @@ impl Network {
         }
     }
 
+    /// The initiator's side sends nothing any more of what RDMA Reads ask it for, and goes on with all else. Byte
+    /// streams know no Reads.
+    pub fn withhold_reads(&mut self) {
+        if let Self::Queues(fabric) = self {
+            fabric.withhold_reads(Side::Initiator);
+        }
+    }
+
     /// A side hears that the network, which was cut, is gone.
     pub fn tell_of_cut(&mut self, side: Side, now: Instant) {
         match self {

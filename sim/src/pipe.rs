@@ -10,7 +10,7 @@ use iscsi_memory::{SendList, SendSlice};
 use iscsi_proto::connection::{Connection, QueueConnection, StreamConnection, StreamEnd};
 use iscsi_proto::datamover::Datamover;
 use iscsi_proto::time::Instant;
-use target_core::session::TargetConnection;
+use target_core::session::{EndReason, TargetConnection};
 
 use crate::fabric::FabricLink;
 use crate::link::{Link, Side};
@@ -122,6 +122,9 @@ pub trait DriveInitiator: Drive {
 
 /// A target's.
 pub trait DriveTarget: Drive {
+    /// Why it ends, once it does.
+    fn ends(&self) -> Option<&EndReason>;
+
     /// Why it has ended.
     fn end_reason(&self) -> String;
 }
@@ -219,6 +222,10 @@ impl<M: Datamover, X: Exchange<InitiatorConnection<M, Workload>>> DriveInitiator
 }
 
 impl<M: Datamover, X: Exchange<TargetConnection<M>>> DriveTarget for Pipe<TargetConnection<M>, X> {
+    fn ends(&self) -> Option<&EndReason> {
+        self.connection.end_reason()
+    }
+
     fn end_reason(&self) -> String {
         format!("{:?}", self.connection.end_reason())
     }

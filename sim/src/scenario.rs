@@ -46,11 +46,13 @@ pub enum Kind {
     Scarce,
     /// The real drivers over tokio: [`driven`](crate::driven).
     Driven,
+    /// Threads that take turns: [`threads`](crate::threads).
+    Threads,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Plain,
         Self::Calm,
         Self::Meeting,
@@ -61,6 +63,7 @@ impl Kind {
         Self::Paths,
         Self::Scarce,
         Self::Driven,
+        Self::Threads,
     ];
 
     /// How the command line says it, if it does.
@@ -77,6 +80,7 @@ impl Kind {
             Self::Sharing => Some("--sharing"),
             Self::Scarce => Some("--scarce"),
             Self::Driven => Some("--driven"),
+            Self::Threads => Some("--threads"),
         }
     }
 
@@ -88,7 +92,7 @@ impl Kind {
             Self::Calm => Scenario::over(seed, transport).calm(),
             Self::Meeting => Scenario::meeting(seed, transport),
             Self::Silence => Scenario::silence(seed, transport),
-            Self::Odd | Self::Library | Self::Paths | Self::Driven => {
+            Self::Odd | Self::Library | Self::Paths | Self::Driven | Self::Threads => {
                 Scenario { kind: self, ..Scenario::over(seed, transport) }
             }
             Self::Sharing => Scenario::sharing(seed, transport),
@@ -176,13 +180,16 @@ pub struct SessionPlan {
     pub work: WorkPlan,
     /// So many of its links in 1000 go deaf: it hears nothing any more, and goes on sending; and after how long at most.
     pub deaf: (u64, Duration),
+    /// So many of its queue pairs in 1000 come to owe: they send nothing any more of what RDMA Reads ask them for, hear
+    /// all and say all else; and after how long at most.
+    pub owes: (u64, Duration),
 }
 
 impl SessionPlan {
-    /// Whether every connection of it goes deaf.
+    /// Whether every connection of it goes deaf, or comes to owe.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.deaf.0 >= 1000
+        self.deaf.0 >= 1000 || self.owes.0 >= 1000
     }
 }
 
@@ -523,7 +530,10 @@ impl Scenario {
         // The silent are found out by what they owe, not by what they do not answer.
         scenario.limits.nop_in_idle = Some(Duration::from_secs(300));
         scenario.limits.offer.immediate_data = rng.permille(300);
-        let silent = rng.between(1, 2) as usize;
+        let hears = scenario.silent_hear();
+        let silent = if hears { 1 } else { rng.between(1, 2) as usize };
+        // What it aborts of its own only is nothing that others may not hear of.
+        let own_only = hears && rng.permille(500);
         while scenario.sessions.len() < silent + 2 {
             let mut session = scenario.sessions[0].clone();
             session.reconnect.seed = Some(rng.u64());
@@ -556,13 +566,25 @@ impl Scenario {
                 session.timeouts.keepalive_interval = Duration::from_secs(600);
                 session.deaf = (1000, seconds(rng, 1, 20));
                 work.reads = 0;
+                if hears {
+                    session.owes = std::mem::take(&mut session.deaf);
+                    session.timeouts.task_management = Duration::from_secs(600);
+                    work.functions = rng.pick(&[50, 200]);
+                    work.function_kinds = if own_only { &[TaskFunction::AbortTaskSet] } else { GENTLE };
+                }
             } else {
                 // One of them resets. What it aborts of the others they learn only with their next command, if they have
                 // one, and by their own limit of time: nothing else is to be said of those.
                 let resets = functions > 0 && at == silent;
                 work.functions = if resets { functions } else { 0 };
                 work.function_kinds = GENTLE;
-                work.within = (functions == 0 || resets).then_some(held_up);
+                let hears_of_all = functions == 0 || resets;
+                work.within = (hears_of_all && (own_only || !hears)).then_some(held_up);
+                if hears {
+                    // The silent one may be owed something for so long, and say its last words for as long again.
+                    work.function_within = Some(scenario.limits.owed_data_wait * 2 + Duration::from_secs(1));
+                    session.timeouts.task_management = Duration::from_secs(600);
+                }
             }
         }
         scenario
@@ -578,6 +600,11 @@ impl Scenario {
     #[must_use]
     pub fn loses_nobody(&self) -> bool {
         matches!(self.kind, Kind::Calm | Kind::Scarce)
+    }
+
+    /// Whether the silent of a world of silence hear what is said to them, and keep back only what RDMA Reads ask for.
+    fn silent_hear(&self) -> bool {
+        matches!(self.transport, Transport::Loopback | Transport::Verbs) && self.seed % 5 == 1
     }
 
     /// Where bits flip, they do so in data only, and no header has a digest.
@@ -678,6 +705,7 @@ impl Scenario {
             iser: IserEnd::any(&mut Rng::new(rng.u64(), 11), Role::Initiator),
             work,
             deaf: (0, Duration::ZERO),
+            owes: (0, Duration::ZERO),
         }
     }
 }

@@ -125,3 +125,8 @@ pieces! {
     driven_1_of_2 Tcp 0.4 0 2,
     driven_2_of_2 Tcp 0.4 1 2,
 }
+
+pieces! {
+    Threads;
+    threads Tcp 0.3 0 1,
+}

@@ -25,6 +25,7 @@ pub fn pair(config: LoopbackConfig, seed: u64) -> (LoopbackQueue, LoopbackQueue,
         wires: [Wire::default(), Wire::default()],
         random: Random::new(seed),
         connected: false,
+        withholding: [false; 2],
         config,
     }));
     let queue = |end| LoopbackQueue { shared: shared.clone(), end };
@@ -156,6 +157,11 @@ impl Fabric {
         self.shared.lock().wire_to(end).muted = true;
     }
 
+    /// From here on this end sends nothing of what Reads ask it for; all else goes on.
+    pub fn withhold_reads(&self, end: End) {
+        self.shared.lock().withholding[end as usize] = true;
+    }
+
     /// This end takes nothing from the network for so many steps.
     pub fn stall(&self, end: End, steps: u32) {
         self.shared.lock().wire_to(end).stalled = steps;
@@ -178,6 +184,8 @@ pub(super) struct Shared {
     pub(super) wires: [Wire; 2],
     pub(super) random: Random,
     connected: bool,
+    /// By end: it owes what Reads ask it for.
+    withholding: [bool; 2],
 }
 
 impl Shared {
@@ -260,6 +268,7 @@ impl Shared {
         }
         for end in End::BOTH {
             let (connected, depth) = (self.connected, self.read_depth(end));
+            let withholds = self.withholding[end as usize];
             if self.can_arrive(end) {
                 steps.push(Step::Arrived(end));
             }
@@ -284,7 +293,7 @@ impl Shared {
             if connected && !state.established {
                 steps.push(Step::Established(end));
             }
-            if !state.answering.is_empty() {
+            if !state.answering.is_empty() && !withholds {
                 steps.push(Step::Answered(end));
             }
             if !state.established {

@@ -9,7 +9,7 @@
 //! clock is paused, no source of events is left that is not simulated, and `select!` in the product is `biased`.
 //! `sim/tests/driven.rs` runs seeds twice and compares their traces. Not here, for they are threads: several workers
 //! that run at the same time (here they are tasks that take turns), the file store's pool, applications on other
-//! threads than their session. Named tests with threads stand for those.
+//! threads than their session. Worlds of threads that take turns ([`crate::threads`]) and named tests stand for those.
 //!
 //! What is looked at, beside the data ([`crate::model`]): every call ends; one connection does not hold up another for
 //! longer than its passes may take ([`raw`]); nothing is left at the end, neither tasks nor streams nor sessions nor

@@ -3,14 +3,14 @@
 //! Elsewhere the simulator drives everything on one thread. Here the product's own threads, and those that use it, are
 //! threads of the system that take turns ([`iscsi_memory::turns`]): one runs until it waits, or comes to a point where
 //! threads meet: in the midst of a copy within a [`iscsi_memory::Region`], and in what is simulated here, the file
-//! system and the stores. Which one is next is a decision of the seed ([`schedule`]), and so is the run.
+//! system and the stores. Which one is next is a decision of the seed (`schedule`), and so is the run.
 //!
 //! Each seed lives three small worlds, one after the other:
-//! - [`file`]: the file store, its pool of threads and a file whose calls do their work piece by piece and are held back
-//!   for long: no block is torn, nothing that was acknowledged is lost, and a queue whose calls are held back does not
-//!   stop another one.
-//! - [`memory`]: a region that several threads read and write: no block is torn.
-//! - [`unfinished`]: sessions whose connection has gone before their operations at the store have ended, and workers and
+//! - `file`: the file store, its pool of threads and a file whose calls do their work piece by piece and are held
+//!   back for long: no block is torn, nothing that was acknowledged is lost, and a queue whose calls are held back does
+//!   not stop another one.
+//! - `memory`: a region that several threads read and write: no block is torn.
+//! - `unfinished`: sessions whose connection has gone before their operations at the store have ended, and workers and
 //!   logins that look after them at the same time: each of them ends.
 
 mod file;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -130,7 +130,6 @@ fn say(connection: &mut TargetConnection<TcpMover>, mut bytes: &[u8]) {
             let mut list = SendList::default();
             connection.fill_send_list(&mut list);
             let n = list.len();
-            drop(list);
             if n == 0 {
                 break;
             }
@@ -203,7 +202,7 @@ pub(super) fn live(world: &mut World) -> Report {
         world.fault.found(format!("of {sessions} sessions whose operations have ended {done} are over"));
     }
     is_over.store(true, Ordering::Relaxed);
-    bells.into_iter().for_each(|bell| std::task::Wake::wake(bell));
+    bells.into_iter().for_each(Wake::wake);
     join(attending, &world.fault);
     Report { commands: sessions.into(), logins: sessions.into(), ..Report::default() }
 }

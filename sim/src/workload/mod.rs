@@ -12,7 +12,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use initiator_core::application::{Application, Control, ControlAnswer, Event};
-use initiator_core::command::{Command, Completion, Outcome, Repeat};
+use initiator_core::command::{Command, Completion, Failure, Outcome, Repeat};
 use iscsi_proto::parameters::Digest;
 use iscsi_proto::pdu::{TaskAttribute, TaskFunction, TaskResponse};
 use iscsi_proto::time::Instant;
@@ -133,6 +133,8 @@ pub struct Workload {
     controls: BTreeMap<u32, Asked>,
     control_wanted: Option<(Control, usize)>,
     next_control: u32,
+    /// Functions whose connection was lost before they were answered, and when they were asked for.
+    unanswered: Vec<(TaskFunction, Instant)>,
     /// When it asked last for something that is no command.
     asked_at: Instant,
     /// Failed writes of which something may still be under way in the target: until the connection is known to live on, or the next login.
@@ -182,6 +184,7 @@ impl Workload {
             controls: BTreeMap::new(),
             control_wanted: None,
             next_control: 0,
+            unanswered: Vec::new(),
             asked_at: Instant::ZERO,
             fresh: Vec::new(),
             limbo,
@@ -212,6 +215,11 @@ impl Workload {
     /// A connection begins its login.
     pub fn connects(&mut self) {
         self.connected_at = self.trace.now();
+    }
+
+    /// The functions that were not answered by the connection that has ended, and when they were asked for.
+    pub fn take_unanswered(&mut self) -> Vec<(TaskFunction, Instant)> {
+        std::mem::take(&mut self.unanswered)
     }
 
     /// When it has something to do by itself, if it has.
@@ -465,6 +473,9 @@ impl Application for Workload {
                 }
             }
             self.check_answer(function, &answer, asked.at);
+            if answer == ControlAnswer::Failed(Failure::ConnectionLost) {
+                self.unanswered.push((function, asked.at));
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::World;
+use super::owing::Owing;
 use crate::rng::Rng;
 use crate::workload::Happened;
 
@@ -13,6 +14,8 @@ pub(super) enum Fate {
     Cut,
     /// Its initiator hears nothing any more, and goes on sending.
     Deaf,
+    /// Its initiator sends nothing any more of what RDMA Reads ask it for.
+    Owing,
 }
 
 /// What happens to the target.
@@ -76,6 +79,13 @@ impl World<'_> {
                     self.trace.event(format_args!("link {number}: its initiator goes deaf"));
                     network.deafen(now);
                     self.deafened.push(number);
+                    self.deaf += 1;
+                }
+                Fate::Owing => {
+                    self.trace.event(format_args!("link {number}: its initiator owes what Reads ask for"));
+                    network.withhold_reads();
+                    self.deafened.push(number);
+                    self.owing.push(Owing::over(number));
                     self.deaf += 1;
                 }
             }

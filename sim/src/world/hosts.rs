@@ -210,7 +210,12 @@ impl World<'_> {
         self.trace.event(format_args!("host {at} connects, link {link}"));
         engine.app().connects();
         let host = &mut self.hosts[at];
-        for (fate, (links, within)) in [(Fate::Cut, self.scenario.weather.cut_within), (Fate::Deaf, host.plan.deaf)] {
+        let plans = [
+            (Fate::Cut, self.scenario.weather.cut_within),
+            (Fate::Deaf, host.plan.deaf),
+            (Fate::Owing, host.plan.owes),
+        ];
+        for (fate, (links, within)) in plans {
             if links > 0 && !self.calm && host.mangle.is_none() && host.rng.permille(links) {
                 let wait = Duration::from_micros(host.rng.magnitude(1, within.as_micros() as u64));
                 self.fates.push((self.now + wait, link, fate));
@@ -224,8 +229,12 @@ impl World<'_> {
     fn disconnect_host(&mut self, at: usize, pipe: Box<dyn DriveInitiator>) -> State {
         let now = self.now;
         self.close(pipe.link(), Side::Initiator);
-        let logged_in_at = pipe.logged_in_at();
-        let (engine, end, time2wait) = pipe.into_parts(now);
+        let (number, logged_in_at) = (pipe.link(), pipe.logged_in_at());
+        let (mut engine, end, time2wait) = pipe.into_parts(now);
+        let unanswered = engine.app().take_unanswered();
+        if let Some(owing) = self.owing.iter_mut().find(|owing| owing.link == number) {
+            owing.unanswered = unanswered;
+        }
         self.trace.event(format_args!("host {at} is disconnected: {end}"));
         if end.is_logout() {
             return self.give_up(engine);

@@ -3,6 +3,7 @@
 mod events;
 mod hosts;
 mod others;
+mod owing;
 mod report;
 mod server;
 mod serving;
@@ -36,6 +37,7 @@ use crate::trace::Trace;
 use crate::workload::{Attentions, Verdict, Workload};
 use events::{Fate, Happening};
 use hosts::{Host, NAMES, State};
+use owing::Owing;
 use server::Server;
 
 /// Rounds of a run at most: more is a livelock. A slow link that takes a few bytes a time needs some three million for
@@ -84,8 +86,10 @@ struct World<'a> {
     hostile_at: Option<(u64, Instant)>,
     /// What becomes of links at a time.
     fates: Vec<(Instant, usize, Fate)>,
-    /// Links whose initiator hears nothing any more.
+    /// Links whose initiator hears nothing any more, or owes.
     deafened: Vec<usize>,
+    /// Of those that owe, what becomes of what they ask for.
+    owing: Vec<Owing>,
     /// What happens to the target at a time.
     events_at: Vec<(Instant, Happening)>,
     calm: bool,
@@ -104,6 +108,9 @@ struct World<'a> {
 pub fn run(scenario: &Scenario, print: bool) -> Result<Report, Failure> {
     if scenario.kind == Kind::Driven {
         return crate::driven::run(scenario.seed, print);
+    }
+    if scenario.kind == Kind::Threads {
+        return crate::threads::run(scenario.seed, print);
     }
     if scenario.kind == Kind::Odd {
         return crate::odd::run(scenario.seed, print);
@@ -189,6 +196,7 @@ impl<'a> World<'a> {
                 .then_some((scenario.hostile + scenario.silent, Instant::ZERO)),
             fates: Vec::new(),
             deafened: Vec::new(),
+            owing: Vec::new(),
             events_at: Vec::new(),
             calm: false,
             rounds: 0,
@@ -384,6 +392,7 @@ impl<'a> World<'a> {
             }
             self.check_promises()?;
             self.check_pinned()?;
+            self.owing.iter().try_for_each(Owing::check)?;
             if done(self) {
                 return Ok(());
             }

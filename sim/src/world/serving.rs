@@ -163,6 +163,12 @@ impl World<'_> {
             };
             self.disks.iter().flat_map(|disk| &disk.parts).for_each(SimStore::begin_turn);
             any |= pipe.run(link, self.now)?;
+            if let Some(owing) = self.owing.iter_mut().find(|owing| owing.link == pipe.link()) {
+                // A queue pair of verbs may part with what waits behind the Read that is not answered.
+                let most = if self.device.is_none() { self.scenario.iser.target.work } else { 0 };
+                let has_room = link.as_fabric().is_some_and(|fabric| fabric.work(Side::Target) < most);
+                owing.ends(|| pipe.ends(), has_room, self.now);
+            }
             if pipe.is_finished() {
                 let served = self.served.remove(at);
                 let number = served.pipe.link();

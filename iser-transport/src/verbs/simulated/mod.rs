@@ -251,6 +251,11 @@ impl SimulatedFabric {
     pub fn mute(&self, end: End) {
         lock(&self.wire).mute(end);
     }
+
+    /// From here on this end sends nothing of what Reads ask it for; all else goes on.
+    pub fn withhold_reads(&self, end: End) {
+        lock(&self.wire).withhold_reads(end);
+    }
 }
 
 /// One end: the queue pair of verbs over a [`Device`]. Dropping it ends the connection.

@@ -167,7 +167,7 @@ impl Wire {
                     writes = true;
                 }
                 Operation::Read(_) if is_open => {
-                    if !taken.left.is_empty() && arrives {
+                    if !taken.left.is_empty() && arrives && !other.withholds_reads {
                         steps.push(Step::Fetched(end, index));
                     }
                     if !taken.flying.is_empty() && side.hears() {

@@ -99,6 +99,8 @@ pub(super) struct Side {
     pub(super) has_heard: bool,
     /// It hears nothing any more.
     pub(super) is_muted: bool,
+    /// It sends nothing of what Reads ask it for.
+    pub(super) withholds_reads: bool,
     /// Steps for which it takes nothing from the network.
     pub(super) stalled: u32,
 }
@@ -122,6 +124,7 @@ impl Side {
             is_gone: false,
             has_heard: false,
             is_muted: false,
+            withholds_reads: false,
             stalled: 0,
         }
     }
@@ -378,6 +381,10 @@ impl Wire {
 
     pub(super) fn mute(&mut self, end: End) {
         self.side(end).is_muted = true;
+    }
+
+    pub(super) fn withhold_reads(&mut self, end: End) {
+        self.side(end).withholds_reads = true;
     }
 
     pub(super) fn calm(&mut self) {

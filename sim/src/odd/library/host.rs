@@ -176,7 +176,7 @@ impl Host {
             }
             self.0.turn.send_replace(state.current + 1);
         }
-        pending().await
+        pending::<()>().await;
     }
 
     /// An attempt goes to a portal: is that where it has to go?

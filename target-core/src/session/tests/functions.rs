@@ -556,7 +556,7 @@ fn who_takes_other_data_is_not_waited_for() {
         peer.wake();
     }
     let answers = core::iter::from_fn(|| peer.next()).map(|pdu| pdu.bhs.itt());
-    assert_eq!(answers.collect::<Vec<_>>(), [2, 3, 1, 4, 5]);
+    assert_eq!(answers.collect::<Vec<_>>(), [2, 3, 4, 1, 5]);
 }
 
 #[test]
