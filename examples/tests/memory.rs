@@ -7,6 +7,9 @@
 #[expect(dead_code, reason = "each test program uses a part of the module")]
 mod program;
 
+#[path = "memory/logins.rs"]
+mod logins;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};

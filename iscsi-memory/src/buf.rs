@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use crate::registration::register_by_all_means;
 use crate::{Access, DevicePiece, DomainId, RegisterFailure, Registrar, Registration};
 
-/// Alignment of every [`Buf`] in bytes: what `O_DIRECT` files and registered memory ask for.
+/// Alignment of a [`Buf`] in bytes, unless it is a [small](Buf::small) one: what `O_DIRECT` files and registered memory ask for.
 const ALIGNMENT: usize = 4096;
 
 /// Buffers of so many bytes or more are mappings of their own: what is freed is given back to the system at once,
@@ -72,6 +72,8 @@ pub struct Buf {
     capacity: usize,
     start: usize,
     len: usize,
+    /// It has no alignment.
+    small: bool,
     registration: Option<Arc<dyn Registration>>,
 }
 
@@ -88,9 +90,9 @@ impl Buf {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { ptr: NonNull::dangling(), capacity: 0, start: 0, len: 0, registration: None };
+            return Self { ptr: NonNull::dangling(), capacity: 0, start: 0, len: 0, small: false, registration: None };
         }
-        let layout = Self::layout(len);
+        let layout = Self::layout(len, false);
         let ptr = if is_mapped(len) {
             map(len)
         } else {
@@ -98,11 +100,37 @@ impl Buf {
             NonNull::new(unsafe { alloc_zeroed(layout) })
         };
         let Some(ptr) = ptr else { handle_alloc_error(layout) };
-        Self { ptr, capacity: len, start: 0, len, registration: None }
+        Self { ptr, capacity: len, start: 0, len, small: false, registration: None }
     }
 
-    fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, ALIGNMENT).expect("a buffer is smaller than the address space")
+    /// A buffer of `len` zero bytes without alignment, which takes no byte more than it has: for what many have a little
+    /// of, and no file gets. A pool does not keep it.
+    ///
+    /// ```
+    /// use iscsi_memory::{Buf, BufPool};
+    /// let buf = Buf::small(4096);
+    /// assert_eq!((buf.len(), buf[4095]), (4096, 0));
+    /// let mut pool = BufPool::new(1 << 20);
+    /// pool.give(buf);
+    /// assert_eq!(pool.idle(), 0);
+    /// ```
+    ///
+    /// # Panics
+    /// If `len` is over `isize::MAX`. Aborts through the global handler if memory runs out.
+    #[must_use]
+    pub fn small(len: usize) -> Self {
+        if len == 0 || is_mapped(len) {
+            return Self::zeroed(len);
+        }
+        let layout = Self::layout(len, true);
+        // SAFETY: the layout's size is not zero.
+        let Some(ptr) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        Self { ptr, capacity: len, start: 0, len, small: true, registration: None }
+    }
+
+    fn layout(capacity: usize, small: bool) -> Layout {
+        Layout::from_size_align(capacity, if small { 1 } else { ALIGNMENT })
+            .expect("a buffer is smaller than the address space")
     }
 
     /// Bytes that the buffer can hold.
@@ -209,8 +237,8 @@ impl Drop for Buf {
         if is_mapped(self.capacity) {
             unmap(self.ptr, self.capacity);
         } else if self.capacity != 0 {
-            // SAFETY: allocated in `zeroed` with this very layout, and owned by us alone.
-            unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.capacity)) }
+            // SAFETY: allocated in `zeroed` or `small` with this very layout, and owned by us alone.
+            unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.capacity, self.small)) }
         }
     }
 }
@@ -298,6 +326,7 @@ impl BufPool {
     pub fn give(&mut self, buf: Buf) {
         let capacity = buf.capacity();
         if let Some(class) = Self::class(capacity)
+            && !buf.small
             && capacity == 1 << (class as u32 + SMALLEST)
             && self.idle + capacity <= self.limit
         {

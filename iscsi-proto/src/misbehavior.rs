@@ -27,6 +27,16 @@ pub enum Misbehavior {
     #[error("too much came ahead of a CmdSN that is missing")]
     TooMuchAheadOfCmdSn,
 
+    /// The text of one login request, over all its PDUs, is longer than what is taken of a peer that has proved nothing
+    /// (RFC 7143 6.1 asks for 8192 bytes).
+    #[error("the text of a login request is longer than what is taken in all")]
+    LoginTextTooLong {
+        /// Bytes so far.
+        len: u32,
+        /// The most that are taken.
+        limit: u32,
+    },
+
     // Data of a command over TCP.
     /// An R2T for a command without the W bit (RFC 7143 11.8).
     #[error("an R2T came for a command that sends no data")]

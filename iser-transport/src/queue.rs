@@ -233,6 +233,13 @@ pub trait QueuePair {
         }
     }
 
+    /// Posts one receive for a message of at most `len` bytes, where little comes and goes until the next
+    /// [`post_receives`](Self::post_receives): a login, of a peer that has proved nothing. A provider that can takes
+    /// memory for the receive when its message comes, and none for bulk.
+    fn post_single(&mut self, len: usize) {
+        self.post_receive(Buf::zeroed(len));
+    }
+
     /// Nothing has come or gone for a while: gives back memory that is for bulk. It is taken again when it is needed.
     fn trim(&mut self) {}
 

@@ -13,7 +13,7 @@ use crate::misbehavior::Misbehavior;
 use crate::parameters::Parameters;
 use crate::pdu::{Bhs, LoginRequest, LoginResponse, LoginStatus, Opcode, Stage};
 use crate::serial::Serial;
-use crate::text::{NOT_UNDERSTOOD, TextBuffer, TextLimits, TextPieces, TextWriter};
+use crate::text::{NOT_UNDERSTOOD, TextBuffer, TextError, TextLimits, TextPieces, TextWriter};
 
 mod states;
 
@@ -241,6 +241,23 @@ impl TargetLogin {
         }
     }
 
+    /// A PDU came that cannot be taken, and `why`: the login is refused.
+    ///
+    /// ```
+    /// use iscsi_proto::login::{LoginError, LoginOutcome, TargetLogin, TargetLoginConfig};
+    /// use iscsi_proto::misbehavior::Misbehavior;
+    /// use iscsi_proto::pdu::LoginRequest;
+    /// let mut target = TargetLogin::new(TargetLoginConfig::default(), [7; 64]);
+    /// let request = LoginRequest::straight_to_full_feature([0x80, 0, 0, 0, 0, 1], 1);
+    /// let why = Misbehavior::LoginTextTooLong { len: 9000, limit: 8192 };
+    /// let reply = target.refuse_pdu(&request.emit(), why.into());
+    /// assert!(matches!(reply.outcome, LoginOutcome::Refused(LoginError::Protocol(_))));
+    /// ```
+    pub fn refuse_pdu(&mut self, bhs: &Bhs, why: LoginError) -> LoginReply {
+        let (to, _) = self.address_of(bhs);
+        self.refuse(to, why)
+    }
+
     /// Whom a refusal of this PDU is addressed to, and whether login has begun.
     fn address_of(&self, bhs: &Bhs) -> (Fixed, bool) {
         let unknown = Fixed { isid: [0; 6], tsih: 0, itt: bhs.itt(), cid: 0, versions: (0, 0) };
@@ -311,6 +328,11 @@ impl TargetLogin {
                 let late = !matches!(state, State::Opening(_));
                 let keys = self.sort_keys(&text, csg, late, &mut out)?;
                 state = state.take_text(keys, csg, (fixed, &self.names), authority, &mut out)?;
+                let limit = self.config.text.max_bytes.max(LOGIN_SEGMENT);
+                if out.as_bytes().len() > limit {
+                    // Many keys that mean nothing: the answer is not to be kept for who does not fetch it.
+                    return Err(TextError::TooLong { limit }.into());
+                }
                 self.outgoing = out.into_pieces(self.config.data_segment.min(LOGIN_SEGMENT));
             }
         }
@@ -320,6 +342,9 @@ impl TargetLogin {
             let (piece, incomplete) = self.outgoing.next_piece();
             draft.incomplete = incomplete;
             draft.data = piece.to_vec();
+            if !incomplete {
+                self.outgoing = TextPieces::default();
+            }
         }
         // RFC 7143 11.13.7: no transition with more to come.
         match request.nsg.filter(|_| !request.incomplete && !draft.incomplete) {

@@ -44,13 +44,17 @@ mod send;
 mod staging;
 mod target_side;
 
-/// MaxRecvDataSegmentLength until login has ended (RFC 7143 13.12: the default).
+use staging::Staging;
+
+/// MaxRecvDataSegmentLength until login has ended (RFC 7143 13.12: the default). A target takes as much of one login
+/// request's text over all its PDUs: who has proved nothing costs no more because it counts in pieces.
 const LOGIN_DATA_SEGMENT_LEN: u32 = 8192;
 /// Smallest staging buffer: a header with the largest AHS area and a login PDU's data segment fit.
 const SMALLEST_STAGING: usize = 16 << 10;
-/// Staging of a target until bytes come in bulk: a header with the largest AHS area fits. Peers that have proved
-/// nothing get no more, unless they send a longer login request.
-const LOGIN_STAGING: usize = 2 << 10;
+/// Staging of a target until bytes come in bulk: a header with the largest AHS area fits.
+const SMALL_STAGING: usize = 2 << 10;
+/// Staging of a target in a login: peers that have proved nothing get no more, but for a longer request while it comes.
+const LOGIN_STAGING: usize = 1 << 10;
 
 /// Idle memory that a mover with buffers of its own keeps.
 const IDLE: usize = 1 << 20;
@@ -69,7 +73,7 @@ pub enum Role {
 /// Sizes of a [`TcpMover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpMoverConfig {
-    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with 2 KiB, and takes so much when
+    /// Receive buffer in bytes, at least 16 KiB; default 128 KiB. A target begins with 1 KiB, and takes so much when
     /// bytes come in bulk. It grows when a control PDU with a larger data segment comes, which the declared
     /// MaxRecvDataSegmentLength bounds.
     pub staging_size: usize,
@@ -210,7 +214,10 @@ impl TcpMover {
         // A target gives memory for what its peer does, not for what the peer may do.
         let is_target = role == Role::Target;
         let tasks = if is_target { 0 } else { usize::from(config.max_tasks) };
-        let staging = if is_target { LOGIN_STAGING } else { config.staging_size.max(SMALLEST_STAGING) };
+        let staging = match role {
+            Role::Target => Staging::for_login(LOGIN_STAGING, buffers.clone()),
+            Role::Initiator => Staging::new(config.staging_size.max(SMALLEST_STAGING), buffers.clone()),
+        };
         let keep = if is_target { KEPT_SENDING.min(config.send_high_water) } else { config.send_high_water };
         let parameters = Parameters::default();
         let limits = NegotiatedLimits {
@@ -229,8 +236,8 @@ impl TcpMover {
             stream_end: None,
             throttled: false,
             numbers: SequenceNumbers::default(),
-            receive: receive::Receive::new(staging, buffers.clone()),
-            send: send::SendQueue::new(keep, tasks, buffers),
+            receive: receive::Receive::new(staging),
+            send: send::SendQueue::new(keep, tasks, buffers, is_target),
             given: None,
             events: VecDeque::with_capacity(tasks * 2),
             sinks,
@@ -350,10 +357,12 @@ impl Datamover for TcpMover {
         self.limits = NegotiatedLimits::of(&self.parameters, self.config.copy_limit);
         let (header, data) =
             (self.parameters.header_digest == Digest::Crc32c, self.parameters.data_digest == Digest::Crc32c);
+        self.send.begin_bulk();
         self.send.header_digest = header;
         self.send.data_digest = data;
         self.receive.enable(self.role, header, data);
         if self.role == Role::Target {
+            self.receive.begin_bulk(SMALL_STAGING);
             self.receive.may_grow(self.config.staging_size.max(SMALLEST_STAGING));
             self.target.enable(self.config.max_tasks.into());
         }
@@ -458,7 +467,9 @@ impl StreamMover for TcpMover {
         } else {
             backlog > self.config.send_high_water
         };
-        let held_back = self.throttled && self.role == Role::Target;
+        // Login is lock-step: who does not take the answer to a request has no other one read.
+        let unanswered = !self.full_feature && backlog > 0;
+        let held_back = (self.throttled || unanswered) && self.role == Role::Target;
         let open = self.state == MoverState::Open && self.stream_end.is_none() && !held_back;
         self.window(open)
     }

@@ -1,10 +1,9 @@
 //! Framing: PDUs out of staging; what is done with their payload is in `payload`.
 
 use crate::pdu::offset::{EXPECTED_DATA_TRANSFER_LENGTH, FLAGS};
-use iscsi_memory::SessionBuffers;
 
 use super::staging::Staging;
-use super::{MoverState, Role, TcpMover};
+use super::{LOGIN_DATA_SEGMENT_LEN, MoverState, Role, TcpMover};
 use crate::connection::StreamEnd;
 use crate::datamover::{MalformedPdu, MoverError, Notification};
 use crate::digest::{Crc32c, crc32c};
@@ -79,14 +78,16 @@ pub(super) struct Receive {
     landed: usize,
     /// Nothing has been parsed yet: the peer has not shown that it speaks iSCSI.
     first: bool,
+    /// Target, in a login: bytes of a text whose rest is to come in further PDUs.
+    gathered: u32,
     ahs: (usize, usize),
     data: (usize, usize),
 }
 
 impl Receive {
-    pub(super) fn new(size: usize, buffers: SessionBuffers) -> Self {
+    pub(super) fn new(staging: Staging) -> Self {
         Self {
-            staging: Staging::new(size, buffers),
+            staging,
             part: PduPart::Header,
             payload: DataSegment {
                 bhs: Bhs::new(Opcode::NopOut),
@@ -105,6 +106,7 @@ impl Receive {
             refused: false,
             landed: 0,
             first: true,
+            gathered: 0,
             ahs: (0, 0),
             data: (0, 0),
         }
@@ -121,6 +123,16 @@ impl Receive {
     /// Staging takes up to `most` bytes when they come in bulk.
     pub(super) fn may_grow(&mut self, most: usize) {
         self.staging.may_grow(most);
+    }
+
+    /// The login is over: staging has at least `size` bytes.
+    pub(super) fn begin_bulk(&mut self, size: usize) {
+        self.staging.begin_bulk(size);
+    }
+
+    /// In a login: memory that the last PDU took is given back, if it is gone.
+    pub(super) fn shrink(&mut self) {
+        self.staging.shrink();
     }
 
     /// Staging stays as it is.
@@ -351,8 +363,8 @@ impl TcpMover {
         let Some(header) = unread.first_chunk::<BHS_LEN>() else { return FramingStep::Starved };
         let bhs = Bhs(*header);
         let ahs_len = bhs.ahs_len();
-        if self.receive.first && ahs_len > 0 {
-            // Login PDUs have none, and the rest of it is not to be waited for.
+        if ahs_len > 0 && (self.receive.first || !self.full_feature && self.role == Role::Target) {
+            // Login PDUs have none (RFC 7143 11.12), and the rest of it is not to be waited for.
             return self.failed(MoverError::NotIscsi);
         }
         let mut header_len = BHS_LEN + ahs_len;
@@ -377,7 +389,7 @@ impl TcpMover {
         }
         self.receive.first = false;
         if !self.full_feature {
-            return self.whole(header_len, len);
+            return self.login_pdu(&bhs, header_len, len);
         }
         let opcode = bhs.0[0] & 0x3f;
         match self.role {
@@ -468,6 +480,23 @@ impl TcpMover {
             Role::Target => byte & 0xbf == Opcode::LoginRequest as u8,
             Role::Initiator => [Opcode::LoginResponse as u8, Opcode::Reject as u8].contains(&byte),
         }
+    }
+
+    /// A login's text over several PDUs costs no more than in one: what is longer is dropped as it comes, and told.
+    fn login_pdu(&mut self, bhs: &Bhs, header_len: usize, len: u32) -> FramingStep {
+        if self.role == Role::Target && bhs.opcode() == Ok(Opcode::LoginRequest) {
+            let text = self.receive.gathered + len;
+            if text > LOGIN_DATA_SEGMENT_LEN {
+                self.receive.staging.consume(header_len);
+                let error =
+                    MalformedPdu::Protocol(Misbehavior::LoginTextTooLong { len: text, limit: LOGIN_DATA_SEGMENT_LEN });
+                self.receive.begin_payload(bhs, Purpose::Malformed(error));
+                return FramingStep::On;
+            }
+            // RFC 7143 11.12.2: the C bit.
+            self.receive.gathered = if bhs.0[FLAGS] & 0x40 == 0 { 0 } else { text };
+        }
+        self.whole(header_len, len)
     }
 
     fn whole(&mut self, header: usize, len: u32) -> FramingStep {

@@ -9,6 +9,8 @@ use crate::datamover::Notification;
 use crate::digest::{Crc32c, crc32c};
 use crate::pdu::{BHS_LEN, Bhs, padding};
 
+/// Smallest buffer in bytes of a login: most answers fit.
+const SMALLEST_OF_LOGIN: usize = 1 << 10;
 /// Smallest buffer in bytes.
 const SMALLEST: usize = 4 << 10;
 
@@ -52,13 +54,18 @@ pub(super) struct SendQueue {
     sent: u64,
     /// The buffer is given back when it is empty and larger than this.
     keep: usize,
+    /// The buffer is one of `buffers`.
+    pooled: bool,
+    /// Little is to be sent, to a peer that has proved nothing: the buffer is none of `buffers`, has no byte more than it
+    /// needs, and is freed when all is sent.
+    login: bool,
     pub(super) header_digest: bool,
     pub(super) data_digest: bool,
 }
 
 impl SendQueue {
-    /// A queue whose buffer is to come out of `buffers`.
-    pub(super) fn new(keep: usize, entries: usize, buffers: SessionBuffers) -> Self {
+    /// A queue whose buffer is to come out of `buffers`; `login`: from [`begin_bulk`](Self::begin_bulk) on.
+    pub(super) fn new(keep: usize, entries: usize, buffers: SessionBuffers, login: bool) -> Self {
         Self {
             buffers,
             bytes: Buf::zeroed(0),
@@ -71,6 +78,8 @@ impl SendQueue {
             backlog: 0,
             sent: 0,
             keep,
+            pooled: false,
+            login,
             header_digest: false,
             data_digest: false,
         }
@@ -78,20 +87,29 @@ impl SendQueue {
 
     /// Another buffer of `size` bytes with what is to be sent, whose place is the same.
     fn exchange(&mut self, size: usize) {
-        let mut new = self.buffers.take(size);
+        let mut new = if self.login { Buf::small(size) } else { self.buffers.take(size) };
         let used = self.head..self.tail;
         if let (Some(to), Some(from)) = (new.get_mut(used.clone()), self.bytes.get(used)) {
             to.copy_from_slice(from);
         }
-        self.discard(new);
+        self.replace(new, !self.login);
     }
 
-    /// Has `new` for a buffer.
-    fn discard(&mut self, new: Buf) {
+    /// Has no buffer any more.
+    fn discard(&mut self) {
+        self.replace(Buf::zeroed(0), false);
+    }
+
+    fn replace(&mut self, new: Buf, pooled: bool) {
         let old = core::mem::replace(&mut self.bytes, new);
-        if old.capacity() != 0 {
+        if core::mem::replace(&mut self.pooled, pooled) {
             self.buffers.give(old);
         }
+    }
+
+    /// The Full Feature Phase begins.
+    pub(super) fn begin_bulk(&mut self) {
+        self.login = false;
     }
 
     #[inline]
@@ -127,7 +145,11 @@ impl SendQueue {
             self.tail = used;
             self.head = 0;
         } else {
-            self.exchange((self.tail + n).next_power_of_two().max(SMALLEST));
+            let size = self.tail + n;
+            self.exchange(match self.login {
+                true => size.max(SMALLEST_OF_LOGIN),
+                false => size.next_power_of_two().max(SMALLEST),
+            });
         }
     }
 
@@ -287,7 +309,7 @@ impl SendQueue {
     pub(super) fn trim(&mut self) {
         if self.backlog == 0 && self.pieces.is_empty() && self.free.len() == self.held.len() {
             (self.head, self.tail) = (0, 0);
-            self.discard(Buf::zeroed(0));
+            self.discard();
             (self.pieces, self.held, self.free) = Default::default();
             self.rest = Vec::new();
         }
@@ -329,7 +351,7 @@ impl SendQueue {
         if self.head == self.tail {
             self.head = 0;
             self.tail = 0;
-            if self.bytes.len() > self.keep {
+            if !self.pooled || self.bytes.len() > self.keep {
                 self.shrink();
             }
         }
@@ -352,7 +374,7 @@ impl SendQueue {
 
     #[cold]
     fn shrink(&mut self) {
-        self.discard(Buf::zeroed(0));
+        self.discard();
     }
 
     /// Drops everything queued. Buffers that nobody owns go to `released`.
@@ -372,6 +394,6 @@ impl SendQueue {
 
 impl Drop for SendQueue {
     fn drop(&mut self) {
-        self.discard(Buf::zeroed(0));
+        self.discard();
     }
 }

@@ -1,6 +1,6 @@
 //! The staging buffer: where headers, control PDUs and small payloads gather as they come from the stream.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use iscsi_memory::{Buf, SessionBuffers};
 
@@ -9,7 +9,7 @@ use iscsi_memory::{Buf, SessionBuffers};
 pub(super) struct Staging {
     buffers: SessionBuffers,
     /// What there is as long as little comes.
-    small: Box<[u8]>,
+    small: Vec<u8>,
     /// What there is instead once more comes.
     bulk: Option<Buf>,
     head: usize,
@@ -20,13 +20,45 @@ pub(super) struct Staging {
     crowded: bool,
     /// Bytes that have to fit for the PDU at hand, from the first unread one on; 0 when it is gone.
     need: usize,
+    /// Bytes of `small` between two PDUs, while peers have proved nothing: it grows by what one PDU lacks, and nothing
+    /// is received behind that PDU.
+    login: Option<usize>,
 }
 
 impl Staging {
     /// Staging of `size` bytes that is to grow out of `buffers`.
     pub(super) fn new(size: usize, buffers: SessionBuffers) -> Self {
-        let small = alloc::vec![0; size].into_boxed_slice();
-        Self { buffers, small, bulk: None, head: 0, tail: 0, most: size, crowded: false, need: 0 }
+        let small = alloc::vec![0; size];
+        Self { buffers, small, bulk: None, head: 0, tail: 0, most: size, crowded: false, need: 0, login: None }
+    }
+
+    /// Staging of `size` bytes for a login: until [`begin_bulk`](Self::begin_bulk) it has no byte more than the PDU at
+    /// hand, and takes nothing of `buffers`.
+    pub(super) fn for_login(size: usize, buffers: SessionBuffers) -> Self {
+        let mut staging = Self::new(size, buffers);
+        staging.login = Some(size);
+        staging
+    }
+
+    /// The login is over: from now on it has at least `size` bytes.
+    pub(super) fn begin_bulk(&mut self, size: usize) {
+        self.shrink();
+        self.login = None;
+        if self.small.len() < size {
+            self.small.resize(size, 0);
+        }
+    }
+
+    /// In a login: the PDU that it grew for is gone. Positions noted before are void.
+    pub(super) fn shrink(&mut self) {
+        if let Some(size) = self.login
+            && self.small.len() > size
+            && self.len() == 0
+        {
+            (self.head, self.tail) = (0, 0);
+            self.small.truncate(size);
+            self.small.shrink_to_fit();
+        }
     }
 
     /// From now on it takes up to `most` bytes when they come in bulk.
@@ -148,7 +180,11 @@ impl Staging {
             self.compact();
         }
         let tail = self.tail;
-        self.bytes_mut().get_mut(tail..).unwrap_or_default()
+        let end = match self.login {
+            Some(_) if self.need > 0 => self.head + self.need,
+            _ => self.size(),
+        };
+        self.bytes_mut().get_mut(tail..end).unwrap_or_default()
     }
 
     /// What is there to be parsed, and [`room`](Self::room).
@@ -180,7 +216,11 @@ impl Staging {
         if self.size() - self.head >= need {
             return;
         }
-        if self.size() < need {
+        if self.size() < need && self.login.is_some() {
+            self.compact();
+            self.small.reserve_exact(need - self.small.len());
+            self.small.resize(need, 0);
+        } else if self.size() < need {
             self.enlarge(need.next_power_of_two());
         } else {
             self.compact();

@@ -32,6 +32,9 @@ pub const MAX_KEY: usize = 63;
 /// The most bytes of a value that this stack reads: a CHAP value of 1024 bytes takes 2050, a name 223.
 pub const MAX_VALUE: usize = 8192;
 
+/// Texts of at most so many bytes take no more memory than they have: a login that comes in pieces, say.
+const EXACT: usize = 16 << 10;
+
 /// The answer to a key that is not understood (RFC 7143 6.2).
 pub const NOT_UNDERSTOOD: &str = "NotUnderstood";
 /// The answer to a key that has no meaning here (RFC 7143 6.2).
@@ -228,6 +231,9 @@ impl TextBuffer {
     pub fn push(&mut self, data: &[u8]) -> Result<(), TextError> {
         if data.len() > self.limits.max_bytes.saturating_sub(self.text.len()) {
             return Err(TextError::TooLong { limit: self.limits.max_bytes });
+        }
+        if self.text.len() + data.len() <= EXACT {
+            self.text.reserve_exact(data.len());
         }
         self.text.extend_from_slice(data);
         Ok(())

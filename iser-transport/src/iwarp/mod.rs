@@ -270,7 +270,7 @@ impl IwarpQueue {
             heard: false,
             receive: receive::Receive::new(config.staging_size),
             send: send::SendQueue::new(),
-            pump: pump::Pump::new(config.ird()),
+            pump: pump::Pump::new(),
             receives: VecDeque::new(),
             spare: 0,
             receive_len: 0,
@@ -311,7 +311,7 @@ impl IwarpQueue {
     fn start_up(&mut self) {
         let reply = self.role == Role::Initiator;
         let frame = match Frame::parse(self.receive.staging.unread(), reply) {
-            Ok(None) => return,
+            Ok(None) => return self.receive.staging.make_room(mpa::LONGEST),
             Err(text) => return self.end(EndCause::PeerProtocol(text)),
             Ok(Some(frame)) => frame,
         };
@@ -442,11 +442,23 @@ impl QueuePair for IwarpQueue {
     fn post_receives(&mut self, count: usize, len: usize) {
         self.receive_len = len;
         self.spare += count;
+        self.receive.staging.set_small(false);
+        self.send.set_small(false);
+    }
+
+    fn post_single(&mut self, len: usize) {
+        self.receive_len = len;
+        self.spare += 1;
+        self.receive.staging.set_small(true);
+        self.send.set_small(true);
     }
 
     fn trim(&mut self) {
         self.receive.staging.trim();
         self.send.trim();
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
         if self.receive_len != 0 && self.receive.is_between() && self.receive.message.0 == 0 {
             let posted = self.receives.len();
             self.receives.retain(|buf| buf.len() < self.receive_len);

@@ -13,6 +13,8 @@ const REPLY_KEY: [u8; 16] = *b"MPA ID Rep Frame";
 const FIXED: usize = 20;
 /// Most bytes of private data (RFC 5044 7.1.1).
 pub(super) const MAX_PRIVATE: usize = 512;
+/// Bytes of the longest startup frame.
+pub(super) const LONGEST: usize = FIXED + MAX_PRIVATE;
 /// Bytes of private data that revision 2 takes for itself (RFC 6581 9).
 pub(super) const ENHANCED: usize = 4;
 

@@ -87,12 +87,13 @@ impl IwarpQueue {
         Ok((Place::Message, placed))
     }
 
-    /// A message may come: the first receive has memory.
+    /// A message comes: the first receive has memory.
     #[inline]
-    pub(super) fn provide_receive(&mut self) {
-        if self.receives.is_empty() && self.spare > 0 {
+    pub(super) fn provide_receive(&mut self, header: &Header) {
+        if self.receives.is_empty() && self.spare > 0 && matches!(header, Header::Untagged(_)) {
             self.spare -= 1;
-            self.receives.push_back(Buf::zeroed(self.receive_len));
+            let (len, small) = (self.receive_len, self.receive.staging.is_small());
+            self.receives.push_back(if small { Buf::small(len) } else { Buf::zeroed(len) });
         }
     }
 

@@ -47,15 +47,8 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn new(depth: u16) -> Self {
-        Self {
-            current: Current::Nothing,
-            responses: VecDeque::with_capacity(usize::from(depth)),
-            responded: false,
-            sends: 0,
-            reads: 0,
-            waiting: 0,
-        }
+    pub(super) fn new() -> Self {
+        Self { current: Current::Nothing, responses: VecDeque::new(), responded: false, sends: 0, reads: 0, waiting: 0 }
     }
 
     pub(super) fn waiting(&self) -> usize {

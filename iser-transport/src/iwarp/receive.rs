@@ -7,7 +7,7 @@ use super::IwarpQueue;
 use super::fault;
 use super::header::{CRC, Header, LENGTH, Opcode, TAGGED, UNTAGGED, padding};
 use super::place::{Place, Target};
-use super::staging::Staging;
+use super::staging::{SMALL, Staging};
 
 /// Smallest receive buffer: the longest startup frame fits.
 const SMALLEST_STAGING: usize = 4 << 10;
@@ -206,11 +206,11 @@ impl IwarpQueue {
 
     #[inline]
     fn parse_header(&mut self) -> Step {
-        self.provide_receive();
         let fpdu = self.receive.staging.unread();
         let Some(parsed) = Header::parse(fpdu) else { return Step::Rest };
         let ulpdu = usize::from(u16::from_be_bytes(fpdu.first_chunk().copied().unwrap_or_default()));
         let total = LENGTH + ulpdu + padding(ulpdu) + CRC;
+        let staged = fpdu.len();
         let header = match parsed {
             Ok(header) => header,
             // Under the CRC a header is believed only once it is verified.
@@ -223,9 +223,10 @@ impl IwarpQueue {
             return self.whole(total);
         }
         let len = ulpdu - header.len();
+        self.provide_receive(&header);
         match self.admit(&header, len) {
             Ok((place, at)) => {
-                if !self.crc && fpdu.len() >= total && len <= STREAMED {
+                if !self.crc && staged >= total && len <= STREAMED {
                     self.receive.plan_receive(&header, len);
                     self.place(LENGTH + header.len(), len, place, at);
                     self.receive.staging.consume(total);
@@ -233,7 +234,8 @@ impl IwarpQueue {
                     return Step::On;
                 }
                 // What may be refused yet is placed only in private memory, and only where it spares a copy.
-                if self.crc && (fpdu.len() >= total || len <= STREAMED || self.is_lent(place)) {
+                let short = if self.receive.staging.is_small() { SMALL / 2 } else { STREAMED };
+                if self.crc && (staged >= total || len <= short || self.is_lent(place)) {
                     self.receive.plan_receive(&header, len);
                     return self.whole(total);
                 }
@@ -247,13 +249,16 @@ impl IwarpQueue {
 
     #[inline]
     fn whole(&mut self, total: usize) -> Step {
+        if total > SMALL && self.receive.staging.is_small() {
+            // Nothing that is looked at as a whole is so long in a login, and its length may be a lie.
+            return self.refused(fault::TOO_LONG);
+        }
         self.receive.phase = Phase::Whole(total);
         self.receive.staging.make_room(total);
         Step::On
     }
 
     fn take_whole(&mut self, total: usize) -> Step {
-        self.provide_receive();
         let Some(fpdu) = self.receive.staging.unread().get(..total) else { return Step::Rest };
         if self.crc && fpdu.split_last_chunk::<CRC>().is_none_or(|(covered, field)| crc32c(covered) != *field) {
             return self.refused(fault::CRC_MISMATCH);
@@ -276,6 +281,7 @@ impl IwarpQueue {
         } else {
             let ulpdu = usize::from(u16::from_be_bytes(fpdu.first_chunk().copied().unwrap_or_default()));
             let len = ulpdu - header.len();
+            self.provide_receive(&header);
             let (place, at) = match self.admit(&header, len) {
                 Ok(place) => place,
                 Err(fault) => return self.refused(fault),

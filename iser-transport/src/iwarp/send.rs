@@ -45,11 +45,23 @@ pub(super) struct SendQueue {
     queued: u64,
     /// Position in the stream behind all that was ever sent.
     sent: u64,
+    /// Little is sent: the buffer has no byte more than it needs, and is freed when all is sent.
+    small: bool,
 }
 
 impl SendQueue {
     pub(super) fn new() -> Self {
-        Self { bytes: Buf::zeroed(SIZE), head: 0, tail: 0, pieces: VecDeque::new(), queued: 0, sent: 0 }
+        Self { bytes: Buf::zeroed(0), head: 0, tail: 0, pieces: VecDeque::new(), queued: 0, sent: 0, small: false }
+    }
+
+    /// Little is sent from now on, or much.
+    pub(super) fn set_small(&mut self, small: bool) {
+        self.small = small;
+    }
+
+    /// Bytes of a buffer that is to hold at least so many.
+    fn size_for(&self, least: usize) -> usize {
+        if self.small { least } else { least.next_power_of_two().max(SIZE) }
     }
 
     #[inline]
@@ -75,7 +87,7 @@ impl SendQueue {
     /// Sees to it that the buffer is of at least `size` bytes.
     pub(super) fn reserve(&mut self, size: usize) {
         if self.bytes.len() < size {
-            let mut new = Buf::zeroed(size);
+            let mut new = if self.small { Buf::small(size) } else { Buf::zeroed(size) };
             let used = self.head..self.tail;
             if let (Some(to), Some(from)) = (new.get_mut(used.clone()), self.bytes.get(used)) {
                 to.copy_from_slice(from);
@@ -88,7 +100,7 @@ impl SendQueue {
     pub(super) fn trim(&mut self) {
         if self.is_empty() {
             (self.head, self.tail) = (0, 0);
-            self.bytes = Buf::zeroed(SIZE);
+            self.bytes = Buf::zeroed(0);
             self.pieces = VecDeque::new();
         }
     }
@@ -100,9 +112,11 @@ impl SendQueue {
         if self.pieces.len() >= MAX_PIECES {
             return false;
         }
-        if n > self.bytes.len() {
+        if self.small {
+            self.reserve(self.tail + n);
+        } else if n > self.bytes.len() {
             // Payloads that are copied because of the CRC: room for some at once.
-            self.reserve(n.next_power_of_two() * 4);
+            self.reserve(self.size_for(n * 4));
         }
         // No more is moved than was sent since the last time.
         if self.bytes.len() - self.tail < n && self.head >= self.tail - self.head {
@@ -125,7 +139,7 @@ impl SendQueue {
     pub(super) fn grab(&mut self, n: usize) -> &mut [u8] {
         if self.bytes.len() - self.tail < n {
             // Only startup frames and the Terminate, whose room nobody asked for before.
-            self.reserve((self.tail + n).next_power_of_two());
+            self.reserve(self.size_for(self.tail + n));
         }
         let at = self.tail;
         self.tail += n;
@@ -179,6 +193,9 @@ impl SendQueue {
         if self.head == self.tail {
             self.head = 0;
             self.tail = 0;
+            if self.small {
+                self.bytes = Buf::zeroed(0);
+            }
         }
     }
 

@@ -11,11 +11,36 @@ pub(super) struct Staging {
     tail: usize,
     /// Bytes at first.
     size: usize,
+    /// Little comes: it has [`SMALL`] bytes between two FPDUs.
+    small: bool,
 }
+
+/// Bytes while little comes: headers, and what is looked at as a whole, fit.
+pub(super) const SMALL: usize = 128;
 
 impl Staging {
     pub(super) fn new(size: usize) -> Self {
-        Self { bytes: Buf::zeroed(size), head: 0, tail: 0, size }
+        Self { bytes: Buf::zeroed(0), head: 0, tail: 0, size, small: false }
+    }
+
+    /// Whether little comes.
+    #[inline]
+    pub(super) fn is_small(&self) -> bool {
+        self.small
+    }
+
+    /// Little comes from now on, or much.
+    pub(super) fn set_small(&mut self, small: bool) {
+        self.small = small;
+        if !small && self.bytes.len() < self.size {
+            self.exchange(self.size);
+        }
+    }
+
+    /// It has its size when nothing is unread.
+    #[cold]
+    fn provide(&mut self) {
+        self.bytes = if self.small { Buf::small(SMALL) } else { Buf::zeroed(self.size) };
     }
 
     #[inline]
@@ -44,6 +69,9 @@ impl Staging {
     pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
         if self.head == self.tail {
             self.clear();
+            if self.bytes.is_empty() || self.small && self.bytes.len() > SMALL {
+                self.provide();
+            }
         } else if self.bytes.len() - self.tail < most.min(self.bytes.len() / 4).max(1) {
             self.compact();
         }
@@ -74,7 +102,7 @@ impl Staging {
 
     /// Another buffer of `size` bytes, with what is unread at the same place.
     fn exchange(&mut self, size: usize) {
-        let mut new = Buf::zeroed(size);
+        let mut new = if self.small { Buf::small(size) } else { Buf::zeroed(size) };
         let unread = self.head..self.tail;
         if let (Some(to), Some(from)) = (new.get_mut(unread.clone()), self.bytes.get(unread)) {
             to.copy_from_slice(from);
@@ -86,7 +114,7 @@ impl Staging {
     pub(super) fn trim(&mut self) {
         if self.len() == 0 {
             self.clear();
-            self.bytes = Buf::zeroed(self.size);
+            self.bytes = Buf::zeroed(0);
         }
     }
 
@@ -94,7 +122,7 @@ impl Staging {
     fn grow(&mut self, need: usize) {
         self.compact();
         if self.bytes.len() < need {
-            self.exchange(need.next_power_of_two());
+            self.exchange(if self.small { need } else { need.next_power_of_two() });
         }
     }
 }

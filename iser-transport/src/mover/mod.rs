@@ -128,7 +128,7 @@ impl<Q: QueuePair> IserMover<Q> {
             throttled: false,
             numbers: SequenceNumbers::default(),
             receive: receive::Receive::new(),
-            send: send::SendQueue::new(config.send_memory),
+            send: send::SendQueue::new(),
             events: VecDeque::new(),
             target: target::TargetSide::new(if role == Role::Target { tasks } else { 0 }),
             initiator: initiator::InitiatorSide::new(if role == Role::Initiator { tasks } else { 0 }),
@@ -303,6 +303,7 @@ impl<Q: QueuePair> Datamover for IserMover<Q> {
 
     fn enable_datamover(&mut self) {
         self.full_feature = true;
+        self.send.begin_bulk(self.config.send_memory);
         match self.config.role {
             Role::Target => self.open_target(),
             Role::Initiator => self.open_initiator(),
@@ -449,8 +450,10 @@ impl<Q: StreamQueue> StreamMover for IserMover<Q> {
         let most = self.config.send_high_water;
         self.throttled = backlog > if self.throttled { most / 2 } else { most };
         // What waits behind an RDMA Read leaves when the Read's data have come.
-        let throttled = self.throttled && self.config.role == Role::Target && self.queue.is_sending();
-        if throttled || matches!(self.state, State::Closed) {
+        // Login is lock-step: who does not take the answer to a request has no other one read.
+        let throttled = self.throttled || !self.full_feature;
+        let held_back = throttled && self.config.role == Role::Target && self.queue.is_sending();
+        if held_back || matches!(self.state, State::Closed) {
             return ReceiveWindow { payload: ReceiveSlice::Private(&mut []), staging: &mut [] };
         }
         self.queue.receive_window()

@@ -1,7 +1,6 @@
 //! Receives, and what comes in them: one iSER message each (RFC 7145 9).
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use iscsi_memory::Buf;
 use iscsi_proto::datamover::{MalformedPdu, MoverError, Notification};
@@ -37,8 +36,8 @@ pub(super) struct Receive {
     message: Option<Buf>,
     ahs: Span,
     data: Span,
-    /// Login: buffers that are not posted.
-    spare: Vec<Buf>,
+    /// Target, in a login: bytes of a text whose rest is to come in further PDUs.
+    gathered: u32,
     /// Receives that are posted and not used.
     posted: usize,
     /// Bytes of a full-feature receive; zero until they are posted.
@@ -58,7 +57,7 @@ impl Receive {
             message: None,
             ahs: Span::default(),
             data: Span::default(),
-            spare: Vec::new(),
+            gathered: 0,
             posted: 0,
             full_len: 0,
             full_count: 0,
@@ -115,11 +114,13 @@ impl<Q: QueuePair> IserMover<Q> {
     }
 
     /// Login is lock-step: one receive is there for the next PDU of the peer, from before the message that asks for it.
+    /// A text over several PDUs costs no more than in one: what is gathered of it is room that the next PDU has not.
     pub(super) fn ensure_login_receive(&mut self) {
         if self.receive.posted == 0 {
-            let len = HEADERS_LEN + LOGIN_DATA_SEGMENT_LEN as usize;
-            let buf = self.receive.spare.pop().unwrap_or_else(|| Buf::zeroed(len));
-            self.post_receive(buf);
+            self.receive.posted += 1;
+            self.unrung = true;
+            let data = LOGIN_DATA_SEGMENT_LEN.saturating_sub(self.receive.gathered);
+            self.queue.post_single(HEADERS_LEN + data as usize);
         }
     }
 
@@ -180,8 +181,10 @@ impl<Q: QueuePair> IserMover<Q> {
         self.receive.ahs = Span::default();
         self.receive.data = Span::default();
         if self.receive.full_len == 0 {
-            // Posted when there is an answer to be expected.
-            self.receive.spare.push(buf);
+            // Another one is posted when there is an answer to be expected.
+            drop(buf);
+            self.receive.trim();
+            self.queue.trim();
             return;
         }
         let missing = self.receive.posted + self.receive.inbox.len() < self.receive.full_count;
@@ -264,6 +267,11 @@ impl<Q: QueuePair> IserMover<Q> {
         if invalidated.is_some() {
             return self.broken(Misbehavior::LoginInvalidatesStag);
         }
+        if self.config.role == Role::Target {
+            // RFC 7143 11.12.2: the C bit.
+            let text = self.receive.gathered.saturating_add(data.len as u32);
+            self.receive.gathered = if bhs.0[1] & 0x40 == 0 { 0 } else { text };
+        }
         self.receive.data = data;
         Some(Notification::Control(*bhs))
     }
@@ -306,6 +314,5 @@ impl<Q: QueuePair> IserMover<Q> {
     /// The Full Feature Phase holds from the next message on.
     pub(super) fn open_segment(&mut self) {
         self.receive.segment = self.parameters.max_recv_data_segment_length;
-        self.receive.spare.clear();
     }
 }

@@ -1,5 +1,6 @@
 //! What waits for a place in the queue pair, what is in it, and what becomes of it.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use iscsi_memory::{Buf, BufPool, Lease, Payload};
@@ -64,7 +65,8 @@ struct Range {
 
 #[derive(Debug)]
 pub(super) struct SendQueue {
-    pool: BufPool,
+    /// Where messages take buffers. None in a login, of which nothing is kept.
+    pool: Option<Box<BufPool>>,
     /// Hello or HelloReply, ahead of everything.
     first: Option<Buf>,
     waiting: VecDeque<Waiting>,
@@ -88,9 +90,9 @@ pub(super) struct SendQueue {
 }
 
 impl SendQueue {
-    pub(super) fn new(memory: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            pool: BufPool::new(memory),
+            pool: None,
             first: None,
             waiting: VecDeque::new(),
             rest: None,
@@ -108,7 +110,9 @@ impl SendQueue {
 
     /// Gives back what lies idle.
     pub(super) fn trim(&mut self) {
-        self.pool.clear();
+        if let Some(pool) = &mut self.pool {
+            pool.clear();
+        }
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
         }
@@ -135,7 +139,21 @@ impl SendQueue {
 
     /// A buffer for a message or for copied data.
     pub(super) fn take_buffer(&mut self, len: usize) -> Buf {
-        self.pool.take(len)
+        match &mut self.pool {
+            Some(pool) => pool.take(len),
+            None => Buf::small(len),
+        }
+    }
+
+    fn give_buffer(&mut self, buf: Buf) {
+        if let Some(pool) = &mut self.pool {
+            pool.give(buf);
+        }
+    }
+
+    /// The Full Feature Phase begins: so many idle bytes are kept.
+    pub(super) fn begin_bulk(&mut self, memory: usize) {
+        self.pool = Some(Box::new(BufPool::new(memory)));
     }
 
     /// An RDMA Read waits for its turn.
@@ -249,7 +267,7 @@ impl<Q: QueuePair> IserMover<Q> {
         let kind = Inline::Send { invalidate: None };
         if self.may_post_inline() && self.queue.post_inline(kind, message.len(), &mut |to| to.copy_from_slice(&message))
         {
-            self.send.pool.give(message);
+            self.send.give_buffer(message);
             return self.sent_inline(None);
         }
         self.send.queue_send(message, None);
@@ -408,7 +426,7 @@ impl<Q: QueuePair> IserMover<Q> {
 
     pub(super) fn give_pooled(&mut self, memory: Payload) {
         if let Payload::Buf(buf) = memory {
-            self.send.pool.give(buf);
+            self.send.give_buffer(buf);
         }
     }
 

@@ -265,3 +265,22 @@ fn a_broken_connection_leaves_the_others_alone() {
     assert_eq!(bhs.opcode(), Ok(Opcode::NopIn));
     assert!(data.starts_with(b"still there"));
 }
+
+#[test]
+fn what_a_connection_waits_in_for_its_first_byte_has_no_mover() {
+    let worker = Server::builder(config(&["127.0.0.1:0"])).crew(
+        #[cfg(all(feature = "verbs", target_os = "linux"))]
+        Duration::ZERO,
+    );
+    let (worker, _) = &worker.workers[0];
+    let (sender, mut inbox) = mpsc::unbounded_channel();
+    let seats = Seats::from([(sender, Arc::default())]);
+    let seat = worker.target.registry().seat(false).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let endpoints = Endpoints { local: stream.local_addr().unwrap(), peer: stream.peer_addr().unwrap() };
+    assert!(worker::assign(&seats, worker::Incoming::Tcp(stream, true), endpoints, seat));
+    let future = worker.serve(inbox.try_recv().unwrap());
+    // With 14.5 KiB of the connection itself (`login_memory`) and some of the runtime's it stays below 16 KiB.
+    assert!(size_of_val(&future) < 1280, "{} bytes", size_of_val(&future));
+}

@@ -154,7 +154,7 @@ impl Worker {
         let _ = timeout(rest, async { while connections.join_next().await.is_some() {} }).await;
     }
 
-    fn serve(&self, arrival: Arrival) -> impl Future<Output = ()> + use<> {
+    pub(super) fn serve(&self, arrival: Arrival) -> impl Future<Output = ()> + use<> {
         let service = Service {
             target: self.target.clone(),
             driver: self.driver,
@@ -226,33 +226,45 @@ impl Service {
         (self.random)(&mut bytes).ok().map(|()| bytes)
     }
 
-    /// Serves a connection over a byte stream to its end.
-    async fn serve_over<M: StreamMover>(self, stream: impl StreamSocket, mover: M, admitted: Admitted) {
-        let Some((mut connection, service)) = self.begin(mover, admitted) else { return };
-        let _ = drive_with(stream, &mut connection, Clock::process(), service.driver).await;
-        service.ended(&connection);
+    /// Serves a connection over a byte stream to its end. Its future has no place for a mover: what waits for the first
+    /// byte of a connection is as large as the largest that may follow.
+    fn serve_over<M: StreamMover>(
+        self,
+        stream: impl StreamSocket,
+        mover: M,
+        admitted: Admitted,
+    ) -> impl Future<Output = ()> {
+        let begun = self.begin(mover, admitted);
+        async move {
+            let Some((mut connection, service)) = begun else { return };
+            let _ = drive_with(stream, &mut *connection, Clock::process(), service.driver).await;
+            service.ended(&connection);
+        }
     }
 
     /// Serves a connection over an RDMA device to its end.
     #[cfg(all(feature = "verbs", target_os = "linux"))]
-    async fn serve_queue<M: iscsi_proto::connection::QueueMover>(
+    fn serve_queue<M: iscsi_proto::connection::QueueMover>(
         self,
         events: &iser_transport::verbs::VerbsEvents,
         spin: Duration,
         mover: M,
         admitted: Admitted,
-    ) {
-        let Some((mut connection, service)) = self.begin(mover, admitted) else { return };
-        let _ = iser_transport::verbs::drive_queue(&mut connection, events, spin, Clock::process()).await;
-        service.ended(&connection);
+    ) -> impl Future<Output = ()> {
+        let begun = self.begin(mover, admitted);
+        async move {
+            let Some((mut connection, service)) = begun else { return };
+            let _ = iser_transport::verbs::drive_queue(&mut *connection, events, spin, Clock::process()).await;
+            service.ended(&connection);
+        }
     }
 
-    fn begin<M: Datamover>(self, mover: M, admitted: Admitted) -> Option<(TargetConnection<M>, Self)> {
+    fn begin<M: Datamover>(self, mover: M, admitted: Admitted) -> Option<(Box<TargetConnection<M>>, Self)> {
         // Without random numbers nobody can be told from anybody else.
         let entropy = self.random()?;
         let Admitted { seat, endpoints, since, carrier } = admitted;
         let connection = TargetConnection::seated(self.target.clone(), seat, mover, endpoints, entropy, since);
-        Some((connection.carried_by(carrier), self))
+        Some((Box::new(connection.carried_by(carrier)), self))
     }
 
     fn ended<M: Datamover>(self, connection: &TargetConnection<M>) {

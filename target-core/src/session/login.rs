@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::task::Waker;
 
-use iscsi_proto::datamover::{Caps, Datamover, Notification};
+use iscsi_proto::datamover::{Caps, Datamover, MalformedPdu, Notification};
 use iscsi_proto::login::{
     Admission, Authority, Identity, LoginError, LoginOutcome, LoginReply, Refusal, TargetGrant, TargetLogin,
     TargetLoginConfig,
@@ -219,6 +219,9 @@ impl LoginPhase {
             let authority = With { authority: &self.authority, mover: &*mover };
             let reply = match notification {
                 Notification::Control(bhs) => self.machine.handle_pdu(&bhs, mover.control_data(), &authority),
+                Notification::Malformed { bhs, error: MalformedPdu::Protocol(why) } => {
+                    Some(self.machine.refuse_pdu(&bhs, LoginError::Protocol(why)))
+                }
                 Notification::Malformed { bhs, .. } => self.machine.handle_pdu(&bhs, &[], &authority),
                 Notification::Terminated(error) => return Err(EndReason::Transport(error)),
                 // No task, no buffer before the Full Feature Phase.

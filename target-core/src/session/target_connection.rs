@@ -29,7 +29,7 @@ pub struct TargetConnection<M> {
     endpoints: Endpoints,
     reason: Option<EndReason>,
     /// Behind the mover, so that it is dropped after it.
-    departure: Option<Departure>,
+    departure: Option<Box<Departure>>,
 }
 
 /// Where the connection is. The session is here because one connection carries it; what is the connection's own is
@@ -75,7 +75,8 @@ impl<M> TargetConnection<M> {
             Phase::Finished => return,
         };
         let registry = self.target.registry.clone();
-        self.departure = Some(Departure::new(registry, entry, executor, tickets, self.seat.take()));
+        let seat = self.seat.take();
+        self.departure = Some(Box::new(Departure::new(registry, entry, executor, tickets, seat)));
     }
 }
 

@@ -212,6 +212,9 @@ impl TcpMover {
         self.receive.data.1 = 0;
         self.receive.ahs.1 = 0;
         let empty = ReceiveSlice::Private(&mut []);
+        if !self.full_feature {
+            self.receive.shrink();
+        }
         if !open || self.receive.refused {
             return ReceiveWindow { payload: empty, staging: &mut [] };
         }
