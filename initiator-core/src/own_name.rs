@@ -70,8 +70,8 @@ fn read(path: &Path) -> Option<String> {
 }
 
 /// Writes the file, unless there is one with a name: whole, or not at all. Who comes second waits by a lock of the
-/// directory, since not every file system has links or a way to rename that spares what is there; where one has no locks
-/// either, two that make the first name at the same moment may take two.
+/// directory, since not every file system has links or a way to rename that spares what is there; where one has no
+/// locks either, two that make the first name at the same moment may take two.
 fn keep(path: &Path, name: &str, digits: &str) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut builder = DirBuilder::new();

@@ -38,7 +38,8 @@ pub enum Kind {
     Odd,
     /// One initiator with several sessions, over TCP, to a disk by several paths: [`odd::paths`](crate::odd::paths).
     Paths,
-    /// The library's session and disk over the tokio driver, and a target that is odd: [`odd::library`](crate::odd::library).
+    /// The library's session and disk over the tokio driver, and a target that is odd:
+    /// [`odd::library`](crate::odd::library).
     Library,
     /// Several servers share their disks, stores are slow, and servers and LUNs come and go.
     Sharing,

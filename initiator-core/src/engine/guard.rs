@@ -73,8 +73,8 @@ pub(super) enum Flushed {
     Failed,
 }
 
-/// All guards of a session. A number stands for one guard only: what is still said of one that is gone, by commands or by
-/// what its application keeps of it, is not taken for another's.
+/// All guards of a session. A number stands for one guard only: what is still said of one that is gone, by commands or
+/// by what its application keeps of it, is not taken for another's.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
     /// In the order of their numbers.

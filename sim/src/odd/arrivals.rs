@@ -1,7 +1,7 @@
 //! The order in which the writes of a connection come: those that touch the same blocks come in the order in which they
 //! were handed to the session, also after a cut.
 
-use scsi_proto::{BlockIo, Cdb};
+use scsi_proto::{BlockIo, CdbBuf};
 
 use super::disk::BLOCK;
 use crate::model::{command_of, value_of};
@@ -35,8 +35,8 @@ impl Arrivals {
     }
 
     /// A write came.
-    pub(super) fn came(&mut self, itt: u32, cdb: [u8; 16]) {
-        let Some(io) = Cdb::new(&cdb).ok().and_then(BlockIo::parse) else { return };
+    pub(super) fn came(&mut self, itt: u32, cdb: CdbBuf) {
+        let Some(io) = BlockIo::parse(cdb.as_cdb()) else { return };
         self.writes.push(Arrived { itt, range: (io.lba, io.blocks.into()), command: None });
     }
 

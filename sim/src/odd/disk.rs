@@ -19,6 +19,8 @@ pub(super) struct OddDisk {
     dirty: Vec<bool>,
     /// START STOP UNIT is wanted.
     pub(super) is_stopped: bool,
+    /// How often it was asked to start.
+    pub(super) starts: u64,
     /// It tells also what its vendor calls all of this kind.
     pub(super) has_vendors_name: bool,
     /// Blocks that it had at first.
@@ -44,6 +46,7 @@ impl OddDisk {
             volatile,
             dirty: vec![false; blocks as usize],
             is_stopped: false,
+            starts: 0,
             has_vendors_name: false,
             opened: blocks,
             name,
@@ -98,8 +101,8 @@ impl OddDisk {
         }
     }
 
-    /// What is not durable yet will never be, though it is still there: so does an operating system below that could not
-    /// write it. Returns whether there was any such block.
+    /// What is not durable yet will never be, though it is still there: so does an operating system below that could
+    /// not write it. Returns whether there was any such block.
     pub(super) fn drops(&mut self) -> bool {
         let any = self.volatile && self.dirty.contains(&true);
         if any {

@@ -10,6 +10,7 @@
 //! | `plan` | what a seed means |
 //! | `disk` | the disk, with a volatile cache |
 //! | `target` | the target's end of a connection |
+//! | `requests` | what it says beside the answers of commands |
 //! | `unit` | what commands come to at its disk |
 //! | `arrivals` | the order in which writes come |
 //! | `session` | what uses the initiator's session |
@@ -22,6 +23,7 @@ mod disk;
 pub mod library;
 pub mod paths;
 mod plan;
+mod requests;
 mod session;
 mod target;
 mod unit;

@@ -102,6 +102,8 @@ pub(super) struct Plan {
     pub(super) old_pongs: u64,
     /// Commands in 1000 that are never done.
     pub(super) lost: u64,
+    /// Writes in 1000 that are a WRITE SAME(32) which may unmap.
+    pub(super) sames: u64,
     /// It reads so many bytes at a time, and so rarely; its transport acknowledges what it has read.
     pub(super) reads: Option<(usize, Duration)>,
     pub(super) link: LinkPlan,
@@ -158,8 +160,11 @@ impl Plan {
     /// What came later, with random numbers of its own, so that the seeds before it mean what they meant.
     fn further(mut self, seed: u64) -> Self {
         let rng = &mut Rng::new(seed, 9);
-        (self.repeats_login_number, self.vendors_name) = (rng.permille(300), rng.permille(300));
+        (self.repeats_login_number, self.vendors_name) = (rng.permille(300), rng.permille(700));
         if rng.permille(500) {
+            if self.volatile && self.has(|how| how == Comeback::Forgetful) {
+                self.sames = rng.pick(&[0, 300]);
+            }
             return self;
         }
         let (cmd_sn, stat_sn) = (self.cmd_sn, self.stat_sn);
@@ -207,17 +212,19 @@ impl Plan {
             }
             _ => {
                 plan.link = LinkPlan { delay: Duration::from_millis(20), ..LinkPlan::calm() };
+                // Shorter than what is under way takes.
+                plan.timeouts.command = Duration::from_secs(rng.between(4, 12));
+                (plan.operations, plan.most_blocks) = (60, 48);
                 if rng.permille(500) {
                     // What is sent is long under way, and nothing comes back meanwhile.
                     plan.link.capacity = 1 << 20;
-                    plan.reads = Some((4096, Duration::from_millis(100)));
+                    plan.reads = Some((4096, Duration::from_millis(400)));
+                    plan.timeouts.command = Duration::from_secs(600);
+                    (plan.blocks, plan.operations, plan.most_blocks) = (1024, 30, 256);
                 } else {
                     plan.link.delay = Duration::from_millis(50);
                     (plan.link.capacity, plan.link.chunk) = (2048, 2048);
                 }
-                // Shorter than what is under way takes.
-                plan.timeouts.command = Duration::from_secs(rng.between(4, 12));
-                (plan.operations, plan.most_blocks) = (60, 48);
             }
         }
         plan
@@ -255,6 +262,7 @@ impl Plan {
             slow_texts: Duration::ZERO,
             old_pongs: 0,
             lost: 0,
+            sames: 0,
             reads: None,
             link: LinkPlan { delay, jitter: delay, chunk: rng.magnitude(64, 64 << 10) as usize, ..LinkPlan::calm() },
             latency: Duration::from_micros(rng.magnitude(10, 20_000)),

@@ -10,7 +10,7 @@ use initiator_core::command::{Command, Completion, Failure, Outcome};
 use iscsi_memory::{Buf, Payload};
 
 use iscsi_proto::time::Instant;
-use scsi_proto::{BlockIo, CdbBuf, Lun, SenseKey};
+use scsi_proto::{BlockIo, CdbBuf, Lun, SenseKey, service_action};
 
 use super::disk::{BLOCK, OddDisk};
 use super::plan::{Comeback, Plan};
@@ -149,7 +149,24 @@ impl Uses {
         command
     }
 
+    /// WRITE SAME(32) with UNMAP, whose bit is that of FUA in other commands.
+    fn write_same(&mut self, lba: u64, blocks: u64) -> Command {
+        self.tokens += 1;
+        let value = first_value(0, self.tokens);
+        let mut buf = Buf::zeroed(BLOCK);
+        fill_block(value, &mut buf);
+        let write = self.model.begin_write(lba, blocks, |_| value);
+        let io = BlockIo::new(lba, blocks as u32).with_flags(0x08);
+        let cdb = io.to_cdb_32(service_action::WRITE_SAME_32).expect("a write");
+        let mut command = self.command(cdb, Doing::Write(write), (lba, blocks));
+        command.data_out = Some(Payload::Buf(buf));
+        command
+    }
+
     fn write(&mut self, lba: u64, blocks: u64) -> Command {
+        if self.plan.sames > 0 && self.rng.permille(self.plan.sames) {
+            return self.write_same(lba, blocks);
+        }
         self.tokens += 1;
         let first = first_value(0, self.tokens);
         let mut buf = Buf::zeroed(blocks as usize * BLOCK);

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use iscsi_proto::pdu::{
-    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, DataIn, DataInStatus, DataOut, LoginRequest, LoginResponse, LoginStatus,
-    LogoutRequest, LogoutResponse, LogoutResult, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, Residual, ScsiCommand,
-    ScsiResponse, TaskFunction, TaskManagementRequest, TaskManagementResponse, TaskResponse, TextRequest, TextResponse,
-    padding,
+    BHS_LEN, Bhs, DataIn, DataInStatus, DataOut, LoginRequest, LoginResponse, LoginStatus, LogoutRequest,
+    LogoutResponse, LogoutResult, NopIn, NopOut, Opcode, R2t, RESERVED_TAG, Residual, ScsiCommand, ScsiResponse,
+    TaskFunction, TaskManagementRequest, TextRequest, padding,
 };
 use iscsi_proto::serial::Serial;
 use iscsi_proto::time::Instant;
-use scsi_proto::{AdditionalSense, SenseFormat, opcode};
+use scsi_proto::{AdditionalSense, CdbBuf, SenseFormat, opcode};
 
 use super::arrivals::Arrivals;
 use super::disk::{BLOCK, OddDisk};
@@ -21,7 +20,7 @@ use crate::by_hand::agreement;
 use crate::rng::Rng;
 
 /// Commands that the window has room for.
-const WINDOW: u32 = 24;
+pub(super) const WINDOW: u32 = 24;
 /// How long a response waits for one to overtake it, at most.
 const OVERTAKEN: Duration = Duration::from_millis(20);
 /// For how long what other commands have done excuses waiting, with the way of an ABORT TASK.
@@ -32,7 +31,7 @@ const SEGMENT: usize = 8192;
 #[derive(Debug)]
 pub(super) struct Task {
     lun: u64,
-    pub(super) cdb: [u8; 16],
+    pub(super) cdb: CdbBuf,
     expected: usize,
     pub(super) data: Vec<u8>,
     /// When it is done; `None` while data are missing.
@@ -49,15 +48,17 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Connection {
     inbox: Vec<u8>,
+    /// What the header that is looked at has of a longer CDB.
+    extension: Vec<u8>,
     pub(super) outbox: VecDeque<u8>,
     /// A response that the next one overtakes, and until when it waits for that.
     overtaken: Option<(Vec<u8>, Instant)>,
-    stat_sn: Serial,
-    exp_cmd_sn: Serial,
-    max_cmd_sn: Serial,
+    pub(super) stat_sn: Serial,
+    pub(super) exp_cmd_sn: Serial,
+    pub(super) max_cmd_sn: Serial,
     /// The window stays closed until then.
-    opens_at: Option<Instant>,
-    tasks: BTreeMap<u32, Task>,
+    pub(super) opens_at: Option<Instant>,
+    pub(super) tasks: BTreeMap<u32, Task>,
     /// Commands that came.
     came: u64,
     arrivals: Arrivals,
@@ -94,6 +95,7 @@ impl Connection {
     pub(super) fn new(attention: Option<AdditionalSense>) -> Self {
         Self {
             inbox: Vec::new(),
+            extension: Vec::new(),
             outbox: VecDeque::new(),
             overtaken: None,
             stat_sn: Serial(100),
@@ -161,6 +163,8 @@ impl Connection {
                 return;
             }
             let data = self.inbox[start..start + len].to_vec();
+            // A CDB that is longer goes on in the additional header segment (RFC 7143 11.2.2.3), behind its own header.
+            self.extension = self.inbox.get(BHS_LEN + 4..start).unwrap_or_default().to_vec();
             self.inbox.drain(..end);
             if let Err(what) = self.take(&bhs, data, disk, plan, rng, now) {
                 self.broken.get_or_insert(what);
@@ -304,6 +308,7 @@ impl Connection {
                 | opcode::WRITE_10
                 | opcode::WRITE_16
                 | opcode::COMPARE_AND_WRITE
+                | opcode::VARIABLE_LENGTH
                 | opcode::SYNCHRONIZE_CACHE_10
                 | opcode::SYNCHRONIZE_CACHE_16
         );
@@ -312,7 +317,7 @@ impl Connection {
         }
         let mut task = Task {
             lun: command.lun,
-            cdb: command.cdb,
+            cdb: CdbBuf::from_parts(&command.cdb, &self.extension).map_err(|error| error.to_string())?,
             expected: if command.read { command.expected_data_transfer_length as usize } else { expected },
             data,
             at: None,
@@ -323,7 +328,7 @@ impl Connection {
         };
         self.came += 1;
         if command.write && medium && command.cdb[0] != opcode::COMPARE_AND_WRITE {
-            self.arrivals.came(command.itt, command.cdb);
+            self.arrivals.came(command.itt, task.cdb);
             self.arrivals.carries(command.itt, &task.data, plan.numbered)?;
         }
         let short = command.write && expected > 0 && rng.permille(plan.short);
@@ -382,79 +387,6 @@ impl Connection {
             self.go_on(out.itt, expected, plan, rng, now);
         }
         Ok(())
-    }
-
-    fn manage(&mut self, request: &TaskManagementRequest) {
-        let response = match request.function {
-            Ok(TaskFunction::AbortTask) => match self.tasks.remove(&request.referenced_task_tag) {
-                Some(_) => TaskResponse::Complete,
-                None => TaskResponse::TaskDoesNotExist,
-            },
-            _ => {
-                self.tasks.clear();
-                self.has_reset = true;
-                TaskResponse::Complete
-            }
-        };
-        let answer = TaskManagementResponse {
-            response,
-            additional: 0,
-            itt: request.itt,
-            stat_sn: self.status_number(),
-            exp_cmd_sn: self.exp_cmd_sn,
-            max_cmd_sn: self.max_cmd_sn,
-        };
-        self.say(answer.emit(), &[]);
-    }
-
-    /// Asks the initiator for the end of the connection.
-    pub(super) fn say_farewell(&mut self, farewell: &Farewell) {
-        self.has_parted = true;
-        let (event, parameter2, parameter3) = match farewell {
-            Farewell::AsksForLogout { within, .. } => (AsyncEvent::LogoutRequest, 0, *within),
-            Farewell::Drops { time2wait } => (AsyncEvent::SessionDrop, *time2wait, 0),
-        };
-        let message = AsyncMessage {
-            event,
-            lun: 0,
-            stat_sn: self.status_number(),
-            exp_cmd_sn: self.exp_cmd_sn,
-            max_cmd_sn: self.max_cmd_sn,
-            parameter1: 0,
-            parameter2,
-            parameter3,
-        };
-        self.say(message.emit(), &[]);
-        self.is_over |= event == AsyncEvent::SessionDrop;
-    }
-
-    /// The window opens that was closed at login, and the initiator hears of it.
-    fn open(&mut self) {
-        self.opens_at = None;
-        self.max_cmd_sn = self.exp_cmd_sn.advance(WINDOW - 1);
-        let word = NopIn {
-            lun: 0,
-            itt: RESERVED_TAG,
-            ttt: RESERVED_TAG,
-            stat_sn: self.stat_sn,
-            exp_cmd_sn: self.exp_cmd_sn,
-            max_cmd_sn: self.max_cmd_sn,
-        };
-        self.say(word.emit(), &[]);
-    }
-
-    fn answer_text(&mut self, request: &TextRequest) {
-        let answer = TextResponse {
-            is_final: true,
-            incomplete: false,
-            lun: 0,
-            itt: request.itt,
-            ttt: RESERVED_TAG,
-            stat_sn: self.status_number(),
-            exp_cmd_sn: self.exp_cmd_sn,
-            max_cmd_sn: self.max_cmd_sn,
-        };
-        self.say(answer.emit(), b"TargetAlias=odd\0");
     }
 
     /// A command that was lost is not waited for longer than it may be.
@@ -567,13 +499,13 @@ impl Connection {
         }
     }
 
-    fn status_number(&mut self) -> Serial {
+    pub(super) fn status_number(&mut self) -> Serial {
         let number = self.stat_sn;
         self.stat_sn = number.next();
         number
     }
 
-    fn say(&mut self, bhs: Bhs, data: &[u8]) {
+    pub(super) fn say(&mut self, bhs: Bhs, data: &[u8]) {
         self.outbox.extend(composed(bhs, data));
     }
 }

@@ -32,9 +32,10 @@ impl Answer {
 
 impl Connection {
     pub(super) fn carry_out(&mut self, task: &Task, disk: &mut OddDisk, plan: &Plan, rng: &mut Rng) -> Answer {
-        let code = task.cdb[0];
+        let code = task.cdb.as_bytes()[0];
         if code == opcode::INQUIRY {
-            let page = if task.cdb[1] & 1 == 0 { None } else { Some(task.cdb[2]) };
+            let cdb = task.cdb.as_bytes();
+            let page = if cdb[1] & 1 == 0 { None } else { Some(cdb[2]) };
             return match page {
                 None => Answer::good(StandardInquiry::default().to_bytes()),
                 Some(vpd::SUPPORTED_PAGES) => {
@@ -76,6 +77,7 @@ impl Connection {
             return Answer::good(report::target_port_groups(&groups, None));
         }
         if code == opcode::START_STOP_UNIT {
+            disk.starts += 1;
             disk.is_stopped &= !plan.stops.is_some_and(|(_, starts)| starts);
             return Answer::good(Vec::new());
         }
@@ -101,7 +103,7 @@ impl Connection {
             };
             return Answer::check_condition(Sense { key: SenseKey::NotReady, ..Sense::unit_attention(code) });
         }
-        let io = Cdb::new(&task.cdb).ok().and_then(BlockIo::parse).unwrap_or_else(|| BlockIo::new(0, 0));
+        let io = Cdb::new(task.cdb.as_bytes()).ok().and_then(BlockIo::parse).unwrap_or_else(|| BlockIo::new(0, 0));
         let (start, len) = (io.lba as usize * BLOCK, io.blocks as usize * BLOCK);
         match code {
             opcode::TEST_UNIT_READY => Answer::good(Vec::new()),
@@ -126,6 +128,12 @@ impl Connection {
                     _ => Residual::None,
                 };
                 Answer { residual, ..Answer::good(Vec::new()) }
+            }
+            opcode::VARIABLE_LENGTH => {
+                // It may have said that it is done before its block has come.
+                let block = task.data.get(..BLOCK).unwrap_or_default();
+                (io.lba..io.lba + u64::from(io.blocks)).for_each(|lba| disk.write(lba, block));
+                Answer::good(Vec::new())
             }
             opcode::COMPARE_AND_WRITE => {
                 let (expected, new) = task.data.split_at(len);

@@ -142,6 +142,11 @@ impl World {
         if uses.logins > self.cuts + 1 && !self.is_silent {
             self.verdict.broken(format!("{} logins, and the target restarted {} times", uses.logins, self.cuts));
         }
+        // Each command asks for it once at the most, and so do the questions after a login.
+        let starts = self.disk.borrow().starts;
+        if starts > uses.completed + 4 * uses.logins {
+            self.verdict.broken(format!("{} commands had the unit started {starts} times", uses.completed));
+        }
         match self.verdict.get() {
             Some(what) => Err(what),
             None => Ok(Report {
@@ -275,8 +280,8 @@ impl World {
         let logged_in_at = pipe.connection.logged_in_at();
         let (engine, end, time2wait) = pipe.connection.into_parts(now);
         self.trace.event(format_args!("disconnected: {end}"));
-        if let Some(target) = self.target.take().filter(|target| target.has_misnumbered) {
-            self.misnumbered(&target, &end);
+        if self.target.take().is_some_and(|target| target.has_misnumbered) {
+            self.misnumbered(&end);
         }
         if end.is_logout() {
             return self.give_up(engine);
@@ -299,7 +304,7 @@ impl World {
     }
 
     /// A connection has ended on which the target answered with a number that it had used before: that is why.
-    fn misnumbered(&mut self, _: &Connection, end: &ConnectionEnd) {
+    fn misnumbered(&mut self, end: &ConnectionEnd) {
         self.cuts += 1;
         if matches!(end, ConnectionEnd::KeepaliveTimeout) {
             self.verdict.broken(format!("an answer with an old number was taken for none: {end}"));

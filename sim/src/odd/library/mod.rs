@@ -3,8 +3,8 @@
 //! answers late, and makes no sense where nobody needs it.
 //!
 //! Time stands still but for who waits, as in [`driven`](crate::driven), whose streams are used. What is looked at,
-//! beside the data ([`crate::model`]): every call ends, and within its own time limit where it has one; what was dropped
-//! before it could be sent is never sent; attempts go to the portals that the target and its silence leave.
+//! beside the data ([`crate::model`]): every call ends, and within its own time limit where it has one; what was
+//! dropped before it could be sent is never sent; attempts go to the portals that the target and its silence leave.
 //!
 //! | part | what it is |
 //! |---|---|
