@@ -110,10 +110,16 @@ fn imply<'a>(features: &'a BTreeMap<String, Vec<String>>, name: &str, all: &mut 
     }
 }
 
-/// The libraries, for machines unlike this one.
+/// The libraries, for machines unlike this one. Where rustup can fetch no standard libraries, as behind a mirror that has
+/// toolchains only, the output says for which machines nothing was compiled.
 pub(super) fn machines() -> Result<()> {
+    let missing = missing_machines();
     let mut outcome = Ok(());
     for Machine { triple, unlike, std } in &MACHINES {
+        if missing.contains(triple) {
+            println!("{triple}: NOT COMPILED, its standard library is not there");
+            continue;
+        }
         println!("{triple}: {unlike}");
         let packages = if *std { &LIBRARIES[..] } else { &NO_STD[..] };
         let mut command = cargo(&["check", "--quiet", "--target", triple]);
