@@ -110,7 +110,7 @@ impl LunMap {
         // Before anybody sees it.
         for user in self.users.present() {
             for lun in &changed {
-                lun.unit.users().add(&user);
+                lun.unit.users().gather(&user);
             }
         }
         *luns = changed.into();
@@ -129,7 +129,7 @@ impl LunMap {
             return;
         }
         for lun in luns.iter() {
-            lun.unit.users().add(registry);
+            lun.unit.users().gather(registry);
         }
         let mapped = luns.clone();
         drop(luns);

@@ -17,6 +17,15 @@ pub(crate) struct Users {
 }
 
 impl Users {
+    /// Adds a registry that has been given the unit, which meets all others here.
+    pub(crate) fn gather(&self, registry: &Arc<Registry>) {
+        if self.add(registry) {
+            let present = self.present();
+            let others = present.iter().filter(|other| !Arc::ptr_eq(other, registry));
+            others.for_each(|other| registry.meet(other));
+        }
+    }
+
     /// Adds a registry. False when it is there already.
     pub(crate) fn add(&self, registry: &Arc<Registry>) -> bool {
         self.registries.with(|users| {

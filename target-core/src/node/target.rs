@@ -11,6 +11,7 @@ use iscsi_proto::name::IscsiName;
 
 use super::{Acl, Attributes, ConfigError, Portal, PortalGroup};
 use crate::lu::{LogicalUnit, LunMap};
+use crate::registry::Registry;
 use crate::task::TargetPort;
 use iscsi_memory::Lock;
 
@@ -136,6 +137,13 @@ impl TargetNode {
             nop_in: true,
             dynamic: true,
         })
+    }
+
+    /// Sessions of `registry` use the node from now on: it meets the other servers at all units that any initiator sees
+    /// here, since a reset of the target reaches all sessions with it.
+    pub(crate) fn join(&self, registry: &Arc<Registry>) {
+        let maps = self.acls.iter().map(|acl| &acl.luns).chain([&self.luns, &self.demo_luns]);
+        maps.for_each(|luns| luns.join(registry));
     }
 
     /// Keeps in mind an initiator that demo mode let in, if the attributes say so.

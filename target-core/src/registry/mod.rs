@@ -2,7 +2,7 @@
 //!
 //! It is locked at accept, login, logout, shutdown and by task management that reaches beyond one session. Sessions
 //! reach each other only through it, by events in their mailboxes; those of several servers of a process through the
-//! logical units that they share (`reach`).
+//! logical units that they share or have shared (`reach`).
 
 mod event;
 mod mailbox;
@@ -10,7 +10,7 @@ mod reach;
 mod session_entry;
 mod unfinished;
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::task::Waker;
@@ -39,6 +39,9 @@ use unfinished::{Unfinished, UnfinishedSessions};
 pub struct Registry {
     inner: Lock<Inner>,
     unfinished: UnfinishedSessions,
+    /// Those that it has met at a logical unit. Servers of one target node are found by it, when no unit is left that
+    /// they share.
+    acquaintances: Lock<Vec<Weak<Registry>>>,
     observer: Observer,
     max_connections: usize,
     max_logins: usize,
@@ -131,6 +134,7 @@ impl Registry {
         Self {
             inner: Lock::default(),
             unfinished: UnfinishedSessions::default(),
+            acquaintances: Lock::default(),
             observer: Observer::default(),
             max_connections,
             max_logins: max_logins.max(1),
@@ -211,8 +215,8 @@ impl Registry {
         barrier: &Arc<Barrier>,
     ) -> Result<Arc<SessionEntry>, LoginStatus> {
         // Before its first task, and before it is looked who else is of its nexus.
-        if let Some((_, _, luns)) = &new.normal {
-            luns.join(self);
+        if let Some((node, ..)) = &new.normal {
+            node.join(self);
         }
         let mut inner = self.inner.lock();
         if inner.stopping.is_some() {
@@ -252,7 +256,8 @@ impl Registry {
         drop(inner);
         // One target port may be served by several servers of the process, and its nexuses are the same in each. Of two
         // that log in at the same time the later one stays, by its number.
-        for other in entry.reach().registries().iter().filter(|other| !Arc::ptr_eq(other, self)) {
+        for other in entry.reach().and_acquaintances(self).registries().iter().filter(|other| !Arc::ptr_eq(other, self))
+        {
             older.extend(other.replace(&entry));
         }
         for old in older {
@@ -273,6 +278,23 @@ impl Registry {
                 })
                 .collect()
         })
+    }
+
+    /// Both have the same logical unit, and know each other from then on.
+    pub(crate) fn meet(self: &Arc<Self>, other: &Arc<Self>) {
+        for (one, other) in [(self, other), (other, self)] {
+            one.acquaintances.with(|known| {
+                if known.iter().all(|known| known.as_ptr() != Arc::as_ptr(other)) {
+                    known.retain(|known| known.strong_count() != 0);
+                    known.push(Arc::downgrade(other));
+                }
+            });
+        }
+    }
+
+    /// Those that it has met, and that are still there.
+    fn acquaintances(&self) -> Vec<Arc<Self>> {
+        self.acquaintances.with(|known| known.iter().filter_map(Weak::upgrade).collect())
     }
 
     /// Takes over what is left of a session of a registry that is gone.

@@ -18,13 +18,11 @@ pub(crate) struct Reach {
 impl Reach {
     /// All registries whose sessions use any of the units.
     pub(crate) fn of(units: Arc<[Arc<LogicalUnit>]>) -> Self {
-        let mut registries: Vec<Arc<Registry>> = Vec::new();
+        let mut reach = Self { units: units.clone(), registries: Vec::new() };
         for registry in units.iter().flat_map(|unit| unit.users().present()) {
-            if registries.iter().all(|known| !Arc::ptr_eq(known, &registry)) {
-                registries.push(registry);
-            }
+            reach.add(registry);
         }
-        Self { units, registries }
+        reach
     }
 
     /// All of them.
@@ -34,10 +32,26 @@ impl Reach {
 
     /// The sessions of `registry` too, whether they use any of the units or not.
     pub(crate) fn and(mut self, registry: &Arc<Registry>) -> Self {
-        if self.registries.iter().all(|known| !Arc::ptr_eq(known, registry)) {
-            self.registries.push(registry.clone());
+        self.add(registry.clone());
+        self
+    }
+
+    /// The sessions of `registry`, and of all that it has ever met at a unit, whatever they share still: another server
+    /// of a target node may have units that this one has no more.
+    pub(crate) fn and_acquaintances(mut self, registry: &Arc<Registry>) -> Self {
+        self.add(registry.clone());
+        let mut at = 0;
+        while let Some(known) = self.registries.get(at) {
+            known.acquaintances().into_iter().for_each(|other| self.add(other));
+            at += 1;
         }
         self
+    }
+
+    fn add(&mut self, registry: Arc<Registry>) {
+        if self.registries.iter().all(|known| !Arc::ptr_eq(known, &registry)) {
+            self.registries.push(registry);
+        }
     }
 
     /// Has every session but `except` abort its tasks on the units, those too that are ending or replaced; `barrier`

@@ -268,7 +268,8 @@ impl Session {
             }
             let cleared = reset.is_none().then_some(UnitAttention::CommandsCleared);
             let gone = Barrier::new(self.entry.mailbox.clone());
-            let reach = Reach::of(units.into()).and(&self.target.registry);
+            let (reach, registry) = (Reach::of(units.into()), &self.target.registry);
+            let reach = if target_reset { reach.and_acquaintances(registry) } else { reach.and(registry) };
             match &self.entry.session.normal {
                 Some((node, ..)) if target_reset => {
                     let name = node.name().as_str();

@@ -7,6 +7,7 @@ use iscsi_proto::pdu::{Opcode, TaskFunction, TaskResponse};
 
 use super::functions::{ready, run};
 use super::{ME, OTHER, TARGET, World};
+use crate::node::Acl;
 use crate::registry::EndCause;
 use crate::session::{EndReason, Limits};
 
@@ -241,6 +242,68 @@ fn a_target_reset_reaches_the_tasks_of_a_lun_that_was_taken_away() {
             }
         }
     }
+}
+
+/// Servers of a target node that share no unit any more are the same target all the same.
+#[test]
+fn a_target_reset_reaches_servers_of_the_target_that_share_no_unit_any_more() {
+    for function in [TaskFunction::TargetWarmReset, TaskFunction::TargetColdReset] {
+        let world = patient();
+        let beside = world.beside(|node| node);
+        let (mut peer, mut other) = (ready(&world, ME), ready(&beside, OTHER));
+        let map = world.target.config().nodes()[0].luns().clone();
+        map.iter().for_each(|lun| map.remove(lun.number));
+        world.stores[0].shut();
+        other.write(1, 0, &[9; 512]);
+        run(&mut peer, function, 0, 50);
+        other.wake();
+        peer.wake();
+        peer.expect_nothing();
+        world.stores[0].open();
+        other.wake();
+        peer.wake();
+        assert_eq!(peer.function_response(50), TaskResponse::Complete, "{function:?}");
+        let is_cold = function == TaskFunction::TargetColdReset;
+        assert_eq!(other.end(), is_cold.then_some(&EndReason::Told(EndCause::ColdReset)));
+    }
+}
+
+/// The sender and the session of the other server see different units of their node.
+#[test]
+fn a_target_reset_reaches_servers_of_the_target_by_units_that_its_sender_does_not_see() {
+    let world = World::with(Limits::default(), |node| node.acl(Acl::new(ME).map_lun(0, 0)));
+    let beside = world.beside(|node| node);
+    let map = beside.target.config().nodes()[0].luns().clone();
+    map.remove(0);
+    let (mut peer, mut other) = (world.logged_in(ME), beside.logged_in(OTHER));
+    run(&mut peer, TaskFunction::TargetColdReset, 0, 50);
+    other.wake();
+    assert_eq!(other.end(), Some(&EndReason::Told(EndCause::ColdReset)));
+    peer.wake();
+    assert_eq!(peer.function_response(50), TaskResponse::Complete);
+}
+
+/// The nexus is the same, whether the servers still share a unit or not.
+#[test]
+fn a_login_reinstates_its_nexus_at_a_server_that_shares_no_unit_any_more() {
+    let world = patient();
+    let beside = world.beside(|node| node);
+    let (mut old, mut known) = (ready(&world, ME), ready(&beside, OTHER));
+    let map = beside.target.config().nodes()[0].luns().clone();
+    map.iter().for_each(|lun| map.remove(lun.number));
+    world.stores[0].shut();
+    old.write(1, 0, &[9; 512]);
+    let mut new = beside.connect();
+    let keys = [("InitiatorName", ME), ("SessionType", "Normal"), ("TargetName", TARGET)];
+    assert!(new.try_log_in(&keys).is_none(), "the write of the old session may still land");
+    old.wake();
+    assert_eq!(old.end(), Some(&EndReason::Told(EndCause::Reinstated)));
+    known.wake();
+    assert_eq!(known.end(), None, "it is another nexus");
+    world.stores[0].open();
+    old.wake();
+    new.wake();
+    new.expect(Opcode::LoginResponse);
 }
 
 /// Nobody polls but the thread of a server that has stopped.
