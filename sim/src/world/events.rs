@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::World;
 use super::owing::Owing;
+use super::server::Server;
 use crate::rng::Rng;
 use crate::workload::Happened;
 
@@ -122,8 +123,7 @@ impl World<'_> {
                 None
             }
             Happening::SpareLun => {
-                for server in &self.servers {
-                    let luns = server.luns();
+                for luns in self.servers.iter().flat_map(Server::all_luns) {
                     if luns.get(SPARE).is_some() {
                         luns.remove(SPARE);
                     } else {
@@ -133,8 +133,8 @@ impl World<'_> {
                 Some((None, Happened::LunsChanged))
             }
             Happening::Remove(at) => {
-                for server in &self.servers {
-                    server.luns().remove(self.disks[at].number);
+                for luns in self.servers.iter().flat_map(Server::all_luns) {
+                    luns.remove(self.disks[at].number);
                 }
                 self.disks[at].was_away.set(true);
                 let away = Duration::from_millis(self.rng.magnitude(1, 10_000));
@@ -142,8 +142,8 @@ impl World<'_> {
                 Some((None, Happened::LunsChanged))
             }
             Happening::Restore(at) => {
-                for server in &self.servers {
-                    server.luns().insert(self.disks[at].number, self.units[at].clone(), false);
+                for luns in self.servers.iter().flat_map(Server::all_luns) {
+                    luns.insert(self.disks[at].number, self.units[at].clone(), false);
                 }
                 Some((None, Happened::LunsChanged))
             }

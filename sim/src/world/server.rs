@@ -124,8 +124,17 @@ impl Server {
 
     /// The LUNs of its honest sessions.
     pub(super) fn luns(&self) -> Arc<LunMap> {
+        self.luns_of(&self.life)
+    }
+
+    /// The same, and before them those of the sessions that it still has while it stops.
+    pub(super) fn all_luns(&self) -> impl Iterator<Item = Arc<LunMap>> {
+        self.before.iter().chain([&self.life]).map(|life| self.luns_of(life))
+    }
+
+    fn luns_of(&self, life: &Life) -> Arc<LunMap> {
         let name = IscsiName::new(&self.name).expect("a name");
-        self.life.target.config().node(&name).expect("the node of the disks").luns().clone()
+        life.target.config().node(&name).expect("the node of the disks").luns().clone()
     }
 
     /// It begins a new life, with other units where it dies with its process, and takes connections from `until` on.
@@ -148,7 +157,8 @@ impl Server {
         // Each worker of the next one looks after its sessions from the start.
         self.attendants.iter().for_each(|(_, waker)| waker.wake_by_ref());
         let target = before.target.clone();
-        self.before = Some(before);
+        // One that has not come up yet had no connections: those that are ending belong to the one before it.
+        self.before.get_or_insert(before);
         target
     }
 
