@@ -29,7 +29,8 @@ pub struct Timeouts {
     /// [`Failure::NotSent`]: crate::command::Failure::NotSent
     pub standstill: Duration,
     /// For the answer to a task management function; then the next harder one is tried: ABORT TASK, LOGICAL UNIT RESET,
-    /// a new connection. Default 10 s.
+    /// a new connection. Where nothing harder is tried, an answer that comes later still ends what it speaks of. Default
+    /// 10 s.
     pub task_management: Duration,
     /// Silence on the connection after which a NOP-Out asks whether the target is there. Default 5 s; zero asks never.
     pub keepalive_interval: Duration,

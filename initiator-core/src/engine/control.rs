@@ -65,6 +65,10 @@ struct Text {
 pub(super) struct Controls {
     generation: u16,
     task_management: [Option<TaskManagement>; TASK_MANAGEMENT_LIMIT],
+    /// Functions whose time is over: an answer that comes yet tells what has become of commands. The oldest gives way.
+    late: [Option<TaskManagement>; TASK_MANAGEMENT_LIMIT],
+    /// Where the next one goes.
+    next_late: usize,
     text: Option<Text>,
     pub(super) logout_itt: Option<u32>,
     /// Tag and deadline of the NOP-Out under way.
@@ -85,6 +89,20 @@ impl Controls {
             || self.ping.is_some_and(|(own, _)| own == itt)
             || self.text.as_ref().is_some_and(|text| text.itt == itt)
             || self.task_management.iter().flatten().any(|function| function.itt == itt)
+    }
+
+    /// The time of a function is over, and who asked for it has been told so.
+    fn put_late(&mut self, own: TaskManagement) {
+        self.late[self.next_late] = Some(own);
+        self.next_late = (self.next_late + 1) % TASK_MANAGEMENT_LIMIT;
+    }
+
+    /// The function with this tag, which is answered, and whether its time was over.
+    fn take_function(&mut self, itt: u32) -> Option<(TaskManagement, bool)> {
+        let in_time = self.task_management.iter_mut().map(|place| (place, false));
+        let mut places = in_time.chain(self.late.iter_mut().map(|place| (place, true)));
+        let (place, is_late) = places.find(|(place, _)| place.is_some_and(|own| own.itt == itt))?;
+        Some((place.take()?, is_late))
     }
 
     /// A connection stands: what waits to be sent begins to wait anew.
@@ -380,8 +398,7 @@ impl<A: Application> Engine<A> {
     }
 
     fn function_answered<M: Datamover>(&mut self, mover: &mut M, itt: u32, response: TaskResponse, now: Instant) {
-        let place = self.controls.task_management.iter_mut().find(|place| place.is_some_and(|own| own.itt == itt));
-        let Some(own) = place.and_then(Option::take) else { return };
+        let Some((own, is_late)) = self.controls.take_function(itt) else { return };
         let done = matches!(response, TaskResponse::Complete | TaskResponse::Succeeded);
         match own.asker {
             Asker::Application(id) => {
@@ -400,7 +417,9 @@ impl<A: Application> Engine<A> {
                         _ => {}
                     }
                 }
-                self.app.control_complete(id, ControlAnswer::TaskManagement(response));
+                if !is_late {
+                    self.app.control_complete(id, ControlAnswer::TaskManagement(response));
+                }
             }
             Asker::Timeout => self.abort_answered(mover, own, response, done, now),
             // Without the target's word on it the command goes on holding up others until it is answered, or overdue.
@@ -579,10 +598,13 @@ impl<A: Application> Engine<A> {
             self.controls.task_management[place] = None;
             match own.asker {
                 Asker::Application(id) => {
+                    self.controls.put_late(own);
                     self.app.control_complete(id, ControlAnswer::Failed(Failure::TimedOut));
                 }
+                // The harder means ends what this one would have.
                 Asker::Timeout => self.escalate(mover, own, now),
-                Asker::GivenUp => {}
+                // The target may answer only once its store has let go of the command.
+                Asker::GivenUp => self.controls.put_late(own),
             }
         }
         if self.controls.text.as_ref().is_some_and(|text| text.deadline <= now)

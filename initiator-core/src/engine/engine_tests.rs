@@ -798,6 +798,23 @@ fn task_management_ends_what_it_says() {
     }
 }
 
+#[test]
+fn what_a_function_ends_has_ended_however_late_it_is_answered() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.push_back(read(1));
+    net.run();
+    net.expect_command();
+    let function = TaskFunction::AbortTaskSet;
+    net.app().controls.push_back(Control::TaskManagement { id: 1, function, lun: Lun::ZERO });
+    net.run();
+    let request = net.expect_function();
+    net.tick();
+    assert_eq!(net.app().answers.pop(), Some((1, ControlAnswer::Failed(Failure::TimedOut))));
+    net.answer_function(&request, TaskResponse::Complete);
+    assert_eq!(net.result(1), Err(Failure::Aborted));
+    assert_eq!(net.app().answers.pop(), None, "who asked is told once");
+}
+
 fn reject(net: &mut Net, reason: RejectReason) -> Bhs {
     let (stat_sn, exp_cmd_sn, max_cmd_sn) = net.numbers();
     Reject { reason, stat_sn, exp_cmd_sn, max_cmd_sn, data_sn: 0 }.emit()

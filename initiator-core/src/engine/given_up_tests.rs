@@ -87,6 +87,38 @@ fn a_target_that_does_not_abort_it_has_it_waited_for() {
 }
 
 #[test]
+fn the_abort_of_one_ends_it_however_late_it_is_answered() {
+    for answer in [TaskResponse::Complete, TaskResponse::TaskDoesNotExist] {
+        let (mut net, _, abort) = one_given_up([write_at(2, 8)]);
+        net.tick();
+        assert!(net.got.is_empty(), "the abort had its time");
+        net.answer_function(&abort, answer);
+        assert_eq!(net.result(1), Err(Failure::Aborted));
+        assert_eq!(lba(&net.expect_command()), 8);
+    }
+}
+
+#[test]
+fn aborts_that_are_answered_late_keep_nobody_from_being_aborted() {
+    let mut net = Net::new(INFINITE);
+    net.app().commands.extend((0..8).map(|n| write_at(n, n * 2)));
+    net.run();
+    for _ in 0..8 {
+        net.expect_command();
+    }
+    net.app().abandoned.extend(0..8);
+    net.run();
+    let mut aborts: Vec<_> = (0..4).map(|_| net.expect_function()).collect();
+    assert!(net.got.is_empty(), "a few at a time");
+    net.tick();
+    aborts.extend((0..4).map(|_| net.expect_function()));
+    for abort in &aborts {
+        net.answer_function(abort, TaskResponse::Complete);
+    }
+    assert_eq!(net.app().done.len(), 8);
+}
+
+#[test]
 fn one_that_waits_to_be_sent_is_never_sent() {
     let (mut net, first) = one_under_way();
     net.respond(&first, &[], Status::Busy, &[]);
