@@ -338,8 +338,9 @@ impl World {
         self.stop(how).await;
     }
 
+    /// Connections of all servers, those too that stop.
     fn connections(&self) -> usize {
-        self.seat.borrow().as_ref().map_or(0, |server| server.target().registry().connections())
+        self.targets.borrow().iter().filter_map(Weak::upgrade).map(|target| target.registry().connections()).sum()
     }
 
     async fn probe(self: Rc<Self>, number: u64, seed: u64) {
