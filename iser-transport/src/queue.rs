@@ -277,7 +277,8 @@ pub trait QueuePair {
     /// sends something that means nothing, and makes the peer look.
     fn nudge(&mut self) {}
 
-    /// Ends the connection in order: work that is posted is sent as far as the peer takes it. Idempotent.
+    /// Ends the connection in order: work that is posted is sent as far as the peer takes it. Reads that have not started
+    /// may be put behind all else: nobody waits for what they bring. Idempotent.
     fn disconnect(&mut self);
 
     /// Ends the connection at once: what is posted comes back flushed as soon as nothing touches its memory.

@@ -312,6 +312,16 @@ impl FabricLink {
         self.fabric.held(end(side)).0
     }
 
+    /// Moves on if a queue pair has told its device something by itself, as verbs do between two requests of one
+    /// transfer and while they end. The loopback does nothing by itself.
+    pub fn stir_if_used(&mut self, now: Instant) {
+        if let Mover::Verbs(fabric) = &self.fabric
+            && fabric.was_used()
+        {
+            self.stir(now);
+        }
+    }
+
     /// When it moves next.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {

@@ -381,6 +381,7 @@ impl<C: QueueConnection> Exchange<C> for Polls {
             any = true;
             fabric.stir(now);
         }
+        fabric.stir_if_used(now);
         self.gave_way = fabric.gives_way(side);
         any && !self.gave_way
     }

@@ -28,6 +28,8 @@ pub(super) struct Job {
     pub(super) issued: usize,
     /// One of its requests did not succeed.
     pub(super) has_failed: bool,
+    /// It is done, and waits for those that were posted before it.
+    pub(super) is_over: bool,
 }
 
 /// How the memory of a job is held.
@@ -48,7 +50,7 @@ impl Job {
             Work::Read { id, into, from } => (id, into, Operation::Read(from)),
         };
         let Lease { memory, start, len } = lease;
-        Self { id, operation, held: Held::Plain(memory), start, len, issued: 0, has_failed: false }
+        Self { id, operation, held: Held::Plain(memory), start, len, issued: 0, has_failed: false, is_over: false }
     }
 
     pub(super) fn rest(&self) -> usize {
@@ -206,6 +208,18 @@ impl Jobs {
 
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Job> {
         self.places.get_mut(index)?.as_mut()
+    }
+
+    fn get(&self, index: usize) -> Option<&Job> {
+        self.places.get(index)?.as_ref()
+    }
+
+    pub(super) fn is_over(&self, index: usize) -> bool {
+        self.get(index).is_some_and(|job| job.is_over)
+    }
+
+    pub(super) fn is_read(&self, index: usize) -> bool {
+        self.get(index).is_some_and(|job| matches!(job.operation, Operation::Read(_)))
     }
 
     pub(super) fn remove(&mut self, index: usize) -> Option<Job> {

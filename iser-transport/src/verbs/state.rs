@@ -73,6 +73,8 @@ pub(super) struct State<P: Port> {
     refused_receives: usize,
     jobs: Jobs,
     pending: VecDeque<usize>,
+    /// Jobs whose order in `pending` was changed, as they were posted.
+    passed: VecDeque<usize>,
     posted: VecDeque<Posted>,
     first_posted: u64,
     refused: usize,
@@ -116,6 +118,7 @@ impl<P: Port> State<P> {
             refused_receives: 0,
             jobs: Jobs::new(capacity.work),
             pending: VecDeque::with_capacity(capacity.work),
+            passed: VecDeque::new(),
             posted: VecDeque::with_capacity(capacity.work),
             first_posted: 0,
             refused: 0,
@@ -196,6 +199,7 @@ impl<P: Port> State<P> {
         match self.phase {
             Phase::Idle | Phase::Connecting => self.abort(),
             Phase::Established => {
+                self.put_reads_last();
                 self.issue();
                 if self.phase == Phase::Established {
                     self.phase = Phase::Closing;

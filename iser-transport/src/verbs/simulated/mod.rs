@@ -220,6 +220,13 @@ impl SimulatedFabric {
         lock(&self.wire).has_work(end)
     }
 
+    /// Whether a queue pair has told its device anything: something may happen from then on, also where the queue pair
+    /// had nothing to tell its own user, as between two requests of one transfer. Asking takes it back.
+    #[must_use]
+    pub fn was_used(&self) -> bool {
+        std::mem::take(&mut lock(&self.wire).was_used)
+    }
+
     /// Whether this end is ending, and wants to be polled every few milliseconds.
     #[must_use]
     pub fn is_ending(&self, end: End) -> bool {

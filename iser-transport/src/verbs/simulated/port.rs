@@ -72,11 +72,16 @@ impl Port for SimulatedPort {
     }
 
     fn fail(&mut self) {
-        lock(&self.wire).fail(self.end);
+        let mut wire = lock(&self.wire);
+        wire.fail(self.end);
+        wire.was_used = true;
     }
 
     fn destroy(&mut self) -> bool {
-        lock(&self.wire).destroy(self.end);
+        let mut wire = lock(&self.wire);
+        wire.destroy(self.end);
+        wire.was_used = true;
+        drop(wire);
         self.domain = None;
         true
     }

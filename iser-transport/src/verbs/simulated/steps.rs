@@ -4,8 +4,8 @@ use super::super::port::{Operation, PortEvent, WorkCompletion};
 use super::wire::{Taken, Wire, ahead};
 use crate::loopback::{End, NoReceive};
 
-/// Requests of one end that are looked at: those behind them have not begun.
-const AHEAD: usize = 24;
+/// Requests of one end that may go on at a time: those behind them have not begun.
+pub(super) const AHEAD: usize = 24;
 
 /// Pieces that a transfer is cut into at most.
 const PIECES: usize = 6;
@@ -145,7 +145,10 @@ impl Wire {
         // On iWARP a message may show as done before the Read ahead of it.
         let reads_are_passed = self.network.early_done > 0;
         let (mut writes, mut untold) = (false, false);
-        for (index, taken) in side.work.iter().enumerate().take(AHEAD) {
+        // What is held up itself, as a Read that is not answered and what is not told before it, holds up nothing else.
+        let mut ahead = 0;
+        for (index, taken) in side.work.iter().enumerate() {
+            let before = steps.len();
             let is_open = !taken.is_done;
             match taken.operation {
                 Operation::Send(_) if is_open => {
@@ -186,8 +189,9 @@ impl Wire {
                 }
                 untold |= !(taken.is_read() && reads_are_passed);
             }
+            ahead += usize::from(steps.len() > before);
             // Nothing passes a message that is not there yet.
-            if is_open && matches!(taken.operation, Operation::Send(_)) {
+            if is_open && matches!(taken.operation, Operation::Send(_)) || ahead == AHEAD {
                 break;
             }
         }

@@ -119,3 +119,81 @@ fn a_registration_that_ends_too_early_is_found() {
         while fabric.step().is_some() {}
     }
 }
+
+/// Bytes of a Read that takes several requests of a device.
+const LARGE: usize = (4 << 20) + 4096;
+
+/// A connection with so many places for work, and Reads at a time, over which the active end reads
+/// [`LARGE`], and says something behind that.
+fn reading(work: usize, read_depth: u16) -> (SimulatedQueue, SimulatedQueue, SimulatedFabric) {
+    let mut network = LoopbackConfig::default();
+    network.active.limits.work = work;
+    network.active.limits.transfer = LARGE;
+    (network.active.read_depth, network.passive.read_depth) = (read_depth, read_depth);
+    let devices = [Device::new(Make::default()), Device::new(Make::default())];
+    let (mut active, mut passive, fabric) = pair(&network, [&devices[0], &devices[1]], 1).unwrap();
+    let from = passive.advertise(Payload::Buf(Buf::zeroed(LARGE)), RemoteAccess::Read).unwrap();
+    passive.post_receive(Buf::zeroed(100));
+    active.post(Work::Read { id: 1, into: Lease::whole(Payload::Buf(Buf::zeroed(LARGE))), from });
+    active.post(Work::Send { id: 2, message: Lease::whole(Payload::Buf(Buf::zeroed(50))), invalidate: None });
+    active.ring();
+    passive.ring();
+    (active, passive, fabric)
+}
+
+#[test]
+fn the_last_words_do_not_wait_for_a_read_that_is_never_answered() {
+    for (work, read_depth) in [(128, 1), (2, 2)] {
+        let (mut active, mut passive, fabric) = reading(work, read_depth);
+        fabric.withhold_reads(End::Passive);
+        let mut received = 0;
+        while fabric.step().is_some() {
+            while let Some(completion) = active.poll() {
+                if matches!(completion, Completion::Established(_)) {
+                    active.disconnect();
+                }
+            }
+            while let Some(completion) = passive.poll() {
+                received += usize::from(matches!(completion, Completion::Received { .. }));
+            }
+        }
+        assert_eq!(received, 1, "{work} places, {read_depth} Reads at a time");
+    }
+}
+
+#[test]
+fn who_moves_a_device_hears_of_what_a_queue_pair_posts_by_itself() {
+    let (mut active, mut passive, fabric) = reading(128, 1);
+    let mut by_itself = 0;
+    while fabric.step().is_some() {
+        while passive.poll().is_some() {}
+        let _ = fabric.was_used();
+        let told = std::iter::from_fn(|| active.poll()).count();
+        by_itself += usize::from(told == 0 && fabric.was_used());
+    }
+    assert!(by_itself > 0, "a Read takes several requests, one at a time");
+}
+
+#[test]
+fn many_messages_pass_a_read_that_is_never_answered() {
+    const MESSAGES: usize = 3 * steps::AHEAD;
+    let network = LoopbackConfig { early_done: 0, ..LoopbackConfig::default() };
+    let devices = [Device::new(Make::default()), Device::new(Make::default())];
+    let (mut active, mut passive, fabric) = pair(&network, [&devices[0], &devices[1]], 1).unwrap();
+    let from = passive.advertise(Payload::Buf(Buf::zeroed(4096)), RemoteAccess::Read).unwrap();
+    fabric.withhold_reads(End::Passive);
+    active.post(Work::Read { id: 0, into: Lease::whole(Payload::Buf(Buf::zeroed(4096))), from });
+    for id in 1..=MESSAGES as u64 {
+        passive.post_receive(Buf::zeroed(100));
+        active.post(Work::Send { id, message: Lease::whole(Payload::Buf(Buf::zeroed(50))), invalidate: None });
+    }
+    active.ring();
+    passive.ring();
+    let mut received = 0;
+    while fabric.step().is_some() {
+        while active.poll().is_some() {}
+        let completions = std::iter::from_fn(|| passive.poll());
+        received += completions.filter(|completion| matches!(completion, Completion::Received { .. })).count();
+    }
+    assert_eq!(received, MESSAGES);
+}

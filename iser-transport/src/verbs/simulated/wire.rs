@@ -212,6 +212,8 @@ pub(super) struct Wire {
     pub(super) stands: bool,
     /// What each end has not been given back: work, receives, advertised buffers.
     pub(super) held: [(usize, usize, usize); 2],
+    /// A host has told its device something since this was last asked for.
+    pub(super) was_used: bool,
 }
 
 impl Wire {
@@ -223,6 +225,7 @@ impl Wire {
             random: Random::new(seed),
             stands: false,
             held: [(0, 0, 0); 2],
+            was_used: false,
         }
     }
 
@@ -264,12 +267,14 @@ impl Wire {
             return Err(EndCause::Broken);
         }
         self.side(end).is_ready = true;
+        self.was_used = true;
         Ok(())
     }
 
     pub(super) fn post(&mut self, end: End, batch: &Batch) -> Result<(), Refused> {
         let capacity = self.capacity(end).work;
         let mut pieces = batch.pieces.iter();
+        self.was_used |= !batch.requests.is_empty();
         for (index, request) in batch.requests.iter().enumerate() {
             let pieces: Vec<DevicePiece> = pieces.by_ref().take(request.pieces).copied().collect();
             if self.random.per_million(self.network.faults.fail_work / 4) {
@@ -308,8 +313,8 @@ impl Wire {
     }
 
     pub(super) fn post_receives(&mut self, end: End, receives: &[(u64, Option<DevicePiece>)]) {
-        let side = self.side(end);
-        side.receives.extend(receives);
+        self.was_used |= !receives.is_empty();
+        self.side(end).receives.extend(receives);
     }
 
     pub(super) fn poll(&mut self, end: End, completions: &mut Vec<WorkCompletion>) {
@@ -331,6 +336,7 @@ impl Wire {
 
     pub(super) fn leave(&mut self, end: End) {
         self.side(end).has_left = true;
+        self.was_used = true;
     }
 
     /// The queue pair does no work any more: what it has is flushed, step by step.

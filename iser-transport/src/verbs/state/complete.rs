@@ -166,7 +166,21 @@ impl<P: Port> State<P> {
         }
     }
 
+    /// Gives a job back, behind those that were posted before it.
     pub(super) fn give_back(&mut self, index: usize) {
+        if !self.passed.contains(&index) {
+            self.give_back_now(index);
+            return;
+        }
+        if let Some(job) = self.jobs.get_mut(index) {
+            job.is_over = true;
+        }
+        while let Some(first) = self.passed.pop_front_if(|first| self.jobs.is_over(*first)) {
+            self.give_back_now(first);
+        }
+    }
+
+    fn give_back_now(&mut self, index: usize) {
         if let Some(job) = self.jobs.remove(index) {
             let (id, has_failed) = (job.id, job.has_failed);
             let memory = job.into_memory();

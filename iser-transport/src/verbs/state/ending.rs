@@ -38,6 +38,21 @@ impl<P: Port> State<P> {
         }
     }
 
+    /// The last messages do not wait behind Reads that the device has no place for: a Read takes several requests, and
+    /// its peer may never answer the first of them. All of them come back in the order in which they were posted.
+    pub(super) fn put_reads_last(&mut self) {
+        let Self { jobs, pending, passed, .. } = self;
+        if pending.iter().is_sorted_by_key(|job| jobs.is_read(*job)) {
+            return;
+        }
+        for job in pending.iter() {
+            if !passed.contains(job) {
+                passed.push_back(*job);
+            }
+        }
+        pending.make_contiguous().sort_by_key(|job| jobs.is_read(*job));
+    }
+
     /// Goes on with an end that is under way. `any`: whether something happened just now.
     pub(super) fn move_on(&mut self, any: bool) {
         let is_late = self.deadline.is_some_and(|deadline| self.port.now() >= deadline);
@@ -107,5 +122,6 @@ impl<P: Port> State<P> {
         self.bounce.lose();
         self.posted.clear();
         self.pending.clear();
+        self.passed.clear();
     }
 }

@@ -123,6 +123,9 @@ impl<P: Port> State<P> {
         if !matches!(self.phase, Phase::Established | Phase::Closing) || self.pending.is_empty() {
             return;
         }
+        if self.phase == Phase::Closing {
+            self.put_reads_last();
+        }
         self.batch.requests.clear();
         self.batch.pieces.clear();
         let mut failed = None;
@@ -174,7 +177,9 @@ impl<P: Port> State<P> {
             return Step::Fail(EndCause::DeviceGone);
         };
         let is_read = matches!(job.operation, Operation::Read(_));
-        if is_read && self.reads >= self.read_depth {
+        // Half of the places is left to everything else: Reads may never be answered.
+        let most_reads = usize::from(self.read_depth).min((self.capacity.work / 2).max(1));
+        if is_read && usize::from(self.reads) >= most_reads {
             return if self.read_depth == 0 {
                 Step::Fail(EndCause::WorkFailed("the peer takes no RDMA Read"))
             } else {
