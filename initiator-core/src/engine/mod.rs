@@ -10,6 +10,7 @@ mod extent;
 mod guard;
 mod probe;
 mod receive;
+mod served;
 mod slots;
 mod start;
 mod timers;
@@ -86,8 +87,8 @@ pub struct Engine<A> {
     last_acknowledged: Instant,
     /// When commands last got on: one was sent, or the target was done with one.
     last_moved: Instant,
-    /// The last command that was answered after it had moved data: its CmdSN, and when.
-    last_served: Option<(Serial, Instant)>,
+    /// What was answered of late after it had moved data.
+    served: served::Served,
     /// The first command whose data were found to have moved, by its CmdSN, and when.
     last_moving: Option<(Serial, Instant)>,
     keepalive_check: Option<Instant>,
@@ -140,7 +141,7 @@ impl<A: Application> Engine<A> {
             last_sign: Instant::ZERO,
             last_acknowledged: Instant::ZERO,
             last_moved: Instant::ZERO,
-            last_served: None,
+            served: served::Served::default(),
             last_moving: None,
             keepalive_check: None,
             end: None,
@@ -207,7 +208,7 @@ impl<A: Application> Engine<A> {
         self.time2wait = None;
         self.last_sign = now;
         self.last_moved = now;
-        self.last_served = None;
+        self.served = served::Served::default();
         self.last_moving = None;
         self.controls.begin_waiting(now);
         self.earliest_deadline = None;

@@ -12,6 +12,7 @@ use iscsi_proto::time::Instant;
 use scsi_proto::{AdditionalSense, Lun, Sense, SenseKey, Status};
 
 use super::slots::{After, Errand, Moved};
+use super::timers::OF_LATE;
 use super::{Engine, Flow};
 use crate::application::{Application, Event};
 use crate::command::{Failure, Outcome};
@@ -203,7 +204,7 @@ impl<A: Application> Engine<A> {
         let Some(task) = self.slots.get_mut(index) else { return };
         let expected_out = task.expected_out;
         if moved != Moved::NOTHING {
-            self.last_served = Some((task.cmd_sn, now));
+            self.served.note(task.cmd_sn, now, OF_LATE);
         }
         if let Ok(Outcome { residual: Residual::Underflow(missing), .. }) = result
             && expected_out > 0

@@ -16,7 +16,7 @@ use crate::connection::ConnectionEnd;
 const MOST_SPARED: u8 = 9;
 /// How long ago a command with data was answered that still shows that the target gets on: the next may not have begun
 /// to move, or moves where the mover cannot see it.
-const OF_LATE: Duration = Duration::from_secs(10);
+pub(super) const OF_LATE: Duration = Duration::from_secs(10);
 
 impl<A: Application> Engine<A> {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -117,7 +117,7 @@ impl<A: Application> Engine<A> {
     /// nothing: the target may have lost it.
     fn gets_on(&self, cmd_sn: Serial, now: Instant) -> bool {
         self.last_moving.is_some_and(|(first, at)| first <= cmd_sn && now - at <= OF_LATE)
-            || self.last_served.is_some_and(|(served, at)| served < cmd_sn && now - at <= OF_LATE)
+            || self.served.has_one_before(cmd_sn, now, OF_LATE)
     }
 
     fn abort_overdue<M: Datamover>(&mut self, mover: &mut M, now: Instant) {
