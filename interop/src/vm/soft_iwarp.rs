@@ -29,7 +29,7 @@ impl Guest {
     /// When apt has no headers or source of this kernel any more, or the module does not compile.
     pub fn soft_iwarp(&self) -> Result<PathBuf> {
         let _lock = Lock::take(&self.directory().join("make.lock"))?;
-        let module = self.directory().join(format!("siw-{}.ko", self.release()));
+        let module = self.directory().join(format!("siw-mended-{}.ko", self.release()));
         if !module.exists() {
             let work = self.directory().join(format!("siw-{}", std::process::id()));
             fs::create_dir_all(&work).context(format!("making {}", work.display()))?;
@@ -99,6 +99,7 @@ fn compile(work: &Path, tree: &Path, release: &str) -> Result<PathBuf> {
     unpack.args(["--wildcards", &format!("*/{SOURCE}/*")]);
     run(&unpack, BUILD_LIMIT)?.success()?;
     let directory = sources.join(only_entry(&sources)?).join(SOURCE);
+    mend_split_headers(&directory)?;
 
     let mut make = packages::command("make")?;
     make.arg("--silent").arg("-C").arg(&headers).arg(format!("M={}", directory.display()));
@@ -110,6 +111,18 @@ fn compile(work: &Path, tree: &Path, release: &str) -> Result<PathBuf> {
     strip.arg("--strip-debug").arg(&module);
     run(&strip, BUILD_LIMIT)?.success()?;
     Ok(module)
+}
+
+/// Linux up to 6.12.95 counts the second part of an untagged header anew when that part comes in two packets, and then
+/// writes behind the header: the connection breaks, or the guest's kernel crashes. Later versions count as here.
+fn mend_split_headers(directory: &Path) -> Result<()> {
+    let file = directory.join("siw_qp_rx.c");
+    let text = fs::read_to_string(&file).context(format!("reading {}", file.display()))?;
+    let mended = text.replace(
+        "bytes = min_t(int, hdrlen - MIN_DDP_HDR, srx->skb_new);",
+        "bytes = min_t(int, hdrlen - srx->fpdu_part_rcvd, srx->skb_new);",
+    );
+    fs::write(&file, mended).context(format!("writing {}", file.display()))
 }
 
 #[cfg(test)]
