@@ -79,7 +79,7 @@ lun = [\"1G\", \"null:2M\", \"ram:3T\"]
 [[target]]
 lun = [\"file:/x\"]
 ";
-    /// The seeds made by hand. `cargo test -p examples --lib -- --ignored` writes them.
+    /// The seeds made by hand. With `WRITE_CORPUS=1` the test below writes them.
     const SEEDS: [(&str, &str); 5] = [
         ("whole", WHOLE),
         ("secret_alone", "chap = \"alice:twelve-bytes\"\nmutual_chap = [\"twelve-bytes\"]\n"),
@@ -121,12 +121,17 @@ lun = [\"file:/x\"]
         }
     }
 
+    /// `WRITE_CORPUS=1 cargo test -p examples --lib` puts them there first.
     #[test]
-    #[ignore = "writes the checked-in corpus"]
-    fn write_the_corpus() {
-        std::fs::create_dir_all(corpus()).unwrap();
+    fn the_seeds_made_by_hand_are_in_the_corpus() {
         for (name, text) in SEEDS {
-            std::fs::write(corpus().join(name), text).unwrap();
+            let file = corpus().join(name);
+            if std::env::var_os("WRITE_CORPUS").is_some() {
+                std::fs::create_dir_all(corpus()).unwrap();
+                std::fs::write(&file, text).unwrap();
+            }
+            let there = std::fs::read(&file).is_ok_and(|there| there == text.as_bytes());
+            assert!(there, "{}: run with WRITE_CORPUS=1", file.display());
         }
     }
 }
